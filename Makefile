@@ -1,0 +1,61 @@
+# `make demo` and `make test` do all the set-up there is: they need Python 3.11 or 3.12 and nothing else.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The first of these that is Python 3.11 or 3.12; `make PYTHON=... demo` to choose.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$p && break; done)
+# Two files of tests at a time: one compiles while the other computes.
+PYTEST_ARGS ?= -n 2 --dist loadfile
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+LOCK := $(BIN)/pip-compile --quiet --strip-extras --no-annotate --no-header --no-emit-options \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+.PHONY: demo test lint format install install-dev lock clean
+
+demo: install
+	$(BIN)/gen1 all --config demo --workdir runs/demo
+
+test: install-dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(VENV)/.core
+install-dev: $(VENV)/.dev
+
+# The stamps are written last, so that what broke off half-way is done again.
+$(VENV)/.venv:
+	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or 3.12 (make PYTHON=/path/to/python3.12)" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
+
+$(VENV)/.core: requirements.lock pyproject.toml | $(VENV)/.venv
+	$(PIP) install --quiet --progress-bar off -r requirements.lock
+	$(PIP) install --quiet --no-deps -e .
+	touch $@
+
+# Adds torch and diffusers (the references of the tests), pytest, ruff. A CPU build of torch is enough.
+$(VENV)/.dev: requirements-test.lock $(VENV)/.core
+	$(PIP) install --quiet --progress-bar off -r requirements-test.lock
+	touch $@
+
+# Pins anew what pyproject.toml allows. `make lock LOCK_ARGS=--upgrade` takes the newest.
+# A build's local tag ("+cpu") is dropped: which build is the machine's choice, not the lock's.
+lock: install-dev
+	$(LOCK) $(LOCK_ARGS) --output-file requirements.lock pyproject.toml
+	$(LOCK) $(LOCK_ARGS) --constraint requirements.lock --extra test --extra dev \
+		--output-file requirements-test.lock pyproject.toml
+	sed -i.bak -E 's/\+[a-z0-9.]+$$//; /^#/d; /^$$/d' requirements.lock requirements-test.lock
+	rm -f requirements.lock.bak requirements-test.lock.bak
+
+# Leaves runs/ alone.
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

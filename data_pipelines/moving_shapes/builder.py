@@ -1,0 +1,173 @@
+"""TFDS builder `moving_shapes`: rendered clips as ArrayRecord files, made without TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging as absl_logging
+from etils import epath
+from tqdm import tqdm
+
+from data_pipelines.moving_shapes.records import decode_example, encode_example
+from data_pipelines.moving_shapes.renderer import render
+from gen1_jax.errors import UserError
+
+__all__ = ["CONFIGS", "SPLITS", "MovingShapes", "build", "decode_example", "load", "split_seed"]
+
+# Each split owns a block of seeds, the same in every config, so that no clip of a test split can be
+# in a training split, whichever config made either.
+SPLITS = ("train", "validation", "test")
+_BLOCK = 2**32
+
+
+def split_seed(split: str, index: int) -> int:
+    """The renderer's seed of clip `index` of a split.
+
+    Raises:
+        UserError: an unknown split, or an index outside its block.
+    """
+    if split not in SPLITS:
+        raise UserError(f"unknown split {split!r}; one of: {', '.join(SPLITS)}")
+    if not 0 <= index < _BLOCK:
+        raise UserError(f"clip {index} is outside the split; 0 to {_BLOCK - 1} are accepted")
+    return SPLITS.index(split) * _BLOCK + index
+
+
+@dataclasses.dataclass(eq=False)
+class MovingShapesConfig(tfds.core.BuilderConfig):
+    """Size of a data set.
+
+    Attributes:
+        num_frames: frames of each clip.
+        size: (h, w) of the frames.
+        counts: clips in each split, in the order of `SPLITS`.
+    """
+
+    num_frames: int = 8
+    size: tuple[int, int] = (64, 64)
+    counts: tuple[int, int, int] = (1024, 64, 64)
+
+
+CONFIGS = {
+    config.name: config
+    for config in (
+        MovingShapesConfig(name="demo", description="for `make demo`", counts=(1024, 64, 64)),
+        MovingShapesConfig(name="tiny", description="for configs/tiny", counts=(6144, 128, 256)),
+        MovingShapesConfig(name="test", description="for tests", counts=(24, 8, 8)),
+    )
+}
+
+
+class MovingShapes(tfds.core.GeneratorBasedBuilder):
+    """Seeded clips of moving solids with true depth, mask, caption and the truth behind them."""
+
+    name = "moving_shapes"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = list(CONFIGS.values())
+    # TFDS finds these by importlib_resources, which it needs but does not ask for.
+    code_path = epath.Path(__file__)
+    pkg_dir_path = epath.Path(__file__).parent
+    progress: bool = True
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        as_bytes = tfds.features.Tensor(shape=(), dtype=np.object_)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "video": as_bytes,
+                    "depth": as_bytes,
+                    "mask": as_bytes,
+                    "caption": as_bytes,
+                    "truth": as_bytes,
+                    "seed": tfds.features.Scalar(dtype=np.int64),
+                }
+            ),
+            disable_shuffling=True,  # seeds are in no order already; readers shuffle
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        counts = dict(zip(SPLITS, self.builder_config.counts, strict=True))
+        return {split: self._generate_examples(split, n) for split, n in counts.items() if n}
+
+    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict]]:
+        config = self.builder_config
+        label = f"rendering {split} clips"
+        for index in tqdm(range(count), label, disable=not self.progress, unit="clip"):
+            seed = split_seed(split, index)
+            clip = render(seed, num_frames=config.num_frames, size=config.size)
+            yield index, encode_example(clip, seed)
+
+
+def build(
+    data_dir: str, config: str | MovingShapesConfig = "demo", *, progress: bool = True
+) -> dict[str, Sequence[dict]]:
+    """Makes the data set under `data_dir`, unless it is there already.
+
+    TFDS writes to a temporary folder and renames it, so an interrupted build leaves nothing that
+    could be taken for a whole one.
+
+    Returns:
+        For each split a random-access source of stored records (see `records.decode_example`).
+
+    Raises:
+        UserError: an unknown config, or a folder that cannot be written.
+    """
+    try:
+        with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+            builder = _builder(data_dir, config)
+            builder.progress = progress
+            builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
+    except OSError as error:
+        raise UserError(f"cannot write moving_shapes under {data_dir}: {error.strerror}") from error
+    return {split: _source(builder, split) for split in builder.info.splits}
+
+
+def load(data_dir: str, config: str | MovingShapesConfig, split: str) -> Sequence[dict]:
+    """A split of a data set that `build` has made, as a random-access source of stored records.
+
+    Raises:
+        UserError: an unknown config or split, or a data set not built yet.
+    """
+    with _quiet():
+        builder = _builder(data_dir, config)
+    if not builder.is_prepared():
+        raise UserError(
+            f"no moving_shapes/{builder.builder_config.name} under {data_dir}; build it first"
+        )
+    if split not in builder.info.splits:
+        known = ", ".join(builder.info.splits)
+        raise UserError(f"unknown split {split!r} of moving_shapes; one of: {known}")
+    return _source(builder, split)
+
+
+def _builder(data_dir: str, config: str | MovingShapesConfig) -> MovingShapes:
+    if isinstance(config, str) and config not in CONFIGS:
+        raise UserError(f"unknown moving_shapes config {config!r}; one of: {', '.join(CONFIGS)}")
+    return MovingShapes(
+        data_dir=str(data_dir), config=config, file_format=tfds.core.FileFormat.ARRAY_RECORD
+    )
+
+
+def _source(builder: MovingShapes, split: str) -> Sequence[dict]:
+    with _quiet():
+        return builder.as_data_source(split=split)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS's own bars and notes off; `build` has a bar of its own. Errors still show."""
+    before = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        absl_logging.set_verbosity(before)

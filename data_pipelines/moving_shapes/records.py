@@ -1,0 +1,90 @@
+"""How a clip is stored: the picture as lossless video bytes, depth and mask quantised and packed.
+
+The codec is QuickTime RLE in MOV: lossless, played by ordinary players, and the fastest to decode
+of ffmpeg's lossless codecs for small frames (0.4 ms for 8 frames of 64x64, where FFV1 takes 3.6).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+
+import av
+import numpy as np
+
+from data_pipelines.moving_shapes.renderer import Clip
+from gen1_jax.errors import UserError
+
+_DEPTH_STEPS = 65535
+_FPS = 8
+
+
+def encode_video(frames: np.ndarray) -> bytes:
+    """Encodes frames [n h w 3] uint8 losslessly."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mov") as container:
+        stream = container.add_stream("qtrle", rate=_FPS)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "rgb24"
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def decode_video(data: bytes) -> np.ndarray:
+    """Decodes stored video bytes to frames [n h w 3] uint8.
+
+    Raises:
+        UserError: the bytes are no video.
+    """
+    try:
+        with av.open(io.BytesIO(data)) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1  # frames are small; threads come from Grain
+            return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)])
+    except (av.FFmpegError, IndexError, ValueError) as error:
+        raise UserError(f"a stored clip of {len(data)} bytes is not a readable video") from error
+
+
+def encode_example(clip: Clip, seed: int) -> dict:
+    """A clip as the record that `builder.MovingShapes` stores.
+
+    Arrays are bytes: a tf.Example holds integers as a list of varints, ten times slower to read.
+    """
+    return {
+        "video": encode_video(clip.frames),
+        "depth": np.rint(clip.depth * _DEPTH_STEPS).astype("<u2").tobytes(),
+        "mask": np.packbits(clip.mask).tobytes(),
+        "caption": clip.caption.encode(),
+        "truth": json.dumps(clip.truth).encode(),
+        "seed": np.int64(seed),
+    }
+
+
+def decode_example(example: dict) -> dict:
+    """The inverse of `encode_example`.
+
+    Returns:
+        frames [n h w 3] uint8, depth [n h w] float32, mask [n h w] bool, caption str, truth dict,
+        seed int. Depth is rounded to 1/65535; all else is exact.
+    """
+    clip = decode_clip(example)
+    shape = clip["depth"].shape
+    bits = np.frombuffer(example["mask"], np.uint8)
+    clip["mask"] = np.unpackbits(bits, count=clip["depth"].size).astype(bool).reshape(shape)
+    clip["truth"] = json.loads(example["truth"])
+    clip["seed"] = int(example["seed"])
+    return clip
+
+
+def decode_clip(example: dict) -> dict:
+    """What training needs of a record, and no more: frames, depth and caption."""
+    frames = decode_video(example["video"])
+    depth = np.frombuffer(example["depth"], "<u2").reshape(frames.shape[:3])
+    return {
+        "frames": frames,
+        "depth": depth.astype(np.float32) * np.float32(1 / _DEPTH_STEPS),
+        "caption": example["caption"].decode(),
+    }

@@ -1,0 +1,102 @@
+"""The words of the moving-shapes world: colours, looks, motions, and the captions made of them.
+
+Every caption has exactly one colour word, and it names the hero solid. Extras are neutral greys and
+backgrounds are named by nouns alone, so a colour asked for in a prompt has one meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gen1_jax.errors import UserError
+
+RGB = tuple[int, int, int]
+
+# Eight colours chosen so that shading, textures and a little blur do not carry one into another.
+COLOURS: dict[str, RGB] = {
+    "red": (214, 32, 38),
+    "orange": (246, 130, 14),
+    "yellow": (248, 218, 40),
+    "green": (34, 166, 52),
+    "cyan": (32, 206, 214),
+    "blue": (34, 74, 214),
+    "purple": (134, 46, 186),
+    "pink": (250, 138, 192),
+}
+
+SHAPES = ("ball", "box", "diamond", "triangle", "star", "ring", "cross", "hexagon")
+TEXTURES = ("plain", "striped", "dotted", "checkered")
+MOTIONS = (
+    "drifting left",
+    "drifting right",
+    "drifting up",
+    "drifting down",
+    "bouncing",
+    "circling",
+    "spinning",
+    "growing",
+)
+CAMERAS = ("still", "pan left", "pan right", "zoom in", "zoom out")
+GEOMETRIES = ("floor", "room", "wall", "slope")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a background is coloured: a ramp from `dark` to `light`, fading into `haze` far away."""
+
+    dark: RGB
+    light: RGB
+    haze: RGB
+
+
+LOOKS: dict[str, Look] = {
+    "a grassy field": Look((88, 112, 62), (138, 158, 100), (198, 212, 214)),
+    "desert sand": Look((186, 158, 112), (224, 202, 160), (232, 222, 204)),
+    "snow": Look((206, 214, 224), (246, 248, 250), (186, 198, 214)),
+    "a night sky": Look((20, 22, 44), (196, 198, 214), (38, 40, 70)),
+    "a brick wall": Look((112, 70, 60), (166, 132, 118), (74, 60, 60)),
+    "a calm sea": Look((66, 104, 128), (116, 152, 168), (184, 198, 206)),
+}
+BACKGROUNDS = tuple(LOOKS)
+
+# Index 0 is the canonical one, which `edit_prompt` uses.
+_TEMPLATES = (
+    "{thing} {motion} over {background}",
+    "{thing} is {motion} over {background}",
+    "{motion} over {background}, {thing}",
+    "a video of {thing} {motion} over {background}",
+)
+NUM_TEMPLATES = len(_TEMPLATES)
+
+
+def compose_caption(
+    colour: str,
+    texture: str,
+    shape: str,
+    motion: str,
+    background: str,
+    template: int = 0,
+    say_plain: bool = False,
+) -> str:
+    """Returns e.g. "a red striped ball drifting left over a grassy field"."""
+    words = [colour, shape] if texture == "plain" and not say_plain else [colour, texture, shape]
+    article = "an" if words[0][0] in "aeiou" else "a"
+    thing = f"{article} {' '.join(words)}"
+    return _TEMPLATES[template].format(thing=thing, motion=motion, background=background)
+
+
+def edit_prompt(truth: dict, colour: str) -> str:
+    """The canonical caption of a clip with another colour, everything else kept.
+
+    Args:
+        truth: `Clip.truth` of the clip to edit.
+        colour: one of `COLOURS`.
+
+    Raises:
+        UserError: the colour is not in the palette.
+    """
+    if colour not in COLOURS:
+        raise UserError(f"unknown colour {colour!r}; one of: {', '.join(COLOURS)}")
+    return compose_caption(
+        colour, truth["texture"], truth["shape"], truth["motion"], truth["background"]
+    )

@@ -1,0 +1,126 @@
+"""Grain transforms from stored records to examples in the form of `gen1_jax.batch.Batch`.
+
+An example is a dictionary of numpy arrays without the batch axis: frames [n H W 3] uint8,
+depth [n H W] float32 and tokens [l] int32. Every random choice comes from the generator that Grain
+seeds by the record's place in the stream, so it is the same after any restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grain
+import numpy as np
+from PIL import Image
+
+from gen1_jax.errors import UserError
+
+Example = dict[str, Any]
+
+
+class Decode(grain.transforms.Map):
+    """Decodes a stored record into frames, and depth and caption where there are any."""
+
+    def __init__(self, decode: Callable[[Any], Example]):
+        self._decode = decode
+
+    def map(self, element: Any) -> Example:
+        return self._decode(element)
+
+
+class ChooseFrames(grain.transforms.RandomMap):
+    """Keeps `num_frames` frames, `stride` apart, from a random start; n = 1 makes an image.
+
+    Raises:
+        UserError: from a clip that is too short.
+    """
+
+    def __init__(self, num_frames: int, stride: int = 1):
+        if num_frames < 1 or stride < 1:
+            raise UserError(f"{num_frames} frames, {stride} apart: both must be at least 1")
+        self._num_frames, self._stride = num_frames, stride
+
+    def random_map(self, element: Example, rng: np.random.Generator) -> Example:
+        span = (self._num_frames - 1) * self._stride + 1
+        have = len(element["frames"])
+        if have < span:
+            raise UserError(
+                f"a clip of {have} frames is too short: {self._num_frames} frames, "
+                f"{self._stride} apart, need {span}"
+            )
+        start = int(rng.integers(have - span + 1))
+        chosen = slice(start, start + span, self._stride)
+        per_frame = ("frames", "depth", "mask")
+        return {k: v[chosen] if k in per_frame else v for k, v in element.items()}
+
+
+class FitTo(grain.transforms.RandomMap):
+    """Scales frames and depth to cover (height, width), then crops, at random or in the middle."""
+
+    def __init__(self, size: tuple[int, int], random_crop: bool = True):
+        if len(size) != 2 or min(size) < 1:
+            raise UserError(f"bucket {size} is no (height, width) in pixels")
+        self._size, self._random_crop = tuple(size), random_crop
+
+    def random_map(self, element: Example, rng: np.random.Generator) -> Example:
+        have, want = element["frames"].shape[1:3], self._size
+        if have == want:
+            return element
+        factor = max(want[0] / have[0], want[1] / have[1])
+        scaled = tuple(max(w, round(h * factor)) for h, w in zip(have, want, strict=True))
+        spare = [s - w for s, w in zip(scaled, want, strict=True)]
+        if self._random_crop:
+            top, left = (int(rng.integers(s + 1)) for s in spare)
+        else:
+            top, left = (s // 2 for s in spare)
+        # The box, in source pixels, that becomes the cropped output: one resampling, no copy.
+        scale_y, scale_x = have[0] / scaled[0], have[1] / scaled[1]
+        box = (
+            left * scale_x,
+            top * scale_y,
+            min((left + want[1]) * scale_x, have[1]),
+            min((top + want[0]) * scale_y, have[0]),
+        )
+        fitted = dict(element)
+        fitted["frames"] = _resample(element["frames"], want, box, Image.Resampling.BICUBIC)
+        if "depth" in element:
+            fitted["depth"] = _resample(element["depth"], want, box, Image.Resampling.BILINEAR)
+        return fitted
+
+
+def _resample(images: np.ndarray, size: tuple[int, int], box: tuple, method: int) -> np.ndarray:
+    """Resamples the box of images [n h w ...] to [n H W ...], anti-aliased when shrinking."""
+    target = (size[1], size[0])
+    return np.stack([np.asarray(Image.fromarray(i).resize(target, method, box)) for i in images])
+
+
+class Tokenize(grain.transforms.Map):
+    """Replaces the caption by `tokens` [l] int32.
+
+    Args:
+        tokenizer: texts → tokens [b l] int32, padded (`gen1_jax.tokenizer.Tokenizer.encode`).
+    """
+
+    def __init__(self, tokenizer: Callable[[list[str]], np.ndarray]):
+        self._tokenizer = tokenizer
+
+    def map(self, element: Example) -> Example:
+        return {**element, "tokens": np.asarray(self._tokenizer([element["caption"]])[0], np.int32)}
+
+
+class Select(grain.transforms.Map):
+    """Keeps these fields and no others, so that examples can be stacked into a batch.
+
+    Raises:
+        UserError: from a record that lacks one.
+    """
+
+    def __init__(self, fields: tuple[str, ...]):
+        self._fields = tuple(fields)
+
+    def map(self, element: Example) -> Example:
+        missing = [f for f in self._fields if f not in element]
+        if missing:
+            raise UserError(f"a record has no {missing[0]!r}; it has: {', '.join(sorted(element))}")
+        return {f: np.asarray(element[f]) for f in self._fields}

@@ -1,0 +1,106 @@
+"""The one schema between data, training and evaluation."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+
+from gen1_jax.errors import UserError
+
+Array = Any  # numpy on the host, jax on the devices
+
+
+@flax.struct.dataclass
+class Batch:
+    """A batch of clips, raw or encoded; an image is a clip with n = 1. Absent fields are None.
+
+    Raw form: `frames`, with `tokens` where there is text and `depth` where it is known.
+    Encoded form: `latents`, `structure`, `structure_level`, `content`.
+    """
+
+    frames: Array = None  # [b n H W 3] uint8
+    depth: Array = None  # [b n H W] float32, inverse depth: near is large
+    tokens: Array = None  # [b l] int32, the caption
+    latents: Array = None  # [b n h w c], scaled autoencoder latents
+    structure: Array = None  # [b n h w c], scaled latents of the blurred depth
+    structure_level: Array = None  # [b] int32, t_s
+    content: Array = None  # [b d], CLIP image embedding
+
+    @property
+    def size(self) -> int:
+        return next(value.shape[0] for value in self.fields().values())
+
+    @property
+    def num_frames(self) -> int:
+        return (self.frames if self.latents is None else self.latents).shape[1]
+
+    @property
+    def encoded(self) -> bool:
+        return self.latents is not None
+
+    def fields(self) -> dict[str, Array]:
+        """The fields that are present."""
+        named = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return {name: value for name, value in named if value is not None}
+
+    @classmethod
+    def from_dict(cls, arrays: dict[str, Array]) -> "Batch":
+        """From a pipeline's dictionary.
+
+        Raises:
+          UserError: an unknown field, a wrong rank or type, or sizes that disagree.
+        """
+        unknown = sorted(set(arrays) - set(SCHEMA))
+        if unknown:
+            raise UserError(f"unknown batch field {unknown[0]!r}; known: {', '.join(SCHEMA)}")
+        batch = cls(**arrays)
+        batch.check()
+        return batch
+
+    def check(self) -> None:
+        """Compares the fields with the schema and with each other.
+
+        Raises:
+          UserError: a wrong rank or type, or sizes that disagree.
+        """
+        fields = self.fields()
+        if not fields:
+            raise UserError("an empty batch: at least one field is needed")
+        for name, value in fields.items():
+            axes, kind = SCHEMA[name]
+            shape = f"batch field {name} has shape {value.shape}"
+            if value.ndim != len(axes.split()):
+                raise UserError(f"{shape}; accepted: [{axes}]")
+            if name == "frames" and value.shape[-1] != 3:
+                raise UserError(f"{shape}; three colour channels are expected")
+            if not jnp.issubdtype(value.dtype, kind):
+                raise UserError(
+                    f"batch field {name} holds {value.dtype}; accepted: {kind.__name__} numbers"
+                )
+            if value.shape[0] != self.size:
+                raise UserError(
+                    f"batch field {name} holds {value.shape[0]} examples, others {self.size}"
+                )
+        # Depth lies pixel on pixel over the frames, structure over the latents.
+        for alike in (("frames", "depth"), ("latents", "structure")):
+            sizes = {name: fields[name].shape[2:4] for name in alike if name in fields}
+            if len(set(sizes.values())) > 1:
+                raise UserError(f"batch fields disagree on the size of a frame: {sizes}")
+        clips = ("frames", "depth", "latents", "structure")
+        frames = {name: fields[name].shape[1] for name in clips if name in fields}
+        if len(set(frames.values())) > 1:
+            raise UserError(f"batch fields disagree on the number of frames: {frames}")
+
+
+# The axes of each field, and the kind of number it holds.
+SCHEMA = {
+    "frames": ("b n H W 3", np.uint8),
+    "depth": ("b n H W", np.floating),
+    "tokens": ("b l", np.integer),
+    "latents": ("b n h w c", np.floating),
+    "structure": ("b n h w c", np.floating),
+    "structure_level": ("b", np.integer),
+    "content": ("b d", np.floating),
+}

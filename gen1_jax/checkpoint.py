@@ -1,0 +1,67 @@
+"""Checkpoints of a run: the state, and the data iterator's place, saved together by orbax."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from gen1_jax.errors import UserError
+
+
+class Checkpoints:
+    """The checkpoints of one run folder; saving is asynchronous, and a checkpoint appears whole or not at all."""
+
+    def __init__(self, folder: str | Path, keep: int = 2):
+        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every file it touches
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+    @property
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, data: dict) -> None:
+        """Begins to save; returns once the arrays are copied. A step that is already there stays as it is."""
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
+        self._manager.save(step, args=items, force=True)
+
+    def restore(self, template: Any) -> tuple[Any, dict] | None:
+        """The newest (state, data iterator state), or None if there is none yet.
+
+        Args:
+          template: a state of the wanted shapes, types and shardings.
+
+        Raises:
+          UserError: the checkpoint is of another model.
+        """
+        step = self.latest_step
+        if step is None:
+            return None
+        saved = self._manager.item_metadata(step)["state"]
+        shapes = [dict(_shapes(tree)) for tree in (getattr(saved, "tree", saved), template)]
+        if shapes[0] != shapes[1]:
+            name = sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k))[0]
+            raise UserError(
+                f"the checkpoint in {self._manager.directory} is of another model: {name} is "
+                f"{shapes[0].get(name, 'absent')} there and {shapes[1].get(name, 'absent')} in the config"
+            )
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+        )
+        restored = self._manager.restore(step, args=items)
+        return restored["state"], restored["data"]
+
+    def close(self) -> None:
+        """Waits for a save under way."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _shapes(tree: Any):
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        yield "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path), leaf.shape

@@ -1,0 +1,60 @@
+"""The command line: `gen1 SUBCOMMAND`. Bad input ends in one line and exit code 2."""
+
+import argparse
+import importlib
+import os
+import sys
+import warnings
+
+from gen1_jax import __version__
+from gen1_jax.errors import UserError
+
+# Subcommand → module in gen1_jax.commands with HELP, add_arguments(parser) and run(args).
+COMMANDS = ("edit", "train", "all", "world", "precompute", "evaluate")
+EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong arguments end in one line, as all bad input does."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a subcommand; returns the exit code."""
+    warnings.showwarning = _show_warning
+    parser = _Parser(prog="gen1", description="Edit videos, and train the model that does: Gen-1 in JAX.")
+    parser.add_argument("--version", action="version", version=f"gen1-jax {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    modules = {name: importlib.import_module(f"gen1_jax.commands.{name}") for name in COMMANDS}
+    for name, module in modules.items():
+        subparser = subparsers.add_parser(
+            name, help=module.HELP, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(subparser)
+    try:
+        args = parser.parse_args(argv)
+        if args.command is None:
+            parser.print_help()
+            return EXIT_BAD_INPUT
+        modules[args.command].run(args)
+    except UserError as error:
+        print(f"gen1: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt as stopped:
+        print(f"gen1: {stopped or 'stopped'}", file=sys.stderr)
+        return EXIT_STOPPED
+    except BrokenPipeError:  # the reader of our output went away, as `gen1 … | head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """A warning meant for the user is one line; libraries' own notes are not for them."""
+    if issubclass(category, UserWarning):
+        print(f"gen1: note: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Run every part of a config in order: make the world, train all models, assemble, edit, evaluate.
+
+What is finished is not done again: a run that was stopped goes on where it was.
+"""
+
+from pathlib import Path
+
+from gen1_jax.commands.configs import load_config
+from gen1_jax.errors import UserError
+
+HELP = "make the world, train every part, edit held-out clips, measure"
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--config", required=True, help="a config by name or path: demo, configs/tiny.py")
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of the run, one subfolder a part")
+    parser.add_argument("--parts", nargs="+", metavar="PART", help="only these parts, in this order")
+    parser.add_argument("--no-progress", action="store_true", help="no bars")
+
+
+def run(args) -> None:
+    from gen1_jax.commands.parts import run_all
+
+    config = load_config(args.config)
+    if config.kind != "all":
+        raise UserError(f"--config {args.config}: a whole config is accepted, without :part; `gen1 train` runs one part")
+    for part in args.parts or ():
+        if part not in config.parts:
+            raise UserError(f"--parts {part}: no such part; known: {', '.join(config.parts)}")
+    run_all(
+        config,
+        args.workdir,
+        lambda part: load_config(f"{args.config}:{part}"),
+        progress=not args.no_progress,
+        parts=args.parts,
+    )

@@ -1,0 +1,71 @@
+"""Configs by name or path, with overrides from the command line."""
+
+import ast
+import importlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+from ml_collections import ConfigDict
+
+from gen1_jax.errors import UserError
+
+HELP = "a config by name or path, and its part: tiny:video, configs/tiny.py:video"
+
+
+def load_config(spec: str, overrides: list[str] = (), default_part: str = "all") -> ConfigDict:
+    """`NAME_OR_PATH[:PART]` → the part's ConfigDict, with `key.path=value` overrides, and locked.
+
+    Raises:
+      UserError: no such config or part, an unknown key, or a value of the wrong type.
+    """
+    name, _, part = spec.partition(":")
+    module = _load_module(name)
+    try:
+        config = module.get_config(part or default_part)
+    except ValueError as error:
+        raise UserError(f"config {name}: {error}") from None
+    config.lock()
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"--set {override}: key.path=value is accepted")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        try:
+            config.update_from_flattened_dict({path: value})
+        except (KeyError, AttributeError, TypeError, ValueError):
+            known = ", ".join(sorted(_paths(config.to_dict())))
+            raise UserError(f"--set {override}: no such key, or another type; keys: {known}") from None
+        if path not in _paths(config.to_dict()):
+            raise UserError(f"--set {override}: unknown key; keys: {', '.join(sorted(_paths(config.to_dict())))}")
+    return config
+
+
+def _load_module(name: str) -> ModuleType:
+    path = Path(name)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise UserError(f"no config file {name}; accepted: a path to a .py file, or a name in configs/")
+        spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        if not name.isidentifier() or importlib.util.find_spec(f"configs.{name}") is None:
+            import configs
+
+            known = sorted(p.stem for p in Path(configs.__path__[0]).glob("[a-z]*.py"))
+            raise UserError(f"no config {name!r}; accepted: {', '.join(known)}, or a path to a .py file")
+        module = importlib.import_module(f"configs.{name}")
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{name} is no config: it has no get_config()")
+    return module
+
+
+def _paths(tree: dict, prefix: str = "") -> set[str]:
+    found = set()
+    for key, value in tree.items():
+        found |= _paths(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key}
+    return found

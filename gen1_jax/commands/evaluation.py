@@ -1,0 +1,151 @@
+"""Evaluation of a pipeline: items from the world or a prompt file; records, table, plot, pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from gen1_jax import pictures
+from gen1_jax.editing import VideoEditor
+from gen1_jax.errors import UserError
+from gen1_jax.evaluation import report
+from gen1_jax.evaluation.sweep import Item, Palette, make_grid, run_sweep
+from gen1_jax.video_io import read_video, write_video
+
+HEADLINE = ("colour_accuracy", "structure_correlation", "frame_consistency", "prompt_consistency")
+
+
+def world_items(folder: Path, builder: str, split: str, count: int, seed: int = 0) -> tuple[list[Item], Palette]:
+    """Held-out clips of the world, each with a prompt that asks for another colour, and the truth."""
+    from data_pipelines.moving_shapes.builder import load
+    from data_pipelines.moving_shapes.records import decode_example
+    from data_pipelines.moving_shapes.renderer import COLOURS, colour_of, edit_prompt
+
+    source = load(folder, builder, split)
+    if count > len(source):
+        raise UserError(f"{count} clips asked; {split} of moving_shapes/{builder} has {len(source)}")
+    rng = np.random.default_rng(seed)
+    items = []
+    for i in range(count):
+        clip = decode_example(source[i])
+        truth = clip["truth"]
+        colour = str(rng.choice([name for name in COLOURS if name != truth["colour"]]))
+        items.append(
+            Item(
+                clip=f"{split}-{i:05d}",
+                frames=clip["frames"],
+                prompt=edit_prompt(truth, colour),
+                depth=clip["depth"],
+                mask=clip["mask"],
+                colour=colour,
+            )
+        )
+    return items, Palette(COLOURS, colour_of)
+
+
+def file_items(path: Path, size: tuple[int, int], num_frames: int, stride: int) -> list[Item]:
+    """Items of a prompt file: one JSON object a line, {"video": PATH, "prompt": TEXT}; paths relative to the file.
+
+    Raises:
+      UserError: naming the line that is wrong.
+    """
+    items = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a prompt file: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            video, prompt = entry["video"], entry["prompt"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise UserError(
+                f'{path}, line {number}: {{"video": PATH, "prompt": TEXT}} is accepted, not {line[:60]!r}'
+            ) from None
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UserError(f"{path}, line {number}: the prompt is empty")
+        frames = read_video(path.parent / video, num_frames=num_frames, stride=stride, size=size).frames
+        items.append(Item(clip=f"{video}#{number}", frames=frames, prompt=prompt))
+    if not items:
+        raise UserError(f"{path}: holds no prompts")
+    return items
+
+
+def summarise(records: list[dict], workdir: Path, grid: list[dict]) -> None:
+    """Prints the table, and writes table.md, metrics.json and, where a control varies, trends.png."""
+    rows = report.summarise(records)
+    print(report.format_table(rows))
+    (workdir / "table.md").write_text(report.format_table(rows, markdown=True) + "\n", encoding="utf-8")
+    base = [r for r in records if all(r[name] == value for name, value in grid[0].items() if value is not None)]
+    values = {name: [r[name] for r in base if r.get(name) is not None] for name in HEADLINE}
+    headline = {name: float(np.clip(np.mean(v), 0, 1)) for name, v in values.items() if v}
+    (workdir / "metrics.json").write_text(json.dumps(headline, indent=2) + "\n")
+    if len(grid) > 1:
+        report.plot_trends(records, workdir / "trends.png")
+
+
+def evaluate_world(config, workdir: Path, progress: bool) -> None:
+    """Edits held-out clips at every setting; pictures of the first setting's edits and of all controls."""
+    editor = VideoEditor.load(workdir / config.pipeline)
+    items, palette = world_items(workdir / config.world, config.builder, config.split, config.num_clips, config.seed)
+    grid = make_grid(
+        tuple(config.structure_level), tuple(config.temporal_scale), tuple(config.guidance_scale)
+    )
+    (workdir / "videos").mkdir(parents=True, exist_ok=True)
+    shown = {item.clip: i for i, item in enumerate(items[: config.num_pictured])}
+    sheet: dict[str, dict[str, np.ndarray]] = {}
+
+    def on_edit(item: Item, setting: dict, edit) -> None:
+        if item.clip not in shown:
+            return
+        row = sheet.setdefault(item.clip, {"source": item.frames, "depth": pictures.colour_depth(item.depth)})
+        row[setting_label(setting, grid[0], item.prompt)] = edit.frames
+
+    records = run_sweep(
+        editor,
+        items,
+        grid,
+        workdir / "records.jsonl",
+        num_steps=config.num_steps,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        palette=palette,
+        on_edit=on_edit,
+        progress=progress,
+    )
+    summarise(records, workdir, grid)
+    if sheet:
+        picture_edits(list(sheet.values()), workdir)
+    tqdm.write(f"pictures, table and metrics are in {workdir}")
+
+
+def setting_label(setting: dict, base: dict, prompt: str) -> str:
+    """The prompt for the base setting, else the control that differs from it."""
+    symbols = {"structure_level": "t_s", "temporal_scale": "ω_t", "guidance_scale": "ω"}
+    changed = [f"{symbols[k]}={v:g}" for k, v in setting.items() if base[k] is not None and v != base[k]]
+    return ", ".join(changed) or prompt
+
+
+def picture_edits(rows: list[dict[str, np.ndarray]], workdir: Path) -> None:
+    """A contact sheet, a side-by-side mp4 a clip, and one GIF of the first clips."""
+    pictures.save_image(workdir / "contact_sheet.png", pictures.contact_sheet([dict(list(r.items())[:3]) for r in rows]))
+    if len(rows[0]) > 3:
+        pictures.save_image(workdir / "controls.png", pictures.contact_sheet(rows, frames_per_clip=2))
+    clips = []
+    for i, row in enumerate(rows):
+        clip = pictures.side_by_side(row)
+        write_video(workdir / "videos" / f"edit_{i:02d}.mp4", _repeat(clip), fps=8, overwrite=True)
+        if i < 4:
+            clips.append(pictures.side_by_side(dict(list(row.items())[:3]), scale=2))
+    width = max(c.shape[2] for c in clips)
+    padded = [np.pad(c, ((0, 0), (0, 0), (0, width - c.shape[2]), (0, 0)), constant_values=255) for c in clips]
+    write_video(workdir / "edits.gif", np.concatenate(padded, axis=1), fps=8, overwrite=True)
+
+
+def _repeat(clip: np.ndarray, times: int = 4) -> np.ndarray:
+    """Short clips are over before one has looked: played to and fro."""
+    there_and_back = np.concatenate([clip, clip[-2:0:-1]])
+    return np.concatenate([there_and_back] * times)

@@ -1,0 +1,28 @@
+"""Train one part of a config: autoencoder, clip, depth, prior, or a stage of the UNet.
+
+Resumes from the newest checkpoint in the work folder. Ctrl-C or SIGTERM saves first; exit code 130.
+Writes checkpoints/, logs/ (TensorBoard), samples/ (pictures) and, at the end, model/ (safetensors).
+"""
+
+from pathlib import Path
+
+from gen1_jax.commands import configs
+from gen1_jax.errors import UserError
+
+HELP = "train one part, or go on training it"
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--config", required=True, help=configs.HELP)
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of this part")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override, e.g. num_steps=100")
+    parser.add_argument("--no-progress", action="store_true", help="no bar")
+
+
+def run(args) -> None:
+    from gen1_jax.commands.parts import run_part
+
+    config = configs.load_config(args.config, args.set)
+    if config.kind != "train":
+        raise UserError(f"--config {args.config}: this part is not trained; name one that is, e.g. tiny:video")
+    run_part(config, args.workdir, progress=not args.no_progress)

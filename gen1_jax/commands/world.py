@@ -1,0 +1,42 @@
+"""Make the moving-shapes world: seeded clips with true depth, masks and captions, as a TFDS data set.
+
+With --show, also write a few clips as pictures and an mp4 to look at.
+"""
+
+from pathlib import Path
+
+HELP = "make the moving-shapes data set"
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of the data set")
+    parser.add_argument("--builder", default="demo", help="its size: demo (1024 clips), tiny (6144), test (24)")
+    parser.add_argument("--show", type=int, default=0, metavar="N", help="picture N clips in WORKDIR/preview.png, .mp4")
+    parser.add_argument("--no-progress", action="store_true", help="no bar")
+
+
+def run(args) -> None:
+    import numpy as np
+
+    from data_pipelines.moving_shapes.builder import build
+    from data_pipelines.moving_shapes.records import decode_example
+    from gen1_jax import pictures
+    from gen1_jax.video_io import write_video
+
+    source = build(args.workdir, args.builder, progress=not args.no_progress)
+    for split, records in source.items():
+        print(f"{split}: {len(records)} clips")
+    if args.show > 0:
+        clips = [decode_example(source["train"][i]) for i in range(min(args.show, len(source["train"])))]
+        rows = [
+            {
+                clip["caption"]: clip["frames"],
+                "depth": pictures.colour_depth(clip["depth"]),
+                "mask": np.repeat(clip["mask"][..., None], 3, axis=-1).astype(np.uint8) * 255,
+            }
+            for clip in clips
+        ]
+        pictures.save_image(args.workdir / "preview.png", pictures.contact_sheet(rows))
+        mosaic = np.concatenate([pictures.side_by_side(row, scale=3)[:, :, :600] for row in rows], axis=1)
+        write_video(args.workdir / "preview.mp4", mosaic, fps=8, overwrite=True)
+        print(f"pictured in {args.workdir}/preview.png and preview.mp4")

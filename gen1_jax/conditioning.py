@@ -1,0 +1,198 @@
+"""The frozen networks around the UNet: frames → latents, structure and content; text → content; latents → frames.
+
+`Conditioner` holds the modules; their parameters come in as the argument `frozen`, a dictionary by the same
+names, so that every function here is pure and can run inside a jitted step.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from gen1_jax import prior_diffusion
+from gen1_jax.batch import Batch
+from gen1_jax.errors import UserError
+from gen1_jax.models import clip, dpt
+from gen1_jax.structure import NUM_LEVELS, structure_image
+from gen1_jax.weights.folder import load_model
+
+Frozen = dict[str, Any]
+
+
+def to_content(embedding: jax.Array) -> jax.Array:
+    """CLIP embedding [... d] → content: direction kept, unit variance (length √d), whatever CLIP's own scale."""
+    norm = jnp.linalg.norm(embedding, axis=-1, keepdims=True)
+    return embedding / jnp.maximum(norm, 1e-6) * embedding.shape[-1] ** 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditioner:
+    """The frozen modules; those that a use does not need may be None."""
+
+    vae: nn.Module | None = None
+    clip: nn.Module | None = None
+    depth: nn.Module | None = None
+    prior: nn.Module | None = None
+
+    @classmethod
+    def load(cls, folders: dict[str, str | Path], dtype: Any = None) -> tuple["Conditioner", Frozen]:
+        """Modules and parameters from model folders by name (vae, clip, depth, prior).
+
+        Raises:
+          UserError: a missing or unreadable folder, or one that holds another kind of model.
+        """
+        kinds = {
+            "vae": "AutoencoderKL",
+            "clip": "CLIPModel",
+            "depth": "DPTForDepthEstimation",
+            "prior": "PriorTransformer",
+        }
+        modules, frozen = {}, {}
+        for name, folder in folders.items():
+            module, params = load_model(folder, dtype=dtype)
+            if type(module).__name__ != kinds[name]:
+                raise UserError(f"{folder} holds {type(module).__name__}; {name} must be {kinds[name]}")
+            modules[name], frozen[name] = module, params
+        return cls(**modules), frozen
+
+    # ---------------------------------------------------------------- frames <-> latents
+
+    def encode_images(self, frozen: Frozen, images: jax.Array) -> jax.Array:
+        """Images [b n H W 3] in [−1, 1] → scaled latents [b n h w c] (the mean of E)."""
+        b = images.shape[0]
+        mean, _ = self.vae.apply(
+            {"params": frozen["vae"]}, rearrange(images, "b n h w c -> (b n) h w c"), method="encode"
+        )
+        return rearrange(mean * self.vae.scaling_factor, "(b n) h w c -> b n h w c", b=b)
+
+    def encode_frames(self, frozen: Frozen, frames: jax.Array) -> jax.Array:
+        """Frames [b n H W 3] uint8 → scaled latents [b n h w c]."""
+        return self.encode_images(frozen, frames.astype(jnp.float32) / 127.5 - 1)
+
+    def decode(self, frozen: Frozen, latents: jax.Array) -> jax.Array:
+        """Scaled latents [b n h w c] → frames [b n H W 3] uint8."""
+        b = latents.shape[0]
+        flat = rearrange(latents / self.vae.scaling_factor, "b n h w c -> (b n) h w c")
+        images = self.vae.apply({"params": frozen["vae"]}, flat, method="decode")
+        frames = jnp.clip(jnp.round((images + 1) * 127.5), 0, 255).astype(jnp.uint8)
+        return rearrange(frames, "(b n) h w c -> b n h w c", b=b)
+
+    # ---------------------------------------------------------------- structure
+
+    def estimate_depth(self, frozen: Frozen, frames: jax.Array) -> jax.Array:
+        """Frames [b n H W 3] uint8 → inverse depth [b n H W], up to a scale and shift."""
+        b, _, height, width, _ = frames.shape
+        patch, shorter = self.depth.patch_size, self.depth.image_size
+        factor = shorter / min(height, width)
+        size = tuple(max(1, round(side * factor / patch)) * patch for side in (height, width))
+        pixels = dpt.preprocess(rearrange(frames, "b n h w c -> (b n) h w c"), size)
+        depth = self.depth.apply({"params": frozen["depth"]}, pixels).astype(jnp.float32)
+        if size != (height, width):
+            depth = jax.image.resize(depth, (depth.shape[0], height, width), "linear")
+        return rearrange(depth, "(b n) h w -> b n h w", b=b)
+
+    def encode_structure(self, frozen: Frozen, depth: jax.Array, level: jax.Array) -> jax.Array:
+        """Inverse depth [b n H W] at level t_s [b] → structure latents [b n h w c]."""
+        return self.encode_images(frozen, structure_image(depth, level))
+
+    # ---------------------------------------------------------------- content
+
+    def embed_images(self, frozen: Frozen, images: jax.Array) -> jax.Array:
+        """Images [b H W 3] uint8 → CLIP image embeddings [b d], CLIP's own scale."""
+        pixels = clip.preprocess(images, self.clip.vision_config.image_size)
+        return self.clip.apply({"params": frozen["clip"]}, pixels, method="encode_image")
+
+    def embed_text(self, frozen: Frozen, tokens: jax.Array) -> jax.Array:
+        """Tokens [b l] → CLIP text embeddings [b d], CLIP's own scale."""
+        return self.clip.apply({"params": frozen["clip"]}, tokens, method="encode_text")
+
+    def image_content(self, frozen: Frozen, images: jax.Array) -> jax.Array:
+        """Images [b H W 3] uint8 → content [b d]."""
+        return to_content(self.embed_images(frozen, images))
+
+    def text_condition(self, frozen: Frozen, tokens: jax.Array) -> prior_diffusion.TextCondition:
+        """Tokens [b l] → what the prior reads. Tokens after the first end-of-text are masked."""
+        hidden, embed = self.clip.apply({"params": frozen["clip"]}, tokens, method="text_hidden_states")
+        return prior_diffusion.TextCondition(to_content(embed), hidden, self.token_mask(tokens))
+
+    def token_mask(self, tokens: jax.Array) -> jax.Array:
+        """True up to and including the first end-of-text token; [b l]."""
+        end = self.clip.text_config.eos_token_id
+        ended = tokens == (tokens.max(-1, keepdims=True) if end == 2 else end)
+        return jnp.cumsum(ended, axis=-1) - ended < 1
+
+    def text_content(
+        self,
+        frozen: Frozen,
+        tokens: jax.Array,
+        null_tokens: jax.Array,
+        key: jax.Array,
+        num_steps: int = 25,
+        guidance_scale: float = 4.0,
+    ) -> jax.Array:
+        """Content [b d] of prompts: the prior samples an image embedding for each text (section 4 of the paper).
+
+        `null_tokens` [1 l] is the empty prompt, which guidance leads away from.
+        """
+
+        def predict(x, t, embed, hidden, mask):
+            return self.prior.apply({"params": frozen["prior"]}, x, t, embed, hidden, mask)
+
+        standardised = prior_diffusion.sample_prior(
+            predict,
+            self.text_condition(frozen, tokens),
+            self.text_condition(frozen, null_tokens),
+            key,
+            num_steps=num_steps,
+            guidance_scale=guidance_scale,
+        )
+        prior = frozen["prior"]
+        return to_content(standardised * prior["clip_std"] + prior["clip_mean"])
+
+    # ---------------------------------------------------------------- whole batches
+
+    def encode_batch(self, frozen: Frozen, batch: Batch, key: jax.Array, levels: tuple[int, ...]) -> Batch:
+        """Raw → encoded form: a random permitted t_s, the content of a random frame, estimated depth."""
+        level_key, frame_key = jax.random.split(key)
+        b, n = batch.frames.shape[:2]
+        level = jnp.asarray(levels, jnp.int32)[jax.random.randint(level_key, (b,), 0, len(levels))]
+        chosen = jax.random.randint(frame_key, (b,), 0, n)
+        return Batch(
+            latents=self.encode_frames(frozen, batch.frames),
+            structure=self.encode_structure(frozen, self.estimate_depth(frozen, batch.frames), level),
+            structure_level=level,
+            content=self.image_content(frozen, batch.frames[jnp.arange(b), chosen]),
+            tokens=batch.tokens,
+        )
+
+    def encode_record(self, frozen: Frozen, frames: jax.Array, levels: jax.Array) -> dict[str, jax.Array]:
+        """What `precompute` stores of clips [b n H W 3]: latents, the structure at each of levels [b k], the content
+        of every frame."""
+        depth = self.estimate_depth(frozen, frames)
+        structure = [self.encode_structure(frozen, depth, level) for level in levels.T]
+        content = self.image_content(frozen, rearrange(frames, "b n h w c -> (b n) h w c"))
+        return {
+            "latents": self.encode_frames(frozen, frames),
+            "structure": jnp.stack(structure, axis=1),
+            "content": rearrange(content, "(b n) d -> b n d", b=frames.shape[0]),
+        }
+
+
+ALL_LEVELS = tuple(range(NUM_LEVELS))
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """A pipeline folder's gen1.json: the schedule, and the sizes the model was trained at."""
+    try:
+        return json.loads((folder / "gen1.json").read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} is no pipeline folder: it has no gen1.json; accepted: the `pipeline` folder of a run"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder / 'gen1.json'} is not valid JSON: {error}") from None

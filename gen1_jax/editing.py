@@ -1,0 +1,206 @@
+"""Editing a clip: frames and a prompt (or a picture) in, frames out.
+
+    editor = VideoEditor.load("runs/demo/pipeline")
+    edit = editor.edit(read_video("clip.mp4", num_frames=8).frames, prompt="a blue ball on snow")
+    write_video("out.mp4", edit.frames, fps=8)
+"""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen1_jax.conditioning import Conditioner, Frozen, read_settings
+from gen1_jax.diffusion import Schedule, make_schedule
+from gen1_jax.errors import UserError
+from gen1_jax.objectives import sample_latents
+from gen1_jax.structure import NUM_LEVELS, blur, normalise_clip
+from gen1_jax.tokenizer import Tokenizer, load_tokenizer
+from gen1_jax.weights.folder import load_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """The three controls of an edit, and how it is sampled. Scales and level may be arrays [b]."""
+
+    structure_level: Any = 0  # t_s: 0 keeps every detail of the depth, 7 nearly nothing
+    temporal_scale: Any = 1.0  # ω_t: above 1 smoother in time, 0 each frame alone
+    guidance_scale: Any = None  # ω: how strictly the content is followed; None: the model's own
+    num_steps: int = 50  # DDIM steps
+
+    def check(self) -> None:
+        """Raises UserError where a control is out of its range."""
+        levels = np.atleast_1d(self.structure_level)
+        if not np.issubdtype(levels.dtype, np.integer) or levels.min() < 0 or levels.max() >= NUM_LEVELS:
+            raise UserError(f"structure level {self.structure_level}; whole numbers 0 to {NUM_LEVELS - 1} are accepted")
+        for name in ("temporal_scale", "guidance_scale"):
+            value = getattr(self, name)
+            if value is not None and not np.all(np.isfinite(value)):
+                raise UserError(f"{name.replace('_', ' ')} {value}; a finite number is accepted")
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """The result. `frames` [n h w 3] uint8; `structure` [n h w] in [−1, 1], the blurred depth that the model saw."""
+
+    frames: np.ndarray
+    structure: np.ndarray
+
+
+class VideoEditor:
+    """A trained pipeline, ready to edit. Compiled once for each clip shape and number of steps."""
+
+    def __init__(
+        self,
+        unet: Any,
+        conditioner: Conditioner,
+        params: Frozen,
+        tokenizer: Tokenizer,
+        settings: dict[str, Any],
+    ):
+        self.unet, self.conditioner, self.params = unet, conditioner, params
+        self.tokenizer, self.settings = tokenizer, settings
+        self.schedule: Schedule = make_schedule(**settings["schedule"])
+        self._sample = jax.jit(self._sample_fn, static_argnames=("num_steps",))
+        self._depth = jax.jit(conditioner.estimate_depth)
+        self._image_content = jax.jit(conditioner.image_content)
+        self._text_content = jax.jit(
+            partial(
+                conditioner.text_content,
+                num_steps=settings["prior"]["num_steps"],
+                guidance_scale=settings["prior"]["guidance_scale"],
+            )
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path, dtype: Any = None) -> "VideoEditor":
+        """From a pipeline folder.
+
+        Args:
+          folder: with unet/ vae/ clip/ depth/ prior/ tokenizer/ and gen1.json.
+          dtype: compute type; float32 if None.
+
+        Raises:
+          UserError: a part is missing, unreadable, or of another kind of model.
+        """
+        folder = Path(folder)
+        settings = read_settings(folder)
+        names = ("vae", "clip", "depth", "prior")
+        conditioner, params = Conditioner.load({name: folder / name for name in names}, dtype)
+        unet, unet_params = load_model(folder / "unet", dtype=dtype)
+        if not hasattr(unet, "max_frames"):
+            raise UserError(f"{folder / 'unet'} holds {type(unet).__name__}; unet must be VideoUNet")
+        params = jax.device_put({**params, "unet": unet_params})
+        return cls(unet, conditioner, params, load_tokenizer(folder / "tokenizer"), settings)
+
+    # ---------------------------------------------------------------- content
+
+    def text_content(self, prompts: list[str], seed: int = 0) -> jax.Array:
+        """Prompts → content [b d], sampled by the prior. A prompt's content depends on the seed alone.
+
+        Raises:
+          UserError: an empty prompt.
+        """
+        if any(not prompt.strip() for prompt in prompts):
+            raise UserError("the prompt is empty; say what the video should look like, or give an image")
+        null = self.tokenizer.encode([""])
+        return self._text_content(self.params, self.tokenizer.encode(prompts), null, jax.random.key(seed))
+
+    def image_content(self, images: np.ndarray) -> jax.Array:
+        """Pictures [b H W 3] uint8 → content [b d]."""
+        return self._image_content(self.params, images)
+
+    # ---------------------------------------------------------------- editing
+
+    def edit(
+        self,
+        frames: np.ndarray,
+        *,
+        prompt: str | None = None,
+        image: np.ndarray | None = None,
+        depth: np.ndarray | None = None,
+        seed: int = 0,
+        **controls: Any,
+    ) -> Edit:
+        """Edits one clip.
+
+        Args:
+          frames: [n H W 3] uint8.
+          prompt: the content wanted, in words; or
+          image: a picture [H W 3] uint8 whose look to take.
+          depth: [n H W] inverse depth to keep instead of the estimated one (or any map that stands in for it).
+          seed: of the noise.
+          **controls: fields of `Controls`.
+
+        Raises:
+          UserError: neither or both of prompt and image, or a control out of range.
+        """
+        if (prompt is None) == (image is None):
+            raise UserError("give either a prompt or an image to take the content from")
+        if prompt is not None:
+            content = self.text_content([prompt], seed)
+        else:
+            content = self.image_content(image[None])
+        return self.edit_batch(
+            frames[None], content, depth=None if depth is None else depth[None], seed=seed, **controls
+        )[0]
+
+    def edit_batch(
+        self,
+        frames: np.ndarray,
+        content: jax.Array,
+        *,
+        depth: np.ndarray | None = None,
+        seed: int = 0,
+        **controls: Any,
+    ) -> list[Edit]:
+        """Edits clips [b n H W 3] towards content [b d]; see `edit`. Noise depends on the seed and place in the batch."""
+        controls = Controls(**controls)
+        controls.check()
+        b, n, height, width, _ = frames.shape
+        factor = self.conditioner.vae.spatial_factor
+        if height % factor or width % factor:
+            raise UserError(f"frames of {height} x {width}: sides must be multiples of {factor}")
+        if n > self.unet.max_frames:
+            raise UserError(f"{n} frames: this model takes at most {self.unet.max_frames} at a time")
+        if depth is None:
+            depth = self._depth(self.params, frames)
+        guidance = controls.guidance_scale
+        guidance = self.settings["guidance_scale"] if guidance is None else guidance
+        per_clip = [
+            jnp.broadcast_to(jnp.asarray(value, dtype), (b,))
+            for value, dtype in (
+                (controls.structure_level, jnp.int32),
+                (controls.temporal_scale, jnp.float32),
+                (guidance, jnp.float32),
+            )
+        ]
+        key = jax.random.key(seed)
+        edited, seen = self._sample(
+            self.params, depth, content, key, *per_clip, num_steps=controls.num_steps
+        )
+        return [Edit(*pair) for pair in zip(np.asarray(edited), np.asarray(seen), strict=True)]
+
+    def _sample_fn(
+        self, params, depth, content, key, level, temporal_scale, guidance_scale, *, num_steps: int
+    ):
+        """Depth [b n H W], content [b d], controls [b] → frames [b n H W 3] uint8, structure seen [b n H W]."""
+        structure = self.conditioner.encode_structure(params, depth, level)
+        latents = sample_latents(
+            self.unet,
+            params["unet"],
+            self.schedule,
+            jax.random.normal(key, structure.shape),
+            content,
+            structure,
+            level,
+            temporal_scale=temporal_scale,
+            guidance_scale=guidance_scale,
+            num_steps=num_steps,
+            spacing=self.settings["spacing"],
+        )
+        return self.conditioner.decode(params, latents), blur(normalise_clip(depth), level)

@@ -1,0 +1,8 @@
+"""The one exception for bad input; floor 0, so every module may raise it."""
+
+
+class UserError(ValueError):
+    """Bad input from a user. Its text is one line: what is wrong and what is accepted.
+
+    The command line prints it without a traceback and exits with code 2.
+    """

@@ -1,0 +1,74 @@
+"""The device mesh, and where arrays live on it."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gen1_jax.errors import UserError
+
+DATA, FSDP = "data", "fsdp"
+PyTree = Any
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, devices: list | None = None) -> Mesh:
+    """A (data, fsdp) mesh over all devices; −1 stands for what is left.
+
+    Raises:
+      UserError: the axes do not divide the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = [data, fsdp]
+    if shape.count(-1) > 1 or any(s == 0 or s < -1 for s in shape):
+        raise UserError(
+            f"mesh (data={data}, fsdp={fsdp}); accepted: positive sizes, at most one of them -1"
+        )
+    if -1 in shape:
+        shape[shape.index(-1)] = max(1, len(devices) // -(shape[0] * shape[1]))
+    if shape[0] * shape[1] != len(devices):
+        raise UserError(f"mesh (data={data}, fsdp={fsdp}) does not fit {len(devices)} devices")
+    return Mesh(np.asarray(devices).reshape(shape), (DATA, FSDP))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_sharding(mesh: Mesh, shapes: PyTree) -> PyTree:
+    """A sharding for each array of a state.
+
+    The largest axis that divides lies over fsdp; small arrays are everywhere.
+    """
+    size = mesh.shape[FSDP]
+
+    def choose(x) -> NamedSharding:
+        axes = [i for i, s in enumerate(x.shape) if s % size == 0]
+        if size == 1 or not axes or np.prod(x.shape) < 2**14:
+            return replicated(mesh)
+        spec = [None] * len(x.shape)
+        spec[max(axes, key=lambda i: x.shape[i])] = FSDP
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(choose, shapes)
+
+
+def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
+    """Host arrays of this process → arrays sharded over the mesh.
+
+    Raises:
+      UserError: the batch does not divide over the devices.
+    """
+    sharding, count = batch_sharding(mesh), mesh.size // jax.process_count()
+
+    def put(x: np.ndarray) -> jax.Array:
+        if x.shape[0] % count:
+            raise UserError(f"a batch of {x.shape[0]} does not divide over {count} devices")
+        return jax.make_array_from_process_local_data(sharding, x)
+
+    return jax.tree.map(put, batch)

@@ -1,0 +1,250 @@
+"""Frames to look at: coloured depth, labelled clips side by side, contact sheets, image files.
+
+Everything is `[... h w 3]` uint8 RGB in and out. Small clips are enlarged with a smooth filter:
+64x64 frames side by side should be pleasant on a screen without a viewer's help.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from gen1_jax.errors import UserError
+
+# Matplotlib's "inferno" at 33 equal steps; straight lines between them are within 5/255.
+_INFERNO = (
+    "000004 040312 0b0724 150b37 210c4a 2f0a5b 3d0965 4a0c6b 57106e 64156e 71196e "
+    "7d1e6d 8a226a 972766 a32c61 b0315b bc3754 c73e4c d24644 db503b e45a31 eb6628 "
+    "f1731d f68013 f98e09 fb9d07 fcac11 fbbc21 f9cb35 f5db4c f2ea69 f3f68a fcffa4"
+)
+_INK, _PAPER = (235, 235, 240), (24, 24, 28)
+_GAP = 6
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def colour_depth(
+    depth: np.ndarray, low: float | None = None, high: float | None = None
+) -> np.ndarray:
+    """Depth (or any scalar map) -> colours, dark to bright; near is bright for inverse depth.
+
+    The range is that of the whole clip, never of a frame: a scale per frame would seem to flicker.
+
+    Args:
+        depth: `[n h w]`, any scale.
+        low: the value shown darkest; the 1st percentile of the clip by default.
+        high: the value shown brightest; the 99th percentile by default.
+
+    Returns:
+        `[n h w 3]` uint8.
+    """
+    depth = np.asarray(depth, np.float32)
+    finite = depth[np.isfinite(depth)]
+    darkest, brightest = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)
+    low = darkest if low is None else low
+    high = brightest if high is None else high
+    span = high - low if high > low else 1.0
+    unit = np.clip((np.nan_to_num(depth, nan=low, posinf=high, neginf=low) - low) / span, 0, 1)
+    table = _inferno()
+    return table[(unit * (len(table) - 1)).round().astype(np.uint8)]
+
+
+def label_strip(text: str, width: int, size: int = 14, lines: int | None = None) -> np.ndarray:
+    """Text wrapped to `width` pixels on a dark strip, `[h width 3]`; what is too long ends in "…".
+
+    Args:
+        text: what to write.
+        width: pixels.
+        size: of the font, pixels.
+        lines: height in lines; by default what the text needs. Text beyond it ends in "…".
+    """
+    font = ImageFont.load_default(size)
+    wrapped = _wrap(text, width - 2 * _GAP, font)
+    lines = len(wrapped) if lines is None else lines
+    if len(wrapped) > lines:
+        wrapped = wrapped[:lines]
+        wrapped[-1] = _cut(wrapped[-1] + " …", width - 2 * _GAP, font)
+    pitch = round(size * 1.3)
+    strip = Image.new("RGB", (width, pitch * lines + 2 * _GAP), _PAPER)
+    draw = ImageDraw.Draw(strip)
+    for row, line in enumerate(wrapped, start=lines - len(wrapped)):
+        x = (width - font.getlength(line)) / 2
+        draw.text((x, _GAP + row * pitch + pitch / 2), line, fill=_INK, font=font, anchor="lm")
+    return np.asarray(strip)
+
+
+def enlarge(frames: np.ndarray, scale: int) -> np.ndarray:
+    """`[n h w 3]` uint8 -> `[n h*scale w*scale 3]`, smoothly."""
+    size = (frames.shape[2] * scale, frames.shape[1] * scale)
+    if scale == 1:
+        return frames
+    return np.stack(
+        [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BICUBIC)) for f in frames]
+    )
+
+
+def side_by_side(clips: Mapping[str, np.ndarray], scale: int | None = None) -> np.ndarray:
+    """Clips next to each other, each under its label.
+
+    Args:
+        clips: label -> `[n h w 3]` uint8. Other sizes are brought to the first one's height; a
+            shorter clip (a still: one frame) stays on its last frame.
+        scale: whole-number enlargement; by default to about 256 pixels of height.
+
+    Returns:
+        `[n H W 3]` uint8, n of the longest clip.
+    """
+    height = next(iter(clips.values())).shape[1]
+    scale = scale or max(1, round(256 / height))
+    length = max(len(frames) for frames in clips.values())
+    panels = {}
+    for label, frames in clips.items():
+        frames = enlarge(_to_height(_checked(label, frames), height), scale)
+        panels[label] = np.concatenate([frames, frames[-1:].repeat(length - len(frames), 0)])
+    size = 12 if scale * height < 160 else 15
+    strips = _strips({label: panel.shape[2] for label, panel in panels.items()}, size)
+    columns = [
+        np.concatenate([strip[None].repeat(length, 0), panel], axis=1)
+        for strip, panel in zip(strips, panels.values(), strict=True)
+    ]
+    return _framed(_join(columns, axis=2))
+
+
+def contact_sheet(
+    rows: Sequence[Mapping[str, np.ndarray]],
+    frames_per_clip: int = 4,
+    scale: int | None = None,
+) -> np.ndarray:
+    """One picture of many clips: a row per example, in it a strip of frames per label.
+
+    Args:
+        rows: for each example, label -> `[n h w 3]` uint8. Labels are written above a row where
+            they differ from those of the row before.
+        frames_per_clip: how many frames of each clip, spread evenly from first to last.
+        scale: whole-number enlargement; by default to about 96 pixels of height.
+
+    Returns:
+        `[H W 3]` uint8.
+    """
+    if not rows:
+        raise ValueError("a contact sheet needs at least one row")
+    height = next(iter(rows[0].values())).shape[1]
+    scale = scale or max(1, round(96 / height))
+    blocks, previous = [], None
+    for clips in rows:
+        cells = {}
+        for label, frames in clips.items():
+            frames = _to_height(_checked(label, frames), height)
+            picks = np.linspace(0, len(frames) - 1, min(frames_per_clip, len(frames))).round()
+            frames = enlarge(frames[picks.astype(int)], scale)
+            cells[label] = _join(list(frames[:, None]), axis=2, gap=1)[0]
+        widths = {label: cell.shape[1] for label, cell in cells.items()}
+        if list(clips) != previous:
+            blocks.append(_join(_strips(widths, 13), axis=1))
+            previous = list(clips)
+        blocks.append(_join(list(cells.values()), axis=1))
+        blocks.append(np.full((_GAP, blocks[-1].shape[1], 3), _PAPER, np.uint8))
+    width = max(block.shape[1] for block in blocks)
+    blocks = [_widened(block, width) for block in blocks]
+    return _framed(np.concatenate(blocks[:-1])[None])[0]
+
+
+def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Writes `[h w 3]` uint8 as PNG, JPEG or WebP by the suffix, whole or not at all; replaces.
+
+    Raises:
+        UserError: another suffix, or a place that cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _IMAGE_SUFFIXES:
+        raise UserError(f"{path}: not an image name; accepted are {', '.join(_IMAGE_SUFFIXES)}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    options = {} if path.suffix.lower() == ".png" else {"quality": 92}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(temporary, **options)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def _inferno() -> np.ndarray:
+    """The colour table, `[256 3]` uint8."""
+    knots = np.array([list(bytes.fromhex(colour)) for colour in _INFERNO.split()], np.float64)
+    places = np.linspace(0, len(knots) - 1, 256)
+    columns = [np.interp(places, np.arange(len(knots)), knots[:, c]) for c in range(3)]
+    return np.stack(columns, axis=-1).round().astype(np.uint8)
+
+
+def _checked(label: str, frames: np.ndarray) -> np.ndarray:
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
+        raise ValueError(f"{label}: [n h w 3] uint8 wanted, not {frames.shape} {frames.dtype}")
+    return frames
+
+
+def _to_height(frames: np.ndarray, height: int) -> np.ndarray:
+    if frames.shape[1] == height:
+        return frames
+    size = (max(1, round(frames.shape[2] * height / frames.shape[1])), height)
+    return np.stack(
+        [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.LANCZOS)) for f in frames]
+    )
+
+
+def _strips(widths: Mapping[str, int], size: int) -> list[np.ndarray]:
+    """Label strips of one height, as tall as the longest label needs, three lines at most."""
+    font = ImageFont.load_default(size)
+    needed = [len(_wrap(label, width - 2 * _GAP, font)) for label, width in widths.items()]
+    lines = min(3, max(needed))
+    return [label_strip(label, width, size, lines) for label, width in widths.items()]
+
+
+def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """Greedy line breaks at spaces; a word wider than a line is cut."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(_cut(word, width, font))
+    return lines or [""]
+
+
+def _cut(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+    while len(text) > 1 and font.getlength(text) > width:
+        text = text.rstrip("…").rstrip()[:-1] + "…"
+    return text
+
+
+def _join(arrays: list[np.ndarray], axis: int, gap: int = _GAP) -> np.ndarray:
+    """Concatenates along `axis` with a dark gap between."""
+    shape = list(arrays[0].shape)
+    shape[axis] = gap
+    spacer = np.broadcast_to(np.array(_PAPER, np.uint8), shape)
+    parts = [part for array in arrays for part in (spacer, array)][1:]
+    return np.concatenate(parts, axis=axis)
+
+
+def _widened(image: np.ndarray, width: int) -> np.ndarray:
+    """Fills `[h w 3]` on its right up to `width`."""
+    filler = np.full((image.shape[0], width - image.shape[1], 3), _PAPER, np.uint8)
+    return np.concatenate([image, filler], axis=1)
+
+
+def _framed(frames: np.ndarray) -> np.ndarray:
+    """A dark border around `[n h w 3]`, its outer sides even, as H.264 wants them."""
+    height, width = frames.shape[1:3]
+    shape = (len(frames), height + 2 * _GAP + height % 2, width + 2 * _GAP + width % 2, 3)
+    canvas = np.empty(shape, np.uint8)
+    canvas[:] = _PAPER
+    canvas[:, _GAP : _GAP + height, _GAP : _GAP + width] = frames
+    return canvas

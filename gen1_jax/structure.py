@@ -1,0 +1,95 @@
+"""The structure condition: clip-normalised depth, its blur levels t_s, the level's embedding."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import repeat
+
+NUM_LEVELS = 8  # t_s ∈ {0 … 7}
+LEVEL_CHANNELS = 4
+
+
+def normalise_clip(depth: jax.Array) -> jax.Array:
+    """Depth [b n h w] → [−1, 1] by the whole clip's smallest and largest value; a flat clip is 0.
+
+    Over the clip, not the frame: per-frame normalisation flickers.
+    """
+    depth = jnp.asarray(depth, jnp.float32)  # differences of a user's uint8 maps would wrap
+    low = depth.min((1, 2, 3), keepdims=True)
+    high = depth.max((1, 2, 3), keepdims=True)
+    span = high - low
+    scaled = 2 * (depth - low) / jnp.where(span > 0, span, 1) - 1
+    return jnp.where(span > 0, scaled, 0)
+
+
+@functools.cache
+def blur_matrices(size: int) -> np.ndarray:
+    """All levels as one table [8 size size]: row i of level s is what output pixel i reads.
+
+    A level is s rounds of a binomial blur (1 4 6 4 1)/16 and ×½ downsampling (edges repeated, at
+    least one pixel left), then linear resampling to `size`: one fixed linear map an axis.
+    """
+    table = [np.eye(size)]
+    reduced = np.eye(size)
+    for _ in range(NUM_LEVELS - 1):
+        reduced = _halve(reduced.shape[0]) @ reduced
+        table.append(_resize(reduced.shape[0], size) @ reduced)
+    return np.stack(table).astype(np.float32)
+
+
+def _halve(size: int) -> np.ndarray:
+    """Blur and keep every other sample, between pairs where `size` is even: [⌈size/2⌉ size]."""
+    out = -(-size // 2)
+    matrix = np.zeros((out, size))
+    taps = np.array([1, 4, 6, 4, 1]) / 16
+    if size % 2 == 0:
+        taps = np.convolve(taps, [0.5, 0.5])
+    for i in range(out):
+        for k, weight in enumerate(taps):
+            matrix[i, np.clip(2 * i - 2 + k, 0, size - 1)] += weight
+    return matrix
+
+
+def _resize(size: int, out: int) -> np.ndarray:
+    """Linear interpolation with pixel centres at (i + ½)/size: [out size]."""
+    position = np.clip((np.arange(out) + 0.5) * size / out - 0.5, 0, size - 1)
+    low = np.floor(position).astype(int)
+    high = np.minimum(low + 1, size - 1)
+    weight = position - low
+    matrix = np.zeros((out, size))
+    matrix[np.arange(out), low] += 1 - weight
+    matrix[np.arange(out), high] += weight
+    return matrix
+
+
+def blur(depth: jax.Array, level: jax.Array) -> jax.Array:
+    """Depth [b n h w] at level t_s [b] (0 … 7): one product an axis, whatever the level."""
+    rows = jnp.asarray(blur_matrices(depth.shape[2]))[level]
+    columns = jnp.asarray(blur_matrices(depth.shape[3]))[level]
+    # By default accelerators round the factors to 8 or 11 bits: then level 0 would be no identity.
+    return jnp.einsum("bnhw,bHh,bWw->bnHW", depth, rows, columns, precision="highest")
+
+
+def structure_image(depth: jax.Array, level: jax.Array) -> jax.Array:
+    """What the autoencoder encodes: inverse depth [b n h w] → [b n h w 3] in [−1, 1]."""
+    return repeat(blur(normalise_clip(depth), level), "b n h w -> b n h w c", c=3)
+
+
+def level_embedding(level: jax.Array) -> jax.Array:
+    """Sinusoidal embedding of t_s [b] → [b 4]: a fast and a slow wave tell all levels apart."""
+    angles = level[:, None].astype(jnp.float32) * jnp.asarray([1.0, 0.25])
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def model_input(z: jax.Array, structure: jax.Array | None, level: jax.Array | None) -> jax.Array:
+    """Latents [b n h w 4], structure [b n h w 4], level [b] → the UNet's input [b n h w 12].
+
+    Without structure (the stages before it is introduced) the latents alone.
+    """
+    if structure is None:
+        return z
+    b, n, h, w, _ = z.shape
+    embedding = repeat(level_embedding(level), "b c -> b n h w c", n=n, h=h, w=w)
+    return jnp.concatenate([z, structure.astype(z.dtype), embedding.astype(z.dtype)], axis=-1)

@@ -1,0 +1,253 @@
+"""CLIP's tokenizer: byte-pair encoding of lower-case bytes between a start and an end token.
+
+A tokenizer folder is the public one: `tokenizer.json`, or `vocab.json` with `merges.txt`, and
+`tokenizer_config.json`. OpenAI's as published loads here; ours loads in transformers.
+"""
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gen1_jax.errors import UserError
+
+if TYPE_CHECKING:  # imported when a tokenizer is made, so that the command line starts fast
+    import tokenizers
+
+START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
+END_OF_WORD = "</w>"  # tells a word's last piece from the same letters inside a word
+
+# CLIP's words: the marks, English contractions, runs of letters, single digits, runs of the rest.
+_WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+_CONTEXT_LENGTH = 77  # CLIP's, where a folder says nothing
+# A word's last letter while merges are learned, moved to where Unicode has no letters of its own.
+_LAST = 0xE000
+
+
+class Tokenizer:
+    """Texts to token arrays.
+
+    Attributes:
+      context_length: l, the length of every encoded text.
+      vocab_size: ids are below it.
+      start_id, end_id: ids of the marks.
+      pad_id: id of what fills the rest (the end token's, in CLIP).
+    """
+
+    def __init__(self, backend: "tokenizers.Tokenizer", config: dict[str, Any]):
+        def find(role: str, default: str | None) -> int | None:
+            token = config.get(role, default)
+            token = token["content"] if isinstance(token, dict) else token
+            found = backend.token_to_id(token) if token else None
+            if token and found is None:
+                raise UserError(
+                    f"{role} {token!r} is not in the vocabulary; accepted: CLIP's layout"
+                )
+            return found
+
+        self._backend = backend
+        self.start_id, self.end_id = find("bos_token", START), find("eos_token", END)
+        self.pad_id, unknown = find("pad_token", END), find("unk_token", None)
+        # OpenAI's vocabulary has every byte; its unknown token, the end token, stands for nothing.
+        self._unknown_id = None if unknown == self.end_id else unknown
+        length = config.get("model_max_length", _CONTEXT_LENGTH)
+        # transformers writes 1e30 where it was told no length.
+        self.context_length = int(length) if length < 1e6 else _CONTEXT_LENGTH
+        self.vocab_size = max(backend.get_vocab().values()) + 1
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts as start, pieces…, end, padding….
+
+        A text longer than the context loses its last pieces and keeps its end token. One warning
+        counts such texts, another those with characters that the vocabulary lacks.
+
+        Args:
+          texts: b texts; an empty one gives start, end, padding….
+
+        Returns:
+          [b l] int32.
+        """
+        if isinstance(texts, str):
+            raise UserError(f"encode was given one text, {texts!r:.40}; accepted: a list of texts")
+        room = self.context_length - 2
+        tokens = np.full((len(texts), self.context_length), self.pad_id, np.int32)
+        cut, unknown = [], []
+        for row, text in zip(tokens, texts, strict=True):
+            pieces = self._backend.encode(text, add_special_tokens=False)
+            if len(pieces.ids) > room:
+                cut.append(text[pieces.offsets[room][0] :])
+            if self._unknown_id in pieces.ids:
+                unknown.append(text)
+            ids = [self.start_id, *pieces.ids[:room], self.end_id]
+            row[: len(ids)] = ids
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of {len(texts)} texts are longer than {room} tokens; "
+                f"cut off, from the first of them: {cut[0]!r}",
+                stacklevel=2,
+            )
+        if unknown:
+            warnings.warn(
+                f"{len(unknown)} of {len(texts)} texts have characters that the tokenizer does not "
+                f"know; the first of them: {unknown[0]!r}",
+                stacklevel=2,
+            )
+        return tokens
+
+
+def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
+    """Reads a tokenizer folder, ours or a public CLIP one.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    import tokenizers
+
+    folder = Path(folder)
+    whole, vocab, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
+    if not whole.is_file() and not (vocab.is_file() and merges.is_file()):
+        raise UserError(
+            f"no tokenizer in {folder}; accepted: a folder with tokenizer.json, or with vocab.json "
+            "and merges.txt"
+        )
+    try:
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if whole.is_file():
+            backend = tokenizers.Tokenizer.from_file(str(whole))
+        else:
+            backend = _build(*tokenizers.models.BPE.read_file(str(vocab), str(merges)), END)
+    except Exception as error:  # tokenizers raises nothing more specific
+        raise UserError(f"cannot read the tokenizer in {folder}: {error}") from error
+    backend.no_padding()  # a file may hold settings of its own for both
+    backend.no_truncation()
+    return Tokenizer(backend, config)
+
+
+def train_tokenizer(
+    captions: Iterable[str],
+    folder: str | os.PathLike,
+    vocab_size: int = 512,
+    context_length: int = 32,
+) -> Tokenizer:
+    """Learns a CLIP-like tokenizer from captions and writes its folder.
+
+    Ids in order: printable ASCII and whatever else the captions hold, the same as a word's last
+    letter, the merges, and the marks, of which the end token has the largest id of all. The same
+    captions give the same files, in any order.
+
+    Args:
+      captions: texts; their number matters little, their words matter.
+      folder: where to; made if need be. Files of an earlier tokenizer are replaced.
+      vocab_size: number of tokens at most; fewer come of captions with little to merge.
+      context_length: length of encoded texts, both marks included.
+
+    Raises:
+      UserError: no captions, or sizes that are too small.
+    """
+    if context_length < 3:
+        raise UserError(f"context_length is {context_length}; accepted: 3 or more")
+    letters, merges = _learn_merges(captions, vocab_size)
+    pieces = [*letters, *(letter + END_OF_WORD for letter in letters)]
+    marks = [UNKNOWN, START, END]
+    room = vocab_size - len(pieces) - len(marks)
+    if room < 0:
+        raise UserError(
+            f"vocab_size is {vocab_size}; accepted: {vocab_size - room} or more for these captions"
+        )
+    merges = merges[:room]
+    pieces += [first + second for first, second in merges]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys([*pieces, *marks]))}
+    backend = _build(vocab, merges, UNKNOWN)
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": context_length,
+        "bos_token": START,
+        "eos_token": END,
+        "pad_token": END,
+        "unk_token": UNKNOWN,
+    }
+    files = {
+        "vocab.json": json.dumps(vocab, ensure_ascii=False),
+        "merges.txt": "\n".join(["#version: 0.2", *map(" ".join, merges), ""]),
+        "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+        "tokenizer.json": backend.to_str(pretty=True),
+    }
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new", dir=folder) as new:
+            for name, text in files.items():
+                (Path(new) / name).write_text(text, encoding="utf-8")
+            for name in files:  # all were written, so none is left half-written
+                os.replace(Path(new) / name, folder / name)
+    except OSError as error:
+        raise UserError(f"cannot write the tokenizer to {folder}: {error}") from error
+    return Tokenizer(backend, config)
+
+
+def _learn_merges(
+    captions: Iterable[str], vocab_size: int
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """The letters (printable ASCII and those seen) and the merges, the commonest first.
+
+    The library numbers letters with `</w>` in the order of a hash table, so ties would be resolved
+    otherwise in each run. Here a last letter is one character of its own, and all is in order.
+    """
+    import tokenizers
+
+    split = _build({UNKNOWN: 0, START: 1, END: 2}, [], UNKNOWN)
+    letters = {chr(i).lower() for i in range(ord("!"), ord("~") + 1)}
+
+    def mark_words() -> Iterable[str]:
+        for caption in captions:
+            text = split.normalizer.normalize_str(caption)
+            words = [word for word, _ in split.pre_tokenizer.pre_tokenize_str(text)]
+            letters.update(*words)
+            yield " ".join(word[:-1] + chr(_LAST + ord(word[-1])) for word in words)
+
+    def unmark(piece: str) -> str:
+        last = ord(piece[-1]) - _LAST
+        return piece[:-1] + chr(last) + END_OF_WORD if last >= 0 else piece
+
+    learner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    learner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False)
+    learner.train_from_iterator(mark_words(), trainer)
+    model = json.loads(learner.to_str())["model"]
+    if not model["vocab"]:
+        raise UserError("no captions to learn a tokenizer from; accepted: at least one word")
+    return sorted(letters), [(unmark(first), unmark(second)) for first, second in model["merges"]]
+
+
+def _build(
+    vocab: dict[str, int], merges: list[tuple[str, str]], unknown: str
+) -> "tokenizers.Tokenizer":
+    """The steps of CLIP's tokenizer around a vocabulary."""
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Tokenizer as Backend
+
+    backend = Backend(models.BPE(vocab, merges, end_of_word_suffix=END_OF_WORD, unk_token=unknown))
+    backend.add_special_tokens(list(dict.fromkeys([unknown, START, END])))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    start, end = ((token, backend.token_to_id(token)) for token in (START, END))
+    backend.post_processor = processors.RobertaProcessing(
+        end, start, trim_offsets=False, add_prefix_space=False
+    )
+    return backend

@@ -1,0 +1,279 @@
+"""Training: one pure step and one loop, for every model and stage."""
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from gen1_jax.batch import Batch
+from gen1_jax.checkpoint import Checkpoints
+from gen1_jax.conditioning import Conditioner, Frozen
+from gen1_jax.errors import UserError
+from gen1_jax.objectives import Loss, Objective, make_objective
+from gen1_jax.parallel import make_mesh, put_batch, replicated, state_sharding
+from gen1_jax.weights.folder import init_params, load_model, merge_params, module_from_config, save_model
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step changes. Randomness is not in it: every key follows from the seed and the step."""
+
+    step: jax.Array
+    params: Any
+    ema: Any
+    opt_state: Any
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    frozen: Frozen,
+    *,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    seed: int,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update: gradient, AdamW, moving average. Same seed, step and batch give the same numbers."""
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, frozen, batch, key)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    # The average follows closely while there is little to average.
+    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+    ema = optax.incremental_update(params, state.ema, 1 - decay)
+    metrics = {"loss": value, "gradient_norm": optax.global_norm(gradient), **metrics}
+    return TrainState(state.step + 1, params, ema, opt_state), metrics
+
+
+def make_optimizer(
+    *,
+    num_steps: int,
+    learning_rate: float,
+    warmup_steps: int,
+    final_fraction: float = 1.0,
+    weight_decay: float = 0.01,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    clip_norm: float = 1.0,
+) -> optax.GradientTransformation:
+    """AdamW with clipping; linear warm-up, then a cosine to `final_fraction` of the rate. Decay on matrices only."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, warmup_steps, max(num_steps, warmup_steps + 1), learning_rate * final_fraction
+    )
+
+    def is_matrix(params):
+        return jax.tree.map(lambda x: x.ndim > 1, params)
+
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.adamw(schedule, b1, b2, weight_decay=weight_decay, mask=is_matrix),
+    )
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM: the run has been saved and can be resumed."""
+
+
+def train(
+    config: Any,
+    workdir: str | Path,
+    make_batches: Callable[[], Iterator[dict]],
+    make_preview_batch: Callable[[], dict] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Trains one part, from its newest checkpoint if there is one, and writes `workdir/model`.
+
+    Args:
+      config: an `ml_collections.ConfigDict` of one part; see `configs/tiny.py`.
+      workdir: the part's folder: `checkpoints/`, `logs/` (TensorBoard), `samples/`, `model/`.
+      make_batches: an iterator of batches (dictionaries), with `get_state()` and `set_state()`.
+      make_preview_batch: the fixed batch that pictures are made of.
+      progress: whether to show a bar.
+
+    Returns:
+      The model folder: the moving average of the parameters, in the public layout.
+
+    Raises:
+      UserError: bad settings, or a checkpoint or starting model that does not fit.
+      Stopped: stopped by a signal, after saving.
+    """
+    workdir = Path(workdir)
+    folder = workdir / "model"
+    if (folder / "config.json").exists() and _finished_steps(workdir) == config.num_steps:
+        return folder
+
+    # ---- model, objective, optimizer
+    dtype = jnp.dtype(config.dtype)
+    module = module_from_config(config.model.to_dict(), dtype=dtype, where="the config")
+    conditioner, frozen = Conditioner.load(
+        {name: workdir / path for name, path in config.frozen.items()}, dtype=dtype
+    )
+    objective = make_objective(config.objective, module, conditioner, config.loss.to_dict())
+    optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
+
+    # ---- state, created where it will live
+    mesh = make_mesh(**config.mesh)
+    batches = iter(make_batches())
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints)
+    state = _create_state(config, module, optimizer, mesh, workdir)
+    frozen = jax.device_put(frozen, replicated(mesh))
+
+    # ---- restore, or prepare from the data
+    restored = checkpoints.restore(state)
+    if restored is not None:
+        state, data_state = restored
+        batches.set_state(data_state)
+    else:
+        data_state = batches.get_state()
+        typed = (Batch.from_dict(batch) for batch in batches)
+        params = objective.prepare(state.params, frozen, typed)
+        batches.set_state(data_state)
+        if params is not state.params:
+            params = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, state.params)
+            state = state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
+
+    step_fn = jax.jit(
+        partial(
+            train_step,
+            loss=objective.loss,
+            optimizer=optimizer,
+            ema_decay=config.ema_decay,
+            seed=config.seed,
+        ),
+        donate_argnums=0,
+    )
+    preview = _Previews(config, workdir, objective, make_preview_batch)
+    first = int(state.step)
+    writer = SummaryWriter(str(workdir / "logs"), max_queue=100)
+    bar = tqdm(
+        total=config.num_steps, initial=first, desc=f"train {config.name:<12}", unit="step", disable=not progress,
+        dynamic_ncols=True, smoothing=0.05,
+    )
+
+    # ---- the loop: data, step, log, sample, save
+    with contextlib.ExitStack() as stack:
+        stack.callback(writer.close)
+        stack.callback(checkpoints.close)
+        stack.callback(bar.close)
+        stop = stack.enter_context(_stop_on_signals())
+        start, started_at = time.perf_counter(), first
+        for step in range(first, config.num_steps):
+            batch = put_batch(Batch.from_dict(next(batches)), mesh)
+            state, metrics = step_fn(state, batch, frozen)
+            done = step + 1
+            bar.update()
+            if done % config.log_every == 0 or done == config.num_steps:
+                values = {name: float(value) for name, value in metrics.items()}
+                if not np.isfinite(values["loss"]):
+                    raise UserError(f"{config.name}: the loss is {values['loss']} at step {done}; lower the rate")
+                kind = "image" if batch.num_frames == 1 else "video"
+                for name, value in values.items():
+                    writer.add_scalar(f"{name}/{kind}" if name == "loss" else name, value, done)
+                elapsed = time.perf_counter() - start
+                writer.add_scalar("steps_per_second", (done - started_at) / elapsed, done)
+                bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k != "gradient_norm"})
+            if done % config.sample_every == 0 or done == config.num_steps:
+                preview(state.ema, frozen, done, writer)
+            if stop.is_set() or done % config.checkpoint_every == 0 or done == config.num_steps:
+                checkpoints.save(done, state, batches.get_state())
+            if stop.is_set():
+                checkpoints.close()
+                raise Stopped(f"{config.name}: stopped and saved at step {done} of {config.num_steps}")
+
+        # ---- the finished model
+        typed = (Batch.from_dict(batch) for batch in batches)
+        module = objective.finish(module, state.ema, typed)
+        save_model(folder, module, jax.device_get(state.ema))
+        (workdir / "finished.json").write_text(json.dumps({"steps": config.num_steps}) + "\n")
+    close = getattr(batches, "close", None)
+    if close:
+        close()
+    return folder
+
+
+def _create_state(config, module: nn.Module, optimizer, mesh, workdir: Path) -> TrainState:
+    """Random parameters, or those of `init_from` merged loudly, with their optimizer state; sharded at birth."""
+    loaded = None
+    if config.init_from:
+        _, loaded = load_model(workdir / config.init_from)
+
+    def create(params) -> TrainState:
+        ema = jax.tree.map(jnp.copy, params)
+        return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+
+    key = jax.random.fold_in(jax.random.key(config.seed), 0x1217)
+    if loaded is None:
+        params = init_params(module, key)
+    else:
+        params, report = merge_params(init_params(module, key, known=loaded), loaded, **config.merge.to_dict())
+        tqdm.write(f"{config.name}: from {config.init_from}: {report}")
+    sharding = state_sharding(mesh, jax.eval_shape(create, params))
+    return jax.jit(create, out_shardings=sharding)(params)
+
+
+class _Previews:
+    """Pictures (and numbers) of the fixed batch as training goes, to `samples/` and TensorBoard."""
+
+    def __init__(self, config, workdir: Path, objective: Objective, make_batch):
+        self._folder, self._objective, self._make = workdir / "samples", objective, make_batch
+        self._batch = None
+
+    def __call__(self, params, frozen, step: int, writer: SummaryWriter) -> None:
+        from gen1_jax.pictures import save_image
+
+        if self._make is None:
+            return
+        if self._batch is None:
+            self._batch = Batch.from_dict(self._make())
+        for name, value in self._objective.preview(params, frozen, self._batch).items():
+            if isinstance(value, float):
+                writer.add_scalar(f"preview/{name}", value, step)
+            else:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                save_image(self._folder / f"{name}_{step:07d}.png", value)
+                writer.add_image(name, value, step, dataformats="HWC")
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """An event set by Ctrl-C or SIGTERM; a second Ctrl-C stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number, frame):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _finished_steps(workdir: Path) -> int | None:
+    try:
+        return json.loads((workdir / "finished.json").read_text())["steps"]
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return None

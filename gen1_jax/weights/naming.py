@@ -1,0 +1,184 @@
+"""The one rule between Flax paths and PyTorch keys, and between their array layouts.
+
+A module is named in Flax exactly as in the public checkpoint, with `_` where PyTorch has a `.`
+before a number (`down_blocks_0/resnets_1/conv1/kernel` <->
+`down_blocks.0.resnets.1.conv1.weight`). The rule therefore needs no table per model: Flax to
+PyTorch is a function of the path, and PyTorch to Flax goes through a template (`jax.eval_shape` of
+the module's `init`), whose paths say which keys to expect.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from gen1_jax.errors import UserError
+
+_WEIGHT_LEAVES = frozenset({"kernel", "scale", "embedding"})
+_TRAILING_NUMBERS = re.compile(r"^(?P<stem>.*?)(?P<numbers>(?:_\d+)+)$")
+
+# Flax [in, out], [w, in, out], [h, w, in, out] -> PyTorch [out, in], [out, in, w], [out, in, h, w].
+_TO_TORCH = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
+_TO_FLAX = {rank: tuple(np.argsort(axes)) for rank, axes in _TO_TORCH.items()}
+
+# Names that diffusers gave attention layers before it had one attention class; SD 1.x autoencoders
+# are published with them. An alias counts only where the new name is expected and absent (DPT and
+# ViT really have layers called `query`).
+_ALIASES = {
+    ".query.": ".to_q.",
+    ".key.": ".to_k.",
+    ".value.": ".to_v.",
+    ".proj_attn.": ".to_out.0.",
+}
+
+# Constants that older checkpoints carry beside the parameters; nothing is learned in them.
+_CONSTANTS = re.compile(r"(^|\.)(position_ids|num_batches_tracked)$")
+
+_MAX_LISTED = 10
+
+
+class MismatchError(UserError):
+    """The tensors at hand are not the tensors that the model has.
+
+    Attributes:
+        missing: keys that the model has and the weights lack.
+        unexpected: keys that the weights have and the model lacks.
+        wrong_shapes: `(key, shape in the weights, shape in the model)`.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        missing: Iterable[str] = (),
+        unexpected: Iterable[str] = (),
+        wrong_shapes: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]]] = (),
+        advice: str = "",
+    ):
+        self.missing = tuple(missing)
+        self.unexpected = tuple(unexpected)
+        self.wrong_shapes = tuple(wrong_shapes)
+        shapes = [f"{key} is {list(got)}, not {list(want)}" for key, got, want in self.wrong_shapes]
+        parts = [
+            f"{len(names)} {title} ({list_names(names)})"
+            for title, names in (
+                ("missing", self.missing),
+                ("unexpected", self.unexpected),
+                ("of another shape", shapes),
+            )
+            if names
+        ]
+        super().__init__(f"{what}: {'; '.join(parts)}{advice}")
+
+
+def list_names(names: Iterable[str], limit: int = _MAX_LISTED) -> str:
+    """Joins the first `limit` names and says how many more there are."""
+    names = list(names)
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f", and {rest} more" if rest > 0 else "")
+
+
+def torch_key(flax_path: tuple[str, ...]) -> str:
+    """The PyTorch key of a Flax path.
+
+    Numbers at the end of a component become components of their own (`to_out_0` -> `to_out.0`,
+    `readout_projects_0_0` -> `readout_projects.0.0`), except after `linear`: diffusers really
+    calls two layers `linear_1` and `linear_2`.
+    """
+    *modules, leaf = flax_path
+    parts = []
+    for component in modules:
+        match = _TRAILING_NUMBERS.match(component)
+        if match and match["stem"] != "linear":
+            component = match["stem"] + match["numbers"].replace("_", ".")
+        parts.append(component)
+    parts.append("weight" if leaf in _WEIGHT_LEAVES else leaf)
+    return ".".join(parts)
+
+
+def to_torch(flax_path: tuple[str, ...], array: Any) -> np.ndarray:
+    """Lays out one Flax parameter as PyTorch does; contiguous, on the host, same dtype."""
+    array = np.asarray(array)
+    if flax_path[-1] == "kernel" and array.ndim in _TO_TORCH:
+        array = array.transpose(_TO_TORCH[array.ndim])
+    return _contiguous(array)
+
+
+def to_flax(flax_path: tuple[str, ...], array: Any) -> np.ndarray:
+    """Lays out one PyTorch tensor as the Flax parameter at `flax_path`; inverse of `to_torch`."""
+    array = np.asarray(array)
+    if flax_path[-1] == "kernel" and array.ndim in _TO_FLAX:
+        array = array.transpose(_TO_FLAX[array.ndim])
+    return _contiguous(array)
+
+
+def params_to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Turns a tree of Flax parameters into a PyTorch state dict of host arrays, dtypes kept.
+
+    Raises:
+        ValueError: two paths give the same key (a mistake in a module's names).
+    """
+    state_dict: dict[str, np.ndarray] = {}
+    for path, array in traverse_util.flatten_dict(params).items():
+        key = torch_key(path)
+        if key in state_dict:
+            raise ValueError(f"two parameters have the key {key!r}; one is {'/'.join(path)}")
+        state_dict[key] = to_torch(path, array)
+    return state_dict
+
+
+def state_dict_to_params(
+    state_dict: Mapping[str, Any],
+    template: Mapping[str, Any],
+    what: str = "the weights do not fit the model",
+    advice: str = "",
+) -> dict[str, Any]:
+    """Turns a PyTorch state dict into a tree of Flax parameters (host arrays, dtypes kept).
+
+    Args:
+        state_dict: PyTorch key -> array.
+        template: tree of arrays or `jax.ShapeDtypeStruct`s; says which parameters there are.
+        what: how the error's line begins.
+        advice: how the error's line ends.
+
+    Raises:
+        MismatchError: with every key that is missing, unexpected or of another shape.
+    """
+    flat_template = traverse_util.flatten_dict(template)
+    paths = {torch_key(path): path for path in flat_template}
+    source, unexpected = _match_keys(state_dict, paths)
+    missing = [key for key in paths if key not in source]
+    wrong_shapes, flat = [], {}
+    for key, name in source.items():
+        path = paths[key]
+        array = to_flax(path, state_dict[name])
+        if array.shape != tuple(flat_template[path].shape):
+            want = to_torch(path, np.broadcast_to(np.int8(0), flat_template[path].shape)).shape
+            wrong_shapes.append((name, tuple(np.shape(state_dict[name])), want))
+        flat[path] = array
+    if missing or unexpected or wrong_shapes:
+        raise MismatchError(what, missing, unexpected, wrong_shapes, advice)
+    return traverse_util.unflatten_dict({path: flat[path] for path in flat_template})
+
+
+def _match_keys(
+    state_dict: Mapping[str, Any], expected: Mapping[str, Any]
+) -> tuple[dict[str, str], list[str]]:
+    """Finds for each expected key its name in the state dict; the rest is unexpected."""
+    source = {key: key for key in expected if key in state_dict}
+    unexpected = []
+    for name in state_dict:
+        if name in source:
+            continue
+        alias = next((name.replace(old, new) for old, new in _ALIASES.items() if old in name), None)
+        if alias in expected and alias not in source:
+            source[alias] = name
+        elif not _CONSTANTS.search(name):
+            unexpected.append(name)
+    return source, unexpected
+
+
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    # np.ascontiguousarray turns a scalar (CLIP's logit_scale) into a vector of one.
+    return np.ascontiguousarray(array).reshape(array.shape)

@@ -1,0 +1,424 @@
+"""Gen-1's video UNet in plain PyTorch: Stable Diffusion's UNet with temporal layers.
+
+One file that needs nothing but PyTorch. The keys of `state_dict()` without "temporal" in them, and
+the tensors behind them, are those of diffusers' `UNet2DConditionModel`.
+
+Tensors are [(b g n) c h w] inside, channels-last in memory: b batch, g guidance branch, n frames.
+A temporal layer works on the first `num_video_branches` branches only; an image is a video of one
+frame and skips the temporal layers exactly. Each adds a zero-initialised projection to its input:
+before video training the network equals the image network on each frame.
+"""
+
+import inspect
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Axes(NamedTuple):
+    """The sizes folded into the leading axis (b g n), and how many branches are video."""
+
+    batch: int
+    branches: int
+    frames: int
+    video_branches: int
+
+    @property
+    def temporal(self) -> bool:
+        return self.video_branches > 0 and self.frames > 1
+
+
+def on_video_branches(layer: nn.Module, x: Tensor, axes: Axes) -> Tensor:
+    """`layer` ([b g n s c] -> same) on the video branches of x [(b g n) c h w]."""
+    b, g, n, k = axes
+    flat, channels, height, width = x.shape
+    split = x.permute(0, 2, 3, 1).reshape(b, g, n, height * width, channels)
+    split = layer(split) if k == g else torch.cat([layer(split[:, :k]), split[:, k:]], dim=1)
+    return split.reshape(flat, height, width, channels).permute(0, 3, 1, 2)
+
+
+class TemporalConv(nn.Module):
+    """x + conv over frames (kernel 3); x [b g n s c]. Weight [out, in, 3], as in `nn.Conv1d`."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels, channels, 3))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = F.pad(x, (0, 0, 0, 0, 1, 1))
+        # One matrix product over (tap, channel) instead of a convolution: no transpose of frames.
+        taps = torch.cat([padded[:, :, :-2], x, padded[:, :, 2:]], dim=-1)
+        return x + F.linear(taps, self.weight.permute(0, 2, 1).flatten(1), self.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head attention, q/k/v without bias. x [b l c], context [b m d] (x itself if None)."""
+
+    def __init__(self, channels: int, heads: int, context_channels: int):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_channels, channels, bias=False)
+        self.to_v = nn.Linear(context_channels, channels, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        context = x if context is None else context
+
+        def split_heads(y: Tensor) -> Tensor:
+            return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+        q, k, v = (
+            split_heads(projection(y))
+            for projection, y in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
+        )
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out[0](y.transpose(1, 2).flatten(2))
+
+
+class GEGLU(nn.Module):
+    """hidden * gelu(gate), both projected from x."""
+
+    def __init__(self, channels: int, features: int):
+        super().__init__()
+        self.proj = nn.Linear(channels, 2 * features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden, gate = self.proj(x).chunk(2, dim=-1)
+        return hidden * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """GEGLU, four times as wide inside."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        # The identity stands where diffusers has a dropout.
+        layers = [GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)]
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention (if `context_channels`), feed-forward; pre-norm residuals."""
+
+    def __init__(self, channels: int, heads: int, context_channels: int | None):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = Attention(channels, heads, channels)
+        if context_channels is not None:
+            self.norm2 = nn.LayerNorm(channels)
+            self.attn2 = Attention(channels, heads, context_channels)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        if context is not None:
+            x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """diffusers' `Transformer2DModel`: x [(b g n) c h w], context [(b g n) l d]."""
+
+    def __init__(
+        self, channels: int, heads: int, groups: int, context_channels: int, use_linear: bool
+    ):
+        super().__init__()
+
+        def projection() -> nn.Module:
+            return nn.Linear(channels, channels) if use_linear else nn.Conv2d(channels, channels, 1)
+
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = projection()
+        block = TransformerBlock(channels, heads, context_channels)
+        self.transformer_blocks = nn.ModuleList([block])
+        self.proj_out = projection()
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+
+        def project(layer: nn.Module, tokens: Tensor) -> Tensor:
+            # A 1x1 convolution is the same matrix product.
+            return F.linear(tokens, layer.weight.flatten(1), layer.bias)
+
+        h = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
+        h = self.transformer_blocks[0](project(self.proj_in, h), context)
+        h = project(self.proj_out, h).unflatten(1, (height, width))
+        return x + h.permute(0, 3, 1, 2)
+
+
+class TemporalTransformer(nn.Module):
+    """The spatial transformer's mirror along frames: x [b g n s c]; a place's frames are tokens."""
+
+    def __init__(self, channels: int, heads: int, groups: int, max_frames: int):
+        super().__init__()
+        self.max_frames = max_frames
+        self.position_embedding = nn.Parameter(0.02 * torch.randn(max_frames, channels))
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels)
+        block = TransformerBlock(channels, heads, context_channels=None)
+        self.transformer_blocks = nn.ModuleList([block])
+        self.proj_out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, g, n, places, channels = x.shape
+        if n > self.max_frames:
+            raise ValueError(f"{n} frames in one clip: this model takes at most {self.max_frames}")
+        h = self.norm(x.flatten(0, 2).transpose(1, 2)).transpose(1, 2)  # statistics per frame
+        h = h.unflatten(0, (b * g, n)).transpose(1, 2).flatten(0, 1)  # [(b g s) n c]
+        h = self.proj_in(h) + self.position_embedding[:n]
+        h = self.proj_out(self.transformer_blocks[0](h))
+        return x + h.view(b, g, places, n, channels).transpose(2, 3)
+
+
+class ResnetBlock(nn.Module):
+    """Two 3x3 convolutions with the timestep added between; a temporal one follows each."""
+
+    def __init__(
+        self, channels: int, features: int, temb_width: int, groups: int, eps: float, temporal: bool
+    ):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, channels, eps)
+        self.conv1 = nn.Conv2d(channels, features, 3, padding=1)
+        self.time_emb_proj = nn.Linear(temb_width, features)
+        self.norm2 = nn.GroupNorm(groups, features, eps)
+        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+        self.temporal_conv1 = TemporalConv(features) if temporal else None
+        self.temporal_conv2 = TemporalConv(features) if temporal else None
+        self.conv_shortcut = nn.Conv2d(channels, features, 1) if channels != features else None
+
+    def forward(self, x: Tensor, temb: Tensor, axes: Axes) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        if self.temporal_conv1 is not None and axes.temporal:
+            h = on_video_branches(self.temporal_conv1, h, axes)
+        h = h + self.time_emb_proj(temb)[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        if self.temporal_conv2 is not None and axes.temporal:
+            h = on_video_branches(self.temporal_conv2, h, axes)
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Downsample(nn.Module):
+    """Half the size, by one 3x3 convolution of stride 2."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Twice the size (nearest), cropped to `size`, which may be odd; then one 3x3 convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.conv(x[..., : size[0], : size[1]])
+
+
+class Block(nn.Module):
+    """One resolution: a resnet, and attention where there are heads, for each of `inputs`.
+
+    `inputs` are the resnets' input widths. The middle block attends after its first resnet only.
+    """
+
+    def __init__(
+        self,
+        inputs: list[int],
+        features: int,
+        heads: int,
+        num_attentions: int,
+        downsample: bool,
+        upsample: bool,
+        config: "VideoUNet",
+    ):
+        super().__init__()
+        groups, temporal = config.norm_num_groups, config.temporal
+        temb_width = 4 * config.block_out_channels[0]
+        self.resnets = nn.ModuleList(
+            ResnetBlock(channels, features, temb_width, groups, config.norm_eps, temporal)
+            for channels in inputs
+        )
+        self.attentions = nn.ModuleList(
+            SpatialTransformer(
+                features, heads, groups, config.cross_attention_dim, config.use_linear_projection
+            )
+            for _ in range(num_attentions)
+        )
+        self.temporal_attentions = nn.ModuleList(
+            TemporalTransformer(features, heads, groups, config.max_frames)
+            for _ in range(num_attentions if temporal else 0)
+        )
+        self.downsamplers = nn.ModuleList([Downsample(features)] if downsample else [])
+        self.upsamplers = nn.ModuleList([Upsample(features)] if upsample else [])
+
+    def forward(
+        self,
+        x: Tensor,
+        temb: Tensor,
+        context: Tensor,
+        axes: Axes,
+        skips: list[Tensor] | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Reads `skips` from their end, if given; returns also every layer's output."""
+        outputs = []
+        for i, resnet in enumerate(self.resnets):
+            if skips is not None:
+                x = torch.cat([x, skips.pop()], dim=1)
+            x = resnet(x, temb, axes)
+            if i < len(self.attentions):
+                x = self.attentions[i](x, context)
+                if axes.temporal and len(self.temporal_attentions):
+                    x = on_video_branches(self.temporal_attentions[i], x, axes)
+            outputs.append(x)
+        for layer in self.downsamplers:
+            x = layer(x)
+            outputs.append(x)
+        for layer in self.upsamplers:
+            x = layer(x, skips[-1].shape[2:])
+        return x, outputs
+
+
+class TimestepMLP(nn.Module):
+    """diffusers' `TimestepEmbedding`."""
+
+    def __init__(self, channels: int, features: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(channels, features)
+        self.linear_2 = nn.Linear(features, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
+    """Sinusoidal embedding [cos, sin] of timesteps [b] -> [b dim], float32."""
+    half = dim // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
+    angles = timesteps.float()[:, None] * torch.exp(-math.log(10_000.0) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class VideoUNet(nn.Module):
+    """v-prediction of Gen-1. Arguments are those of diffusers' config.json, then ours.
+
+    `attention_head_dim` is, as in SD 1.x's and 2.x's files, the NUMBER of heads, or one for each
+    resolution. `temporal=False` gives the image network; `max_frames` is the longest clip.
+    """
+
+    def __init__(
+        self,
+        sample_size: int | None = None,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        layers_per_block: int = 2,
+        cross_attention_dim: int = 768,
+        attention_head_dim: int | tuple[int, ...] = 8,
+        norm_num_groups: int = 32,
+        norm_eps: float = 1e-5,
+        use_linear_projection: bool = False,
+        temporal: bool = True,
+        max_frames: int = 32,
+    ):
+        super().__init__()
+        self.sample_size = sample_size
+        self.block_out_channels = widths = tuple(block_out_channels)
+        self.cross_attention_dim = cross_attention_dim
+        self.norm_num_groups = norm_num_groups
+        self.norm_eps = norm_eps
+        self.use_linear_projection = use_linear_projection
+        self.temporal = temporal
+        self.max_frames = max_frames
+        heads = attention_head_dim
+        heads = (heads,) * len(widths) if isinstance(heads, int) else tuple(heads)
+        last = len(widths) - 1
+
+        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimestepMLP(widths[0], 4 * widths[0])
+
+        self.down_blocks, skips, channels = nn.ModuleList(), [widths[0]], widths[0]
+        for i, kind in enumerate(down_block_types):
+            inputs = [channels] + [widths[i]] * (layers_per_block - 1)
+            attentions = layers_per_block if kind.startswith("CrossAttn") else 0
+            block = Block(inputs, widths[i], heads[i], attentions, i < last, False, self)
+            self.down_blocks.append(block)
+            channels = widths[i]
+            skips += [channels] * (layers_per_block + (i < last))
+
+        self.mid_block = Block([channels] * 2, channels, heads[-1], 1, False, False, self)
+
+        self.up_blocks = nn.ModuleList()
+        for i, kind in enumerate(up_block_types):
+            width, count = widths[last - i], layers_per_block + 1
+            inputs = [(channels if j == 0 else width) + skips.pop() for j in range(count)]
+            attentions = count if kind.startswith("CrossAttn") else 0
+            block = Block(inputs, width, heads[last - i], attentions, False, i < last, self)
+            self.up_blocks.append(block)
+            channels = width
+
+        self.conv_norm_out = nn.GroupNorm(norm_num_groups, channels, norm_eps)
+        self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
+
+    @classmethod
+    def from_config(cls, config: dict) -> "VideoUNet":
+        """From the content of a config.json, ours or diffusers' (then without temporal layers)."""
+        names = inspect.signature(cls).parameters
+        settings = {name: value for name, value in config.items() if name in names}
+        settings.setdefault("temporal", config.get("_class_name") != "UNet2DConditionModel")
+        return cls(**settings)
+
+    def forward(
+        self,
+        sample: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        num_video_branches: int | None = None,
+    ) -> Tensor:
+        """Predicts v.
+
+        Args:
+            sample: [b g n h w c], `in_channels` channels.
+            timesteps: [b].
+            context: [b g l d], content tokens of each branch.
+            num_video_branches: the first that many branches use the temporal layers; all if None.
+
+        Returns:
+            [b g n h w out_channels], float32.
+        """
+        b, g, n, height, width, _ = sample.shape
+        axes = Axes(b, g, n, g if num_video_branches is None else num_video_branches)
+
+        temb = timestep_embedding(timesteps, self.block_out_channels[0]).to(sample.dtype)
+        temb = F.silu(self.time_embedding(temb)).repeat_interleave(g * n, dim=0)
+        context = context.flatten(0, 1).to(sample.dtype).repeat_interleave(n, dim=0)
+
+        # A view: the tensor's memory stays channels-last, and so does every layer's output.
+        x = self.conv_in(sample.flatten(0, 2).permute(0, 3, 1, 2))
+        skips = [x]
+        for block in self.down_blocks:
+            x, outputs = block(x, temb, context, axes)
+            skips += outputs
+        x, _ = self.mid_block(x, temb, context, axes)
+        for block in self.up_blocks:
+            x, _ = block(x, temb, context, axes, skips)
+
+        x = self.conv_out(F.silu(self.conv_norm_out(x)))
+        return x.permute(0, 2, 3, 1).reshape(b, g, n, height, width, -1).float()

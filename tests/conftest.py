@@ -1,0 +1,22 @@
+"""Settings of the whole suite; warnings are errors by `filterwarnings` in pyproject.toml.
+
+They are environment variables, set before anything imports jax, so that processes that a test
+starts have them too.
+"""
+
+import os
+
+# The suite needs no accelerator; name one to run it there: `JAX_PLATFORMS=cuda make test`.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Eight virtual devices, so that sharding is tested on every machine. Work placed on one device
+# compiles and runs as fast as it does with one device (measured on two cores).
+_DEVICES = "--xla_force_host_platform_device_count"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+
+# torch is the small reference beside jax: its threads would only fight for the same cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test may depend on a download or on a display.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"

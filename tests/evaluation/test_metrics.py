@@ -1,0 +1,152 @@
+"""Measures against numbers worked out by hand or by NumPy, and their invariances."""
+
+import numpy as np
+import pytest
+
+from gen1_jax.evaluation import metrics
+
+RNG = np.random.default_rng(0)
+
+
+def test_frame_consistency_by_hand():
+    clip = np.array([[[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]], [[1.0, 0.0], [3.0, 0.0], [-1.0, 0.0]]])
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(metrics.frame_consistency(clip), [half, 0.0], atol=1e-12)
+    with pytest.raises(ValueError, match="n >= 2"):
+        metrics.frame_consistency(clip[:, :1])
+
+
+def test_prompt_consistency_by_hand():
+    images = np.array([[[2.0, 0.0], [0.0, 5.0]]])
+    np.testing.assert_allclose(metrics.prompt_consistency(images, [[3.0, 4.0]]), [(0.6 + 0.8) / 2])
+
+
+def test_align_depth_is_least_squares():
+    pred, target = RNG.normal(size=(2, 3, 4, 5)), RNG.normal(size=(2, 3, 4, 5))
+    mask = RNG.random((2, 3, 4, 5)) < 0.6
+    aligned = metrics.align_depth(pred, target, mask)
+    for i in range(2):
+        x = np.stack([pred[i][mask[i]], np.ones(mask[i].sum())], axis=1)
+        (a, b), *_ = np.linalg.lstsq(x, target[i][mask[i]], rcond=None)
+        np.testing.assert_allclose(aligned[i], a * pred[i] + b, atol=1e-10)
+
+
+def test_structure_ignores_scale_and_shift():
+    depth = RNG.normal(size=(3, 4, 8, 8))
+    same = depth * np.array([0.1, 3.0, 7.0])[:, None, None, None] + 5
+    np.testing.assert_allclose(metrics.structure_error(same, depth), 0, atol=1e-7)
+    np.testing.assert_allclose(metrics.structure_correlation(same, depth), 1)
+    np.testing.assert_allclose(metrics.structure_correlation(-same, depth), -1)
+
+
+def test_structure_of_noise_and_constants():
+    depth, noise = RNG.normal(size=(2, 2, 4, 16, 16))
+    expected = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(noise, depth, strict=True)]
+    correlation = metrics.structure_correlation(noise, depth)
+    np.testing.assert_allclose(correlation, expected, atol=1e-12)
+    # with both optimal, the error is what the correlation leaves over
+    np.testing.assert_allclose(
+        metrics.structure_error(noise, depth), np.sqrt(1 - correlation**2), atol=1e-12
+    )
+    flat = np.ones_like(depth)
+    np.testing.assert_allclose(metrics.structure_error(flat, depth), 1)
+    np.testing.assert_allclose(metrics.structure_correlation(flat, depth), 0)
+
+
+def test_structure_sees_only_the_mask():
+    depth = RNG.normal(size=(1, 2, 8, 8))
+    wrong, mask = depth.copy(), np.ones(depth.shape, bool)
+    wrong[..., :4], mask[..., :4] = 100.0, False
+    np.testing.assert_allclose(metrics.structure_error(wrong, depth, mask), 0, atol=1e-7)
+    np.testing.assert_allclose(metrics.structure_correlation(wrong, depth, mask), 1)
+
+
+def test_structure_is_that_of_the_clip_not_of_frames():
+    """Frames that are right each up to its own shift flicker: the clip's measure must see it."""
+    depth = RNG.normal(size=(1, 4, 8, 8))
+    flickering = depth + np.array([0.0, 3.0, 0.0, 3.0])[None, :, None, None]
+    assert metrics.structure_correlation(flickering, depth)[0] < 0.7
+
+
+def test_lab_of_known_colours():
+    lab = metrics.rgb_to_lab([[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 0, 255]])
+    known = [[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20], [32.30, 79.19, -107.86]]
+    np.testing.assert_allclose(lab, known, atol=0.02)
+
+
+def test_mask_colour_iou_counts_pixels():
+    frames = np.full((2, 1, 10, 10, 3), 120, np.uint8)
+    mask = np.zeros((2, 1, 10, 10), bool)
+    mask[:, :, :4, :5] = True  # 20 pixels
+    frames[:, :, 2:6, :5] = (214, 32, 38)  # 20 pixels, half of them in the mask
+    frames[0, :, 3] = (200, 24, 30)  # shaded; still red
+    result = metrics.mask_colour_iou(frames, mask, np.array([[214, 32, 38], [34, 74, 214]]))
+    np.testing.assert_allclose(result.coverage, [0.5, 0])
+    np.testing.assert_allclose(result.leak, [15 / 80, 0])
+    np.testing.assert_allclose(result.iou, [10 / 35, 0])
+    whole = metrics.mask_colour_iou(np.full((1, 2, 4, 4, 3), 9), np.ones((1, 2, 4, 4)), (9, 9, 9))
+    assert (whole.coverage, whole.leak, whole.iou) == (1, 0, 1)
+
+
+def test_flicker_is_of_what_stands_still():
+    source = np.full((1, 4, 16, 16, 3), 100, np.uint8)
+    for i in range(4):
+        source[0, i, :4, 4 * i : 4 * i + 4] = 250  # moves, and is no flicker
+    assert metrics.flicker(source, source) == 0
+    assert metrics.flicker(source)[0] > 1  # without the source, motion counts
+    wavering = source.copy()
+    wavering[0, ::2] -= 20
+    step = np.linalg.norm(np.diff(metrics.rgb_to_lab([[100] * 3, [80] * 3]), axis=0))
+    assert metrics.flicker(wavering, source)[0] == pytest.approx(step, abs=1e-9)
+    assert metrics.flicker(wavering, source)[0] > metrics.flicker(source, source)[0]
+    noise = RNG.integers(0, 256, (1, 3, 4, 4, 3), np.uint8)
+    assert np.isnan(metrics.flicker(noise, noise, still=0.0))[0]
+
+
+def test_confidence_interval_is_near_the_normal_one():
+    values = RNG.normal(3.0, 2.0, 400)
+    interval = metrics.confidence_interval(values)
+    assert interval.mean == pytest.approx(values.mean()) and interval.count == 400
+    assert interval.half_width == pytest.approx(1.96 * values.std(ddof=1) / 20, rel=1e-4)
+    assert interval.high - interval.mean == pytest.approx(interval.half_width, rel=0.12)
+    assert interval.mean - interval.low == pytest.approx(interval.half_width, rel=0.12)
+    assert interval == metrics.confidence_interval(values)  # the same values, the same interval
+    wider = metrics.confidence_interval(values, level=0.99)
+    assert wider.low < interval.low < interval.high < wider.high
+
+
+def test_confidence_interval_covers():
+    """Of 300 samples of 40, about 95 % of the intervals hold the true mean."""
+    hits = 0
+    for seed in range(300):
+        values = np.random.default_rng(seed).exponential(1.0, 40)
+        interval = metrics.confidence_interval(values, resamples=400)
+        hits += interval.low <= 1.0 <= interval.high
+    assert 0.88 <= hits / 300 <= 0.98
+
+
+def test_confidence_interval_of_few():
+    assert np.isnan(metrics.confidence_interval([]).mean)
+    one = metrics.confidence_interval([0.5, np.nan])
+    assert one.mean == 0.5 and one.count == 1 and np.isnan(one.half_width)
+    same = metrics.confidence_interval([0.25] * 8)
+    assert (same.low, same.high, same.half_width) == (0.25, 0.25, 0)
+    assert "0.2500" in str(same)
+
+
+def test_paired_interval_sees_a_small_trend_among_unlike_clips():
+    clips = RNG.normal(0, 5, 64)
+    a, b = clips, clips + RNG.normal(0.1, 0.05, 64)
+    paired = metrics.paired_interval(a, b)
+    assert paired.low > 0 and paired.mean == pytest.approx((b - a).mean())
+    lone_a, lone_b = metrics.confidence_interval(a), metrics.confidence_interval(b)
+    assert lone_a.high > lone_b.low  # unpaired, the difference drowns
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.paired_interval(a, b[:3])
+
+
+def test_measures_take_jax_arrays():
+    import jax.numpy as jnp
+
+    clip = jnp.ones((1, 3, 4))
+    np.testing.assert_allclose(metrics.frame_consistency(clip), [1.0], rtol=1e-6)

@@ -1,0 +1,187 @@
+"""Records survive kills, sums agree with hand counts, tables line up, plots show every point."""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gen1_jax.errors import UserError
+from gen1_jax.evaluation import report
+
+
+def sweep(clips: int = 8) -> list[dict]:
+    """Records as a model with the paper's trends would give them."""
+    rng = np.random.default_rng(0)
+    records = []
+    for clip in range(clips):
+        base = rng.normal(0, 0.05)
+        for temporal, level in itertools.product((0.5, 1.0, 1.5), (0, 3, 7)):
+            noise = rng.normal(0, 0.005, 3)
+            records.append(
+                {
+                    "clip": f"clip{clip}",
+                    "prompt": "a red ball",
+                    "temporal_scale": temporal,
+                    "structure_level": level,
+                    "guidance_scale": 4.0,
+                    "frame_consistency": 0.85 + 0.06 * temporal + base + noise[0],
+                    "prompt_consistency": 0.3 - 0.03 * temporal + 0.01 * level + base + noise[1],
+                    "structure_correlation": 0.95 - 0.04 * level + noise[2],
+                }
+            )
+    return records
+
+
+# --- JSONL ----------------------------------------------------------------------------------------
+
+
+def test_jsonl_round_trip_and_resume(tmp_path):
+    path, records = tmp_path / "deep/r.jsonl", sweep(2)
+    assert report.read_jsonl(path) == ([], 0)
+    assert report.write_jsonl(path, records[:5]) == 5
+    done = report.done_keys(report.read_jsonl(path)[0])
+    left = [record for record in records if report.record_key(record) not in done]
+    assert len(left) == len(records) - 5
+    report.write_jsonl(path, left)
+    assert report.read_jsonl(path) == (records, 0)
+    # keys hold whether a control was written as 1 or as 1.0
+    assert report.record_key({"clip": "a", "guidance_scale": 1}) in report.done_keys(
+        [{"guidance_scale": 1.0, "clip": "a"}]
+    )
+
+
+def test_later_record_of_one_key_counts(tmp_path):
+    path = tmp_path / "r.jsonl"
+    report.write_jsonl(path, [{"clip": "a", "flicker": 1.0}, {"clip": "b", "flicker": 3.0}])
+    report.write_jsonl(path, [{"clip": "a", "flicker": 2.0}])
+    records, _ = report.read_jsonl(path)
+    assert {r["clip"]: r["flicker"] for r in records} == {"a": 2.0, "b": 3.0}
+
+
+@pytest.mark.parametrize("cut", [1, 30, 100])
+def test_torn_last_line(tmp_path, cut):
+    path, records = tmp_path / "r.jsonl", sweep(1)
+    report.write_jsonl(path, records[:3])
+    path.write_bytes(path.read_bytes()[:-cut])
+    read, torn = report.read_jsonl(path)
+    assert (read, torn) == ((records[:3], 0) if cut == 1 else (records[:2], 1))
+    report.write_jsonl(path, records[len(read) :])  # the torn line spoils none of these
+    assert report.read_jsonl(path) == (records, torn)
+
+
+def test_a_killed_sweep_leaves_whole_lines(tmp_path):
+    path = tmp_path / "r.jsonl"
+    code = (
+        "import os, signal, sys\n"
+        "from gen1_jax.evaluation.report import write_jsonl\n"
+        "def records():\n"
+        "    for i in range(50):\n"
+        "        if i == 20: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        yield {'clip': f'c{i}', 'frame_consistency': 0.5}\n"
+        "write_jsonl(sys.argv[1], records())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == -9
+    records, torn = report.read_jsonl(path)
+    assert len(records) == 20 and torn == 0
+
+
+def test_numbers_of_numpy_and_nan(tmp_path):
+    path = tmp_path / "r.jsonl"
+    record = {"clip": "é", "a": np.float32(0.5), "b": np.int64(3), "c": np.nan, "d": np.ones(2)}
+    report.write_jsonl(path, [record])
+    line = path.read_text()
+    assert json.loads(line) == {"clip": "é", "a": 0.5, "b": 3, "c": None, "d": [1, 1]}
+    assert "NaN" not in line
+
+
+def test_bad_files(tmp_path):
+    (tmp_path / "a.jsonl").write_text("not\nrecords\n")
+    with pytest.raises(UserError, match="holds no records"):
+        report.read_jsonl(tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match="cannot be read"):
+        report.read_jsonl(tmp_path)
+    for path in (tmp_path, tmp_path / "a.jsonl" / "b.jsonl"):
+        with pytest.raises(UserError, match="cannot be written"):
+            report.write_jsonl(path, [{"clip": "a"}])
+
+
+# --- sums and tables ------------------------------------------------------------------------------
+
+
+def test_summarise_by_hand():
+    records = [
+        {"clip": "a", "temporal_scale": 1.0, "frame_consistency": 0.8, "flicker": None},
+        {"clip": "b", "temporal_scale": 1.0, "frame_consistency": 0.6, "flicker": 2.0},
+        {"clip": "a", "temporal_scale": 0.5, "frame_consistency": 0.4},
+    ]
+    low, high = report.summarise(records)
+    assert (low["temporal_scale"], high["temporal_scale"]) == (0.5, 1.0)
+    assert (low["count"], high["count"]) == (1, 2)
+    assert high["frame_consistency"].mean == pytest.approx(0.7)
+    assert high["frame_consistency"].half_width == pytest.approx(1.96 * 0.1, rel=1e-3)
+    assert high["flicker"].count == 1 and low["flicker"].count == 0
+    assert "structure_level" not in low and "prompt_consistency" not in low
+    # several records of one clip are one observation
+    seeds = [{"clip": "a", "seed": i, "flicker": float(i)} for i in range(9)]
+    one = report.summarise([*seeds, {"clip": "b", "flicker": 6.0}], by=())[0]["flicker"]
+    assert one.count == 2 and one.mean == 5.0
+    mixed = [{"method": None, "flicker": 1.0}, {"method": "sdedit", "flicker": 2.0}]
+    assert [row["method"] for row in report.summarise(mixed, by=("method",))] == [None, "sdedit"]
+
+
+def test_compare_pairs_the_same_clips():
+    records = sweep(16)
+    rise = report.compare(records, "frame_consistency", "temporal_scale", 0.5, 1.5)
+    assert rise.count == 16 and 0.05 < rise.low < 0.06 < rise.high < 0.07
+    fall = report.compare(records[1:], "structure_correlation", "structure_level", 0, 7)
+    assert fall.count == 16 and fall.high < -0.2
+
+
+def test_table_lines_up():
+    rows = report.summarise(sweep(), by=("temporal_scale", "structure_level"))
+    lines = report.format_table(rows).splitlines()
+    assert len(lines) == 2 + 9 and len({len(line) for line in lines}) == 1
+    assert lines[0].split()[:2] == ["temporal", "scale"] and "±" in lines[2]
+    marked = report.format_table(rows, markdown=True).splitlines()
+    assert all(line.startswith("| ") and line.count("|") == 7 for line in marked)
+    assert set(marked[1]) == set("|-: ")
+    assert "-" in report.format_table([{"a": 1}, {"b": None}]).splitlines()[-1]
+    assert report.format_table([]) == "(no records)"
+
+
+# --- plots ----------------------------------------------------------------------------------------
+
+
+def test_plot_is_drawn(tmp_path):
+    report.plot_trends(sweep(), tmp_path / "plots/t.png")
+    image = np.asarray(Image.open(tmp_path / "plots/t.png").convert("RGB")).astype(int)
+    assert image.shape[1] > image.shape[0] > 500
+    coloured = (image.max(-1) - image.min(-1) > 60).mean(axis=0)
+    middle = len(coloured) // 2
+    assert coloured[:middle].sum() > 1 and coloured[middle:].sum() > 1  # both panels have curves
+    assert [p.name for p in (tmp_path / "plots").iterdir()] == ["t.png"]
+    report.plot_trends(sweep(1), tmp_path / "t.svg")  # one clip: no error bars
+
+
+def test_plot_refuses(tmp_path):
+    with pytest.raises(UserError, match="two values"):
+        report.plot_trends(
+            [r for r in sweep() if r["temporal_scale"] == 1 and r["structure_level"] == 0],
+            tmp_path / "t.png",
+        )
+    with pytest.raises(UserError, match="no record holds flicker"):
+        report.plot_trends(sweep(), tmp_path / "t.png", x="flicker")
+    with pytest.raises(UserError, match=r"\.png, \.svg, \.pdf"):
+        report.plot_trends(sweep(), tmp_path / "t.gif")
+
+
+def test_importing_leaves_matplotlib_alone():
+    code = "import sys, gen1_jax.evaluation.report as r; print('matplotlib' in sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert output.stdout.strip() == "False"

@@ -1,0 +1,217 @@
+"""DPT against transformers' PyTorch module: random weights, float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from gen1_jax.errors import UserError
+from gen1_jax.models.dpt import ConvTranspose, DPTConfig, DPTForDepthEstimation, Head, preprocess
+from gen1_jax.weights.folder import param_template
+from gen1_jax.weights.naming import params_to_state_dict, state_dict_to_params
+
+# Largest difference in units of the reference's spread. Measured: at most 1e-5, no more than
+# PyTorch's own distance from its result in float64.
+TOLERANCE = 4e-5
+
+TINY = {
+    "hidden_size": 48,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 64,
+    "patch_size": 8,
+    "backbone_out_indices": [0, 2, 3, 4],
+    "neck_hidden_sizes": [12, 24, 48, 40],
+    "fusion_hidden_size": 16,
+}
+DPT_LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "backbone_out_indices": [5, 11, 17, 23],
+    "neck_hidden_sizes": [256, 512, 1024, 1024],
+}
+
+
+def random_params(module):
+    """From numpy: compiling a module's own initialisation takes far longer than its use."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        return 0.1 * rng.standard_normal(leaf.shape, np.float32)
+
+    return jax.tree.map(draw, param_template(module))
+
+
+def transformers_model(config, seed):
+    """A random PyTorch model; its output is positive nearly everywhere, so much is compared."""
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    torch.manual_seed(seed)
+    model = transformers.DPTForDepthEstimation(transformers.DPTConfig(**config)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            is_kernel = parameter.dim() in (2, 4)
+            std = (parameter.numel() / len(parameter)) ** -0.5 if is_kernel else 0.1
+            parameter += std * torch.randn_like(parameter)  # so that the output is not nearly flat
+        model.head.head[4].weight.abs_()
+        model.head.head[4].bias.abs_()
+    return model
+
+
+def transformers_depth(model, pixels):
+    """transformers' own path takes only square images; its parts take the number of patches."""
+    torch = pytest.importorskip("torch")
+
+    pixels = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+    height, width = (side // model.config.patch_size for side in pixels.shape[2:])
+    with torch.no_grad():
+        if height == width:
+            return model(pixels).predicted_depth.numpy()
+        states = model.dpt(pixels, output_hidden_states=True).hidden_states[1:]
+        states = [states[i] for i in model.config.backbone_out_indices]
+        return model.head(model.neck(states, height, width)).numpy()
+
+
+@pytest.mark.parametrize(
+    "seed, changes, height, width",
+    [
+        (0, {}, 64, 64),
+        (1, {"readout_type": "ignore", "qkv_bias": False}, 64, 64),
+        (2, {"readout_type": "add", "use_bias_in_fusion_residual": False}, 32, 32),
+        (3, {"hidden_act": "relu", "head_in_index": 2}, 96, 96),  # larger: positions interpolated
+        (4, {}, 56, 32),  # an odd number of patches: a fused map that its finer one does not fit
+        (5, {"reassemble_factors": [2, 1, 0.5, 0.25]}, 64, 96),
+        (6, {"add_projection": True, "fusion_hidden_size": 256}, 32, 32),
+    ],
+)
+def test_equals_transformers(seed, changes, height, width):
+    config = TINY | changes
+    reference = transformers_model(config, seed)
+    state_dict = {key: tensor.numpy() for key, tensor in reference.state_dict().items()}
+    module = DPTForDepthEstimation.from_config(config)
+    params = state_dict_to_params(state_dict, param_template(module))
+    pixels = np.random.default_rng(seed).uniform(-1, 1, (2, height, width, 3)).astype(np.float32)
+    expected = transformers_depth(reference, pixels)
+    apply = jax.jit(lambda p, x: module.apply({"params": p}, x, method="predicted_depth"))
+    ours = apply(params, pixels)
+    assert ours.shape == expected.shape
+    assert (expected > 0).mean() > 0.5
+    assert np.abs(ours - expected).max() / expected.std() < TOLERANCE
+
+
+def test_saved_names_and_config_are_those_of_transformers():
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    module = DPTForDepthEstimation.from_config(TINY)
+    config = transformers.DPTConfig(**module.to_config())
+    assert DPTForDepthEstimation.from_config(config.to_dict()) == module
+    state_dict = params_to_state_dict(random_params(module))
+    tensors = {key: torch.from_numpy(array.copy()) for key, array in state_dict.items()}
+    transformers.DPTForDepthEstimation(config).load_state_dict(tensors, strict=True)
+
+
+def test_dpt_large_has_the_published_number_of_parameters():
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    module = DPTForDepthEstimation.from_config(DPT_LARGE)
+    count = sum(leaf.size for leaf in jax.tree.leaves(param_template(module)))
+    with torch.device("meta"):
+        reference = transformers.DPTForDepthEstimation(transformers.DPTConfig(**module.to_config()))
+    assert count == sum(p.numel() for p in reference.parameters()) == 343_030_465
+
+
+def test_conv_transpose_equals_pytorch():
+    torch = pytest.importorskip("torch")
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 4, 5)).astype(np.float32)
+    module = ConvTranspose(6, 4)
+    params = module.init(jax.random.key(0), x)["params"]
+    params["bias"] = jnp.arange(6.0)
+    reference = torch.nn.ConvTranspose2d(5, 6, kernel_size=4, stride=4)
+    weights = params_to_state_dict(params)
+    reference.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in weights.items()})
+    expected = reference(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
+    expected = expected.detach().numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(module.apply({"params": params}, x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("factors", [(4, 2, 1, 0.5), (2, 1, 0.5, 0.25)])
+def test_depth_has_the_size_of_the_image(factors, dtype):
+    module = DPTForDepthEstimation.from_config(TINY | {"reassemble_factors": factors}, dtype)
+    pixels = np.random.default_rng(0).uniform(-1, 1, (2, 64, 32, 3)).astype(np.float32)
+
+    @jax.jit
+    def apply(params):
+        return [
+            module.apply({"params": params}, pixels, method=m) for m in (None, "predicted_depth")
+        ]
+
+    depth, raw = apply(random_params(module))
+    assert depth.shape == (2, 64, 32) and depth.dtype == jnp.float32 and (depth >= 0).all()
+    if raw.shape == depth.shape:
+        assert factors == (2, 1, 0.5, 0.25)
+        np.testing.assert_array_equal(raw, depth)
+    else:  # halving by bilinear interpolation averages squares of four
+        expected = raw.reshape(2, 64, 2, 32, 2).mean((2, 4))
+        np.testing.assert_allclose(depth, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_fresh_head_is_alive(seed):
+    head = Head(DPTConfig(fusion_hidden_size=16))
+    features = jax.random.normal(jax.random.key(seed), (1, 16, 16, 16))
+    variables = head.init(jax.random.key(seed + 100), features)
+    assert (
+        head.apply(variables, features) > 0
+    ).mean() > 0.9  # its last ReLU lets gradients through
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model_type": "zoedepth"}, "model_type 'zoedepth'"),
+        ({"is_hybrid": True}, "is_hybrid is True"),
+        ({"backbone_config": {"model_type": "dinov2"}}, "backbone_config is .*dinov2"),
+        ({"use_batch_norm_in_fusion_residual": True}, "use_batch_norm_in_fusion_residual is True"),
+        ({"readout_type": "mean"}, "readout_type is 'mean'; accepted: ignore, add, project"),
+        ({"hidden_act": "tanh"}, "hidden_act is 'tanh'"),
+        ({"patch_size": [8, 4]}, "patch_size is .*; accepted: one number"),
+        ({"backbone_out_indices": [0, 1, 2, 5]}, "4 different numbers from 0 to 4"),
+        ({"reassemble_factors": [4, 2, 1]}, "reassemble_factors is .* 4 numbers"),
+        ({"num_attention_heads": 5}, "num_attention_heads is 5"),
+        ({"add_projection": True}, "add_projection is True"),
+    ],
+)
+def test_unsupported_settings_are_refused_by_name(changes, message):
+    with pytest.raises(UserError, match=message):
+        DPTForDepthEstimation.from_config(TINY | changes)
+
+
+def test_wrong_inputs_are_refused():
+    module = DPTForDepthEstimation.from_config(TINY)
+    with pytest.raises(UserError, match="multiples of 8"):
+        jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 60, 3), float))
+
+
+@pytest.mark.parametrize("size, shape", [(32, (32, 32)), ((24, 40), (24, 40))])
+def test_preprocess_equals_pillow(size, shape):
+    noise = np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8)
+    image = Image.fromarray(noise).resize((90, 70), Image.Resampling.BICUBIC)
+    resized = np.asarray(image.resize(shape[::-1], Image.Resampling.BICUBIC))
+    expected = (resized / 255 - 0.5) / 0.5
+    ours = jax.jit(preprocess, static_argnums=1)(np.asarray(image)[None, None], size)
+    assert ours.shape == (1, 1, *shape, 3) and ours.dtype == jnp.float32
+    difference = np.abs(ours[0, 0] - expected) * 127.5
+    assert difference.max() < 1.01  # a step of the 256, where the sum of products falls between
+    assert difference.mean() < 0.01
+    fitting = jnp.asarray(resized)
+    np.testing.assert_allclose(preprocess(fitting, size), expected, atol=1e-5)
