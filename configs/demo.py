@@ -11,7 +11,7 @@ PARTS = tiny.PARTS
 
 # Steps of each trained part.
 STEPS = {
-    "autoencoder": 400,
+    "autoencoder": 800,
     "clip": 350,
     "depth": 300,
     "prior": 600,

@@ -18,7 +18,7 @@ PARTS = (
     "image", "video", "structure", "blur", "pipeline", "evaluation",
 )  # fmt: skip
 
-SIZE = 64  # pixels, height and width of a frame
+SIZE = 32  # pixels, height and width of a frame
 NUM_FRAMES = 8  # frames of a clip
 CONTENT = 64  # width of a CLIP embedding
 CONTEXT_LENGTH = 32  # tokens of a caption
@@ -137,17 +137,17 @@ def _autoencoder() -> ConfigDict:
         "autoencoder",
         model={
             "_class_name": "AutoencoderKL",
-            "block_out_channels": (16, 32, 32),
-            "down_block_types": ("DownEncoderBlock2D",) * 3,
-            "up_block_types": ("UpDecoderBlock2D",) * 3,
+            "block_out_channels": (32, 32),
+            "down_block_types": ("DownEncoderBlock2D",) * 2,
+            "up_block_types": ("UpDecoderBlock2D",) * 2,
             "layers_per_block": 1,
             "norm_num_groups": 8,
             "latent_channels": 4,
             "sample_size": SIZE,
         },
-        loss={"kl_weight": 1e-4},
-        data=_raw(image_batch_size=32),
-        optimizer={"learning_rate": 2e-3, "warmup_steps": 50, "final_fraction": 0.02, "weight_decay": 0.0},
+        loss={"kl_weight": 1e-5},
+        data=_raw(image_batch_size=8),
+        optimizer={"learning_rate": 3e-3, "warmup_steps": 30, "final_fraction": 0.02, "weight_decay": 0.0},
         num_steps=2500,
     )
 
@@ -173,7 +173,7 @@ def _clip() -> ConfigDict:
                 "bos_token_id": -1,  # filled in from the tokenizer
                 "eos_token_id": -1,
             },
-            "vision_config": {**tower, "image_size": SIZE, "patch_size": 8},
+            "vision_config": {**tower, "image_size": SIZE, "patch_size": 4},
         },
         data=_raw(fields=("frames", "tokens"), image_batch_size=128),
         optimizer={"learning_rate": 1e-3, "warmup_steps": 50, "final_fraction": 0.02, "weight_decay": 0.05},
@@ -192,7 +192,7 @@ def _depth() -> ConfigDict:
             "num_attention_heads": 4,
             "intermediate_size": 192,
             "image_size": SIZE,
-            "patch_size": 8,
+            "patch_size": 4,
             "backbone_out_indices": (0, 1, 2, 3),
             "reassemble_factors": (2, 1, 0.5, 0.25),
             "neck_hidden_sizes": (24, 48, 96, 96),
@@ -246,7 +246,7 @@ def _encoded_data(**fields) -> dict:
 def _unet(temporal: bool, structured: bool) -> dict:
     return {
         "_class_name": "VideoUNet" if temporal else "UNet2DConditionModel",
-        "sample_size": SIZE // 4,
+        "sample_size": SIZE // 2,
         "in_channels": 12 if structured else 4,
         "out_channels": 4,
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),

@@ -75,7 +75,9 @@ def make_objective(
 # -------------------------------------------------------------------------------- autoencoder
 
 
-def autoencoder(module: nn.Module, conditioner: Conditioner, *, kl_weight: float = 1e-6) -> Objective:
+def autoencoder(
+    module: nn.Module, conditioner: Conditioner, *, kl_weight: float = 1e-6, initial_logvar: float = -6.0
+) -> Objective:
     """|x − D(E(x))| + its square, plus the KL of q(z|x) to N(0, 1), a mean over pixels and over latents."""
 
     def loss(params, frozen, batch, key):
@@ -87,6 +89,12 @@ def autoencoder(module: nn.Module, conditioner: Conditioner, *, kl_weight: float
         square = jnp.mean(jnp.square(error))
         psnr = -10 * jnp.log10(square / 4)
         return jnp.mean(jnp.abs(error)) + square + kl_weight * kl, {"psnr": psnr, "kl": kl}
+
+    def prepare(params, frozen, batches):
+        """Starts the log variance low: at first, noise as strong as the latents would only slow learning."""
+        bias = params["quant_conv"]["bias"]
+        bias = bias.at[bias.shape[0] // 2 :].add(initial_logvar)
+        return {**params, "quant_conv": {**params["quant_conv"], "bias": bias}}
 
     @jax.jit
     def reconstruct(params, frames):
@@ -109,7 +117,7 @@ def autoencoder(module: nn.Module, conditioner: Conditioner, *, kl_weight: float
         first, second = np.mean(np.asarray(values, np.float64), axis=0)
         return module.clone(scaling_factor=float((second - first**2) ** -0.5))
 
-    return Objective(loss, preview, finish=finish)
+    return Objective(loss, preview, prepare, finish)
 
 
 # -------------------------------------------------------------------------------- CLIP

@@ -120,9 +120,7 @@ def train(
     # ---- model, objective, optimizer
     dtype = jnp.dtype(config.dtype)
     module = module_from_config(config.model.to_dict(), dtype=dtype, where="the config")
-    conditioner, frozen = Conditioner.load(
-        {name: workdir / path for name, path in config.frozen.items()}, dtype=dtype
-    )
+    conditioner, frozen = Conditioner.load(config.frozen.to_dict(), dtype=dtype)
     objective = make_objective(config.objective, module, conditioner, config.loss.to_dict())
     optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
 
@@ -130,7 +128,7 @@ def train(
     mesh = make_mesh(**config.mesh)
     batches = iter(make_batches())
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints)
-    state = _create_state(config, module, optimizer, mesh, workdir)
+    state = _create_state(config, module, optimizer, mesh)
     frozen = jax.device_put(frozen, replicated(mesh))
 
     # ---- restore, or prepare from the data
@@ -206,11 +204,11 @@ def train(
     return folder
 
 
-def _create_state(config, module: nn.Module, optimizer, mesh, workdir: Path) -> TrainState:
+def _create_state(config, module: nn.Module, optimizer, mesh) -> TrainState:
     """Random parameters, or those of `init_from` merged loudly, with their optimizer state; sharded at birth."""
     loaded = None
     if config.init_from:
-        _, loaded = load_model(workdir / config.init_from)
+        _, loaded = load_model(config.init_from)
 
     def create(params) -> TrainState:
         ema = jax.tree.map(jnp.copy, params)

@@ -50,7 +50,7 @@ class MovingShapesConfig(tfds.core.BuilderConfig):
     """
 
     num_frames: int = 8
-    size: tuple[int, int] = (64, 64)
+    size: tuple[int, int] = (32, 32)
     counts: tuple[int, int, int] = (1024, 64, 64)
 
 

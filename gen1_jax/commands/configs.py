@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -42,6 +43,19 @@ def load_config(spec: str, overrides: list[str] = (), default_part: str = "all")
         if path not in _paths(config.to_dict()):
             raise UserError(f"--set {override}: unknown key; keys: {', '.join(sorted(_paths(config.to_dict())))}")
     return config
+
+
+def resolve_paths(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config with paths that begin with ../, which are relative to the part's own folder, resolved."""
+
+    def resolve(value):
+        if isinstance(value, str) and value.startswith("../"):
+            return os.path.normpath(workdir / value)
+        if isinstance(value, dict):
+            return {key: resolve(entry) for key, entry in value.items()}
+        return value
+
+    return ConfigDict(resolve(config.to_dict()))
 
 
 def _load_module(name: str) -> ModuleType:

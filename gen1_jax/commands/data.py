@@ -9,8 +9,8 @@ from gen1_jax.errors import UserError
 from gen1_jax.tokenizer import load_tokenizer
 
 
-def make_stream(data, workdir: Path, seed: int, split: str = "train") -> Iterator[dict]:
-    """The endless stream of a config's `data`, as this process's share; paths are relative to `workdir`.
+def make_stream(data, seed: int, split: str = "train") -> Iterator[dict]:
+    """The endless stream of a config's `data`, as this process's share.
 
     Raises:
       UserError: an unknown form, or data that are not there.
@@ -21,29 +21,29 @@ def make_stream(data, workdir: Path, seed: int, split: str = "train") -> Iterato
     if form == "encoded":
         from data_pipelines.encoded import EncodedSource, make_encoded_dataset
 
-        source = EncodedSource(workdir / settings.pop("folder") / split)
+        source = EncodedSource(Path(settings.pop("folder")) / split)
         return iter(make_encoded_dataset(source, **settings, **share))
     if form == "raw":
         from data_pipelines.mixture import make_dataset
         from data_pipelines.moving_shapes.builder import load
         from data_pipelines.moving_shapes.records import decode_clip
 
-        source = load(workdir / settings.pop("world"), settings.pop("builder"), split)
+        source = load(settings.pop("world"), settings.pop("builder"), split)
         tokenizer = settings.pop("tokenizer")
         if "tokens" in settings["fields"]:
-            tokenizer = load_tokenizer(workdir / tokenizer)
+            tokenizer = load_tokenizer(tokenizer)
             settings["tokenizer"] = tokenizer.encode
         return iter(make_dataset(source, decode=decode_clip, **settings, **share))
     raise UserError(f"data form {form!r}; accepted: raw, encoded")
 
 
-def make_preview_batch(data, workdir: Path) -> Callable[[], dict]:
+def make_preview_batch(data) -> Callable[[], dict]:
     """The first video batch of the validation split (the first image batch where all are images)."""
 
     def make() -> dict:
         preview = data.copy_and_resolve_references()
         preview.image_fraction = 1.0 if data.image_fraction == 1 else 0.0
-        stream = make_stream(preview, workdir, seed=0, split="validation")
+        stream = make_stream(preview, seed=0, split="validation")
         return next(stream)
 
     return make

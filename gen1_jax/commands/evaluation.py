@@ -16,7 +16,7 @@ from gen1_jax.video_io import read_video, write_video
 HEADLINE = ("colour_accuracy", "structure_correlation", "frame_consistency", "prompt_consistency")
 
 
-def world_items(folder: Path, builder: str, split: str, count: int, seed: int = 0) -> tuple[list[Item], Palette]:
+def world_items(folder: str | Path, builder: str, split: str, count: int, seed: int = 0) -> tuple[list[Item], Palette]:
     """Held-out clips of the world, each with a prompt that asks for another colour, and the truth."""
     from data_pipelines.moving_shapes.builder import load
     from data_pipelines.moving_shapes.records import decode_example
@@ -89,8 +89,8 @@ def summarise(records: list[dict], workdir: Path, grid: list[dict]) -> None:
 
 def evaluate_world(config, workdir: Path, progress: bool) -> None:
     """Edits held-out clips at every setting; pictures of the first setting's edits and of all controls."""
-    editor = VideoEditor.load(workdir / config.pipeline)
-    items, palette = world_items(workdir / config.world, config.builder, config.split, config.num_clips, config.seed)
+    editor = VideoEditor.load(config.pipeline)
+    items, palette = world_items(config.world, config.builder, config.split, config.num_clips, config.seed)
     grid = make_grid(
         tuple(config.structure_level), tuple(config.temporal_scale), tuple(config.guidance_scale)
     )

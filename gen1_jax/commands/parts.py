@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from gen1_jax.commands.configs import resolve_paths
 from gen1_jax.errors import UserError
 
 
@@ -19,7 +20,8 @@ def run_part(config, workdir: Path, progress: bool = True) -> None:
     """
     if config.kind not in KINDS:
         raise UserError(f"a config of kind {config.get('kind')!r}; accepted: {', '.join(KINDS)}")
-    KINDS[config.kind](config, Path(workdir), progress)
+    workdir = Path(workdir)
+    KINDS[config.kind](resolve_paths(config, workdir), workdir, progress)
 
 
 def make_world(config, workdir: Path, progress: bool) -> None:
@@ -34,7 +36,7 @@ def make_tokenizer(config, workdir: Path, progress: bool) -> None:
 
     if (workdir / "tokenizer.json").exists():
         return
-    source = load(workdir / config.world, config.builder, "train")
+    source = load(config.world, config.builder, "train")
     captions = (_text(source[i]["caption"]) for i in range(len(source)))
     train_tokenizer(captions, workdir, config.vocab_size, config.context_length)
 
@@ -49,15 +51,14 @@ def train_model(config, workdir: Path, progress: bool) -> None:
     from gen1_jax.training import train
 
     if config.model.get("model_type") == "clip":
-        tokenizer = load_tokenizer(workdir / config.data.tokenizer)
-        with config.unlocked():
-            text = config.model.text_config
-            text.bos_token_id, text.eos_token_id = tokenizer.start_id, tokenizer.end_id
+        tokenizer = load_tokenizer(config.data.tokenizer)
+        text = config.model.text_config
+        text.bos_token_id, text.eos_token_id = tokenizer.start_id, tokenizer.end_id
     train(
         config,
         workdir,
-        lambda: make_stream(config.data, workdir, config.seed),
-        make_preview_batch(config.data, workdir),
+        lambda: make_stream(config.data, config.seed),
+        make_preview_batch(config.data),
         progress,
     )
 
@@ -74,16 +75,15 @@ def encode(config, workdir: Path, progress: bool) -> None:
     from gen1_jax.structure import NUM_LEVELS
     from gen1_jax.tokenizer import load_tokenizer
 
-    folders = {name: workdir / path for name, path in config.frozen.items()}
-    conditioner, frozen = Conditioner.load(folders, jnp.dtype(config.dtype))
+    conditioner, frozen = Conditioner.load(config.frozen.to_dict(), jnp.dtype(config.dtype))
     frozen = jax.device_put(frozen)
-    tokenizer = load_tokenizer(workdir / config.tokenizer)
+    tokenizer = load_tokenizer(config.tokenizer)
     encode_fn = jax.jit(conditioner.encode_record)
     size = config.batch_size
     for number, split in enumerate(config.splits):
         if (workdir / split / "meta.json").exists():
             continue
-        source = load(workdir / config.world, config.builder, split)
+        source = load(config.world, config.builder, split)
         rng = np.random.default_rng([config.seed, number])
         bar = tqdm(total=len(source), desc=f"encode {split}", unit="clip", disable=not progress, dynamic_ncols=True)
         with bar, EncodedWriter(workdir / split) as writer:
@@ -109,10 +109,9 @@ def assemble(config, workdir: Path, progress: bool) -> None:
     """Copies the finished models into one pipeline folder, which `gen1 edit` reads; whole or not at all."""
     from gen1_jax.weights.folder import replacing_folder
 
-    sources = {name: workdir / path for name, path in config.folders.items()}
-    sources["tokenizer"] = workdir / config.tokenizer
+    sources = {**config.folders.to_dict(), "tokenizer": config.tokenizer}
     for name, source in sources.items():
-        if not source.is_dir():
+        if not Path(source).is_dir():
             raise UserError(f"no {name} in {source}; train that part first")
     with replacing_folder(workdir, marker="gen1.json") as new:
         for name, source in sources.items():

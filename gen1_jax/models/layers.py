@@ -1,5 +1,9 @@
 """Layers that every model shares. Arrays are channels-last; parameters are float32.
 
+Norms and activations are wrapped in `jax.checkpoint`: the backward pass keeps their inputs alone, which
+are kept anyway, and computes the rest again inside the loops that need it. Memory traffic is what a
+training step waits for, on CPU most of all.
+
 `dtype` is the compute type (None keeps the input's); norm statistics and softmax are float32.
 Parameter names and shapes follow the naming rule of `weights/naming.py`.
 """
@@ -73,13 +77,14 @@ class Conv(nn.Module):
 class GroupNorm(nn.Module):
     """Group normalisation of `x` [b ... c]: float32 statistics per example and channel group.
 
-    The sums run over space first and over a group's channels after, so that the large array is read in
-    its own layout and the normalisation itself is one multiply-add a value.
+    The sums run over space first and over a group's channels after, so that the large array is read
+    in its own layout and the normalisation itself is one multiply-add a value. `activation` follows.
     """
 
     num_groups: int
     epsilon: float
     dtype: Any = None
+    activation: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -90,17 +95,22 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", zeros, (channels,))
         dtype = self.dtype or x.dtype
         batch, size = x.shape[0], channels // self.num_groups
-        flat = x.reshape(batch, -1, channels).astype(jnp.float32)
 
         def group_mean(per_channel: jax.Array) -> jax.Array:
             mean = per_channel.reshape(batch, self.num_groups, size).mean(-1)
             return jnp.repeat(mean, size, axis=-1)
 
-        mean = group_mean(flat.mean(1))
-        centred = flat - mean[:, None]
-        variance = group_mean(jnp.square(centred).mean(1))
-        factor = jax.lax.rsqrt(variance + self.epsilon) * scale
-        return (centred * factor[:, None] + bias).reshape(x.shape).astype(dtype)
+        @jax.checkpoint
+        def normalise(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+            flat = x.reshape(batch, -1, channels).astype(jnp.float32)
+            mean = group_mean(flat.mean(1))
+            centred = flat - mean[:, None]
+            variance = group_mean(jnp.square(centred).mean(1))
+            factor = jax.lax.rsqrt(variance + self.epsilon) * scale
+            y = (centred * factor[:, None] + bias).reshape(x.shape).astype(dtype)
+            return y if self.activation is None else self.activation(y)
+
+        return normalise(x, scale, bias)
 
 
 class LayerNorm(nn.Module):
@@ -114,10 +124,15 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", zeros, (x.shape[-1],))
         dtype = self.dtype or x.dtype
-        x = x.astype(jnp.float32)
-        centred = x - x.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(dtype)
+
+        @jax.checkpoint
+        def normalise(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+            x = x.astype(jnp.float32)
+            centred = x - x.mean(-1, keepdims=True)
+            variance = jnp.square(centred).mean(-1, keepdims=True)
+            return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(dtype)
+
+        return normalise(x, scale, bias)
 
 
 def attention(
@@ -142,13 +157,23 @@ def attention(
     logits = logits.astype(jnp.float32)
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+    # Softmax, divided by its sum after the product with v: an array of lq x d instead of lq x lk.
+    largest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    weights = jnp.exp(logits - largest)
+    total = weights.sum(-1)[..., None].swapaxes(1, 2)  # [b lq heads 1]
+    y = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)
+    return (y / total).astype(v.dtype)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
     """x · sigmoid(1.702 x): the activation of OpenAI's CLIP."""
     return x * jax.nn.sigmoid(1.702 * x)
+
+
+@jax.checkpoint
+def geglu(hidden: jax.Array, gate: jax.Array) -> jax.Array:
+    """hidden · gelu(gate) (Shazeer 2020)."""
+    return hidden * gelu(gate)
 
 
 def gelu(x: jax.Array) -> jax.Array:

@@ -15,8 +15,16 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from gen1_jax.errors import UserError
-from gen1_jax.models.layers import Conv, Dense, GroupNorm, LayerNorm, attention, gelu, zeros
-from gen1_jax.models.layers import timestep_embedding
+from gen1_jax.models.layers import (
+    Conv,
+    Dense,
+    GroupNorm,
+    LayerNorm,
+    attention,
+    geglu,
+    timestep_embedding,
+    zeros,
+)
 
 # diffusers' settings that this network has in one form only; another value is refused by name.
 FIXED_SETTINGS = {
@@ -103,9 +111,12 @@ class Attention(nn.Module):
             y = Dense(channels, use_bias=False, dtype=self.dtype, name=name)(y)
             return rearrange(y, "... l (heads d) -> ... l heads d", heads=self.heads)
 
-        y = attention(project("to_q", x), project("to_k", context), project("to_v", context))
+        q, k, v = project("to_q", x), project("to_k", context), project("to_v", context)
+        # The softmax over one key is 1: every query reads the one value, whatever q and k are.
+        y = v if context.shape[1] == 1 else attention(q, k, v)
         y = rearrange(y, "... l heads d -> ... l (heads d)")
-        return Dense(channels, dtype=self.dtype, name="to_out_0")(y)
+        y = Dense(channels, dtype=self.dtype, name="to_out_0")(y)
+        return jnp.broadcast_to(y, x.shape)
 
 
 class FeedForward(nn.Module):
@@ -116,19 +127,20 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        hidden, gate = jnp.split(GEGLUProjection(8 * channels, self.dtype, name="net_0")(x), 2, axis=-1)
-        return Dense(channels, dtype=self.dtype, name="net_2")(hidden * gelu(gate))
+        hidden = GEGLU(4 * channels, self.dtype, name="net_0")(x)
+        return Dense(channels, dtype=self.dtype, name="net_2")(hidden)
 
 
-class GEGLUProjection(nn.Module):
-    """diffusers' `ff.net.0.proj`."""
+class GEGLU(nn.Module):
+    """hidden · gelu(gate), both projected from x by diffusers' `ff.net.0.proj`."""
 
     features: int
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return Dense(self.features, dtype=self.dtype, name="proj")(x)
+        both = Dense(2 * self.features, dtype=self.dtype, name="proj")(x)
+        return geglu(*jnp.split(both, 2, axis=-1))
 
 
 class TransformerBlock(nn.Module):
@@ -209,7 +221,7 @@ class ResnetBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array, axes: Axes) -> jax.Array:
         def norm(name: str) -> GroupNorm:
-            return GroupNorm(self.norm_num_groups, self.norm_eps, dtype=self.dtype, name=name)
+            return GroupNorm(self.norm_num_groups, self.norm_eps, self.dtype, jax.nn.silu, name=name)
 
         def conv(name: str, h: jax.Array) -> jax.Array:
             return Conv(self.features, dtype=self.dtype, name=name)(h)
@@ -219,10 +231,10 @@ class ResnetBlock(nn.Module):
                 h = on_video_branches(TemporalConv(self.dtype, name=name), h, axes)
             return h
 
-        h = conv("conv1", jax.nn.silu(norm("norm1")(x)))
+        h = conv("conv1", norm("norm1")(x))
         h = temporal_conv("temporal_conv1", h)
         h = h + Dense(self.features, dtype=self.dtype, name="time_emb_proj")(temb)[:, None, None]
-        h = conv("conv2", jax.nn.silu(norm("norm2")(h)))
+        h = conv("conv2", norm("norm2")(h))
         h = temporal_conv("temporal_conv2", h)
         if x.shape[-1] != self.features:
             x = Conv(self.features, 1, padding=0, dtype=self.dtype, name="conv_shortcut")(x)
@@ -384,8 +396,10 @@ class VideoUNet(nn.Module):
             )
             x, _ = block(x, temb, context, axes, skips)
 
-        x = GroupNorm(self.norm_num_groups, self.norm_eps, dtype=self.dtype, name="conv_norm_out")(x)
-        x = Conv(self.out_channels, dtype=self.dtype, name="conv_out")(jax.nn.silu(x))
+        norm = GroupNorm(
+            self.norm_num_groups, self.norm_eps, self.dtype, jax.nn.silu, name="conv_norm_out"
+        )
+        x = Conv(self.out_channels, dtype=self.dtype, name="conv_out")(norm(x))
         return x.reshape(b, g, n, height, width, -1).astype(jnp.float32)
 
     def dummy_inputs(self) -> tuple:
