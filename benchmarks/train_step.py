@@ -1,11 +1,13 @@
 """One training step of a small video UNet on CPU: ours (JAX, one jit) against PyTorch (eager).
 
-    python benchmarks/train_step.py [--rounds 5] [--network tiny everywhere]
+    python benchmarks/train_step.py [--networks tiny everywhere] [--rounds 5] [--parts]
 
 A step is forward, backward, clipping, AdamW and the moving average, on 16 clips of 8 frames of 16x16
-latents, float32. Both run in one process on the same batch, in turns, because a shared machine's speed
-changes from minute to minute; each figure is the median of its turns. PyTorch uses the number of
-threads that is fastest for it. The last line is one JSON object with all figures.
+latents, float32. Both run in one process on the same batch, in turns, because a shared machine's
+speed changes from minute to minute; each figure is the median of its turns. `cpu_ms` is processor
+time of all threads, which other programs disturb less. PyTorch runs with the number of threads that
+is fastest for it. `--parts` adds where our time goes, from a profile on one core (a second process).
+The last line is one JSON object with all figures.
 """
 
 import argparse
@@ -13,6 +15,8 @@ import json
 import os
 import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -21,6 +25,8 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "--profile" in sys.argv and hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before JAX counts the cores
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +36,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gen1_jax.models.unet import VideoUNet
+from gen1_jax.parallel import keep_freed_memory
 from gen1_jax.training import TrainState, make_optimizer, train_step
 from gen1_jax.weights import torch_unet
 from gen1_jax.weights.folder import init_params
@@ -92,9 +99,7 @@ class Ours:
             *inputs, v = batch
             return jnp.square(module.apply({"params": params}, *inputs) - v).mean(), {}
 
-        step = partial(
-            train_step, loss=loss, optimizer=optimizer, ema_decay=EMA_DECAY, seed=0
-        )
+        step = partial(train_step, loss=loss, optimizer=optimizer, ema_decay=EMA_DECAY, seed=0)
         params = jax.tree.map(jnp.copy, self.params)
         ema = jax.tree.map(jnp.copy, params)
         zero = jnp.zeros((), jnp.int32)
@@ -104,37 +109,64 @@ class Ours:
         lowered = jax.jit(step, donate_argnums=0).lower(self.state, self.batch, {})
         self.step = lowered.compile()
         self.compile_seconds = time.perf_counter() - start
+        self.temporary_mib = self.step.memory_analysis().temp_size_in_bytes / 2**20
 
     def __call__(self) -> float:
         self.state, metrics = self.step(self.state, self.batch, {})
         return float(metrics["loss"])
 
-    def parts(self, steps: int = 3) -> dict[str, float]:
-        """Milliseconds of core time a step by part of the network, from XLA's own profile."""
-        names = hlo_sources(self.step.as_text())
-        with tempfile.TemporaryDirectory() as folder:
-            with jax.profiler.trace(folder):
-                for _ in range(steps):
-                    self()
-            (file,) = Path(folder).rglob("*.xplane.pb")
-            profile = jax.profiler.ProfileData.from_file(str(file))
+    def parts(self, steps: int = 5) -> dict[str, float]:
+        """Milliseconds of a step by part of the network, from XLA's profile: each operation's best."""
+        sources = hlo_sources(self.step.as_text())
+        best: dict[str, float] = {}
+        for _ in range(steps):
+            times = defaultdict(float)
+            for name, duration in profile(self):
+                if name in sources and not name.startswith("while"):  # a loop's body is counted
+                    times[name] += duration
+            best = {name: min(time, best.get(name, time)) for name, time in times.items()}
         total = defaultdict(float)
-        for plane in profile.planes:
-            for line in plane.lines:
-                for event in line.events:
-                    if event.name in names:
-                        total[part_of(names[event.name])] += event.duration_ns / 1e6 / steps
+        for name, duration in best.items():
+            total[part_of(sources[name])] += duration
         return dict(sorted(total.items(), key=lambda item: -item[1]))
 
 
+def profile(step: Callable[[], float]) -> list[tuple[str, float]]:
+    """Every event of one step: name, milliseconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            step()
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        planes = jax.profiler.ProfileData.from_file(str(file)).planes
+        lines = [line for plane in planes for line in plane.lines]
+        return [(event.name, event.duration_ns / 1e6) for line in lines for event in line.events]
+
+
 def hlo_sources(text: str) -> dict[str, str]:
-    """HLO instruction -> where in the program it comes from, of a compiled module's text."""
-    pattern = re.compile(r'%?([\w.-]+) = .*?metadata={.*?op_name="([^"]*)"')
-    return dict(match.groups() for match in map(pattern.search, text.splitlines()) if match)
+    """HLO instruction -> where in the program it comes from ("" if unsaid), of a compiled text."""
+    sources = {}
+    for line in text.splitlines():
+        if name := re.match(r"\s*(?:ROOT )?%?([\w.-]+) = ", line):
+            source = re.search(r'op_name="([^"]*)"', line)
+            sources[name[1]] = source[1] if source else ""
+    return sources
+
+
+# The first pattern found in an operation's source names its part.
+PARTS = {
+    r"norm\d?/": "norms and activations between",
+    r"/temporal_conv": "temporal convolutions",
+    r"/ff/": "feed-forward",
+    r"/temporal_attentions": "temporal attention",
+    r"/attentions": "spatial attention",
+    r"/conv": "convolutions",
+    r"VideoUNet": "rest of the network",
+    r"": "optimizer and unnamed",
+}
 
 
 def part_of(source: str) -> str:
-    return source
+    return next(part for pattern, part in PARTS.items() if re.search(pattern, source))
 
 
 class Torch:
@@ -143,7 +175,7 @@ class Torch:
     def __init__(self, config: dict, arrays: tuple[np.ndarray, ...], params: dict):
         self.model = torch_unet.VideoUNet(**config)
         state_dict = params_to_state_dict(params)
-        self.model.load_state_dict({k: torch.from_numpy(v) for k, v in state_dict.items()})
+        self.model.load_state_dict({k: torch.tensor(v) for k, v in state_dict.items()})
         self.parameters = list(self.model.parameters())
         decayed = [p for p in self.parameters if p.ndim > 1]
         others = [p for p in self.parameters if p.ndim <= 1]
@@ -168,7 +200,7 @@ class Torch:
         self.optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(self.ema, self.parameters, 1 - EMA_DECAY)
-        return float(loss)
+        return loss.item()
 
     def flops(self) -> int:
         """Arithmetic of the matrix products and convolutions of one step, forward and backward."""
@@ -178,35 +210,99 @@ class Torch:
         return counter.get_total_flops()
 
 
-def milliseconds(step: Callable[[], float]) -> float:
-    start = time.perf_counter()
+def measure(step: Callable[[], float]) -> tuple[float, float]:
+    """Milliseconds of one step: elapsed, and of processor time."""
+    start, cpu_start = time.perf_counter(), time.process_time()
     step()
-    return 1e3 * (time.perf_counter() - start)
+    return 1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - cpu_start)
 
 
 def best_threads(step: Callable[[], float]) -> int:
+    """Sets and returns the number of PyTorch's threads that is fastest now."""
     times = {}
     for threads in sorted({1, max(1, os.cpu_count() // 2), os.cpu_count()}):
         torch.set_num_threads(threads)
         step()
-        times[threads] = min(milliseconds(step) for _ in range(2))
+        times[threads] = min(measure(step)[0] for _ in range(3))
     best = min(times, key=times.get)
     torch.set_num_threads(best)
     return best
+
+
+def compare(name: str, rounds: int) -> dict:
+    arrays = make_arrays(NETWORKS[name])
+    ours = Ours(NETWORKS[name], arrays)
+    theirs = Torch(NETWORKS[name], arrays, ours.params)
+    flops = theirs.flops()
+    steps = {"ours": ours, "torch": theirs}
+    ours()
+    threads = best_threads(theirs)
+    times = {side: [] for side in steps}
+    for _ in range(rounds):
+        for side, step in steps.items():
+            times[side].append(measure(step))
+    result = {
+        "parameters": sum(p.numel() for p in theirs.parameters),
+        "gflop": round(flops / 1e9, 1),
+        "torch_threads": threads,
+        "compile_s": round(ours.compile_seconds, 1),
+        "temporary_mib": round(ours.temporary_mib),
+    }
+    for side in steps:
+        elapsed, cpu = (statistics.median(column) for column in zip(*times[side], strict=True))
+        result[side] = {
+            "ms": round(elapsed, 1),
+            "cpu_ms": round(cpu, 1),
+            "gflop_per_s": round(flops / elapsed / 1e6, 1),
+        }
+    for key in ("ms", "cpu_ms"):
+        result[f"ratio_{key}"] = round(result["ours"][key] / result["torch"][key], 3)
+    return result
+
+
+def print_parts(name: str) -> None:
+    """What the second process does: one core, so that every operation's time is all in one thread."""
+    ours = Ours(NETWORKS[name], make_arrays(NETWORKS[name]))
+    ours()
+    print(json.dumps({part: round(ms, 1) for part, ms in ours.parts().items()}))
+
+
+def parts_on_one_core(name: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--profile", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main() -> None:
-    arrays = make_arrays(COMMON)
-    for name in ("tiny", "everywhere"):
-        ours = Ours(NETWORKS[name], arrays)
-        theirs = Torch(NETWORKS[name], arrays, ours.params)
-        print(name, "compile", ours.compile_seconds, "flops", theirs.flops()/1e9, sum(p.numel() for p in theirs.parameters))
-        print(best_threads(theirs), ours())
-        a, b = [], []
-        for _ in range(5):
-            a.append(milliseconds(ours)); b.append(milliseconds(theirs))
-        print(a, b)
-        import pickle
-        p = ours.parts()
-        pickle.dump(p, open(f"/tmp/parts_{name}.pkl","wb"))
-        print(sum(p.values()))
-        for k, v in list(p.items())[:25]: print(f"{v:8.2f} {k}")
-main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each that are timed")
+    parser.add_argument("--parts", action="store_true", help="where our time goes")
+    parser.add_argument("--profile", choices=NETWORKS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    keep_freed_memory()
+    if args.profile:
+        print_parts(args.profile)
+        return
+    results = {}
+    for name in args.networks:
+        results[name] = result = compare(name, args.rounds)
+        print(f"\n{name}: {result['parameters']:,} parameters, {result['gflop']} GFLOP a step")
+        print(f"{'':8}{'ms':>10}{'cpu ms':>10}{'GFLOP/s':>10}")
+        for side in ("ours", "torch"):
+            row = result[side]
+            print(f"{side:8}{row['ms']:10.0f}{row['cpu_ms']:10.0f}{row['gflop_per_s']:10.1f}")
+        print(f"{'ratio':8}{result['ratio_ms']:10.2f}{result['ratio_cpu_ms']:10.2f}")
+        print(
+            f"PyTorch with {result['torch_threads']} threads; ours compiled in "
+            f"{result['compile_s']} s, {result['temporary_mib']} MiB of temporary arrays"
+        )
+        if args.parts:
+            result["parts_ms"] = parts_on_one_core(name)
+            for part, ms in result["parts_ms"].items():
+                print(f"  {part:32}{ms:8.0f} ms on one core")
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,7 @@ PARTS = (
 SIZE = 32  # pixels, height and width of a frame
 NUM_FRAMES = 8  # frames of a clip
 CONTENT = 64  # width of a CLIP embedding
-CONTEXT_LENGTH = 32  # tokens of a caption
+CONTEXT_LENGTH = 24  # tokens of a caption
 VOCABULARY = 512  # tokenizer size at most
 
 
@@ -105,7 +105,7 @@ def _training(name: str, objective: str, **fields) -> ConfigDict:
         "mesh": {"data": -1, "fsdp": 1},  # devices along each axis; -1: what is left
         "seed": 0,
         "log_every": 10,  # steps
-        "sample_every": 500,  # steps between pictures
+        "sample_every": 500,  # steps between pictures; 0: none
         "checkpoint_every": 500,  # steps
         "keep_checkpoints": 2,
     }
@@ -148,18 +148,12 @@ def _autoencoder() -> ConfigDict:
         loss={"kl_weight": 1e-5},
         data=_raw(image_batch_size=8),
         optimizer={"learning_rate": 3e-3, "warmup_steps": 30, "final_fraction": 0.02, "weight_decay": 0.0},
-        num_steps=2500,
+        num_steps=1500,
     )
 
 
 def _clip() -> ConfigDict:
-    tower = {
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "hidden_act": "quick_gelu",
-    }
+    tower = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_act": "quick_gelu"}
     return _training(
         "clip",
         "contrastive",
@@ -168,16 +162,24 @@ def _clip() -> ConfigDict:
             "projection_dim": CONTENT,
             "text_config": {
                 **tower,
+                "hidden_size": 64,
+                "intermediate_size": 128,
                 "vocab_size": VOCABULARY,
                 "max_position_embeddings": CONTEXT_LENGTH,
                 "bos_token_id": -1,  # filled in from the tokenizer
                 "eos_token_id": -1,
             },
-            "vision_config": {**tower, "image_size": SIZE, "patch_size": 4},
+            "vision_config": {
+                **tower,
+                "hidden_size": 96,
+                "intermediate_size": 192,
+                "image_size": SIZE,
+                "patch_size": 4,
+            },
         },
-        data=_raw(fields=("frames", "tokens"), image_batch_size=128),
-        optimizer={"learning_rate": 1e-3, "warmup_steps": 50, "final_fraction": 0.02, "weight_decay": 0.05},
-        num_steps=2000,
+        data=_raw(fields=("frames", "tokens"), image_batch_size=96),
+        optimizer={"learning_rate": 2e-3, "warmup_steps": 50, "final_fraction": 0.02, "weight_decay": 0.05},
+        num_steps=1000,
     )
 
 
@@ -200,8 +202,8 @@ def _depth() -> ConfigDict:
             "layer_norm_eps": 1e-6,
         },
         data=_raw(fields=("frames", "depth"), image_fraction=0.0, num_frames=4, batch_size=8),
-        optimizer={"learning_rate": 1e-3, "warmup_steps": 50, "final_fraction": 0.02, "weight_decay": 0.01},
-        num_steps=2000,
+        optimizer={"learning_rate": 2e-3, "warmup_steps": 50, "final_fraction": 0.02, "weight_decay": 0.01},
+        num_steps=700,
     )
 
 
@@ -212,16 +214,16 @@ def _prior() -> ConfigDict:
         model={
             "_class_name": "PriorTransformer",
             "num_attention_heads": 4,
-            "attention_head_dim": 32,
-            "num_layers": 4,
+            "attention_head_dim": 16,
+            "num_layers": 3,
             "embedding_dim": CONTENT,
             "embedding_proj_dim": CONTENT,
             "num_embeddings": CONTEXT_LENGTH,
             "additional_embeddings": 4,
         },
         frozen=_frozen("clip"),
-        data=_encoded_data(fields=("content", "tokens", "latents"), image_batch_size=128, image_fraction=1.0),
-        num_steps=3000,
+        data=_encoded_data(fields=("content", "tokens", "latents"), image_batch_size=64, image_fraction=1.0),
+        num_steps=1000,
     )
 
 
@@ -234,8 +236,8 @@ def _encoded_data(**fields) -> dict:
         "folder": "../encoded",
         "fields": ("latents", "structure", "structure_level", "content"),
         "levels": tuple(range(8)),  # permitted t_s
-        "batch_size": 16,  # clips
-        "image_batch_size": 128,  # images: as many frames as in a video batch
+        "batch_size": 8,  # clips
+        "image_batch_size": 64,  # images: as many frames as in a video batch
         "image_fraction": 0.125,
         "num_threads": 1,
         "num_workers": 0,
@@ -275,7 +277,7 @@ def _stage(name: str, init_from: str, num_steps: int, rate: float, levels: tuple
 
 def _image() -> ConfigDict:
     return _stage(
-        "image", "", 800, 1e-3, (0,),
+        "image", "", 500, 1e-3, (0,),
         model=_unet(temporal=False, structured=False),
         data=_encoded_data(fields=("latents", "content"), image_fraction=1.0),
     )  # fmt: skip
@@ -283,7 +285,7 @@ def _image() -> ConfigDict:
 
 def _video() -> ConfigDict:
     return _stage(
-        "video", "../image/model", 800, 1e-3, (0,),
+        "video", "../image/model", 350, 1e-3, (0,),
         model=_unet(temporal=True, structured=False),
         merge={"new": ("temporal",), "dropped": (), "widened": ()},
         data=_encoded_data(fields=("latents", "content")),
@@ -292,7 +294,7 @@ def _video() -> ConfigDict:
 
 def _structure() -> ConfigDict:
     return _stage(
-        "structure", "../video/model", 2000, 1e-3, (0,),
+        "structure", "../video/model", 800, 1e-3, (0,),
         model=_unet(temporal=True, structured=True),
         merge={"new": (), "dropped": (), "widened": ("^conv_in/kernel$",)},
         data=_encoded_data(levels=(0,)),
@@ -302,7 +304,7 @@ def _structure() -> ConfigDict:
 def _blur() -> ConfigDict:
     levels = tuple(range(8))
     return _stage(
-        "blur", "../structure/model", 2000, 5e-4, levels,
+        "blur", "../structure/model", 800, 5e-4, levels,
         model=_unet(temporal=True, structured=True),
         data=_encoded_data(levels=levels),
     )  # fmt: skip
@@ -341,7 +343,7 @@ def _evaluation() -> ConfigDict:
             "structure_level": (0, 3, 7),  # the first of each control is shared while another varies
             "temporal_scale": (1.0, 0.0, 0.5, 1.5),
             "guidance_scale": (4.0,),
-            "num_steps": 25,  # DDIM
+            "num_steps": 20,  # DDIM
             "batch_size": 16,
             "num_pictured": 8,  # clips on the contact sheet
             "seed": 0,

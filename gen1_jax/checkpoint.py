@@ -1,5 +1,6 @@
 """Checkpoints of a run: the state, and the data iterator's place, saved together by orbax."""
 
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,19 @@ class Checkpoints:
     """The checkpoints of one run folder; saving is asynchronous, and a checkpoint appears whole or not at all."""
 
     def __init__(self, folder: str | Path, keep: int = 2):
+        self._folder, self._keep = Path(folder).absolute(), keep
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Made when it is needed: a run that fails before its first save leaves no folder."""
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every file it touches
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True)
+        handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
+        return ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     @property
     def latest_step(self) -> int | None:
-        return self._manager.latest_step()
+        return self._manager.latest_step() if self._folder.is_dir() else None
 
     def save(self, step: int, state: Any, data: dict) -> None:
         """Begins to save; returns once the arrays are copied. A step that is already there stays as it is."""
@@ -36,17 +43,32 @@ class Checkpoints:
           template: a state of the wanted shapes, types and shardings.
 
         Raises:
-          UserError: the checkpoint is of another model.
+          UserError: the checkpoint is of another model, or damaged.
         """
         step = self.latest_step
         if step is None:
             return None
+        try:
+            return self._restore(step, template)
+        except UserError:
+            raise
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            raise UserError(
+                f"the checkpoint in {self._folder / str(step)} cannot be read; remove that folder "
+                f"to go on from the one before: {type(error).__name__}: {str(error)[:200]}"
+            ) from error
+
+    def _restore(self, step: int, template: Any) -> tuple[Any, dict]:
         saved = self._manager.item_metadata(step)["state"]
         shapes = [dict(_shapes(tree)) for tree in (getattr(saved, "tree", saved), template)]
         if shapes[0] != shapes[1]:
-            name = sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k))[0]
+            name = sorted(
+                k
+                for k in shapes[0].keys() | shapes[1].keys()
+                if shapes[0].get(k) != shapes[1].get(k)
+            )[0]
             raise UserError(
-                f"the checkpoint in {self._manager.directory} is of another model: {name} is "
+                f"the checkpoint in {self._folder} is of another model: {name} is "
                 f"{shapes[0].get(name, 'absent')} there and {shapes[1].get(name, 'absent')} in the config"
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
@@ -58,10 +80,16 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for a save under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        if "_manager" in self.__dict__:
+            self._manager.wait_until_finished()
+            self._manager.close()
 
 
 def _shapes(tree: Any):
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        yield "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path), leaf.shape
+        yield (
+            "/".join(
+                str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path
+            ),
+            leaf.shape,
+        )

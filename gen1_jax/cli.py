@@ -24,13 +24,18 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Runs a subcommand; returns the exit code."""
     warnings.showwarning = _show_warning
-    parser = _Parser(prog="gen1", description="Edit videos, and train the model that does: Gen-1 in JAX.")
+    parser = _Parser(
+        prog="gen1", description="Edit videos, and train the model that does: Gen-1 in JAX."
+    )
     parser.add_argument("--version", action="version", version=f"gen1-jax {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     modules = {name: importlib.import_module(f"gen1_jax.commands.{name}") for name in COMMANDS}
     for name, module in modules.items():
         subparser = subparsers.add_parser(
-            name, help=module.HELP, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(subparser)
     try:

@@ -40,7 +40,9 @@ class Conditioner:
     prior: nn.Module | None = None
 
     @classmethod
-    def load(cls, folders: dict[str, str | Path], dtype: Any = None) -> tuple["Conditioner", Frozen]:
+    def load(
+        cls, folders: dict[str, str | Path], dtype: Any = None
+    ) -> tuple["Conditioner", Frozen]:
         """Modules and parameters from model folders by name (vae, clip, depth, prior).
 
         Raises:
@@ -54,9 +56,13 @@ class Conditioner:
         }
         modules, frozen = {}, {}
         for name, folder in folders.items():
+            if name not in kinds:
+                raise UserError(f"unknown frozen model {name!r}; accepted: {', '.join(kinds)}")
             module, params = load_model(folder, dtype=dtype)
             if type(module).__name__ != kinds[name]:
-                raise UserError(f"{folder} holds {type(module).__name__}; {name} must be {kinds[name]}")
+                raise UserError(
+                    f"{folder} holds {type(module).__name__}; {name} must be {kinds[name]}"
+                )
             modules[name], frozen[name] = module, params
         return cls(**modules), frozen
 
@@ -66,7 +72,9 @@ class Conditioner:
         """Images [b n H W 3] in [−1, 1] → scaled latents [b n h w c] (the mean of E)."""
         b = images.shape[0]
         mean, _ = self.vae.apply(
-            {"params": frozen["vae"]}, rearrange(images, "b n h w c -> (b n) h w c"), method="encode"
+            {"params": frozen["vae"]},
+            rearrange(images, "b n h w c -> (b n) h w c"),
+            method="encode",
         )
         return rearrange(mean * self.vae.scaling_factor, "(b n) h w c -> b n h w c", b=b)
 
@@ -117,7 +125,9 @@ class Conditioner:
 
     def text_condition(self, frozen: Frozen, tokens: jax.Array) -> prior_diffusion.TextCondition:
         """Tokens [b l] → what the prior reads. Tokens after the first end-of-text are masked."""
-        hidden, embed = self.clip.apply({"params": frozen["clip"]}, tokens, method="text_hidden_states")
+        hidden, embed = self.clip.apply(
+            {"params": frozen["clip"]}, tokens, method="text_hidden_states"
+        )
         return prior_diffusion.TextCondition(to_content(embed), hidden, self.token_mask(tokens))
 
     def token_mask(self, tokens: jax.Array) -> jax.Array:
@@ -156,21 +166,33 @@ class Conditioner:
 
     # ---------------------------------------------------------------- whole batches
 
-    def encode_batch(self, frozen: Frozen, batch: Batch, key: jax.Array, levels: tuple[int, ...]) -> Batch:
+    def encode_batch(
+        self, frozen: Frozen, batch: Batch, key: jax.Array, levels: tuple[int, ...]
+    ) -> Batch:
         """Raw → encoded form: a random permitted t_s, the content of a random frame, estimated depth."""
+        missing = [name for name in ("vae", "clip", "depth") if getattr(self, name) is None]
+        if missing:
+            raise UserError(
+                "raw batches need the frozen models vae, clip and depth in the config; missing: "
+                f"{', '.join(missing)}"
+            )
         level_key, frame_key = jax.random.split(key)
         b, n = batch.frames.shape[:2]
         level = jnp.asarray(levels, jnp.int32)[jax.random.randint(level_key, (b,), 0, len(levels))]
         chosen = jax.random.randint(frame_key, (b,), 0, n)
         return Batch(
             latents=self.encode_frames(frozen, batch.frames),
-            structure=self.encode_structure(frozen, self.estimate_depth(frozen, batch.frames), level),
+            structure=self.encode_structure(
+                frozen, self.estimate_depth(frozen, batch.frames), level
+            ),
             structure_level=level,
             content=self.image_content(frozen, batch.frames[jnp.arange(b), chosen]),
             tokens=batch.tokens,
         )
 
-    def encode_record(self, frozen: Frozen, frames: jax.Array, levels: jax.Array) -> dict[str, jax.Array]:
+    def encode_record(
+        self, frozen: Frozen, frames: jax.Array, levels: jax.Array
+    ) -> dict[str, jax.Array]:
         """What `precompute` stores of clips [b n H W 3]: latents, the structure at each of levels [b k], the content
         of every frame."""
         depth = self.estimate_depth(frozen, frames)
@@ -184,15 +206,23 @@ class Conditioner:
 
 
 ALL_LEVELS = tuple(range(NUM_LEVELS))
+# What gen1.json must hold.
+SETTINGS = ("schedule", "spacing", "size", "num_frames", "guidance_scale", "prior")
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """A pipeline folder's gen1.json: the schedule, and the sizes the model was trained at."""
+    path = folder / "gen1.json"
     try:
-        return json.loads((folder / "gen1.json").read_text())
-    except FileNotFoundError:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
         raise UserError(
-            f"{folder} is no pipeline folder: it has no gen1.json; accepted: the `pipeline` folder of a run"
+            f"{folder} is no pipeline folder: it has no readable gen1.json; accepted: the "
+            "`pipeline` folder of a run"
         ) from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder / 'gen1.json'} is not valid JSON: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+    missing = [n for n in SETTINGS if not isinstance(settings, dict) or n not in settings]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; needed: {', '.join(SETTINGS)}")
+    return settings

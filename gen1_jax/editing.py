@@ -1,11 +1,13 @@
 """Editing a clip: frames and a prompt (or a picture) in, frames out.
 
-    editor = VideoEditor.load("runs/demo/pipeline")
-    edit = editor.edit(read_video("clip.mp4", num_frames=8).frames, prompt="a blue ball on snow")
-    write_video("out.mp4", edit.frames, fps=8)
+editor = VideoEditor.load("runs/demo/pipeline")
+edit = editor.edit(read_video("clip.mp4", num_frames=8).frames, prompt="a blue ball on snow")
+write_video("out.mp4", edit.frames, fps=8)
 """
 
 import dataclasses
+import functools
+import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from gen1_jax.conditioning import Conditioner, Frozen, read_settings
 from gen1_jax.diffusion import Schedule, make_schedule
 from gen1_jax.errors import UserError
 from gen1_jax.objectives import sample_latents
-from gen1_jax.structure import NUM_LEVELS, blur, normalise_clip
+from gen1_jax.structure import LEVEL_CHANNELS, NUM_LEVELS, blur, normalise_clip
 from gen1_jax.tokenizer import Tokenizer, load_tokenizer
 from gen1_jax.weights.folder import load_model
 
@@ -35,12 +37,20 @@ class Controls:
     def check(self) -> None:
         """Raises UserError where a control is out of its range."""
         levels = np.atleast_1d(self.structure_level)
-        if not np.issubdtype(levels.dtype, np.integer) or levels.min() < 0 or levels.max() >= NUM_LEVELS:
-            raise UserError(f"structure level {self.structure_level}; whole numbers 0 to {NUM_LEVELS - 1} are accepted")
+        if (
+            not np.issubdtype(levels.dtype, np.integer)
+            or levels.min() < 0
+            or levels.max() >= NUM_LEVELS
+        ):
+            raise UserError(
+                f"structure level {self.structure_level}; whole numbers 0 to {NUM_LEVELS - 1} are accepted"
+            )
         for name in ("temporal_scale", "guidance_scale"):
             value = getattr(self, name)
             if value is not None and not np.all(np.isfinite(value)):
                 raise UserError(f"{name.replace('_', ' ')} {value}; a finite number is accepted")
+        if not isinstance(self.num_steps, int) or not 1 <= self.num_steps <= 1000:
+            raise UserError(f"steps {self.num_steps}; whole numbers 1 to 1000 are accepted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,22 +103,38 @@ class VideoEditor:
         conditioner, params = Conditioner.load({name: folder / name for name in names}, dtype)
         unet, unet_params = load_model(folder / "unet", dtype=dtype)
         if not hasattr(unet, "max_frames"):
-            raise UserError(f"{folder / 'unet'} holds {type(unet).__name__}; unet must be VideoUNet")
+            raise UserError(
+                f"{folder / 'unet'} holds {type(unet).__name__}; unet must be VideoUNet"
+            )
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        _check_parts(folder, unet, conditioner, tokenizer)
         params = jax.device_put({**params, "unet": unet_params})
-        return cls(unet, conditioner, params, load_tokenizer(folder / "tokenizer"), settings)
+        return cls(unet, conditioner, params, tokenizer, settings)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Tells this model from others: eight letters, of a sample of every parameter of the UNet."""
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.params["unet"]):
+            digest.update(np.asarray(leaf.ravel()[:64]).tobytes())
+        return digest.hexdigest()[:8]
 
     # ---------------------------------------------------------------- content
 
     def text_content(self, prompts: list[str], seed: int = 0) -> jax.Array:
-        """Prompts → content [b d], sampled by the prior. A prompt's content depends on the seed alone.
+        """Prompts → content [b d], sampled by the prior; noise depends on the seed and the place.
 
         Raises:
           UserError: an empty prompt.
         """
         if any(not prompt.strip() for prompt in prompts):
-            raise UserError("the prompt is empty; say what the video should look like, or give an image")
+            raise UserError(
+                "the prompt is empty; say what the video should look like, or give an image"
+            )
         null = self.tokenizer.encode([""])
-        return self._text_content(self.params, self.tokenizer.encode(prompts), null, jax.random.key(seed))
+        return self._text_content(
+            self.params, self.tokenizer.encode(prompts), null, jax.random.key(seed)
+        )
 
     def image_content(self, images: np.ndarray) -> jax.Array:
         """Pictures [b H W 3] uint8 → content [b d]."""
@@ -141,12 +167,20 @@ class VideoEditor:
         """
         if (prompt is None) == (image is None):
             raise UserError("give either a prompt or an image to take the content from")
+        if image is not None and (
+            image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8
+        ):
+            raise UserError(f"an image of {image.dtype} {image.shape}; [H W 3] uint8 is accepted")
         if prompt is not None:
             content = self.text_content([prompt], seed)
         else:
             content = self.image_content(image[None])
         return self.edit_batch(
-            frames[None], content, depth=None if depth is None else depth[None], seed=seed, **controls
+            frames[None],
+            content,
+            depth=None if depth is None else depth[None],
+            seed=seed,
+            **controls,
         )[0]
 
     def edit_batch(
@@ -161,12 +195,22 @@ class VideoEditor:
         """Edits clips [b n H W 3] towards content [b d]; see `edit`. Noise depends on the seed and place in the batch."""
         controls = Controls(**controls)
         controls.check()
+        if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
+            raise UserError(
+                f"clips of {frames.dtype} {frames.shape}; [b n H W 3] uint8 is accepted"
+            )
+        if depth is not None and depth.shape != frames.shape[:-1]:
+            raise UserError(
+                f"depth of {depth.shape}; that of the frames, {frames.shape[:-1]}, is accepted"
+            )
         b, n, height, width, _ = frames.shape
         factor = self.conditioner.vae.spatial_factor
         if height % factor or width % factor:
             raise UserError(f"frames of {height} x {width}: sides must be multiples of {factor}")
         if n > self.unet.max_frames:
-            raise UserError(f"{n} frames: this model takes at most {self.unet.max_frames} at a time")
+            raise UserError(
+                f"{n} frames: this model takes at most {self.unet.max_frames} at a time"
+            )
         if depth is None:
             depth = self._depth(self.params, frames)
         guidance = controls.guidance_scale
@@ -204,3 +248,21 @@ class VideoEditor:
             spacing=self.settings["spacing"],
         )
         return self.conditioner.decode(params, latents), blur(normalise_clip(depth), level)
+
+
+def _check_parts(folder: Path, unet: Any, conditioner: Conditioner, tokenizer: Tokenizer) -> None:
+    """Raises UserError where the parts are each whole, but not of one pipeline."""
+    latents, width = conditioner.vae.latent_channels, conditioner.clip.projection_dim
+    length = conditioner.clip.text_config.max_position_embeddings
+    channels = 2 * latents + LEVEL_CHANNELS
+    for part, what, got, wanted in (
+        ("unet", "in_channels (latents, structure, level)", unet.in_channels, channels),
+        ("unet", "out_channels", unet.out_channels, latents),
+        ("unet", "cross_attention_dim", unet.cross_attention_dim, width),
+        ("prior", "embedding_dim", conditioner.prior.embedding_dim, width),
+        ("tokenizer", "context length", tokenizer.context_length, length),
+    ):
+        if got != wanted:
+            raise UserError(
+                f"{folder / part}: {what} is {got}; the other parts of the pipeline take {wanted}"
+            )

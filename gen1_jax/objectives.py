@@ -68,7 +68,9 @@ def make_objective(
     accepted = make.__kwdefaults__ or {}
     unknown = sorted(set(settings) - set(accepted))
     if unknown:
-        raise UserError(f"objective {name} has no setting {unknown[0]!r}; accepted: {', '.join(accepted)}")
+        raise UserError(
+            f"objective {name} has no setting {unknown[0]!r}; accepted: {', '.join(accepted)}"
+        )
     return make(module, conditioner, **settings)
 
 
@@ -76,7 +78,11 @@ def make_objective(
 
 
 def autoencoder(
-    module: nn.Module, conditioner: Conditioner, *, kl_weight: float = 1e-6, initial_logvar: float = -6.0
+    module: nn.Module,
+    conditioner: Conditioner,
+    *,
+    kl_weight: float = 1e-6,
+    initial_logvar: float = -6.0,
 ) -> Objective:
     """|x − D(E(x))| + its square, plus the KL of q(z|x) to N(0, 1), a mean over pixels and over latents."""
 
@@ -102,7 +108,9 @@ def autoencoder(
 
     def preview(params, frozen, batch):
         frames = np.asarray(batch.frames[:8, 0])
-        images = np.clip((np.asarray(reconstruct(params, frames)) + 1) * 127.5, 0, 255).astype(np.uint8)
+        images = np.clip((np.asarray(reconstruct(params, frames)) + 1) * 127.5, 0, 255).astype(
+            np.uint8
+        )
         return {"reconstruction": _grid(frames, images)}
 
     @jax.jit
@@ -123,7 +131,9 @@ def autoencoder(
 # -------------------------------------------------------------------------------- CLIP
 
 
-def contrastive(module: nn.Module, conditioner: Conditioner, *, max_logit_scale: float = 4.6052) -> Objective:
+def contrastive(
+    module: nn.Module, conditioner: Conditioner, *, max_logit_scale: float = 4.6052
+) -> Objective:
     """CLIP's symmetric cross-entropy between frames and captions; captions that are equal count as one."""
 
     def logits(params, batch):
@@ -136,7 +146,9 @@ def contrastive(module: nn.Module, conditioner: Conditioner, *, max_logit_scale:
         scores = logits(params, batch)
         same = jnp.all(batch.tokens[:, None] == batch.tokens[None], axis=-1)
         goal = same / same.sum(-1, keepdims=True)
-        both = optax.softmax_cross_entropy(scores, goal) + optax.softmax_cross_entropy(scores.T, goal)
+        both = optax.softmax_cross_entropy(scores, goal) + optax.softmax_cross_entropy(
+            scores.T, goal
+        )
         hit = jnp.take_along_axis(same, scores.argmax(-1)[:, None], axis=-1)
         return both.mean() / 2, {"retrieval": hit.mean()}
 
@@ -149,7 +161,7 @@ def contrastive(module: nn.Module, conditioner: Conditioner, *, max_logit_scale:
 def depth(
     module: nn.Module, conditioner: Conditioner, *, gradient_weight: float = 0.5, scales: int = 3
 ) -> Objective:
-    """MiDaS's scale-and-shift-invariant error with its gradient term (Ranftl et al. 1907.01341, eq. 5, 7 and 11).
+    """MiDaS's scale-and-shift-invariant error with its gradient term (Ranftl et al. 1907.01341, eq. 5, 6, 11).
 
     Scale and shift are one pair for a clip, not for a frame, so that the estimate does not flicker.
     """
@@ -162,20 +174,26 @@ def depth(
 
     def loss(params, frozen, batch, key):
         predicted, truth = estimate(params, batch.frames), batch.depth
-        # Least squares of truth on the prediction, in closed form over the clip.
+        # Both to zero mean and unit mean deviation over the clip. (A least-squares scale would do, but it may be
+        # negative, and then a network learns depth upside down.)
         axes = (1, 2, 3)
-        p = predicted - predicted.mean(axes, keepdims=True)
-        t = truth - truth.mean(axes, keepdims=True)
-        spread = jnp.sqrt(jnp.square(t).mean(axes, keepdims=True)) + 1e-6
-        scale = (p * t).sum(axes, keepdims=True) / (jnp.square(p).sum(axes, keepdims=True) + 1e-6)
-        error = (scale * p - t) / spread
+
+        def standardise(x):
+            x = x - x.mean(axes, keepdims=True)
+            return x / (jnp.abs(x).mean(axes, keepdims=True) + 1e-6)
+
+        p, t = standardise(predicted), standardise(truth)
+        error = p - t
         total = jnp.abs(error).mean()
         for k in range(scales):
             e = error[:, :, :: 2**k, :: 2**k]
-            total += gradient_weight / scales * (
-                jnp.abs(jnp.diff(e, axis=2)).mean() + jnp.abs(jnp.diff(e, axis=3)).mean()
+            total += (
+                gradient_weight
+                / scales
+                * (jnp.abs(jnp.diff(e, axis=2)).mean() + jnp.abs(jnp.diff(e, axis=3)).mean())
             )
-        correlation = (p * t).mean(axes) / (jnp.sqrt(jnp.square(p).mean(axes)) * spread[:, 0, 0, 0] + 1e-6)
+        norm = jnp.sqrt(jnp.square(p).sum(axes) * jnp.square(t).sum(axes))
+        correlation = (p * t).sum(axes) / (norm + 1e-6)
         return total, {"correlation": correlation.mean()}
 
     jitted = jax.jit(estimate)
@@ -183,7 +201,9 @@ def depth(
     def preview(params, frozen, batch):
         frames, truth = np.asarray(batch.frames[:8, :1]), np.asarray(batch.depth[:8, :1])
         estimated = np.asarray(jitted(params, frames))
-        maps = [np.concatenate([pictures.colour_depth(d) for d in each]) for each in (truth, estimated)]
+        maps = [
+            np.concatenate([pictures.colour_depth(d) for d in each]) for each in (truth, estimated)
+        ]
         return {"depth": _grid(frames[:, 0], *maps)}
 
     return Objective(loss, preview)
@@ -229,7 +249,9 @@ def prior(module: nn.Module, conditioner: Conditioner, *, drop_rate: float = 0.1
         )
 
     def preview(params, frozen, batch):
-        sampled, true = (to_content(x) for x in (sample(params, frozen, batch.tokens), batch.content))
+        sampled, true = (
+            to_content(x) for x in (sample(params, frozen, batch.tokens), batch.content)
+        )
         return {"cosine": float((sampled * true).mean(-1).mean())}
 
     return Objective(loss, preview, prepare=prepare)
@@ -258,7 +280,9 @@ def diffusion(
     def loss(params, frozen, batch, key):
         time_key, noise_key, drop_key, encode_key = jax.random.split(key, 4)
         if not batch.encoded:
-            batch = jax.lax.stop_gradient(conditioner.encode_batch(frozen, batch, encode_key, tuple(levels)))
+            batch = jax.lax.stop_gradient(
+                conditioner.encode_batch(frozen, batch, encode_key, tuple(levels))
+            )
         z0 = batch.latents
         t = jax.random.randint(time_key, z0.shape[:1], 0, schedule.num_timesteps)
         eps = jax.random.normal(noise_key, z0.shape)
@@ -282,6 +306,7 @@ def diffusion(
             *condition(batch),
             guidance_scale=preview_guidance,
             num_steps=preview_steps,
+            spacing="trailing" if zero_terminal_snr else "leading",
         )
         return conditioner.decode(frozen, batch.latents), conditioner.decode(frozen, sampled)
 

@@ -25,7 +25,16 @@ from gen1_jax.conditioning import Conditioner, Frozen
 from gen1_jax.errors import UserError
 from gen1_jax.objectives import Loss, Objective, make_objective
 from gen1_jax.parallel import make_mesh, put_batch, replicated, state_sharding
-from gen1_jax.weights.folder import init_params, load_model, merge_params, module_from_config, save_model
+from gen1_jax.weights.folder import (
+    init_params,
+    load_model,
+    merge_params,
+    module_from_config,
+    param_template,
+    save_model,
+)
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @flax.struct.dataclass
@@ -50,13 +59,15 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update: gradient, AdamW, moving average. Same seed, step and batch give the same numbers."""
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, frozen, batch, key)
+    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
+        state.params, frozen, batch, key
+    )
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     # The average follows closely while there is little to average.
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
     ema = optax.incremental_update(params, state.ema, 1 - decay)
-    metrics = {"loss": value, "gradient_norm": optax.global_norm(gradient), **metrics}
+    metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient), **metrics}
     return TrainState(state.step + 1, params, ema, opt_state), metrics
 
 
@@ -73,11 +84,16 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """AdamW with clipping; linear warm-up, then a cosine to `final_fraction` of the rate. Decay on matrices only."""
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, warmup_steps, max(num_steps, warmup_steps + 1), learning_rate * final_fraction
+        0.0,
+        learning_rate,
+        warmup_steps,
+        max(num_steps, warmup_steps + 1),
+        learning_rate * final_fraction,
     )
 
     def is_matrix(params):
-        return jax.tree.map(lambda x: x.ndim > 1, params)
+        # By name: statistics of the data and tables of positions have two axes too.
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
@@ -112,6 +128,7 @@ def train(
       UserError: bad settings, or a checkpoint or starting model that does not fit.
       Stopped: stopped by a signal, after saving.
     """
+    _check_settings(config)
     workdir = Path(workdir)
     folder = workdir / "model"
     if (folder / "config.json").exists() and _finished_steps(workdir) == config.num_steps:
@@ -128,21 +145,28 @@ def train(
     mesh = make_mesh(**config.mesh)
     batches = iter(make_batches())
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints)
-    state = _create_state(config, module, optimizer, mesh)
     frozen = jax.device_put(frozen, replicated(mesh))
 
-    # ---- restore, or prepare from the data
-    restored = checkpoints.restore(state)
+    # ---- restore, or create and prepare from the data
+    restored = checkpoints.restore(_state_template(module, optimizer, mesh))
     if restored is not None:
         state, data_state = restored
-        batches.set_state(data_state)
+        if int(state.step) > config.num_steps:
+            raise UserError(
+                f"{config.name}: {workdir} holds a checkpoint of step {int(state.step)}, beyond "
+                f"num_steps={config.num_steps}; accepted: at least as many, or a new folder"
+            )
+        _set_data_state(batches, data_state, config.name)
     else:
+        state = _create_state(config, module, optimizer, mesh)
         data_state = batches.get_state()
         typed = (Batch.from_dict(batch) for batch in batches)
         params = objective.prepare(state.params, frozen, typed)
         batches.set_state(data_state)
         if params is not state.params:
-            params = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, state.params)
+            params = jax.tree.map(
+                lambda new, old: jax.device_put(new, old.sharding), params, state.params
+            )
             state = state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
 
     step_fn = jax.jit(
@@ -157,14 +181,22 @@ def train(
     )
     preview = _Previews(config, workdir, objective, make_preview_batch)
     first = int(state.step)
-    writer = SummaryWriter(str(workdir / "logs"), max_queue=100)
+    # What was logged after the checkpoint is logged again.
+    purge = first + 1 if first else None
+    writer = SummaryWriter(str(workdir / "logs"), max_queue=100, purge_step=purge)
     bar = tqdm(
-        total=config.num_steps, initial=first, desc=f"train {config.name:<12}", unit="step", disable=not progress,
-        dynamic_ncols=True, smoothing=0.05,
+        total=config.num_steps,
+        initial=first,
+        desc=f"train {config.name:<12}",
+        unit="step",
+        disable=not progress,
+        dynamic_ncols=True,
+        smoothing=0.05,
     )
 
     # ---- the loop: data, step, log, sample, save
     with contextlib.ExitStack() as stack:
+        stack.callback(getattr(batches, "close", lambda: None))
         stack.callback(writer.close)
         stack.callback(checkpoints.close)
         stack.callback(bar.close)
@@ -175,51 +207,92 @@ def train(
             state, metrics = step_fn(state, batch, frozen)
             done = step + 1
             bar.update()
-            if done % config.log_every == 0 or done == config.num_steps:
+            last, stopping = done == config.num_steps, stop.is_set()
+            saving = last or stopping or done % config.checkpoint_every == 0
+            logging = last or done % config.log_every == 0
+            if logging or saving:
                 values = {name: float(value) for name, value in metrics.items()}
-                if not np.isfinite(values["loss"]):
-                    raise UserError(f"{config.name}: the loss is {values['loss']} at step {done}; lower the rate")
+                if not np.isfinite([values["loss"], values["gradient_norm"]]).all():
+                    raise UserError(
+                        f"{config.name}: at step {done} the loss is {values['loss']}, its gradient "
+                        f"{values['gradient_norm']}; lower the learning rate"
+                    )
+            if logging:
                 kind = "image" if batch.num_frames == 1 else "video"
                 for name, value in values.items():
                     writer.add_scalar(f"{name}/{kind}" if name == "loss" else name, value, done)
                 elapsed = time.perf_counter() - start
                 writer.add_scalar("steps_per_second", (done - started_at) / elapsed, done)
                 bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k != "gradient_norm"})
-            if done % config.sample_every == 0 or done == config.num_steps:
+            if last or done % config.sample_every == 0:
                 preview(state.ema, frozen, done, writer)
-            if stop.is_set() or done % config.checkpoint_every == 0 or done == config.num_steps:
+            if saving:
                 checkpoints.save(done, state, batches.get_state())
-            if stop.is_set():
+            if stopping:
                 checkpoints.close()
-                raise Stopped(f"{config.name}: stopped and saved at step {done} of {config.num_steps}")
+                raise Stopped(
+                    f"{config.name}: stopped and saved at step {done} of {config.num_steps}"
+                )
 
         # ---- the finished model
         typed = (Batch.from_dict(batch) for batch in batches)
         module = objective.finish(module, state.ema, typed)
         save_model(folder, module, jax.device_get(state.ema))
         (workdir / "finished.json").write_text(json.dumps({"steps": config.num_steps}) + "\n")
-    close = getattr(batches, "close", None)
-    if close:
-        close()
     return folder
 
 
+def _check_settings(config) -> None:
+    counts = ("num_steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints")
+    for name in counts:
+        if config[name] < 1:
+            raise UserError(f"{config.name}: {name} is {config[name]}; 1 or more is accepted")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"{config.name}: seed is {config.seed}; 0 to {2**32 - 1} are accepted")
+    if config.dtype not in DTYPES:
+        raise UserError(f"{config.name}: dtype is {config.dtype!r}; accepted: {', '.join(DTYPES)}")
+
+
+def _set_data_state(batches, data_state: dict, name: str) -> None:
+    try:
+        batches.set_state(data_state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{name}: the checkpoint's place in the data does not fit the config's data, which "
+            f"must stay as they were: {error}"
+        ) from error
+
+
+def _new_state(optimizer, params) -> TrainState:
+    ema = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+
+
+def _state_template(module: nn.Module, optimizer, mesh) -> TrainState:
+    """Shapes, types and shardings of a state, without computing any."""
+    shapes = jax.eval_shape(partial(_new_state, optimizer), param_template(module))
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        state_sharding(mesh, shapes),
+    )
+
+
 def _create_state(config, module: nn.Module, optimizer, mesh) -> TrainState:
-    """Random parameters, or those of `init_from` merged loudly, with their optimizer state; sharded at birth."""
+    """Random parameters, or those of `init_from` merged loudly; the state is sharded at birth."""
     loaded = None
     if config.init_from:
         _, loaded = load_model(config.init_from)
-
-    def create(params) -> TrainState:
-        ema = jax.tree.map(jnp.copy, params)
-        return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
 
     key = jax.random.fold_in(jax.random.key(config.seed), 0x1217)
     if loaded is None:
         params = init_params(module, key)
     else:
-        params, report = merge_params(init_params(module, key, known=loaded), loaded, **config.merge.to_dict())
+        params, report = merge_params(
+            init_params(module, key, known=loaded), loaded, **config.merge.to_dict()
+        )
         tqdm.write(f"{config.name}: from {config.init_from}: {report}")
+    create = partial(_new_state, optimizer)
     sharding = state_sharding(mesh, jax.eval_shape(create, params))
     return jax.jit(create, out_shardings=sharding)(params)
 

@@ -5,6 +5,9 @@ starts have them too.
 """
 
 import os
+from functools import partial
+
+import pytest
 
 # The suite needs no accelerator; name one to run it there: `JAX_PLATFORMS=cuda make test`.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -20,3 +23,32 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test may depend on a download or on a display.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+
+
+@pytest.fixture(scope="session")
+def micro_run(tmp_path_factory):
+    """A run folder of the smallest models: world, tokenizer, models, encoded clips, pipeline."""
+    from micro_run import make_run
+
+    root = tmp_path_factory.mktemp("micro")
+    with pytest.MonkeyPatch.context() as patch:
+        compile_fast(patch, root)
+        make_run(root)
+    return root
+
+
+@pytest.fixture
+def quick(monkeypatch, micro_run):
+    """Programs that compile fast and run slowly, on one device, each compiled once a session."""
+    compile_fast(monkeypatch, micro_run)
+
+
+def compile_fast(monkeypatch, root) -> None:
+    import jax
+    from tiny_unet import quick_jit
+
+    from gen1_jax import training
+    from gen1_jax.parallel import make_mesh
+
+    monkeypatch.setattr(jax, "jit", quick_jit)
+    monkeypatch.setattr(training, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))

@@ -58,7 +58,7 @@ CONFIGS = {
     config.name: config
     for config in (
         MovingShapesConfig(name="demo", description="for `make demo`", counts=(1024, 64, 64)),
-        MovingShapesConfig(name="tiny", description="for configs/tiny", counts=(6144, 128, 256)),
+        MovingShapesConfig(name="tiny", description="for configs/tiny", counts=(4096, 64, 128)),
         MovingShapesConfig(name="test", description="for tests", counts=(24, 8, 8)),
     )
 }

@@ -12,9 +12,15 @@ HELP = "make the world, train every part, edit held-out clips, measure"
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--config", required=True, help="a config by name or path: demo, configs/tiny.py")
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of the run, one subfolder a part")
-    parser.add_argument("--parts", nargs="+", metavar="PART", help="only these parts, in this order")
+    parser.add_argument(
+        "--config", required=True, help="a config by name or path: demo, configs/tiny.py"
+    )
+    parser.add_argument(
+        "--workdir", required=True, type=Path, help="folder of the run, one subfolder a part"
+    )
+    parser.add_argument(
+        "--parts", nargs="+", metavar="PART", help="only these parts, in this order"
+    )
     parser.add_argument("--no-progress", action="store_true", help="no bars")
 
 
@@ -23,7 +29,9 @@ def run(args) -> None:
 
     config = load_config(args.config)
     if config.kind != "all":
-        raise UserError(f"--config {args.config}: a whole config is accepted, without :part; `gen1 train` runs one part")
+        raise UserError(
+            f"--config {args.config}: a whole config is accepted, without :part; `gen1 train` runs one part"
+        )
     for part in args.parts or ():
         if part not in config.parts:
             raise UserError(f"--parts {part}: no such part; known: {', '.join(config.parts)}")

@@ -39,9 +39,13 @@ def load_config(spec: str, overrides: list[str] = (), default_part: str = "all")
             config.update_from_flattened_dict({path: value})
         except (KeyError, AttributeError, TypeError, ValueError):
             known = ", ".join(sorted(_paths(config.to_dict())))
-            raise UserError(f"--set {override}: no such key, or another type; keys: {known}") from None
+            raise UserError(
+                f"--set {override}: no such key, or another type; keys: {known}"
+            ) from None
         if path not in _paths(config.to_dict()):
-            raise UserError(f"--set {override}: unknown key; keys: {', '.join(sorted(_paths(config.to_dict())))}")
+            raise UserError(
+                f"--set {override}: unknown key; keys: {', '.join(sorted(_paths(config.to_dict())))}"
+            )
     return config
 
 
@@ -62,16 +66,23 @@ def _load_module(name: str) -> ModuleType:
     path = Path(name)
     if path.suffix == ".py":
         if not path.is_file():
-            raise UserError(f"no config file {name}; accepted: a path to a .py file, or a name in configs/")
+            raise UserError(
+                f"no config file {name}; accepted: a path to a .py file, or a name in configs/"
+            )
         spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # it is the user's own code
+            raise UserError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from error
     else:
         if not name.isidentifier() or importlib.util.find_spec(f"configs.{name}") is None:
             import configs
 
             known = sorted(p.stem for p in Path(configs.__path__[0]).glob("[a-z]*.py"))
-            raise UserError(f"no config {name!r}; accepted: {', '.join(known)}, or a path to a .py file")
+            raise UserError(
+                f"no config {name!r}; accepted: {', '.join(known)}, or a path to a .py file"
+            )
         module = importlib.import_module(f"configs.{name}")
     if not hasattr(module, "get_config"):
         raise UserError(f"{name} is no config: it has no get_config()")
@@ -81,5 +92,9 @@ def _load_module(name: str) -> ModuleType:
 def _paths(tree: dict, prefix: str = "") -> set[str]:
     found = set()
     for key, value in tree.items():
-        found |= _paths(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key}
+        found |= (
+            _paths(value, f"{prefix}{key}.")
+            if isinstance(value, dict) and value
+            else {prefix + key}
+        )
     return found

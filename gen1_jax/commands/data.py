@@ -15,7 +15,11 @@ def make_stream(data, seed: int, split: str = "train") -> Iterator[dict]:
     Raises:
       UserError: an unknown form, or data that are not there.
     """
-    share = {"seed": seed, "process_index": jax.process_index(), "process_count": jax.process_count()}
+    share = {
+        "seed": seed,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
     settings = data.to_dict()
     form = settings.pop("form", None)
     if form == "encoded":

@@ -13,10 +13,13 @@ from gen1_jax.evaluation import report
 from gen1_jax.evaluation.sweep import Item, Palette, make_grid, run_sweep
 from gen1_jax.video_io import read_video, write_video
 
+LAST_PICTURE = "edits.gif"  # written after all others
 HEADLINE = ("colour_accuracy", "structure_correlation", "frame_consistency", "prompt_consistency")
 
 
-def world_items(folder: str | Path, builder: str, split: str, count: int, seed: int = 0) -> tuple[list[Item], Palette]:
+def world_items(
+    folder: str | Path, builder: str, split: str, count: int, seed: int = 0
+) -> tuple[list[Item], Palette]:
     """Held-out clips of the world, each with a prompt that asks for another colour, and the truth."""
     from data_pipelines.moving_shapes.builder import load
     from data_pipelines.moving_shapes.records import decode_example
@@ -24,7 +27,9 @@ def world_items(folder: str | Path, builder: str, split: str, count: int, seed: 
 
     source = load(folder, builder, split)
     if count > len(source):
-        raise UserError(f"{count} clips asked; {split} of moving_shapes/{builder} has {len(source)}")
+        raise UserError(
+            f"{count} clips asked; {split} of moving_shapes/{builder} has {len(source)}"
+        )
     rng = np.random.default_rng(seed)
     items = []
     for i in range(count):
@@ -65,9 +70,13 @@ def file_items(path: Path, size: tuple[int, int], num_frames: int, stride: int) 
             raise UserError(
                 f'{path}, line {number}: {{"video": PATH, "prompt": TEXT}} is accepted, not {line[:60]!r}'
             ) from None
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise UserError(f"{path}, line {number}: the prompt is empty")
-        frames = read_video(path.parent / video, num_frames=num_frames, stride=stride, size=size).frames
+        if not isinstance(video, str) or not isinstance(prompt, str) or not prompt.strip():
+            raise UserError(f"{path}, line {number}: video and prompt must be texts, not empty")
+        try:
+            source = path.parent / video
+            frames = read_video(source, num_frames=num_frames, stride=stride, size=size).frames
+        except UserError as error:
+            raise UserError(f"{path}, line {number}: {error}") from error
         items.append(Item(clip=f"{video}#{number}", frames=frames, prompt=prompt))
     if not items:
         raise UserError(f"{path}: holds no prompts")
@@ -78,30 +87,41 @@ def summarise(records: list[dict], workdir: Path, grid: list[dict]) -> None:
     """Prints the table, and writes table.md, metrics.json and, where a control varies, trends.png."""
     rows = report.summarise(records)
     print(report.format_table(rows))
-    (workdir / "table.md").write_text(report.format_table(rows, markdown=True) + "\n", encoding="utf-8")
-    base = [r for r in records if all(r[name] == value for name, value in grid[0].items() if value is not None)]
+    (workdir / "table.md").write_text(
+        report.format_table(rows, markdown=True) + "\n", encoding="utf-8"
+    )
+    base = [
+        r
+        for r in records
+        if all(r[name] == value for name, value in grid[0].items() if value is not None)
+    ]
     values = {name: [r[name] for r in base if r.get(name) is not None] for name in HEADLINE}
     headline = {name: float(np.clip(np.mean(v), 0, 1)) for name, v in values.items() if v}
     (workdir / "metrics.json").write_text(json.dumps(headline, indent=2) + "\n")
-    if len(grid) > 1:
+    # Clips of one frame have no consistency between frames to plot.
+    if len(grid) > 1 and any("frame_consistency" in record for record in records):
         report.plot_trends(records, workdir / "trends.png")
 
 
 def evaluate_world(config, workdir: Path, progress: bool) -> None:
     """Edits held-out clips at every setting; pictures of the first setting's edits and of all controls."""
     editor = VideoEditor.load(config.pipeline)
-    items, palette = world_items(config.world, config.builder, config.split, config.num_clips, config.seed)
+    items, palette = world_items(
+        config.world, config.builder, config.split, config.num_clips, config.seed
+    )
     grid = make_grid(
         tuple(config.structure_level), tuple(config.temporal_scale), tuple(config.guidance_scale)
     )
     (workdir / "videos").mkdir(parents=True, exist_ok=True)
-    shown = {item.clip: i for i, item in enumerate(items[: config.num_pictured])}
+    shown = {item.clip for item in items[: config.num_pictured]}
     sheet: dict[str, dict[str, np.ndarray]] = {}
 
     def on_edit(item: Item, setting: dict, edit) -> None:
         if item.clip not in shown:
             return
-        row = sheet.setdefault(item.clip, {"source": item.frames, "depth": pictures.colour_depth(item.depth)})
+        row = sheet.setdefault(
+            item.clip, {"source": item.frames, "depth": pictures.colour_depth(item.depth)}
+        )
         row[setting_label(setting, grid[0], item.prompt)] = edit.frames
 
     records = run_sweep(
@@ -114,10 +134,12 @@ def evaluate_world(config, workdir: Path, progress: bool) -> None:
         seed=config.seed,
         palette=palette,
         on_edit=on_edit,
+        # Records of a stopped evaluation are there already, its pictures are not.
+        remade=() if (workdir / LAST_PICTURE).exists() else shown,
         progress=progress,
     )
     summarise(records, workdir, grid)
-    if sheet:
+    if sheet.keys() == shown and all(len(row) == 2 + len(grid) for row in sheet.values()):
         picture_edits(list(sheet.values()), workdir)
     tqdm.write(f"pictures, table and metrics are in {workdir}")
 
@@ -125,15 +147,22 @@ def evaluate_world(config, workdir: Path, progress: bool) -> None:
 def setting_label(setting: dict, base: dict, prompt: str) -> str:
     """The prompt for the base setting, else the control that differs from it."""
     symbols = {"structure_level": "t_s", "temporal_scale": "ω_t", "guidance_scale": "ω"}
-    changed = [f"{symbols[k]}={v:g}" for k, v in setting.items() if base[k] is not None and v != base[k]]
+    changed = [
+        f"{symbols[k]}={v:g}" for k, v in setting.items() if base[k] is not None and v != base[k]
+    ]
     return ", ".join(changed) or prompt
 
 
 def picture_edits(rows: list[dict[str, np.ndarray]], workdir: Path) -> None:
     """A contact sheet, a side-by-side mp4 a clip, and one GIF of the first clips."""
-    pictures.save_image(workdir / "contact_sheet.png", pictures.contact_sheet([dict(list(r.items())[:3]) for r in rows]))
+    pictures.save_image(
+        workdir / "contact_sheet.png",
+        pictures.contact_sheet([dict(list(r.items())[:3]) for r in rows]),
+    )
     if len(rows[0]) > 3:
-        pictures.save_image(workdir / "controls.png", pictures.contact_sheet(rows, frames_per_clip=2))
+        pictures.save_image(
+            workdir / "controls.png", pictures.contact_sheet(rows, frames_per_clip=2)
+        )
     clips = []
     for i, row in enumerate(rows):
         clip = pictures.side_by_side(row)
@@ -141,8 +170,11 @@ def picture_edits(rows: list[dict[str, np.ndarray]], workdir: Path) -> None:
         if i < 4:
             clips.append(pictures.side_by_side(dict(list(row.items())[:3]), scale=2))
     width = max(c.shape[2] for c in clips)
-    padded = [np.pad(c, ((0, 0), (0, 0), (0, width - c.shape[2]), (0, 0)), constant_values=255) for c in clips]
-    write_video(workdir / "edits.gif", np.concatenate(padded, axis=1), fps=8, overwrite=True)
+    padded = [
+        np.pad(c, ((0, 0), (0, 0), (0, width - c.shape[2]), (0, 0)), constant_values=255)
+        for c in clips
+    ]
+    write_video(workdir / LAST_PICTURE, np.concatenate(padded, axis=1), fps=8, overwrite=True)
 
 
 def _repeat(clip: np.ndarray, times: int = 4) -> np.ndarray:

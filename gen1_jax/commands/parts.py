@@ -21,7 +21,12 @@ def run_part(config, workdir: Path, progress: bool = True) -> None:
     if config.kind not in KINDS:
         raise UserError(f"a config of kind {config.get('kind')!r}; accepted: {', '.join(KINDS)}")
     workdir = Path(workdir)
-    KINDS[config.kind](resolve_paths(config, workdir), workdir, progress)
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir {workdir} is a file; a folder is accepted")
+    try:
+        KINDS[config.kind](resolve_paths(config, workdir), workdir, progress)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"--workdir {workdir} cannot be written: {error}") from error
 
 
 def make_world(config, workdir: Path, progress: bool) -> None:
@@ -53,6 +58,14 @@ def train_model(config, workdir: Path, progress: bool) -> None:
     if config.model.get("model_type") == "clip":
         tokenizer = load_tokenizer(config.data.tokenizer)
         text = config.model.text_config
+        for name, has, room in (
+            ("vocab_size", tokenizer.vocab_size, text.vocab_size),
+            ("max_position_embeddings", tokenizer.context_length, text.max_position_embeddings),
+        ):
+            if has > room:
+                raise UserError(
+                    f"{config.data.tokenizer} needs a {name} of {has}; the config has {room}"
+                )
         text.bos_token_id, text.eos_token_id = tokenizer.start_id, tokenizer.end_id
     train(
         config,
@@ -75,6 +88,10 @@ def encode(config, workdir: Path, progress: bool) -> None:
     from gen1_jax.structure import NUM_LEVELS
     from gen1_jax.tokenizer import load_tokenizer
 
+    if not 1 <= config.levels_per_clip <= NUM_LEVELS:
+        raise UserError(
+            f"levels_per_clip is {config.levels_per_clip}; 1 to {NUM_LEVELS} are accepted"
+        )
     conditioner, frozen = Conditioner.load(config.frozen.to_dict(), jnp.dtype(config.dtype))
     frozen = jax.device_put(frozen)
     tokenizer = load_tokenizer(config.tokenizer)
@@ -85,17 +102,29 @@ def encode(config, workdir: Path, progress: bool) -> None:
             continue
         source = load(config.world, config.builder, split)
         rng = np.random.default_rng([config.seed, number])
-        bar = tqdm(total=len(source), desc=f"encode {split}", unit="clip", disable=not progress, dynamic_ncols=True)
+        bar = tqdm(
+            total=len(source),
+            desc=f"encode {split}",
+            unit="clip",
+            disable=not progress,
+            dynamic_ncols=True,
+        )
         with bar, EncodedWriter(workdir / split) as writer:
             for start in range(0, len(source), size):
-                clips = [decode_clip(source[i]) for i in range(start, min(start + size, len(source)))]
+                clips = [
+                    decode_clip(source[i]) for i in range(start, min(start + size, len(source)))
+                ]
                 frames = np.stack([clip["frames"] for clip in clips])
                 # Level 0, and distinct random others for each clip.
-                others = [1 + rng.permutation(NUM_LEVELS - 1)[: config.levels_per_clip - 1] for _ in clips]
+                others = [
+                    1 + rng.permutation(NUM_LEVELS - 1)[: config.levels_per_clip - 1] for _ in clips
+                ]
                 levels = np.stack([np.r_[0, o] for o in others]).astype(np.int32)
                 padding = [(0, size - len(clips))] + [(0, 0)] * 4
                 encoded = encode_fn(
-                    frozen, np.pad(frames, padding, mode="edge"), np.pad(levels, padding[:2], mode="edge")
+                    frozen,
+                    np.pad(frames, padding, mode="edge"),
+                    np.pad(levels, padding[:2], mode="edge"),
                 )
                 encoded = {name: np.asarray(x, np.float16) for name, x in encoded.items()}
                 tokens = tokenizer.encode([_text(clip["caption"]) for clip in clips])
@@ -126,7 +155,9 @@ def evaluate(config, workdir: Path, progress: bool) -> None:
     evaluate_world(config, workdir, progress)
 
 
-def run_all(config, workdir: Path, load_part, progress: bool = True, parts: list[str] | None = None) -> None:
+def run_all(
+    config, workdir: Path, load_part, progress: bool = True, parts: list[str] | None = None
+) -> None:
     """All parts in order, each in `workdir/PART`; goes on where an earlier run was stopped."""
     for part in parts or config.parts:
         started = time.perf_counter()

@@ -9,9 +9,13 @@ HELP = "encode clips ahead of training"
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--config", required=True, help="a config and its encoding part: tiny:encoded")
+    parser.add_argument(
+        "--config", required=True, help="a config and its encoding part: tiny:encoded"
+    )
     parser.add_argument("--workdir", required=True, type=Path, help="folder to write to")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override a key of the config")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="override a key of the config"
+    )
     parser.add_argument("--no-progress", action="store_true", help="no bar")
 
 
@@ -20,5 +24,7 @@ def run(args) -> None:
 
     config = configs.load_config(args.config, args.set, default_part="encoded")
     if config.kind != "encode":
-        raise UserError(f"--config {args.config}: this part encodes nothing; name one that does, e.g. tiny:encoded")
+        raise UserError(
+            f"--config {args.config}: this part encodes nothing; name one that does, e.g. tiny:encoded"
+        )
     run_part(config, args.workdir, progress=not args.no_progress)

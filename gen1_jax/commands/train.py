@@ -15,7 +15,9 @@ HELP = "train one part, or go on training it"
 def add_arguments(parser) -> None:
     parser.add_argument("--config", required=True, help=configs.HELP)
     parser.add_argument("--workdir", required=True, type=Path, help="folder of this part")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override, e.g. num_steps=100")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="override, e.g. num_steps=100"
+    )
     parser.add_argument("--no-progress", action="store_true", help="no bar")
 
 
@@ -24,5 +26,7 @@ def run(args) -> None:
 
     config = configs.load_config(args.config, args.set)
     if config.kind != "train":
-        raise UserError(f"--config {args.config}: this part is not trained; name one that is, e.g. tiny:video")
+        raise UserError(
+            f"--config {args.config}: this part is not trained; name one that is, e.g. tiny:video"
+        )
     run_part(config, args.workdir, progress=not args.no_progress)

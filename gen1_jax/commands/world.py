@@ -10,8 +10,16 @@ HELP = "make the moving-shapes data set"
 
 def add_arguments(parser) -> None:
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the data set")
-    parser.add_argument("--builder", default="demo", help="its size: demo (1024 clips), tiny (6144), test (24)")
-    parser.add_argument("--show", type=int, default=0, metavar="N", help="picture N clips in WORKDIR/preview.png, .mp4")
+    parser.add_argument(
+        "--builder", default="demo", help="its size: demo (1024 clips), tiny (4096), test (24)"
+    )
+    parser.add_argument(
+        "--show",
+        type=int,
+        default=0,
+        metavar="N",
+        help="picture N clips in WORKDIR/preview.png, .mp4",
+    )
     parser.add_argument("--no-progress", action="store_true", help="no bar")
 
 
@@ -27,7 +35,9 @@ def run(args) -> None:
     for split, records in source.items():
         print(f"{split}: {len(records)} clips")
     if args.show > 0:
-        clips = [decode_example(source["train"][i]) for i in range(min(args.show, len(source["train"])))]
+        clips = [
+            decode_example(source["train"][i]) for i in range(min(args.show, len(source["train"])))
+        ]
         rows = [
             {
                 clip["caption"]: clip["frames"],
@@ -37,6 +47,8 @@ def run(args) -> None:
             for clip in clips
         ]
         pictures.save_image(args.workdir / "preview.png", pictures.contact_sheet(rows))
-        mosaic = np.concatenate([pictures.side_by_side(row, scale=3)[:, :, :600] for row in rows], axis=1)
+        mosaic = np.concatenate(
+            [pictures.side_by_side(row, scale=3)[:, :, :600] for row in rows], axis=1
+        )
         write_video(args.workdir / "preview.mp4", mosaic, fps=8, overwrite=True)
         print(f"pictured in {args.workdir}/preview.png and preview.mp4")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,16 @@ def make_grid(
         "guidance_scale": guidance_scale[0],
     }
     varied = (structure_level, temporal_scale, guidance_scale)
-    settings = [{**base, name: value} for name, values in zip(base, varied, strict=True) for value in values]
+    settings = [
+        {**base, name: value} for name, values in zip(base, varied, strict=True) for value in values
+    ]
     return list({tuple(s.items()): s for s in settings}.values())
 
 
 def full_grid(**controls: Sequence[Any]) -> list[dict[str, Any]]:
-    """Every combination."""
-    return [dict(zip(controls, values, strict=True)) for values in itertools.product(*controls.values())]
+    """Every combination, each once."""
+    settings = dict.fromkeys(itertools.product(*controls.values()))
+    return [dict(zip(controls, values, strict=True)) for values in settings]
 
 
 def run_sweep(
@@ -68,9 +71,12 @@ def run_sweep(
     seed: int = 0,
     palette: Palette | None = None,
     on_edit: Callable[[Item, dict[str, Any], Edit], None] | None = None,
+    remade: Collection[str] = (),
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Edits and measures; records already in `records_path` are not made again.
+
+    Unless they are of another model or number of steps: those are replaced.
 
     Args:
       editor: the pipeline.
@@ -82,36 +88,58 @@ def run_sweep(
       seed: noise of clip i is that of its place i, the same in every setting: settings are compared on the same noise.
       palette: judges colours, where items have truth.
       on_edit: called with every edit that is made.
+      remade: clips whose edits are wanted by `on_edit`, so made again where records of them are found.
       progress: whether to show a bar.
 
     Returns:
-      All records, those found included.
+      The records of these items and settings, in the order of the grid.
     """
     if not items:
         raise UserError("no clips to evaluate")
-    records, torn = report.read_jsonl(records_path) if records_path.exists() else ([], 0)
+    found, torn = report.read_jsonl(records_path)
     if torn:
         tqdm.write(f"{records_path}: {torn} unfinished line dropped")
-    done = report.done_keys(records)
+    of_all = {"model": editor.fingerprint, "num_steps": num_steps}
+    done = {report.record_key(r): r for r in found if r.items() >= of_all.items()}
+    records = []
     measure = _Measure(editor, palette)
-    bar = tqdm(total=len(items) * len(grid), desc="evaluate", unit="edit", disable=not progress, dynamic_ncols=True)
+    bar = tqdm(
+        total=len(items) * len(grid),
+        desc="evaluate",
+        unit="edit",
+        disable=not progress,
+        dynamic_ncols=True,
+    )
     for setting in grid:
         named = {**setting}
         if named["guidance_scale"] is None:
             named["guidance_scale"] = editor.settings["guidance_scale"]
         for start in range(0, len(items), batch_size):
             group = list(items[start : start + batch_size])
-            keys = [{"clip": i.clip, "prompt": i.prompt, "method": "gen1", "seed": seed, **named} for i in group]
+            keys = [
+                {"clip": i.clip, "prompt": i.prompt, "method": "gen1", "seed": seed, **named}
+                for i in group
+            ]
             bar.update(len(group))
-            if all(report.record_key(key) in done for key in keys):
+            known = [done.get(report.record_key(key)) for key in keys]
+            if all(known) and not any(item.clip in remade for item in group):
+                records += known
                 continue
             padded = group + [group[-1]] * (batch_size - len(group))
             frames = np.stack([item.frames for item in padded])
             content = editor.text_content([item.prompt for item in padded], seed + start)
-            edits = editor.edit_batch(frames, content, seed=seed + start, num_steps=num_steps, **named)
+            edits = editor.edit_batch(
+                frames, content, seed=seed + start, num_steps=num_steps, **named
+            )
             edits = edits[: len(group)]
-            made = [key | values for key, values in zip(keys, measure(group, edits), strict=True)]
-            report.write_jsonl(records_path, made)
+            made = [
+                key | of_all | values
+                for key, values in zip(keys, measure(group, edits), strict=True)
+            ]
+            # Noise goes by the place in the batch, so a batch is made whole; only what was missing is new.
+            made = [old or new for old, new in zip(known, made, strict=True)]
+            new = [record for record, old in zip(made, known, strict=True) if not old]
+            report.write_jsonl(records_path, new)
             records += made
             for item, edit in zip(group, edits, strict=True):
                 if on_edit is not None:
@@ -135,7 +163,9 @@ class _Measure:
         frames = np.stack([edit.frames for edit in edits])
         source = np.stack([item.frames for item in items])
         b = len(items)
-        images = np.asarray(self._embed_images(params, rearrange(frames, "b n h w c -> (b n) h w c")))
+        images = np.asarray(
+            self._embed_images(params, rearrange(frames, "b n h w c -> (b n) h w c"))
+        )
         images = rearrange(images, "(b n) d -> b n d", b=b)
         tokens = self._editor.tokenizer.encode([item.prompt for item in items])
         depth = np.asarray(self._depth(params, frames))
@@ -144,7 +174,9 @@ class _Measure:
         else:
             truth = np.asarray(self._depth(params, source))
         columns = {
-            "prompt_consistency": metrics.prompt_consistency(images, np.asarray(self._embed_text(params, tokens))),
+            "prompt_consistency": metrics.prompt_consistency(
+                images, np.asarray(self._embed_text(params, tokens))
+            ),
             "structure_error": metrics.structure_error(depth, truth),
             "structure_correlation": metrics.structure_correlation(depth, truth),
         }
@@ -154,7 +186,11 @@ class _Measure:
         if self._palette and all(item.mask is not None and item.colour for item in items):
             masks = np.stack([item.mask for item in items])
             found = [self._palette.colour_of(f, m)[0] for f, m in zip(frames, masks, strict=True)]
-            columns["colour_accuracy"] = [float(f == i.colour) for f, i in zip(found, items, strict=True)]
+            columns["colour_accuracy"] = [
+                float(f == i.colour) for f, i in zip(found, items, strict=True)
+            ]
             rgb = np.array([self._palette.rgb[item.colour] for item in items], np.uint8)
             columns["mask_iou"] = metrics.mask_colour_iou(frames, masks, rgb).iou
-        return [{name: float(values[i]) for name, values in columns.items()} for i in range(b)]
+        rows = [{name: float(values[i]) for name, values in columns.items()} for i in range(b)]
+        # As JSON holds them: what cannot be measured (a flat depth has no correlation) is None.
+        return [{k: v if np.isfinite(v) else None for k, v in row.items()} for row in rows]

@@ -1,0 +1,41 @@
+"""A run folder of tests/micro.py's models, and its configs."""
+
+from pathlib import Path
+
+import micro
+import numpy as np
+from ml_collections import ConfigDict
+from tiny_unet import drawn_params
+
+from gen1_jax.commands.configs import resolve_paths
+from gen1_jax.commands.parts import run_part
+from gen1_jax.tokenizer import load_tokenizer
+from gen1_jax.weights.folder import module_from_config, save_model
+
+
+def make_run(root: Path) -> None:
+    """A run folder as `gen1 all` leaves it, but its models are drawn instead of trained."""
+    for part in ("world", "tokenizer"):
+        run_part(micro.get_config(part), root / part, progress=False)
+    tokenizer = load_tokenizer(root / "tokenizer")
+    for part in micro.PARTS:
+        config = micro.get_config(part)
+        if config.kind != "train":
+            continue
+        if part == "clip":
+            text = config.model.text_config
+            text.bos_token_id, text.eos_token_id = tokenizer.start_id, tokenizer.end_id
+        module = module_from_config(config.model.to_dict())
+        params = drawn_params(module)
+        if part == "prior":  # content as it is
+            params["clip_mean"], params["clip_std"] = np.zeros((1, 16)), np.ones((1, 16))
+        save_model(root / part / "model", module, params)
+    for part in ("encoded", "pipeline"):
+        run_part(micro.get_config(part), root / part, progress=False)
+
+
+def load(root: Path, part: str, **changes) -> ConfigDict:
+    """A part's config with its paths resolved, as `run_part` hands it on."""
+    config = resolve_paths(micro.get_config(part), root / part)
+    config.update_from_flattened_dict(changes)
+    return config
