@@ -2,11 +2,12 @@
 
     python benchmarks/train_step.py [--networks tiny everywhere] [--rounds 5] [--parts]
 
-A step is forward, backward, clipping, AdamW and the moving average, on 16 clips of 8 frames of 16x16
-latents, float32. Both run in one process on the same batch, in turns, because a shared machine's
-speed changes from minute to minute; each figure is the median of its turns. `cpu_ms` is processor
-time of all threads, which other programs disturb less. PyTorch runs with the number of threads that
-is fastest for it. `--parts` adds where our time goes, from a profile on one core (a second process).
+A step is forward, backward, clipping, AdamW and the moving average, on 16 clips of 8 frames of
+16x16 latents, float32. Both run in one process on the same batch, in turns, because a shared
+machine's speed changes from minute to minute; each figure is the median of its turns. `cpu_ms` is
+processor time of all threads, which other programs disturb less. PyTorch runs with the number of
+threads that is fastest for it. `--parts` adds where our time goes, from a profile on one core (a
+second process). To compare on one core: `taskset -c 0 python benchmarks/train_step.py`.
 The last line is one JSON object with all figures.
 """
 
@@ -116,7 +117,7 @@ class Ours:
         return float(metrics["loss"])
 
     def parts(self, steps: int = 5) -> dict[str, float]:
-        """Milliseconds of a step by part of the network, from XLA's profile: each operation's best."""
+        """Milliseconds of a step by part of the network; each operation's best, as XLA profiled."""
         sources = hlo_sources(self.step.as_text())
         best: dict[str, float] = {}
         for _ in range(steps):
@@ -261,7 +262,7 @@ def compare(name: str, rounds: int) -> dict:
 
 
 def print_parts(name: str) -> None:
-    """What the second process does: one core, so that every operation's time is all in one thread."""
+    """What the second process does; on one core an operation's time is all in one thread."""
     ours = Ours(NETWORKS[name], make_arrays(NETWORKS[name]))
     ours()
     print(json.dumps({part: round(ms, 1) for part, ms in ours.parts().items()}))

@@ -294,7 +294,7 @@ def _video() -> ConfigDict:
 
 def _structure() -> ConfigDict:
     return _stage(
-        "structure", "../video/model", 800, 1e-3, (0,),
+        "structure", "../video/model", 650, 1e-3, (0,),
         model=_unet(temporal=True, structured=True),
         merge={"new": (), "dropped": (), "widened": ("^conv_in/kernel$",)},
         data=_encoded_data(levels=(0,)),
@@ -304,7 +304,7 @@ def _structure() -> ConfigDict:
 def _blur() -> ConfigDict:
     levels = tuple(range(8))
     return _stage(
-        "blur", "../structure/model", 800, 5e-4, levels,
+        "blur", "../structure/model", 650, 5e-4, levels,
         model=_unet(temporal=True, structured=True),
         data=_encoded_data(levels=levels),
     )  # fmt: skip
@@ -324,7 +324,7 @@ def _pipeline() -> ConfigDict:
                 "spacing": "leading",  # of DDIM's timesteps
                 "size": (SIZE, SIZE),  # frames that the model was trained on
                 "num_frames": NUM_FRAMES,
-                "guidance_scale": 4.0,  # ω where a user gives none
+                "guidance_scale": 3.0,  # ω where a user gives none
                 "prior": {"num_steps": 25, "guidance_scale": 2.0},
             },
         }
@@ -342,7 +342,7 @@ def _evaluation() -> ConfigDict:
             "num_clips": 64,
             "structure_level": (0, 3, 7),  # the first of each control is shared while another varies
             "temporal_scale": (1.0, 0.0, 0.5, 1.5),
-            "guidance_scale": (4.0,),
+            "guidance_scale": (3.0,),
             "num_steps": 20,  # DDIM
             "batch_size": 16,
             "num_pictured": 8,  # clips on the contact sheet

@@ -79,14 +79,14 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
 def keep_freed_memory() -> None:
     """Has glibc keep what a step frees for the next step; for computing on CPU.
 
-    XLA asks for all temporary arrays of a step as one block, a gigabyte for the tiny UNet. glibc maps
-    and unmaps such a block each time, and the page faults took 0.6 s of a 2.7 s step. Call it before
-    the first computation, because threads that run already have memory of their own. Does nothing
-    where there is no glibc.
+    XLA asks for all temporary arrays of a step as one block, a gigabyte for the tiny UNet. glibc
+    maps and unmaps such a block each time; the page faults took 0.6 s of a 2.7 s step. Call it
+    before the first computation, because threads that run already have memory of their own. Does
+    nothing where there is no glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         trim_threshold, mmap_max, arena_max = -1, -4, -8  # names of malloc.h
         mallopt(arena_max, 1)  # other arenas hold no large blocks
         mallopt(mmap_max, 0)
-        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(trim_threshold, -1)  # never

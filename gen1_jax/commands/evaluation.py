@@ -154,30 +154,26 @@ def setting_label(setting: dict, base: dict, prompt: str) -> str:
 
 
 def picture_edits(rows: list[dict[str, np.ndarray]], workdir: Path) -> None:
-    """A contact sheet, a side-by-side mp4 a clip, and one GIF of the first clips."""
-    pictures.save_image(
-        workdir / "contact_sheet.png",
-        pictures.contact_sheet([dict(list(r.items())[:3]) for r in rows]),
-    )
+    """A contact sheet, a side-by-side mp4 a clip, and one GIF of the first six clips."""
+    brief = [dict(list(row.items())[:3]) for row in rows]  # source, depth, first edit
+    pictures.save_image(workdir / "contact_sheet.png", pictures.contact_sheet(brief))
     if len(rows[0]) > 3:
-        pictures.save_image(
-            workdir / "controls.png", pictures.contact_sheet(rows, frames_per_clip=2)
-        )
-    clips = []
+        pictures.save_image(workdir / "controls.png", pictures.contact_sheet(rows, 2))
     for i, row in enumerate(rows):
-        clip = pictures.side_by_side(row)
-        write_video(workdir / "videos" / f"edit_{i:02d}.mp4", _repeat(clip), fps=8, overwrite=True)
-        if i < 4:
-            clips.append(pictures.side_by_side(dict(list(row.items())[:3]), scale=2))
-    width = max(c.shape[2] for c in clips)
-    padded = [
-        np.pad(c, ((0, 0), (0, 0), (0, width - c.shape[2]), (0, 0)), constant_values=255)
-        for c in clips
+        clip = _to_and_fro(pictures.side_by_side(row))
+        write_video(workdir / "videos" / f"edit_{i:02d}.mp4", clip, fps=8, overwrite=True)
+    panels = [pictures.side_by_side(row, scale=max(1, 128 // row["source"].shape[1])) for row in brief[:6]]
+    width, height = (max(panel.shape[axis] for panel in panels) for axis in (2, 1))
+    panels = [
+        np.pad(p, ((0, 0), (0, height - p.shape[1]), (0, width - p.shape[2]), (0, 0)), mode="edge")
+        for p in panels
     ]
-    write_video(workdir / LAST_PICTURE, np.concatenate(padded, axis=1), fps=8, overwrite=True)
+    half = -(-len(panels) // 2)
+    panels += [np.zeros_like(panels[0])] * (2 * half - len(panels))
+    columns = [np.concatenate(column, axis=1) for column in (panels[:half], panels[half:])]
+    write_video(workdir / "edits.gif", np.concatenate(columns, axis=2), fps=8, overwrite=True)
 
 
-def _repeat(clip: np.ndarray, times: int = 4) -> np.ndarray:
-    """Short clips are over before one has looked: played to and fro."""
-    there_and_back = np.concatenate([clip, clip[-2:0:-1]])
-    return np.concatenate([there_and_back] * times)
+def _to_and_fro(clip: np.ndarray, times: int = 4) -> np.ndarray:
+    """Short clips are over before one has looked: played forth and back, again and again."""
+    return np.concatenate([clip, clip[-2:0:-1]] * times)

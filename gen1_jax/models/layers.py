@@ -1,8 +1,8 @@
 """Layers that every model shares. Arrays are channels-last; parameters are float32.
 
-Norms and activations are wrapped in `jax.checkpoint`: the backward pass keeps their inputs alone, which
-are kept anyway, and computes the rest again inside the loops that need it. Memory traffic is what a
-training step waits for, on CPU most of all.
+Norms and activations are wrapped in `jax.checkpoint`: the backward pass keeps their inputs alone,
+which are kept anyway, and computes the rest again inside the loops that need it. Memory traffic is
+what a training step waits for, on CPU most of all. How its time was measured: docs/performance_cpu.md.
 
 `dtype` is the compute type (None keeps the input's); norm statistics and softmax are float32.
 Parameter names and shapes follow the naming rule of `weights/naming.py`.
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 Padding = int | Sequence[tuple[int, int]]
-# PyTorch's default (uniform, variance 1/3 of LeCun's); it also compiles much faster than a normal one.
+# PyTorch's default (uniform, variance 1/3 of LeCun's); it compiles much faster than a normal one.
 fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 zeros = nn.initializers.zeros
 
@@ -25,7 +25,7 @@ zeros = nn.initializers.zeros
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [... i] @ kernel [i o], as a product of two matrices.
 
-    With more axes XLA transposes the whole output gradient for the kernel's gradient (CPU: 4x slower).
+    With more axes XLA transposes the whole output gradient to get the kernel's (CPU: 4x slower).
     """
     y = x.reshape(-1, x.shape[-1]) @ kernel
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -80,7 +80,7 @@ class Conv(nn.Module):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple) -> jax.Array:
-    """Convolution of x [b h w c] with a kernel HWIO; on CPU the kernel's gradient has its own way."""
+    """Convolves x [b h w c] with a kernel HWIO; on CPU the kernel's gradient is by products."""
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -133,8 +133,9 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 class GroupNorm(nn.Module):
     """Group normalisation of `x` [b ... c]: float32 statistics per example and channel group.
 
-    The sums run over space first and over a group's channels after, so that the large array is read
-    in its own layout and the normalisation itself is one multiply-add a value. `activation` follows.
+    The sums run over space first and over a group's channels after, so that the large array is
+    read in its own layout and the normalisation itself is one multiply-add a value. `activation`
+    follows.
     """
 
     num_groups: int
@@ -265,7 +266,7 @@ def geglu(hidden: jax.Array, gate: jax.Array) -> jax.Array:
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, PyTorch's default. jax.nn's is by erfc, which is three times slower on CPU."""
+    """The exact GELU, PyTorch's default. jax.nn's is by erfc, on CPU three times slower than erf."""
     return 0.5 * x * (1 + jax.lax.erf(x * jnp.asarray(2**-0.5, x.dtype)))
 
 
@@ -279,7 +280,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def timestep_embedding(t: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
-    """Sinusoidal embedding [cos, sin] of `t` [...] → [... dim], float32 (DDPM; SD's `flip_sin_to_cos`)."""
+    """Sinusoidal embedding [cos, sin] of `t` [...] → [... dim], float32 (`flip_sin_to_cos`)."""
     half = dim // 2
     frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
     angles = t[..., None].astype(jnp.float32) * frequencies

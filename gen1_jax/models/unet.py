@@ -1,10 +1,10 @@
 """The video UNet: Stable Diffusion's `UNet2DConditionModel`, inflated with temporal layers.
 
-Tensors stay flat, [(b g n) h w c], through the spatial layers. A temporal layer sees [b g n (h w) c] and
-works on the first `num_video_branches` guidance branches only, a static slice, so that image branches cost
-no temporal arithmetic at all. Every temporal layer adds a zero-initialised projection to its input: before
-video training the network equals the image network on each frame. Names containing "temporal" are ours; all
-others are diffusers'.
+Tensors stay flat, [(b g n) h w c], through the spatial layers. A temporal layer sees
+[b g n (h w) c] and works on the first `num_video_branches` guidance branches only, a static slice,
+so that image branches cost no temporal arithmetic at all. Every temporal layer adds a
+zero-initialised projection to its input: before video training the network equals the image network
+on each frame. Names containing "temporal" are ours; all others are diffusers'.
 """
 
 from typing import Any, NamedTuple
@@ -71,7 +71,7 @@ class Axes(NamedTuple):
 
 
 def on_video_branches(layer, x: jax.Array, axes: Axes) -> jax.Array:
-    """`layer` ([b g n s c] → same) on the video branches of x [(b g n) h w c]; the others pass unchanged."""
+    """`layer` ([b g n s c] → same) on the video branches of x [(b g n) h w c]; others pass unchanged."""
     b, g, n, k = axes
     split = x.reshape(b, g, n, -1, x.shape[-1])
     if k == g:
@@ -80,7 +80,7 @@ def on_video_branches(layer, x: jax.Array, axes: Axes) -> jax.Array:
 
 
 class TemporalConv(nn.Module):
-    """x + conv over frames (kernel 3, zero-initialised); x [b g n s c]. Parameters: kernel WIO, bias."""
+    """x + conv over frames (3 taps, zero-initialised); x [b g n s c]. Parameters: kernel WIO, bias."""
 
     dtype: Any = None
 
@@ -91,8 +91,8 @@ class TemporalConv(nn.Module):
         bias = self.param("bias", zeros, (channels,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0)))
-        # One matrix product over (tap, channel): on CPU 1.5 to 2.5 times faster, forward and backward,
-        # than a convolution, and it needs no transpose of the frame axis.
+        # One matrix product over (tap, channel): on CPU 1.5 to 2.5 times faster, forward and
+        # backward, than a convolution, and it needs no transpose of the frame axis.
         taps = jnp.concatenate([padded[:, :, :-2], x, padded[:, :, 2:]], axis=-1)
         return x + (matmul(taps, kernel.reshape(3 * channels, channels)) + bias)
 
@@ -145,7 +145,7 @@ class GEGLU(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to `context` (where given), feed-forward; pre-norm residuals."""
+    """Self-attention, cross-attention to `context` (if given), feed-forward; pre-norm residuals."""
 
     heads: int
     dtype: Any = None
@@ -185,7 +185,7 @@ class SpatialTransformer(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    """The spatial transformer's mirror along frames: x [b g n s c] → same; tokens are frames of one place."""
+    """The spatial transformer's mirror along frames: x [b g n s c]; a place's frames are tokens."""
 
     heads: int
     norm_num_groups: int
@@ -245,7 +245,7 @@ class ResnetBlock(nn.Module):
 
 
 class Resample(nn.Module):
-    """diffusers' `Downsample2D` (stride 2) and `Upsample2D` (nearest, ×2), each with one 3x3 convolution."""
+    """diffusers' `Downsample2D` (stride 2) and `Upsample2D` (nearest, ×2): one 3x3 convolution."""
 
     features: int
     up: bool
@@ -260,7 +260,7 @@ class Resample(nn.Module):
 
 
 class Block(nn.Module):
-    """One resolution of the UNet: `skips` are read (up), or the outputs returned (down and middle)."""
+    """One resolution of the UNet: `skips` are read (up), or outputs returned (down and middle)."""
 
     features: int
     num_layers: int
@@ -429,7 +429,7 @@ class VideoUNet(nn.Module):
 
     @classmethod
     def from_config(cls, config: dict, dtype: Any = None) -> "VideoUNet":
-        """From a config.json of ours or of diffusers' `UNet2DConditionModel` (then without temporal layers).
+        """From a config.json, ours or diffusers' `UNet2DConditionModel`'s (without temporal layers).
 
         Raises:
           UserError: a setting that this network does not have.
