@@ -3,11 +3,13 @@
     python benchmarks/train_step.py [--networks tiny everywhere] [--rounds 5] [--parts]
 
 A step is forward, backward, clipping, AdamW and the moving average, on 16 clips of 8 frames of
-16x16 latents, float32. Both run in one process on the same batch, in turns, because a shared
-machine's speed changes from minute to minute; each figure is the median of its turns. `cpu_ms` is
-processor time of all threads, which other programs disturb less. PyTorch runs with the number of
-threads that is fastest for it. `--parts` adds where our time goes, from a profile on one core (a
-second process). To compare on one core: `taskset -c 0 python benchmarks/train_step.py`.
+16x16 latents, float32. All run in one process on the same batch, in turns: ours, and PyTorch with
+every number of threads, because which is fastest depends on what else the machine does (with all
+cores, and one of them taken by another program, a step of PyTorch's takes ten times as long).
+`best_ms` is the fastest turn, `ms` the median; the ratio of the best turns, against PyTorch's best
+number of threads, is the one to quote, from a machine that does nothing else: `load` says how many
+programs were running. `cpu_ms` is processor time of all threads. `--parts` adds where our time
+goes, from a profile on one core (a second process). On one core: `taskset -c 0 python ...`.
 The last line is one JSON object with all figures.
 """
 
@@ -218,16 +220,9 @@ def measure(step: Callable[[], float]) -> tuple[float, float]:
     return 1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - cpu_start)
 
 
-def best_threads(step: Callable[[], float]) -> int:
-    """Sets and returns the number of PyTorch's threads that is fastest now."""
-    times = {}
-    for threads in sorted({1, max(1, os.cpu_count() // 2), os.cpu_count()}):
-        torch.set_num_threads(threads)
-        step()
-        times[threads] = min(measure(step)[0] for _ in range(3))
-    best = min(times, key=times.get)
-    torch.set_num_threads(best)
-    return best
+def thread_counts() -> list[int]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return sorted({1, max(1, cores // 2), cores})
 
 
 def compare(name: str, rounds: int) -> dict:
@@ -235,29 +230,39 @@ def compare(name: str, rounds: int) -> dict:
     ours = Ours(NETWORKS[name], arrays)
     theirs = Torch(NETWORKS[name], arrays, ours.params)
     flops = theirs.flops()
-    steps = {"ours": ours, "torch": theirs}
-    ours()
-    threads = best_threads(theirs)
+    load = [os.getloadavg()[0]]
+
+    def torch_step(threads: int) -> float:
+        torch.set_num_threads(threads)
+        return theirs()
+
+    steps = {"ours": ours}
+    steps |= {f"torch_{count}": partial(torch_step, count) for count in thread_counts()}
     times = {side: [] for side in steps}
-    for _ in range(rounds):
+    for i in range(rounds + 1):
         for side, step in steps.items():
-            times[side].append(measure(step))
+            figures = measure(step)
+            if i > 0:  # the first turn warms up
+                times[side].append(figures)
+    load.append(os.getloadavg()[0])
     result = {
         "parameters": sum(p.numel() for p in theirs.parameters),
         "gflop": round(flops / 1e9, 1),
-        "torch_threads": threads,
+        "load": [round(x, 1) for x in load],
         "compile_s": round(ours.compile_seconds, 1),
         "temporary_mib": round(ours.temporary_mib),
     }
     for side in steps:
-        elapsed, cpu = (statistics.median(column) for column in zip(*times[side], strict=True))
+        elapsed, cpu = zip(*times[side], strict=True)
         result[side] = {
-            "ms": round(elapsed, 1),
-            "cpu_ms": round(cpu, 1),
-            "gflop_per_s": round(flops / elapsed / 1e6, 1),
+            "best_ms": round(min(elapsed), 1),
+            "ms": round(statistics.median(elapsed), 1),
+            "cpu_ms": round(min(cpu), 1),
+            "gflop_per_s": round(flops / min(elapsed) / 1e6, 1),
         }
-    for key in ("ms", "cpu_ms"):
-        result[f"ratio_{key}"] = round(result["ours"][key] / result["torch"][key], 3)
+    for key in ("best_ms", "ms", "cpu_ms"):
+        torch_best = min(result[side][key] for side in steps if side != "ours")
+        result[f"ratio_{key}"] = round(result["ours"][key] / torch_best, 3)
     return result
 
 
@@ -277,7 +282,7 @@ def parts_on_one_core(name: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each that are timed")
+    parser.add_argument("--rounds", type=int, default=5, help="turns that are timed")
     parser.add_argument("--parts", action="store_true", help="where our time goes")
     parser.add_argument("--profile", choices=NETWORKS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -289,15 +294,15 @@ def main() -> None:
     for name in args.networks:
         results[name] = result = compare(name, args.rounds)
         print(f"\n{name}: {result['parameters']:,} parameters, {result['gflop']} GFLOP a step")
-        print(f"{'':8}{'ms':>10}{'cpu ms':>10}{'GFLOP/s':>10}")
-        for side in ("ours", "torch"):
-            row = result[side]
-            print(f"{side:8}{row['ms']:10.0f}{row['cpu_ms']:10.0f}{row['gflop_per_s']:10.1f}")
-        print(f"{'ratio':8}{result['ratio_ms']:10.2f}{result['ratio_cpu_ms']:10.2f}")
+        print(f"{'':10}{'best ms':>10}{'median ms':>10}{'cpu ms':>10}{'GFLOP/s':>10}")
+        for side in ("ours", *(f"torch_{count}" for count in thread_counts())):
+            print(f"{side:10}" + "".join(f"{value:10.0f}" for value in result[side].values()))
+        ratios = (result[f"ratio_{key}"] for key in ("best_ms", "ms", "cpu_ms"))
+        print(f"{'ratio':10}" + "".join(f"{ratio:10.2f}" for ratio in ratios))
         print(
-            f"PyTorch with {result['torch_threads']} threads; ours compiled in "
-            f"{result['compile_s']} s, {result['temporary_mib']} MiB of temporary arrays"
+            f"ours compiled in {result['compile_s']} s; {result['temporary_mib']} MiB of temporary"
         )
+        print(f"arrays; load average {result['load'][0]} before, {result['load'][1]} after")
         if args.parts:
             result["parts_ms"] = parts_on_one_core(name)
             for part, ms in result["parts_ms"].items():

@@ -1,6 +1,8 @@
 """`make demo`: the tiny run with a fraction of its steps; about ten minutes on two CPU cores.
 
     gen1 all --config demo --workdir runs/demo
+
+Parts, models and data are those of `configs/tiny.py`, on a smaller world.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +23,8 @@ STEPS = {
     "blur": 150,
 }
 
-# Parts that picture their fixed batch at the end; compiling a sampler for each UNet stage would take a minute.
+# Parts that picture their fixed batch at the end; compiling a sampler for each UNet stage would
+# take a minute.
 PICTURED = ("autoencoder", "depth", "blur")
 
 

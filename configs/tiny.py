@@ -6,8 +6,8 @@ Two CPU cores, under two hours; the expected scores stand in docs/tiny_run.md. A
 
     gen1 train --config tiny:video --workdir runs/tiny/video
 
-`get_config(part)` gives one part's ConfigDict. Paths are relative to the part's own folder, so parts that share a
-parent folder find each other. `configs/demo.py` is the same with fewer steps.
+`get_config(part)` gives one part's ConfigDict. Paths are relative to the part's own folder, so
+parts that share a parent folder find each other. `configs/demo.py` is the same with fewer steps.
 """
 
 from ml_collections import ConfigDict
@@ -87,7 +87,8 @@ def _training(name: str, objective: str, **fields) -> ConfigDict:
         "loss": {},  # that objective's settings
         "model": {},  # as in the public config.json
         "init_from": "",  # model folder to start from; empty: random
-        "merge": {"new": (), "dropped": (), "widened": ()},  # parameters that may differ from init_from's
+        # Patterns of the parameters that may differ from init_from's.
+        "merge": {"new": (), "dropped": (), "widened": ()},
         "frozen": {},  # folders of the frozen networks that the loss uses
         "data": {},  # see gen1_jax/commands/data.py
         "optimizer": {
@@ -147,7 +148,12 @@ def _autoencoder() -> ConfigDict:
         },
         loss={"kl_weight": 1e-5},
         data=_raw(image_batch_size=8),
-        optimizer={"learning_rate": 3e-3, "warmup_steps": 30, "final_fraction": 0.02, "weight_decay": 0.0},
+        optimizer={
+            "learning_rate": 3e-3,
+            "warmup_steps": 30,
+            "final_fraction": 0.02,
+            "weight_decay": 0.0,
+        },
         num_steps=1500,
     )
 
@@ -178,7 +184,12 @@ def _clip() -> ConfigDict:
             },
         },
         data=_raw(fields=("frames", "tokens"), image_batch_size=96),
-        optimizer={"learning_rate": 2e-3, "warmup_steps": 50, "final_fraction": 0.02, "weight_decay": 0.05},
+        optimizer={
+            "learning_rate": 2e-3,
+            "warmup_steps": 50,
+            "final_fraction": 0.02,
+            "weight_decay": 0.05,
+        },
         num_steps=1000,
     )
 
@@ -202,7 +213,12 @@ def _depth() -> ConfigDict:
             "layer_norm_eps": 1e-6,
         },
         data=_raw(fields=("frames", "depth"), image_fraction=0.0, num_frames=4, batch_size=8),
-        optimizer={"learning_rate": 2e-3, "warmup_steps": 50, "final_fraction": 0.02, "weight_decay": 0.01},
+        optimizer={
+            "learning_rate": 2e-3,
+            "warmup_steps": 50,
+            "final_fraction": 0.02,
+            "weight_decay": 0.01,
+        },
         num_steps=700,
     )
 
@@ -222,7 +238,9 @@ def _prior() -> ConfigDict:
             "additional_embeddings": 4,
         },
         frozen=_frozen("clip"),
-        data=_encoded_data(fields=("content", "tokens", "latents"), image_batch_size=64, image_fraction=1.0),
+        data=_encoded_data(
+            fields=("content", "tokens", "latents"), image_batch_size=64, image_fraction=1.0
+        ),
         num_steps=1000,
     )
 
@@ -262,14 +280,21 @@ def _unet(temporal: bool, structured: bool) -> dict:
     }
 
 
-def _stage(name: str, init_from: str, num_steps: int, rate: float, levels: tuple[int, ...], **fields):
+def _stage(
+    name: str, init_from: str, num_steps: int, rate: float, levels: tuple[int, ...], **fields
+):
     return _training(
         name,
         "diffusion",
         init_from=init_from,
         frozen=_frozen("vae"),
         loss={"levels": levels},
-        optimizer={"learning_rate": rate, "warmup_steps": 50, "final_fraction": 0.1, "weight_decay": 0.01},
+        optimizer={
+            "learning_rate": rate,
+            "warmup_steps": 50,
+            "final_fraction": 0.1,
+            "weight_decay": 0.01,
+        },
         num_steps=num_steps,
         **fields,
     )
@@ -340,7 +365,8 @@ def _evaluation() -> ConfigDict:
             "builder": "tiny",
             "split": "test",
             "num_clips": 64,
-            "structure_level": (0, 3, 7),  # the first of each control is shared while another varies
+            # The first value of each control is shared while another control varies.
+            "structure_level": (0, 3, 7),
             "temporal_scale": (1.0, 0.0, 0.5, 1.5),
             "guidance_scale": (3.0,),
             "num_steps": 20,  # DDIM

@@ -12,7 +12,10 @@ from gen1_jax.errors import UserError
 
 
 class Checkpoints:
-    """The checkpoints of one run folder; saving is asynchronous, and a checkpoint appears whole or not at all."""
+    """The checkpoints of one run folder.
+
+    Saving is asynchronous, and a checkpoint appears whole or not at all.
+    """
 
     def __init__(self, folder: str | Path, keep: int = 2):
         self._folder, self._keep = Path(folder).absolute(), keep
@@ -30,7 +33,10 @@ class Checkpoints:
         return self._manager.latest_step() if self._folder.is_dir() else None
 
     def save(self, step: int, state: Any, data: dict) -> None:
-        """Begins to save; returns once the arrays are copied. A step that is already there stays as it is."""
+        """Begins to save; returns once the arrays are copied.
+
+        A step that is already there stays as it is.
+        """
         if step in self._manager.all_steps():
             return
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
@@ -67,9 +73,10 @@ class Checkpoints:
                 for k in shapes[0].keys() | shapes[1].keys()
                 if shapes[0].get(k) != shapes[1].get(k)
             )[0]
+            there, here = (shape.get(name, "absent") for shape in shapes)
             raise UserError(
                 f"the checkpoint in {self._folder} is of another model: {name} is "
-                f"{shapes[0].get(name, 'absent')} there and {shapes[1].get(name, 'absent')} in the config"
+                f"{there} there and {here} in the config"
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
         items = ocp.args.Composite(

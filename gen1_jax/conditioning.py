@@ -1,7 +1,7 @@
-"""The frozen networks around the UNet: frames → latents, structure and content; text → content; latents → frames.
+"""The frozen networks around the UNet: latents, structure and content of frames and texts.
 
-`Conditioner` holds the modules; their parameters come in as the argument `frozen`, a dictionary by the same
-names, so that every function here is pure and can run inside a jitted step.
+`Conditioner` holds the modules; their parameters come in as the argument `frozen`, a dictionary by
+the same names, so that every function here is pure and can run inside a jitted step.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ Frozen = dict[str, Any]
 
 
 def to_content(embedding: jax.Array) -> jax.Array:
-    """CLIP embedding [... d] → content: direction kept, unit variance (length √d), whatever CLIP's own scale."""
+    """CLIP embedding [... d] → content: its direction, with unit variance (length √d)."""
     norm = jnp.linalg.norm(embedding, axis=-1, keepdims=True)
     return embedding / jnp.maximum(norm, 1e-6) * embedding.shape[-1] ** 0.5
 
@@ -145,7 +145,7 @@ class Conditioner:
         num_steps: int = 25,
         guidance_scale: float = 4.0,
     ) -> jax.Array:
-        """Content [b d] of prompts: the prior samples an image embedding for each text (section 4 of the paper).
+        """Content [b d] of prompts: the prior samples an image embedding for each text.
 
         `null_tokens` [1 l] is the empty prompt, which guidance leads away from.
         """
@@ -169,7 +169,7 @@ class Conditioner:
     def encode_batch(
         self, frozen: Frozen, batch: Batch, key: jax.Array, levels: tuple[int, ...]
     ) -> Batch:
-        """Raw → encoded form: a random permitted t_s, the content of a random frame, estimated depth."""
+        """Raw → encoded: estimated depth at a random permitted t_s, a random frame's content."""
         missing = [name for name in ("vae", "clip", "depth") if getattr(self, name) is None]
         if missing:
             raise UserError(
@@ -186,15 +186,17 @@ class Conditioner:
                 frozen, self.estimate_depth(frozen, batch.frames), level
             ),
             structure_level=level,
-            content=self.image_content(frozen, batch.frames[jnp.arange(b), chosen]),
+            content=self.image_content(frozen, jnp.asarray(batch.frames)[jnp.arange(b), chosen]),
             tokens=batch.tokens,
         )
 
     def encode_record(
         self, frozen: Frozen, frames: jax.Array, levels: jax.Array
     ) -> dict[str, jax.Array]:
-        """What `precompute` stores of clips [b n H W 3]: latents, the structure at each of levels [b k], the content
-        of every frame."""
+        """What `precompute` stores of clips [b n H W 3].
+
+        Latents, the structure at each of levels [b k], the content of every frame.
+        """
         depth = self.estimate_depth(frozen, frames)
         structure = [self.encode_structure(frozen, depth, level) for level in levels.T]
         content = self.image_content(frozen, rearrange(frames, "b n h w c -> (b n) h w c"))

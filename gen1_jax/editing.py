@@ -1,8 +1,10 @@
-"""Editing a clip: frames and a prompt (or a picture) in, frames out.
+"""Editing a clip: frames and a prompt (or a picture) in, frames out. In three lines:
 
-editor = VideoEditor.load("runs/demo/pipeline")
-edit = editor.edit(read_video("clip.mp4", num_frames=8).frames, prompt="a blue ball on snow")
-write_video("out.mp4", edit.frames, fps=8)
+    editor = VideoEditor.load("runs/demo/pipeline")
+    edit = editor.edit(read_video("clip.mp4", num_frames=8).frames, prompt="a blue ball on snow")
+    write_video("out.mp4", edit.frames, fps=8)
+
+`gen1 edit` does the same, and checks its input.
 """
 
 import dataclasses
@@ -43,7 +45,8 @@ class Controls:
             or levels.max() >= NUM_LEVELS
         ):
             raise UserError(
-                f"structure level {self.structure_level}; whole numbers 0 to {NUM_LEVELS - 1} are accepted"
+                f"structure level {self.structure_level}; "
+                f"whole numbers 0 to {NUM_LEVELS - 1} are accepted"
             )
         for name in ("temporal_scale", "guidance_scale"):
             value = getattr(self, name)
@@ -55,7 +58,10 @@ class Controls:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """The result. `frames` [n h w 3] uint8; `structure` [n h w] in [−1, 1], the blurred depth that the model saw."""
+    """The result.
+
+    `frames` [n h w 3] uint8; `structure` [n h w] in [−1, 1], the blurred depth that the model saw.
+    """
 
     frames: np.ndarray
     structure: np.ndarray
@@ -109,11 +115,14 @@ class VideoEditor:
         tokenizer = load_tokenizer(folder / "tokenizer")
         _check_parts(folder, unet, conditioner, tokenizer)
         params = jax.device_put({**params, "unet": unet_params})
-        return cls(unet, conditioner, params, tokenizer, settings)
+        try:
+            return cls(unet, conditioner, params, tokenizer, settings)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{folder / 'gen1.json'} has a wrong setting: {error}") from error
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Tells this model from others: eight letters, of a sample of every parameter of the UNet."""
+        """Eight letters that tell models apart, of a sample of each of the UNet's parameters."""
         digest = hashlib.sha256()
         for leaf in jax.tree.leaves(self.params["unet"]):
             digest.update(np.asarray(leaf.ravel()[:64]).tobytes())
@@ -158,7 +167,8 @@ class VideoEditor:
           frames: [n H W 3] uint8.
           prompt: the content wanted, in words; or
           image: a picture [H W 3] uint8 whose look to take.
-          depth: [n H W] inverse depth to keep instead of the estimated one (or any map that stands in for it).
+          depth: [n H W] inverse depth, or any map that stands in for it, to keep instead of the
+            estimated one.
           seed: of the noise.
           **controls: fields of `Controls`.
 
@@ -192,7 +202,11 @@ class VideoEditor:
         seed: int = 0,
         **controls: Any,
     ) -> list[Edit]:
-        """Edits clips [b n H W 3] towards content [b d]; see `edit`. Noise depends on the seed and place in the batch."""
+        """Edits clips [b n H W 3] towards content [b d]; see `edit`.
+
+        Noise depends on the seed and the place in the batch: the first clip's edit is that of
+        `edit` with the same seed and content.
+        """
         controls = Controls(**controls)
         controls.check()
         if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
@@ -232,7 +246,7 @@ class VideoEditor:
     def _sample_fn(
         self, params, depth, content, key, level, temporal_scale, guidance_scale, *, num_steps: int
     ):
-        """Depth [b n H W], content [b d], controls [b] → frames [b n H W 3] uint8, structure seen [b n H W]."""
+        """Depth [b n H W], content [b d], controls [b] → frames, structure seen [b n H W]."""
         structure = self.conditioner.encode_structure(params, depth, level)
         latents = sample_latents(
             self.unet,

@@ -1,7 +1,7 @@
-"""What each model is trained for: a loss, and a picture of how far it is. The loop is the same for all.
+"""What each model is trained for: a loss, and a picture of how far it is. One loop serves all.
 
-A loss is `loss(params, frozen, batch, key) -> (scalar, metrics)`; a preview is `preview(params, frozen, batch) ->
-{name: picture [H W 3] uint8, or a number}`, on a fixed batch.
+A loss is `loss(params, frozen, batch, key) -> (scalar, metrics)`; a preview is
+`preview(params, frozen, batch) -> {name: picture [H W 3] uint8, or a number}`, on a fixed batch.
 """
 
 import dataclasses
@@ -48,7 +48,8 @@ class Objective:
 
     loss: Loss
     preview: Callable[[Params, Frozen, Batch], dict[str, Any]] = _nothing
-    # Before the first step: parameters that are statistics of the data (the prior's mean and deviation).
+    # Before the first step: parameters that are statistics of the data (the prior's mean and
+    # deviation).
     prepare: Callable[[Params, Frozen, Iterator[Batch]], Params] = _keep
     # After the last: settings that are statistics of the trained model (the autoencoder's scale).
     finish: Callable[[nn.Module, Params, Iterator[Batch]], nn.Module] = _keep_module
@@ -84,7 +85,7 @@ def autoencoder(
     kl_weight: float = 1e-6,
     initial_logvar: float = -6.0,
 ) -> Objective:
-    """|x − D(E(x))| + its square, plus the KL of q(z|x) to N(0, 1), a mean over pixels and over latents."""
+    """Mean of |x − D(E(x))| and its square, plus that of the KL of q(z|x) to N(0, 1)."""
 
     def loss(params, frozen, batch, key):
         images = rearrange(batch.frames, "b n h w c -> (b n) h w c").astype(jnp.float32) / 127.5 - 1
@@ -97,7 +98,7 @@ def autoencoder(
         return jnp.mean(jnp.abs(error)) + square + kl_weight * kl, {"psnr": psnr, "kl": kl}
 
     def prepare(params, frozen, batches):
-        """Starts the log variance low: at first, noise as strong as the latents would only slow learning."""
+        """Starts the log variance low: noise as strong as the first latents would slow learning."""
         bias = params["quant_conv"]["bias"]
         bias = bias.at[bias.shape[0] // 2 :].add(initial_logvar)
         return {**params, "quant_conv": {**params["quant_conv"], "bias": bias}}
@@ -120,7 +121,7 @@ def autoencoder(
         return mean.mean(), jnp.square(mean).mean()
 
     def finish(module, params, batches):
-        """Sets `scaling_factor` so that scaled latents have unit variance (SD's 0.18215 was found so)."""
+        """Sets `scaling_factor` so that latents have unit variance, as SD's 0.18215 was found."""
         values = [moments(params, next(batches).frames) for _ in range(CALIBRATION_BATCHES)]
         first, second = np.mean(np.asarray(values, np.float64), axis=0)
         return module.clone(scaling_factor=float((second - first**2) ** -0.5))
@@ -134,7 +135,7 @@ def autoencoder(
 def contrastive(
     module: nn.Module, conditioner: Conditioner, *, max_logit_scale: float = 4.6052
 ) -> Objective:
-    """CLIP's symmetric cross-entropy between frames and captions; captions that are equal count as one."""
+    """CLIP's symmetric cross-entropy between frames and captions; equal captions count as one."""
 
     def logits(params, batch):
         pixels = clip.preprocess(batch.frames[:, 0], module.vision_config.image_size)
@@ -161,9 +162,10 @@ def contrastive(
 def depth(
     module: nn.Module, conditioner: Conditioner, *, gradient_weight: float = 0.5, scales: int = 3
 ) -> Objective:
-    """MiDaS's scale-and-shift-invariant error with its gradient term (Ranftl et al. 1907.01341, eq. 5, 6, 11).
+    """MiDaS's scale-and-shift-invariant error with its gradient term.
 
-    Scale and shift are one pair for a clip, not for a frame, so that the estimate does not flicker.
+    Ranftl et al. 1907.01341, equations 5, 6 and 11, but for means in place of medians. Scale
+    and shift are one pair for a clip, not for a frame, so that the estimate does not flicker.
     """
 
     def estimate(params, frames):
@@ -174,7 +176,8 @@ def depth(
 
     def loss(params, frozen, batch, key):
         predicted, truth = estimate(params, batch.frames), batch.depth
-        # Both to zero mean and unit mean deviation over the clip. (A least-squares scale would do, but it may be
+        # Both to zero mean and unit mean deviation over the clip. (A least-squares scale would do,
+        # but it may be
         # negative, and then a network learns depth upside down.)
         axes = (1, 2, 3)
 

@@ -39,7 +39,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes. Randomness is not in it: every key follows from the seed and the step."""
+    """All that a step changes.
+
+    Randomness is not in it: every key follows from the seed and the step.
+    """
 
     step: jax.Array
     params: Any
@@ -57,7 +60,7 @@ def train_step(
     ema_decay: float,
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update: gradient, AdamW, moving average. Same seed, step and batch give the same numbers."""
+    """One update: gradient, AdamW, moving average; a function of seed, step and batch."""
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
         state.params, frozen, batch, key
@@ -82,7 +85,10 @@ def make_optimizer(
     b2: float = 0.999,
     clip_norm: float = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW with clipping; linear warm-up, then a cosine to `final_fraction` of the rate. Decay on matrices only."""
+    """AdamW with clipping, and weight decay on matrices only.
+
+    Linear warm-up, then a cosine to `final_fraction` of the rate.
+    """
     schedule = optax.warmup_cosine_decay_schedule(
         0.0,
         learning_rate,

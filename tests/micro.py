@@ -1,6 +1,8 @@
 """Everything once more, as small as it works: configs/tiny.py for the tests, a few steps a part.
 
-gen1 all --config tests/micro.py --workdir …
+    gen1 all --config tests/micro.py --workdir …
+
+goes through all of it; tests/micro_run.py spares most of the training.
 """
 
 from ml_collections import ConfigDict

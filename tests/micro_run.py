@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tiny_unet import drawn_params
 
+from configs import tiny
 from gen1_jax.commands.configs import resolve_paths
 from gen1_jax.commands.parts import run_part
 from gen1_jax.tokenizer import load_tokenizer
@@ -39,3 +40,17 @@ def load(root: Path, part: str, **changes) -> ConfigDict:
     config = resolve_paths(micro.get_config(part), root / part)
     config.update_from_flattened_dict(changes)
     return config
+
+
+def load_evaluation(root: Path, **changes) -> ConfigDict:
+    """configs/tiny.py's evaluation, of the micro pipeline at two settings."""
+    settings = {
+        "builder": "test",
+        "structure_level": (0, 7),
+        "temporal_scale": (1.0,),
+        "num_steps": 1,
+        "batch_size": 2,
+    }
+    config = tiny.get_config("evaluation")
+    config.update_from_flattened_dict(settings | changes)
+    return resolve_paths(config, root / "evaluation")

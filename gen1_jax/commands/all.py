@@ -30,7 +30,8 @@ def run(args) -> None:
     config = load_config(args.config)
     if config.kind != "all":
         raise UserError(
-            f"--config {args.config}: a whole config is accepted, without :part; `gen1 train` runs one part"
+            f"--config {args.config}: a whole config is accepted, without :part; "
+            "`gen1 train` runs one part"
         )
     for part in args.parts or ():
         if part not in config.parts:

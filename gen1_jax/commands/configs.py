@@ -43,14 +43,13 @@ def load_config(spec: str, overrides: list[str] = (), default_part: str = "all")
                 f"--set {override}: no such key, or another type; keys: {known}"
             ) from None
         if path not in _paths(config.to_dict()):
-            raise UserError(
-                f"--set {override}: unknown key; keys: {', '.join(sorted(_paths(config.to_dict())))}"
-            )
+            known = ", ".join(sorted(_paths(config.to_dict())))
+            raise UserError(f"--set {override}: unknown key; keys: {known}")
     return config
 
 
 def resolve_paths(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """The config with paths that begin with ../, which are relative to the part's own folder, resolved."""
+    """The config with paths resolved that begin with ../: they start in the part's own folder."""
 
     def resolve(value):
         if isinstance(value, str) and value.startswith("../"):

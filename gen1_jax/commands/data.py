@@ -1,4 +1,4 @@
-"""Streams of batches from a config's `data`; the one place where training meets `data_pipelines`."""
+"""Streams of batches from a config's `data`; the one place where training meets its data."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,7 +42,7 @@ def make_stream(data, seed: int, split: str = "train") -> Iterator[dict]:
 
 
 def make_preview_batch(data) -> Callable[[], dict]:
-    """The first video batch of the validation split (the first image batch where all are images)."""
+    """The validation split's first video batch (first image batch where all are images)."""
 
     def make() -> dict:
         preview = data.copy_and_resolve_references()

@@ -1,6 +1,8 @@
 """Edit a video: keep its structure (depth), take its look from a prompt or a picture.
 
-gen1 edit clip.mp4 --model runs/demo/pipeline --prompt "a blue ball over snow" -o out.mp4
+    gen1 edit clip.mp4 --model runs/demo/pipeline --prompt "a blue ball over snow" -o out.mp4
+
+Any video, GIF, picture or folder of frames is read; a side-by-side is written beside the output.
 """
 
 import time
@@ -55,7 +57,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--frames",
         type=int,
-        help="how many frames to edit (as many as the model was trained on, or all of a shorter clip)",
+        help="how many to edit (as many as the model was trained on, or all of a shorter clip)",
     )
     parser.add_argument("--stride", type=int, default=1, help="take every N-th frame (%(default)s)")
     parser.add_argument("--start", type=int, default=0, help="first frame (%(default)s)")

@@ -1,11 +1,12 @@
-"""Measure a pipeline: frame and prompt consistency, structure error, for settings of the three controls.
+"""Measure a pipeline: consistency of frames and prompts, structure error, over the three controls.
 
-    gen1 evaluate --model runs/demo/pipeline --prompts prompts.jsonl --temporal-scale 0.5 1 1.5 -o runs/evaluation
-    gen1 evaluate --model runs/demo/pipeline --world runs/demo/world --clips 32 -o runs/evaluation
+    gen1 evaluate --prompts prompts.jsonl --temporal-scale 0.5 1 1.5 -o runs/evaluation
+    gen1 evaluate --world runs/demo/world --clips 32 -o runs/evaluation
 
-A prompt file has a JSON object a line: {"video": PATH, "prompt": TEXT}, paths relative to the file. Clips of the
-world are recoloured, and measured against truth too: is the object the colour that the prompt names; does its mask
-stay; true depth. Writes records.jsonl (as it goes; a stopped sweep goes on), table.md, metrics.json, trends.png.
+A prompt file has a JSON object a line: {"video": PATH, "prompt": TEXT}, paths relative to the file.
+Clips of the world are recoloured, and measured against truth too: is the object the colour that the
+prompt names; does its mask stay; true depth. Writes records.jsonl (as it goes; a stopped sweep goes
+on), table.md, metrics.json, trends.png.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Evaluation of a pipeline: items from the world or a prompt file; records, table, plot, pictures."""
+"""Evaluation of a pipeline, on the world or a prompt file: records, table, plot, pictures."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ HEADLINE = ("colour_accuracy", "structure_correlation", "frame_consistency", "pr
 def world_items(
     folder: str | Path, builder: str, split: str, count: int, seed: int = 0
 ) -> tuple[list[Item], Palette]:
-    """Held-out clips of the world, each with a prompt that asks for another colour, and the truth."""
+    """Held-out clips of the world with prompts that ask for another colour, and the truth."""
     from data_pipelines.moving_shapes.builder import load
     from data_pipelines.moving_shapes.records import decode_example
     from data_pipelines.moving_shapes.renderer import COLOURS, colour_of, edit_prompt
@@ -50,7 +50,9 @@ def world_items(
 
 
 def file_items(path: Path, size: tuple[int, int], num_frames: int, stride: int) -> list[Item]:
-    """Items of a prompt file: one JSON object a line, {"video": PATH, "prompt": TEXT}; paths relative to the file.
+    """Items of a prompt file: a JSON object a line, {"video": PATH, "prompt": TEXT}.
+
+    Paths are relative to the file.
 
     Raises:
       UserError: naming the line that is wrong.
@@ -68,7 +70,8 @@ def file_items(path: Path, size: tuple[int, int], num_frames: int, stride: int) 
             video, prompt = entry["video"], entry["prompt"]
         except (json.JSONDecodeError, KeyError, TypeError):
             raise UserError(
-                f'{path}, line {number}: {{"video": PATH, "prompt": TEXT}} is accepted, not {line[:60]!r}'
+                f'{path}, line {number}: {{"video": PATH, "prompt": TEXT}} is accepted, '
+                f"not {line[:60]!r}"
             ) from None
         if not isinstance(video, str) or not isinstance(prompt, str) or not prompt.strip():
             raise UserError(f"{path}, line {number}: video and prompt must be texts, not empty")
@@ -84,7 +87,7 @@ def file_items(path: Path, size: tuple[int, int], num_frames: int, stride: int) 
 
 
 def summarise(records: list[dict], workdir: Path, grid: list[dict]) -> None:
-    """Prints the table, and writes table.md, metrics.json and, where a control varies, trends.png."""
+    """Prints the table; writes table.md, metrics.json and, if a control varies, trends.png."""
     rows = report.summarise(records)
     print(report.format_table(rows))
     (workdir / "table.md").write_text(
@@ -104,7 +107,10 @@ def summarise(records: list[dict], workdir: Path, grid: list[dict]) -> None:
 
 
 def evaluate_world(config, workdir: Path, progress: bool) -> None:
-    """Edits held-out clips at every setting; pictures of the first setting's edits and of all controls."""
+    """Edits held-out clips at every setting, and measures.
+
+    Pictures of the first setting's edits and of all controls.
+    """
     editor = VideoEditor.load(config.pipeline)
     items, palette = world_items(
         config.world, config.builder, config.split, config.num_clips, config.seed
@@ -162,7 +168,8 @@ def picture_edits(rows: list[dict[str, np.ndarray]], workdir: Path) -> None:
     for i, row in enumerate(rows):
         clip = _to_and_fro(pictures.side_by_side(row))
         write_video(workdir / "videos" / f"edit_{i:02d}.mp4", clip, fps=8, overwrite=True)
-    panels = [pictures.side_by_side(row, scale=max(1, 128 // row["source"].shape[1])) for row in brief[:6]]
+    scale = max(1, 128 // brief[0]["source"].shape[1])
+    panels = [pictures.side_by_side(row, scale=scale) for row in brief[:6]]
     width, height = (max(panel.shape[axis] for panel in panels) for axis in (2, 1))
     panels = [
         np.pad(p, ((0, 0), (0, height - p.shape[1]), (0, width - p.shape[2]), (0, 0)), mode="edge")

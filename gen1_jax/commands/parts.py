@@ -1,4 +1,4 @@
-"""The parts of a config, each run by its kind: make a world, train a model, encode, assemble, evaluate."""
+"""The parts of a config, each run by its kind: world, training, encoding, pipeline, evaluation."""
 
 import json
 import shutil
@@ -135,7 +135,7 @@ def encode(config, workdir: Path, progress: bool) -> None:
 
 
 def assemble(config, workdir: Path, progress: bool) -> None:
-    """Copies the finished models into one pipeline folder, which `gen1 edit` reads; whole or not at all."""
+    """Copies the finished models into one folder that `gen1 edit` reads; whole or not at all."""
     from gen1_jax.weights.folder import replacing_folder
 
     sources = {**config.folders.to_dict(), "tokenizer": config.tokenizer}

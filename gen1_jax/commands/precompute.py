@@ -1,4 +1,7 @@
-"""Encode clips once and for all: latents, structure at blur levels, CLIP content, so that training needs no encoders."""
+"""Encode clips once and for all: latents, structure at blur levels, CLIP content.
+
+Training then needs no encoders.
+"""
 
 from pathlib import Path
 
@@ -25,6 +28,7 @@ def run(args) -> None:
     config = configs.load_config(args.config, args.set, default_part="encoded")
     if config.kind != "encode":
         raise UserError(
-            f"--config {args.config}: this part encodes nothing; name one that does, e.g. tiny:encoded"
+            f"--config {args.config}: this part encodes nothing; name one that does, "
+            "e.g. tiny:encoded"
         )
     run_part(config, args.workdir, progress=not args.no_progress)

@@ -1,6 +1,6 @@
-"""Make the moving-shapes world: seeded clips with true depth, masks and captions, as a TFDS data set.
+"""Make the moving-shapes world: seeded clips with true depth, mask and caption, a TFDS data set.
 
-With --show, also write a few clips as pictures and an mp4 to look at.
+With --show, also write a few clips as mp4, to look at and to edit, and a picture of them.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ def add_arguments(parser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="picture N clips in WORKDIR/preview.png, .mp4",
+        help="write N test clips: WORKDIR/clips/*.mp4, preview.png",
     )
     parser.add_argument("--no-progress", action="store_true", help="no bar")
 
@@ -36,7 +36,7 @@ def run(args) -> None:
         print(f"{split}: {len(records)} clips")
     if args.show > 0:
         clips = [
-            decode_example(source["train"][i]) for i in range(min(args.show, len(source["train"])))
+            decode_example(source["test"][i]) for i in range(min(args.show, len(source["test"])))
         ]
         rows = [
             {
@@ -47,8 +47,8 @@ def run(args) -> None:
             for clip in clips
         ]
         pictures.save_image(args.workdir / "preview.png", pictures.contact_sheet(rows))
-        mosaic = np.concatenate(
-            [pictures.side_by_side(row, scale=3)[:, :, :600] for row in rows], axis=1
-        )
-        write_video(args.workdir / "preview.mp4", mosaic, fps=8, overwrite=True)
-        print(f"pictured in {args.workdir}/preview.png and preview.mp4")
+        for i, clip in enumerate(clips):
+            path = args.workdir / "clips" / f"clip_{i:02d}.mp4"
+            write_video(path, clip["frames"], fps=8, overwrite=True)
+            print(f"{path}: {clip['caption']}")
+        print(f"pictured in {args.workdir / 'preview.png'}")

@@ -1,4 +1,4 @@
-"""A sweep: every clip edited at every setting of the three controls, measured, and written as it goes."""
+"""A sweep: every clip edited at every setting of the controls, measured, written as it goes."""
 
 import dataclasses
 import itertools
@@ -30,7 +30,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Palette:
-    """Truth about colours: names → RGB, and what colour an object has (frames, mask) → (name, distances)."""
+    """Truth about colours: names → RGB, and (frames, mask) → (an object's colour, distances)."""
 
     rgb: dict[str, tuple[int, int, int]]
     colour_of: Callable[[np.ndarray, np.ndarray], tuple[str, dict]]
@@ -41,7 +41,7 @@ def make_grid(
     temporal_scale: Sequence[float] = (1.0,),
     guidance_scale: Sequence[float | None] = (None,),
 ) -> list[dict[str, Any]]:
-    """Settings around the first of each control: one control is varied at a time, the first values are shared."""
+    """Settings around the first value of each control: one control varies at a time."""
     base = {
         "structure_level": structure_level[0],
         "temporal_scale": temporal_scale[0],
@@ -85,10 +85,11 @@ def run_sweep(
       records_path: JSONL, one record a clip and setting, appended as they come.
       num_steps: DDIM steps.
       batch_size: clips edited together; the last batch is filled up with repeats.
-      seed: noise of clip i is that of its place i, the same in every setting: settings are compared on the same noise.
+      seed: noise of clip i is that of its place i in every setting, so that settings are compared
+        on the same noise.
       palette: judges colours, where items have truth.
       on_edit: called with every edit that is made.
-      remade: clips whose edits are wanted by `on_edit`, so made again where records of them are found.
+      remade: clips whose edits `on_edit` wants, so made again where there are records of them.
       progress: whether to show a bar.
 
     Returns:
@@ -131,17 +132,15 @@ def run_sweep(
             edits = editor.edit_batch(
                 frames, content, seed=seed + start, num_steps=num_steps, **named
             )
-            edits = edits[: len(group)]
-            made = [
-                key | of_all | values
-                for key, values in zip(keys, measure(group, edits), strict=True)
-            ]
-            # Noise goes by the place in the batch, so a batch is made whole; only what was missing is new.
+            measures = measure(padded, edits)  # of one shape always, compiled once
+            made = [key | of_all | m for key, m in zip(keys, measures, strict=False)]
+            # Noise goes by the place in the batch, so a batch is made whole; only what was missing
+            # is new.
             made = [old or new for old, new in zip(known, made, strict=True)]
             new = [record for record, old in zip(made, known, strict=True) if not old]
             report.write_jsonl(records_path, new)
             records += made
-            for item, edit in zip(group, edits, strict=True):
+            for item, edit in zip(group, edits, strict=False):
                 if on_edit is not None:
                     on_edit(item, named, edit)
     bar.close()

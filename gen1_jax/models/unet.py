@@ -71,7 +71,7 @@ class Axes(NamedTuple):
 
 
 def on_video_branches(layer, x: jax.Array, axes: Axes) -> jax.Array:
-    """`layer` ([b g n s c] → same) on the video branches of x [(b g n) h w c]; others pass unchanged."""
+    """`layer` ([b g n s c] → same) on the video branches of x [(b g n) h w c]; others pass."""
     b, g, n, k = axes
     split = x.reshape(b, g, n, -1, x.shape[-1])
     if k == g:
@@ -80,7 +80,7 @@ def on_video_branches(layer, x: jax.Array, axes: Axes) -> jax.Array:
 
 
 class TemporalConv(nn.Module):
-    """x + conv over frames (3 taps, zero-initialised); x [b g n s c]. Parameters: kernel WIO, bias."""
+    """x + conv over frames (3 taps, zero-initialised); x [b g n s c]. Parameters: kernel WIO."""
 
     dtype: Any = None
 
@@ -429,7 +429,7 @@ class VideoUNet(nn.Module):
 
     @classmethod
     def from_config(cls, config: dict, dtype: Any = None) -> "VideoUNet":
-        """From a config.json, ours or diffusers' `UNet2DConditionModel`'s (without temporal layers).
+        """From a config.json of ours, or of `UNet2DConditionModel` (no temporal layers).
 
         Raises:
           UserError: a setting that this network does not have.

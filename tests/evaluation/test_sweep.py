@@ -1,0 +1,157 @@
+"""The sweep: what is measured, what is not made twice, what is replaced."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gen1_jax.commands import evaluation
+from gen1_jax.commands.evaluation import summarise, world_items
+from gen1_jax.editing import VideoEditor
+from gen1_jax.errors import UserError
+from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep
+
+GRID = make_grid((0, 7), (1.0,), (None,))
+
+
+@pytest.fixture(scope="module")
+def editor(micro_run):
+    from conftest import compile_fast
+
+    with pytest.MonkeyPatch.context() as patch:
+        compile_fast(patch, micro_run)
+        yield VideoEditor.load(micro_run / "pipeline")
+
+
+@pytest.fixture(scope="module")
+def world(micro_run):
+    return world_items(micro_run / "world", "test", "test", 3)
+
+
+@pytest.fixture
+def sweep(editor, world, quick, tmp_path):
+    """Runs a sweep of three clips, two a batch; (records, clips and settings edited)."""
+    items, palette = world
+
+    def sweep(**changes):
+        edited = []
+        settings = {"num_steps": 1, "batch_size": 2, "palette": palette, "progress": False}
+        records = run_sweep(
+            editor,
+            changes.pop("items", items),
+            changes.pop("grid", GRID),
+            tmp_path / "records.jsonl",
+            on_edit=lambda item, setting, _: edited.append(
+                (item.clip[-1], setting["structure_level"])
+            ),
+            **settings | changes,
+        )
+        return records, edited
+
+    return sweep
+
+
+def test_one_control_varies_around_the_first_values():
+    grid = make_grid((0, 3), (1.0, 0.5), (4.0,))
+    assert [tuple(s.values()) for s in grid] == [(0, 1.0, 4.0), (3, 1.0, 4.0), (0, 0.5, 4.0)]
+    assert make_grid() == [{"structure_level": 0, "temporal_scale": 1.0, "guidance_scale": None}]
+
+
+def test_a_full_grid_has_every_combination_once():
+    grid = full_grid(structure_level=(0, 3), temporal_scale=(1.0, 0.5, 1.0))
+    assert [tuple(s.values()) for s in grid] == [(0, 1.0), (0, 0.5), (3, 1.0), (3, 0.5)]
+
+
+def test_records_hold_the_settings_and_the_measures(sweep, editor, tmp_path):
+    records, edited = sweep()
+    assert edited == [(clip, level) for level in (0, 7) for clip in "012"]
+    assert [(r["clip"][-1], r["structure_level"]) for r in records] == edited
+    written = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert written == records
+    for record in records:
+        assert record["guidance_scale"] == editor.settings["guidance_scale"]
+        assert record["model"] == editor.fingerprint and record["num_steps"] == 1
+        for name in ("colour_accuracy", "mask_iou"):
+            assert 0 <= record[name] <= 1, name
+        for name in ("frame_consistency", "prompt_consistency", "structure_correlation"):
+            assert -1 <= record[name] <= 1, name  # below 0 for random models only
+    summarise(records, tmp_path, GRID)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(metrics) == set(evaluation.HEADLINE)
+    assert all(0 <= value <= 1 for value in metrics.values())
+    base = [r["frame_consistency"] for r in records if r["structure_level"] == 0]
+    np.testing.assert_allclose(metrics["frame_consistency"], np.mean(base))
+
+
+def test_a_stopped_sweep_goes_on(sweep, tmp_path):
+    """Batches whose records are there are not edited; a torn line's is, and comes out the same."""
+    whole, _ = sweep()
+    path = tmp_path / "records.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], *lines[3:5], lines[5][:40]]))
+    records, edited = sweep()
+    assert edited == [("2", 0), ("2", 7)] and records == whole
+    assert len(path.read_text().splitlines()) == 7  # the torn line stays, closed off
+    records, edited = sweep()
+    assert edited == [] and records == whole
+    # One clip of a batch is missing: both are edited (noise goes by the place), one is written.
+    path.write_text("".join(lines[1:]))
+    records, edited = sweep()
+    assert edited == [("0", 0), ("1", 0)] and records == whole
+    assert len(path.read_text().splitlines()) == 6
+
+
+def test_records_of_another_model_or_number_of_steps_are_replaced(sweep, editor, monkeypatch):
+    first, _ = sweep(grid=GRID[:1])
+    records, edited = sweep(grid=GRID[:1], num_steps=2)
+    assert len(edited) == len(records) == 3 and all(r["num_steps"] == 2 for r in records)
+    monkeypatch.setitem(editor.__dict__, "fingerprint", "another!")
+    records, edited = sweep(grid=GRID[:1], num_steps=2)
+    assert len(edited) == 3 and {r["model"] for r in records} == {"another!"}
+    assert sweep(grid=GRID[:1], num_steps=2) == (records, [])
+
+
+def test_only_the_records_asked_for_come_back(sweep, world):
+    sweep()
+    records, edited = sweep(grid=GRID[1:], items=world[0][:2])
+    assert edited == [] and len(records) == 2
+    assert {r["structure_level"] for r in records} == {7}
+
+
+def test_pictures_of_a_stopped_evaluation_are_made_after_all(sweep, world):
+    sweep()
+    _, edited = sweep(remade={world[0][2].clip})
+    assert edited == [("2", 0), ("2", 7)]
+
+
+def test_nothing_to_evaluate_is_refused(sweep):
+    with pytest.raises(UserError, match="no clips"):
+        sweep(items=[])
+
+
+def test_the_evaluation_part_makes_its_pictures_once(
+    editor, micro_run, quick, tmp_path, monkeypatch
+):
+    """As `gen1 all` runs it; broken off after its records, it makes the pictures on going on."""
+    from micro_run import load_evaluation
+
+    config = load_evaluation(micro_run, num_clips=2, num_pictured=2)
+    monkeypatch.setattr(evaluation.VideoEditor, "load", lambda _: editor)
+    picture_edits = evaluation.picture_edits
+
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "picture_edits", broken)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.evaluate_world(config, tmp_path, False)
+    monkeypatch.setattr(evaluation, "picture_edits", picture_edits)
+    evaluation.evaluate_world(config, tmp_path, False)
+    names = {p.name for p in tmp_path.rglob("*") if p.is_file()}
+    assert names == {
+        *("records.jsonl", "table.md", "metrics.json", "trends.png", "contact_sheet.png"),
+        *("controls.png", "edits.gif", "edit_00.mp4", "edit_01.mp4"),
+    }
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 4
+    monkeypatch.setattr(evaluation, "picture_edits", broken)
+    evaluation.evaluate_world(config, tmp_path, False)  # all is there

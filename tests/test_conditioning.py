@@ -1,0 +1,156 @@
+"""The frozen networks: frames, texts and depth to what the UNet reads."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from tiny_unet import normal
+
+from gen1_jax.batch import Batch
+from gen1_jax.conditioning import Conditioner, read_settings, to_content
+from gen1_jax.errors import UserError
+from gen1_jax.tokenizer import load_tokenizer
+
+RNG = np.random.default_rng(0)
+FRAMES = RNG.integers(0, 256, (2, 3, 16, 16, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def models(micro_run):
+    names = ("vae", "clip", "depth", "prior")
+    return Conditioner.load({name: micro_run / "pipeline" / name for name in names})
+
+
+def structure_of(models, level):
+    """FRAMES' structure latents at a level each, in two steps."""
+    conditioner, frozen = models
+    depth = jax.jit(conditioner.estimate_depth)(frozen, FRAMES)
+    return jax.jit(conditioner.encode_structure)(frozen, depth, level)
+
+
+def test_content_keeps_the_direction_and_has_unit_variance():
+    x = normal(0, 5, 16)
+    content = to_content(x)
+    np.testing.assert_allclose(np.linalg.norm(content, axis=-1), 4, rtol=1e-5)
+    np.testing.assert_allclose(to_content(100 * x), content, rtol=1e-5)
+    assert np.isfinite(to_content(np.zeros((1, 16)))).all()
+
+
+def test_latents_and_frames_have_each_others_shapes(models, quick):
+    conditioner, frozen = models
+    latents = jax.jit(conditioner.encode_frames)(frozen, FRAMES)
+    assert latents.shape == (2, 3, 8, 8, 4)
+    frames = jax.jit(conditioner.decode)(frozen, latents)
+    assert frames.shape == FRAMES.shape and frames.dtype == np.uint8
+    # A frame's latents are its own, whatever stands beside it.
+    alone = jax.jit(conditioner.encode_frames)(frozen, FRAMES[:1, 1:2])
+    np.testing.assert_allclose(alone[0, 0], latents[0, 1], atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (20, 30), (7, 33)])
+def test_depth_has_the_size_of_the_frames_whatever_it_is(models, quick, size):
+    conditioner, frozen = models
+    frames = RNG.integers(0, 256, (1, 2, *size, 3), np.uint8)
+    depth = jax.jit(conditioner.estimate_depth)(frozen, frames)
+    assert depth.shape == (1, 2, *size) and np.isfinite(depth).all()
+
+
+def test_tokens_count_up_to_the_first_end(models, micro_run):
+    conditioner, _ = models
+    tokens = load_tokenizer(micro_run / "tokenizer").encode(["", "a red ball"])
+    mask = np.asarray(conditioner.token_mask(tokens))
+    assert mask[0].sum() == 2 and mask[0, :2].all()
+    ends = (tokens[1] == tokens[1, -1]).argmax()
+    np.testing.assert_array_equal(mask[1], np.arange(tokens.shape[1]) <= ends)
+
+
+def test_a_batch_is_encoded_by_its_own_draws(models, quick):
+    conditioner, frozen = models
+    encode = jax.jit(conditioner.encode_batch, static_argnums=3)
+    raw = Batch(frames=FRAMES, tokens=np.zeros((2, 5), np.int32))
+    batch = encode(frozen, raw, jax.random.key(0), (2, 5))
+    batch.check()
+    assert batch.encoded and set(np.asarray(batch.structure_level)) <= {2, 5}
+    again = encode(frozen, raw, jax.random.key(0), (2, 5))
+    jax.tree.map(np.testing.assert_array_equal, batch, again)
+    # The structure is that of the depth at the level drawn; the content that of one of the frames.
+    structure = structure_of(models, batch.structure_level)
+    np.testing.assert_allclose(batch.structure, structure, atol=1e-4)
+    content = jax.jit(conditioner.image_content)(frozen, FRAMES.reshape(6, 16, 16, 3))
+    content = content.reshape(2, 3, 16)
+    distance = np.abs(batch.content[:, None] - content).max(-1)
+    assert (distance.min(1) < 1e-4).all()
+
+
+def test_what_precompute_stores_is_what_a_batch_would_hold(models, quick):
+    conditioner, frozen = models
+    levels = np.array([[0, 3], [0, 7]])
+    record = jax.jit(conditioner.encode_record)(frozen, FRAMES, levels)
+    assert {k: v.shape for k, v in record.items()} == {
+        "latents": (2, 3, 8, 8, 4),
+        "structure": (2, 2, 3, 8, 8, 4),
+        "content": (2, 3, 16),
+    }
+    second = structure_of(models, np.array([3, 7]))
+    np.testing.assert_allclose(record["structure"][:, 1], second, atol=1e-4)
+
+
+def test_content_of_a_text_is_drawn_by_the_prior(models, micro_run, quick):
+    conditioner, frozen = models
+    tokenizer = load_tokenizer(micro_run / "tokenizer")
+    tokens, null = tokenizer.encode(["a red ball", "a blue cube"]), tokenizer.encode([""])
+
+    @jax.jit
+    def draw(tokens, key):
+        return conditioner.text_content(frozen, tokens, null, key, num_steps=2)
+
+    content = draw(tokens, jax.random.key(0))
+    assert content.shape == (2, 16) and np.isfinite(content).all()
+    np.testing.assert_array_equal(content, draw(tokens, jax.random.key(0)))
+    assert np.abs(content - draw(tokens, jax.random.key(1))).max() > 1e-3
+    assert np.abs(content - draw(tokens[::-1], jax.random.key(0))).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        ({"vae": "clip"}, "clip holds CLIPModel; vae must be AutoencoderKL"),
+        ({"prior": "unet"}, "unet holds VideoUNet; prior must be PriorTransformer"),
+        ({"depth": "nowhere"}, "no model folder"),
+        ({"unet": "unet"}, "unknown frozen model 'unet'; accepted: vae, clip, depth, prior"),
+    ],
+)
+def test_wrong_folders_are_refused(micro_run, folders, words):
+    with pytest.raises(UserError, match=words) as caught:
+        Conditioner.load({k: micro_run / "pipeline" / v for k, v in folders.items()})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_damaged_model_folders_are_refused(micro_run, tmp_path, file):
+    shutil.copytree(micro_run / "pipeline" / "depth", tmp_path / "depth")
+    path = tmp_path / "depth" / file
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=file) as caught:
+        Conditioner.load({"depth": tmp_path / "depth"})
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_of_a_pipeline_are_read_or_refused(micro_run, tmp_path):
+    settings = read_settings(micro_run / "pipeline")
+    assert settings["size"] == [32, 32] and settings["prior"]["num_steps"] == 2
+    file = tmp_path / "clip.mp4"
+    file.write_bytes(b"no folder")
+    for folder in (tmp_path, tmp_path / "nowhere", file):
+        with pytest.raises(UserError, match="is no pipeline folder"):
+            read_settings(folder)
+    for text, words in (
+        ("{", "is not valid JSON"),
+        ("[]", "lacks schedule, spacing"),
+        (json.dumps(settings | {"x": 1}).replace("spacing", "spaces"), "lacks spacing; needed:"),
+    ):
+        (tmp_path / "gen1.json").write_text(text)
+        with pytest.raises(UserError, match=words):
+            read_settings(tmp_path)
