@@ -26,6 +26,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from gen1_jax.commands.parts import run_all
+    from gen1_jax.parallel import keep_freed_memory
 
     config = load_config(args.config)
     if config.kind != "all":
@@ -36,6 +37,7 @@ def run(args) -> None:
     for part in args.parts or ():
         if part not in config.parts:
             raise UserError(f"--parts {part}: no such part; known: {', '.join(config.parts)}")
+    keep_freed_memory()  # before the first computation
     run_all(
         config,
         args.workdir,

@@ -23,10 +23,12 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from gen1_jax.commands.parts import run_part
+    from gen1_jax.parallel import keep_freed_memory
 
     config = configs.load_config(args.config, args.set)
     if config.kind != "train":
         raise UserError(
             f"--config {args.config}: this part is not trained; name one that is, e.g. tiny:video"
         )
+    keep_freed_memory()  # before the first computation
     run_part(config, args.workdir, progress=not args.no_progress)

@@ -27,7 +27,7 @@ def test_round_trip(data_dir):
     for index in range(len(source)):
         example = builder.decode_example(source[index])
         assert example["seed"] == builder.split_seed("test", index)
-        clip = render(example["seed"])
+        clip = render(example["seed"], size=builder.CONFIGS["test"].size)
         np.testing.assert_array_equal(example["frames"], clip.frames)
         np.testing.assert_array_equal(example["mask"], clip.mask)
         np.testing.assert_allclose(example["depth"], clip.depth, atol=1e-5)
