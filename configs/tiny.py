@@ -2,7 +2,7 @@
 
     gen1 all --config tiny --workdir runs/tiny
 
-Two CPU cores, under two hours; the expected scores stand in docs/tiny_run.md. A part alone:
+Meant for two CPU cores in under two hours; docs/results.md has what was measured. A part alone:
 
     gen1 train --config tiny:video --workdir runs/tiny/video
 
