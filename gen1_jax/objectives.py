@@ -177,8 +177,7 @@ def depth(
     def loss(params, frozen, batch, key):
         predicted, truth = estimate(params, batch.frames), batch.depth
         # Both to zero mean and unit mean deviation over the clip. (A least-squares scale would do,
-        # but it may be
-        # negative, and then a network learns depth upside down.)
+        # but it may be negative, and then a network learns depth upside down.)
         axes = (1, 2, 3)
 
         def standardise(x):

@@ -134,7 +134,7 @@ def train(
       UserError: bad settings, or a checkpoint or starting model that does not fit.
       Stopped: stopped by a signal, after saving.
     """
-    _check_settings(config)
+    check_settings(config)
     workdir = Path(workdir)
     folder = workdir / "model"
     if (folder / "config.json").exists() and _finished_steps(workdir) == config.num_steps:
@@ -230,7 +230,7 @@ def train(
                 elapsed = time.perf_counter() - start
                 writer.add_scalar("steps_per_second", (done - started_at) / elapsed, done)
                 bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k != "gradient_norm"})
-            if last or done % config.sample_every == 0:
+            if config.sample_every and (last or done % config.sample_every == 0):
                 preview(state.ema, frozen, done, writer)
             if saving:
                 checkpoints.save(done, state, batches.get_state())
@@ -248,9 +248,14 @@ def train(
     return folder
 
 
-def _check_settings(config) -> None:
-    counts = ("num_steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints")
-    for name in counts:
+def check_settings(config) -> None:
+    """Raises UserError for counts, a seed or a type that cannot be trained with."""
+    if config.sample_every < 0:
+        raise UserError(
+            f"{config.name}: sample_every is {config.sample_every}; 1 or more is accepted, or 0 "
+            "for no samples"
+        )
+    for name in ("num_steps", "log_every", "checkpoint_every", "keep_checkpoints"):
         if config[name] < 1:
             raise UserError(f"{config.name}: {name} is {config[name]}; 1 or more is accepted")
     if not 0 <= config.seed < 2**32:

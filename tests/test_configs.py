@@ -14,7 +14,7 @@ from gen1_jax.commands.parts import KINDS
 from gen1_jax.conditioning import SETTINGS, Conditioner
 from gen1_jax.errors import UserError
 from gen1_jax.objectives import make_objective
-from gen1_jax.training import make_optimizer
+from gen1_jax.training import check_settings, make_optimizer
 from gen1_jax.weights.folder import merge_params, module_from_config, param_template
 
 CONFIGS = {"tiny": tiny, "demo": demo}
@@ -33,6 +33,8 @@ def test_every_part_can_be_run(name, part):
     assert config.name == part and config.num_steps > config.optimizer.warmup_steps
     if config.data.form == "raw":
         assert {"frames"} <= set(config.data.fields)
+    if config.kind == "train":
+        check_settings(config)
 
 
 def test_stages_take_over_from_each_other():
