@@ -41,9 +41,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from gen1_jax.models.unet import VideoUNet
 from gen1_jax.parallel import keep_freed_memory
 from gen1_jax.training import TrainState, make_optimizer, train_step
-from gen1_jax.weights import torch_unet
 from gen1_jax.weights.folder import init_params
 from gen1_jax.weights.naming import params_to_state_dict
+from gen1_jax.weights.pytorch import video_unet as torch_unet
 
 CLIPS, FRAMES, SIZE, TOKENS = 16, 8, 16, 1
 LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM, EMA_DECAY = 1e-3, 0.01, 1.0, 0.999
@@ -109,13 +109,13 @@ class Ours:
         self.state = TrainState(zero, params, ema, optimizer.init(params))
         self.batch = jax.device_put(arrays)
         start = time.perf_counter()
-        lowered = jax.jit(step, donate_argnums=0).lower(self.state, self.batch, {})
+        lowered = jax.jit(step, donate_argnums=0).lower(self.state, self.batch, {}, LEARNING_RATE)
         self.step = lowered.compile()
         self.compile_seconds = time.perf_counter() - start
         self.temporary_mib = self.step.memory_analysis().temp_size_in_bytes / 2**20
 
     def __call__(self) -> float:
-        self.state, metrics = self.step(self.state, self.batch, {})
+        self.state, metrics = self.step(self.state, self.batch, {}, LEARNING_RATE)
         return float(metrics["loss"])
 
     def parts(self, steps: int = 5) -> dict[str, float]:

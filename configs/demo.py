@@ -14,18 +14,20 @@ PARTS = tiny.PARTS
 # Steps of each trained part.
 STEPS = {
     "autoencoder": 800,
-    "clip": 400,
+    "clip": 360,
     "depth": 250,
     "prior": 300,
     "image": 150,
-    "video": 100,
-    "structure": 300,
-    "blur": 150,
+    "video": 90,
+    "structure": 270,
+    "blur": 140,
 }
 
-# Parts that picture their fixed batch at the end; compiling a sampler for each UNet stage would
-# take a minute.
-PICTURED = ("autoencoder", "depth", "blur")
+# Parts that picture their fixed batch at the end; compiling a sampler for a UNet stage would take
+# half a minute, and the evaluation pictures the last.
+PICTURED = ("autoencoder", "depth")
+# Of the UNet's stages; the same number of frames.
+CLIPS, IMAGES = 6, 48
 
 
 def get_config(part: str = "all") -> ConfigDict:
@@ -40,6 +42,8 @@ def get_config(part: str = "all") -> ConfigDict:
         config.checkpoint_every = STEPS[part]
         config.sample_every = STEPS[part] if part in PICTURED else 0
         config.ema_decay = 0.98
+    if part in ("image", "video", "structure", "blur"):
+        config.data.batch_size, config.data.image_batch_size = CLIPS, IMAGES
     if part == "evaluation":
         config.num_clips = 32
         config.structure_level = (0,)

@@ -219,7 +219,7 @@ def _depth() -> ConfigDict:
             "final_fraction": 0.02,
             "weight_decay": 0.01,
         },
-        num_steps=700,
+        num_steps=2000,
     )
 
 
@@ -319,7 +319,7 @@ def _video() -> ConfigDict:
 
 def _structure() -> ConfigDict:
     return _stage(
-        "structure", "../video/model", 650, 1e-3, (0,),
+        "structure", "../video/model", 1200, 1e-3, (0,),
         model=_unet(temporal=True, structured=True),
         merge={"new": (), "dropped": (), "widened": ("^conv_in/kernel$",)},
         data=_encoded_data(levels=(0,)),
@@ -329,7 +329,7 @@ def _structure() -> ConfigDict:
 def _blur() -> ConfigDict:
     levels = tuple(range(8))
     return _stage(
-        "blur", "../structure/model", 650, 5e-4, levels,
+        "blur", "../structure/model", 1000, 5e-4, levels,
         model=_unet(temporal=True, structured=True),
         data=_encoded_data(levels=levels),
     )  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from gen1_jax.errors import UserError
@@ -90,6 +91,45 @@ class Checkpoints:
         if "_manager" in self.__dict__:
             self._manager.wait_until_finished()
             self._manager.close()
+
+
+def read_params(folder: str | Path, template: Any, which: str = "ema") -> tuple[int, Any]:
+    """The newest checkpoint's parameters alone, on the host: nothing else of the state is read.
+
+    Args:
+      folder: of a run's checkpoints.
+      template: shapes and types of the parameters.
+      which: "ema", the moving average, or "raw".
+
+    Returns:
+      The step, and the parameters.
+
+    Raises:
+      UserError: no checkpoint, one of another model, or a damaged one.
+    """
+    name = {"ema": "ema", "raw": "params"}[which]
+    checkpoints = Checkpoints(folder)
+    step = checkpoints.latest_step
+    if step is None:
+        raise UserError(f"no checkpoint in {folder}; accepted: the `checkpoints` of a run")
+    path = Path(folder).absolute() / str(step) / "state"
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            tree = checkpointer.metadata(path).item_metadata.tree
+            if dict(_shapes(tree[name])) != dict(_shapes(template)):
+                raise UserError(f"the checkpoint in {path.parent} is of another model")
+            item = jax.tree.map(lambda x: ocp.PLACEHOLDER, tree)
+            item[name] = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
+            args = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), item)
+            restored = checkpointer.restore(path, ocp.args.PyTreeRestore(item, restore_args=args))
+    except UserError:
+        raise
+    except Exception as error:  # orbax and tensorstore raise many kinds
+        raise UserError(
+            f"the checkpoint in {path.parent} cannot be read: "
+            f"{type(error).__name__}: {str(error)[:200]}"
+        ) from error
+    return step, restored[name]
 
 
 def _shapes(tree: Any):

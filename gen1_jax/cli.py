@@ -10,7 +10,16 @@ from gen1_jax import __version__
 from gen1_jax.errors import UserError
 
 # Subcommand → module in gen1_jax.commands with HELP, add_arguments(parser) and run(args).
-COMMANDS = ("edit", "train", "all", "world", "precompute", "evaluate")
+COMMANDS = {
+    "edit": "edit",
+    "train": "train",
+    "all": "all",
+    "world": "world",
+    "precompute": "precompute",
+    "evaluate": "evaluate",
+    "import": "import_models",  # `import` is a word of Python
+    "export": "export_pipeline",
+}
 EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
 
 
@@ -29,7 +38,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"gen1-jax {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    modules = {name: importlib.import_module(f"gen1_jax.commands.{name}") for name in COMMANDS}
+    modules = {
+        name: importlib.import_module(f"gen1_jax.commands.{module}")
+        for name, module in COMMANDS.items()
+    }
     for name, module in modules.items():
         subparser = subparsers.add_parser(
             name,

@@ -144,6 +144,7 @@ class Conditioner:
         key: jax.Array,
         num_steps: int = 25,
         guidance_scale: float = 4.0,
+        clamp: float = 5.0,
     ) -> jax.Array:
         """Content [b d] of prompts: the prior samples an image embedding for each text.
 
@@ -160,6 +161,7 @@ class Conditioner:
             key,
             num_steps=num_steps,
             guidance_scale=guidance_scale,
+            clamp=clamp,
         )
         prior = frozen["prior"]
         return to_content(standardised * prior["clip_std"] + prior["clip_mean"])

@@ -269,11 +269,15 @@ def diffusion(
     content_drop_rate: float = 0.1,
     levels: tuple[int, ...] = ALL_LEVELS,
     zero_terminal_snr: bool = False,
+    prediction_type: str = "v_prediction",
     preview_steps: int = 20,
     preview_guidance: float = 3.0,
 ) -> Objective:
-    """Gen-1's ‖v − v_θ(z_t, t, s, c)‖², the same for images and videos; null content is zeros."""
-    schedule = make_schedule(zero_terminal_snr=zero_terminal_snr)
+    """Gen-1's ‖v − v_θ(z_t, t, s, c)‖², the same for images and videos; null content is zeros.
+
+    `prediction_type` "epsilon" goes on with a UNet that predicts noise, as Stable Diffusion 1.x's.
+    """
+    schedule = make_schedule(zero_terminal_snr=zero_terminal_snr, prediction_type=prediction_type)
     structured = module.in_channels > module.out_channels
 
     def condition(batch: Batch) -> tuple[jax.Array | None, jax.Array | None]:

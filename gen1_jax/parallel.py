@@ -1,7 +1,11 @@
 """The device mesh, and where arrays live on it."""
 
 import ctypes
+import hashlib
+import os
+import platform
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -90,3 +94,22 @@ def keep_freed_memory() -> None:
         mallopt(arena_max, 1)  # other arenas hold no large blocks
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, -1)  # never
+
+
+def keep_programs() -> None:
+    """Has XLA keep compiled programs on disk: a second run, or a resumed one, starts at once.
+
+    In `JAX_COMPILATION_CACHE_DIR`, or else in the user's cache folder, one for each kind of
+    processor, since programs for CPU use what the compiling machine has.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        kind = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):  # not Linux
+        kind = f"{platform.platform()} {platform.processor()}"
+    digest = hashlib.sha256(kind.encode()).hexdigest()[:12]
+    jax.config.update("jax_compilation_cache_dir", str(root / "gen1_jax" / "programs" / digest))
+    jax.config.update("jax_compilation_cache_max_size", 2**30)  # bytes; the oldest go first

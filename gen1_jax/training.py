@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -28,13 +28,14 @@ from gen1_jax.parallel import make_mesh, put_batch, replicated, state_sharding
 from gen1_jax.weights.folder import (
     init_params,
     load_model,
-    merge_params,
     module_from_config,
     param_template,
     save_model,
 )
+from gen1_jax.weights.merge import merge_params
 
 DTYPES = ("float32", "bfloat16", "float16")
+SAVED_CONFIG = "config.json"  # in the work folder: what the run was started with, paths resolved
 
 
 @flax.struct.dataclass
@@ -50,13 +51,25 @@ class TrainState:
     opt_state: Any
 
 
+class Optimizer(NamedTuple):
+    """AdamW without its learning rate, which changes with the step and comes in from outside.
+
+    A stage that differs from another in its rate alone is so the same program.
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any, Any], tuple[Any, Any]]
+    learning_rate: Callable[[int], jax.Array]
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
     frozen: Frozen,
+    learning_rate: jax.Array,
     *,
     loss: Loss,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     ema_decay: float,
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -65,8 +78,8 @@ def train_step(
     (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
         state.params, frozen, batch, key
     )
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
     # The average follows closely while there is little to average.
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
     ema = optax.incremental_update(params, state.ema, 1 - decay)
@@ -84,7 +97,7 @@ def make_optimizer(
     b1: float = 0.9,
     b2: float = 0.999,
     clip_norm: float = 1.0,
-) -> optax.GradientTransformation:
+) -> Optimizer:
     """AdamW with clipping, and weight decay on matrices only.
 
     Linear warm-up, then a cosine to `final_fraction` of the rate.
@@ -101,10 +114,12 @@ def make_optimizer(
         # By name: statistics of the data and tables of positions have two axes too.
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
-    return optax.chain(
+    direction = optax.chain(
         optax.clip_by_global_norm(clip_norm),
-        optax.adamw(schedule, b1, b2, weight_decay=weight_decay, mask=is_matrix),
+        optax.scale_by_adam(b1, b2),
+        optax.add_decayed_weights(weight_decay, mask=is_matrix),
     )
+    return Optimizer(direction.init, direction.update, jax.jit(schedule))
 
 
 class Stopped(KeyboardInterrupt):
@@ -122,7 +137,8 @@ def train(
 
     Args:
       config: an `ml_collections.ConfigDict` of one part; see `configs/tiny.py`.
-      workdir: the part's folder: `checkpoints/`, `logs/` (TensorBoard), `samples/`, `model/`.
+      workdir: the part's folder: `config.json`, `checkpoints/`, `logs/` (TensorBoard), `samples/`,
+        `model/`.
       make_batches: an iterator of batches (dictionaries), with `get_state()` and `set_state()`.
       make_preview_batch: the fixed batch that pictures are made of.
       progress: whether to show a bar.
@@ -185,6 +201,9 @@ def train(
         ),
         donate_argnums=0,
     )
+    workdir.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps(config.to_dict(), indent=2) + "\n"
+    (workdir / SAVED_CONFIG).write_text(settings, encoding="utf-8")
     preview = _Previews(config, workdir, objective, make_preview_batch)
     first = int(state.step)
     # What was logged after the checkpoint is logged again.
@@ -210,7 +229,7 @@ def train(
         start, started_at = time.perf_counter(), first
         for step in range(first, config.num_steps):
             batch = put_batch(Batch.from_dict(next(batches)), mesh)
-            state, metrics = step_fn(state, batch, frozen)
+            state, metrics = step_fn(state, batch, frozen, optimizer.learning_rate(step))
             done = step + 1
             bar.update()
             last, stopping = done == config.num_steps, stop.is_set()

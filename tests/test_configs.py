@@ -15,7 +15,8 @@ from gen1_jax.conditioning import SETTINGS, Conditioner
 from gen1_jax.errors import UserError
 from gen1_jax.objectives import make_objective
 from gen1_jax.training import check_settings, make_optimizer
-from gen1_jax.weights.folder import merge_params, module_from_config, param_template
+from gen1_jax.weights.folder import module_from_config, param_template
+from gen1_jax.weights.merge import merge_params
 
 CONFIGS = {"tiny": tiny, "demo": demo}
 EACH = [(name, part) for name, module in CONFIGS.items() for part in module.PARTS]

@@ -44,6 +44,8 @@ FLOORS = {
     "gen1_jax.objectives": 4,
     "gen1_jax.training": 4,
     "gen1_jax.editing": 4,
+    "gen1_jax.exporting": 4,
+    "gen1_jax.importing": 4,
     "gen1_jax.evaluation": 4,
     # the command line, which alone puts training, data and configs together
     "gen1_jax.cli": TOP,

@@ -48,6 +48,7 @@ def toy(steps: int = 1, seed: int = 0, first: int = 0, factor: float = 1.0, **se
             state,
             batch,
             {"factor": factor},
+            optimizer.learning_rate(state.step),
             loss=toy_loss,
             optimizer=optimizer,
             ema_decay=0.9,
@@ -264,7 +265,9 @@ def test_sharded_parameters_train_to_the_same_numbers(quick):
             template,
         )
         step = jax.jit(
-            lambda s, b: train_step(s, b, {}, loss=loss, optimizer=optimizer, ema_decay=0.9, seed=0)
+            lambda s, b: train_step(
+                s, b, {}, 1e-3, loss=loss, optimizer=optimizer, ema_decay=0.9, seed=0
+            )
         )
         state, metrics = step(state, training.put_batch(Batch(content=x), mesh))
         results.append((metrics, jax.tree.map(np.asarray, state.ema)))

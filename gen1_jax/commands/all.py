@@ -26,7 +26,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from gen1_jax.commands.parts import run_all
-    from gen1_jax.parallel import keep_freed_memory
+    from gen1_jax.parallel import keep_freed_memory, keep_programs
 
     config = load_config(args.config)
     if config.kind != "all":
@@ -38,6 +38,7 @@ def run(args) -> None:
         if part not in config.parts:
             raise UserError(f"--parts {part}: no such part; known: {', '.join(config.parts)}")
     keep_freed_memory()  # before the first computation
+    keep_programs()
     run_all(
         config,
         args.workdir,

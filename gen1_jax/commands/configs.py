@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import json
 import os
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +47,23 @@ def load_config(spec: str, overrides: list[str] = (), default_part: str = "all")
             known = ", ".join(sorted(_paths(config.to_dict())))
             raise UserError(f"--set {override}: unknown key; keys: {known}")
     return config
+
+
+def load_saved_config(workdir: Path) -> ConfigDict:
+    """The config that a part was trained with, from its folder.
+
+    Raises:
+      UserError: the folder is not a trained part's.
+    """
+    from gen1_jax.training import SAVED_CONFIG
+
+    path = workdir / SAVED_CONFIG
+    try:
+        return ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no readable {SAVED_CONFIG} in {workdir}; accepted: the folder of a trained part"
+        ) from error
 
 
 def resolve_paths(config: ConfigDict, workdir: Path) -> ConfigDict:

@@ -78,6 +78,7 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     from gen1_jax import pictures
     from gen1_jax.editing import Controls, VideoEditor
+    from gen1_jax.parallel import keep_programs
     from gen1_jax.video_io import check_output, read_video, write_video
 
     # Everything that can be wrong is found out before the model is loaded.
@@ -99,6 +100,7 @@ def run(args) -> None:
     if len(inputs | {path.resolve() for path in outputs.values()}) < len(inputs) + len(outputs):
         raise UserError("input and outputs must be different files")
 
+    keep_programs()
     editor = VideoEditor.load(args.model)
     size = parse_size(args.size, editor.settings["size"], editor.conditioner.vae.spatial_factor)
     if args.frames is not None and args.frames > editor.unet.max_frames:

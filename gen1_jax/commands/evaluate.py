@@ -63,7 +63,9 @@ def run(args) -> None:
     from gen1_jax.commands.evaluation import file_items, summarise, world_items
     from gen1_jax.editing import Controls, VideoEditor
     from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep
+    from gen1_jax.parallel import keep_programs
 
+    keep_programs()
     controls = {
         "structure_level": args.structure_level,
         "temporal_scale": args.temporal_scale,

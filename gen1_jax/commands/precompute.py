@@ -24,6 +24,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from gen1_jax.commands.parts import run_part
+    from gen1_jax.parallel import keep_programs
 
     config = configs.load_config(args.config, args.set, default_part="encoded")
     if config.kind != "encode":
@@ -31,4 +32,5 @@ def run(args) -> None:
             f"--config {args.config}: this part encodes nothing; name one that does, "
             "e.g. tiny:encoded"
         )
+    keep_programs()
     run_part(config, args.workdir, progress=not args.no_progress)

@@ -23,7 +23,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from gen1_jax.commands.parts import run_part
-    from gen1_jax.parallel import keep_freed_memory
+    from gen1_jax.parallel import keep_freed_memory, keep_programs
 
     config = configs.load_config(args.config, args.set)
     if config.kind != "train":
@@ -31,4 +31,5 @@ def run(args) -> None:
             f"--config {args.config}: this part is not trained; name one that is, e.g. tiny:video"
         )
     keep_freed_memory()  # before the first computation
+    keep_programs()
     run_part(config, args.workdir, progress=not args.no_progress)

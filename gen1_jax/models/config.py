@@ -15,20 +15,33 @@ def config_fields(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls) if field.name not in _NOT_CONFIG]
 
 
-def read_config(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
+def read_config(
+    cls: type, config: Mapping[str, Any], fixed: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Keyword arguments of `cls` from a config.json's content; lists become tuples.
 
     Keys that begin with `_` are the writing library's own and are left out, as is any key that we
     do not know but that is switched off (None or False).
 
+    Args:
+        cls: the module.
+        config: config.json's content.
+        fixed: keys that `cls` has in one form only, and that form.
+
     Raises:
-        UserError: a key that `cls` does not know is switched on.
+        UserError: a key that `cls` does not know is switched on, or a fixed one has another value.
     """
-    known = config_fields(cls)
+    known, fixed = config_fields(cls), fixed or {}
+    for key, value in fixed.items():
+        if (got := config.get(key, value)) != value:
+            raise UserError(f"{cls.__name__} does not support {key}={got!r}; accepted: {value!r}")
     unknown = [
         f"{key}={value!r}"
         for key, value in config.items()
-        if key not in known and not key.startswith("_") and value is not None and value is not False
+        if key not in (*known, *fixed)
+        and not key.startswith("_")
+        and value is not None
+        and value is not False
     ]
     if unknown:
         raise UserError(

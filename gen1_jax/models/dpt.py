@@ -369,6 +369,9 @@ class Head(nn.Module):
 class DPTForDepthEstimation(nn.Module, DPTConfig):
     """Images to relative inverse depth; the fields are those of `DPTConfig`."""
 
+    # Nothing is computed with these; Intel/dpt-large is published without the first.
+    UNUSED_PARAMETERS = ("^neck/fusion_stage/layers_0/residual_layer1/", "^dpt/layernorm/")
+
     def __post_init__(self) -> None:
         for name in ("backbone_out_indices", "reassemble_factors", "neck_hidden_sizes"):
             setattr(self, name, tuple(getattr(self, name)))  # lists, where they come from JSON

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from gen1_jax.errors import UserError
+from gen1_jax.models.config import read_config, write_config
 from gen1_jax.models.layers import (
     Conv,
     Dense,
@@ -30,29 +31,19 @@ from gen1_jax.models.layers import (
 # diffusers' settings that this network has in one form only; another value is refused by name.
 FIXED_SETTINGS = {
     "act_fn": "silu",
-    "center_input_sample": False,
-    "class_embed_type": None,
-    "addition_embed_type": None,
-    "encoder_hid_dim": None,
-    "encoder_hid_dim_type": None,
-    "dual_cross_attention": False,
-    "only_cross_attention": False,
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
-    "resnet_time_scale_shift": "default",
-    "time_embedding_type": "positional",
-    "time_embedding_act_fn": None,
-    "timestep_post_act": None,
-    "time_cond_proj_dim": None,
-    "mid_block_only_cross_attention": None,
-    "num_class_embeds": None,
-    "upcast_attention": False,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
+    "addition_embed_type_num_heads": 64,  # of no effect without addition_embed_type
+    "attention_type": "default",
     "conv_in_kernel": 3,
     "conv_out_kernel": 3,
     "downsample_padding": 1,
+    "dropout": 0.0,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
     "mid_block_scale_factor": 1,
-    "transformer_layers_per_block": 1,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "resnet_out_scale_factor": 1.0,
+    "resnet_time_scale_shift": "default",
+    "time_embedding_type": "positional",
 }
 
 
@@ -102,6 +93,7 @@ class Attention(nn.Module):
 
     heads: int
     dtype: Any = None
+    upcast: bool = False  # queries and keys to float32
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
@@ -113,6 +105,8 @@ class Attention(nn.Module):
             return rearrange(y, "... l (heads d) -> ... l heads d", heads=self.heads)
 
         q, k, v = project("to_q", x), project("to_k", context), project("to_v", context)
+        if self.upcast:
+            q, k = q.astype(jnp.float32), k.astype(jnp.float32)
         # The softmax over one key is 1: every query reads the one value, whatever q and k are.
         y = v if context.shape[1] == 1 else attention(q, k, v)
         y = rearrange(y, "... l heads d -> ... l (heads d)")
@@ -149,15 +143,19 @@ class TransformerBlock(nn.Module):
 
     heads: int
     dtype: Any = None
+    upcast: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        def attend(name: str) -> Attention:
+            return Attention(self.heads, self.dtype, self.upcast, name=name)
+
         def norm(name: str) -> LayerNorm:
             return LayerNorm(1e-5, dtype=self.dtype, name=name)
 
-        x = x + Attention(self.heads, self.dtype, name="attn1")(norm("norm1")(x))
+        x = x + attend("attn1")(norm("norm1")(x))
         if context is not None:
-            x = x + Attention(self.heads, self.dtype, name="attn2")(norm("norm2")(x), context)
+            x = x + attend("attn2")(norm("norm2")(x), context)
         return x + FeedForward(self.dtype, name="ff")(norm("norm3")(x))
 
 
@@ -167,6 +165,7 @@ class SpatialTransformer(nn.Module):
     heads: int
     norm_num_groups: int
     use_linear_projection: bool
+    upcast_attention: bool
     dtype: Any = None
 
     @nn.compact
@@ -180,7 +179,10 @@ class SpatialTransformer(nn.Module):
 
         h = GroupNorm(self.norm_num_groups, 1e-6, dtype=self.dtype, name="norm")(x)
         h = projection("proj_in")(h).reshape(frames, height * width, channels)
-        h = TransformerBlock(self.heads, self.dtype, name="transformer_blocks_0")(h, context)
+        block = TransformerBlock(
+            self.heads, self.dtype, self.upcast_attention, name="transformer_blocks_0"
+        )
+        h = block(h, context)
         return x + projection("proj_out")(h.reshape(x.shape))
 
 
@@ -269,6 +271,7 @@ class Block(nn.Module):
     norm_num_groups: int
     norm_eps: float
     use_linear_projection: bool
+    upcast_attention: bool
     temporal: bool
     max_frames: int
     dtype: Any = None
@@ -305,6 +308,7 @@ class Block(nn.Module):
             self.heads,
             self.norm_num_groups,
             self.use_linear_projection,
+            self.upcast_attention,
             self.dtype,
             name=f"attentions_{i}",
         )(x, context)
@@ -338,6 +342,7 @@ class VideoUNet(nn.Module):
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     use_linear_projection: bool = False
+    upcast_attention: bool = False  # queries and keys in float32, as SD 2.1 wants it
     temporal: bool = True  # False: the image model alone
     max_frames: int = 32  # rows of each learned frame-position table
     dtype: Any = None  # compute type
@@ -378,6 +383,7 @@ class VideoUNet(nn.Module):
             norm_num_groups=self.norm_num_groups,
             norm_eps=self.norm_eps,
             use_linear_projection=self.use_linear_projection,
+            upcast_attention=self.upcast_attention,
             temporal=self.temporal,
             max_frames=self.max_frames,
             dtype=self.dtype,
@@ -434,39 +440,66 @@ class VideoUNet(nn.Module):
         Raises:
           UserError: a setting that this network does not have.
         """
-        for name, value in FIXED_SETTINGS.items():
-            if config.get(name, value) not in (
-                value,
-                [value] * len(config.get("block_out_channels", ())),
-            ):
-                raise UserError(
-                    f"UNet setting {name}={config[name]!r} is not supported; only {value!r} is"
-                )
-        if config.get("num_attention_heads") is not None:
-            raise UserError(
-                "UNet setting num_attention_heads is not supported; only attention_head_dim is"
-            )
-        for name, kinds in (("down_block_types", "Down"), ("up_block_types", "Up")):
-            for kind in config.get(name, ()):
-                if kind not in (f"{kinds}Block2D", f"CrossAttn{kinds}Block2D"):
-                    raise UserError(
-                        f"UNet block {kind!r} is not supported; CrossAttn{kinds}Block2D and "
-                        f"{kinds}Block2D are"
-                    )
-        names = set(cls.__dataclass_fields__) - {"parent", "name", "dtype"}
-        fields = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in names
-        }
-        fields.setdefault("temporal", config.get("_class_name") != "UNet2DConditionModel")
-        return cls(**fields, dtype=dtype)
+        config = {**config}
+        # Newer files repeat for every block what is said once in others.
+        for name in ("only_cross_attention", "transformer_layers_per_block"):
+            if isinstance(value := config.get(name), (list, tuple)) and len(set(value)) == 1:
+                config[name] = value[0]
+        if config.get("transformer_layers_per_block") == 1:
+            del config["transformer_layers_per_block"]
+        image_network = config.get("_class_name") == "UNet2DConditionModel"
+        fields = {"temporal": not image_network} | read_config(cls, config, FIXED_SETTINGS)
+        module = cls(**fields, dtype=dtype)
+        module._check()
+        return module
 
-    def to_config(self) -> dict:
+    def to_config(self) -> dict[str, Any]:
         """config.json of this network; a stock diffusers UNet's if it has no temporal layers."""
-        names = [n for n in self.__dataclass_fields__ if n not in ("parent", "name", "dtype")]
+        config = write_config(self)
         if not self.temporal:
-            names = [n for n in names if n not in ("temporal", "max_frames")]
-        config = {n: getattr(self, n) for n in names}
-        return {"_class_name": "VideoUNet" if self.temporal else "UNet2DConditionModel", **config}
+            config["_class_name"] = "UNet2DConditionModel"
+            del config["temporal"], config["max_frames"]
+        return config
+
+    def _check(self) -> None:
+        """UserError for the first setting that does not make a network of this kind."""
+        levels = len(self.block_out_channels)
+
+        def accept(name: str, valid: bool, accepted: str) -> None:
+            if not valid:
+                raise UserError(
+                    f"VideoUNet does not support {name}={getattr(self, name)!r}; "
+                    f"accepted: {accepted}"
+                )
+
+        for name, kind in (("down_block_types", "Down"), ("up_block_types", "Up")):
+            kinds = (f"CrossAttn{kind}Block2D", f"{kind}Block2D")
+            types = getattr(self, name)
+            valid = len(types) == levels and all(t in kinds for t in types)
+            accept(name, valid, f"{levels} of {' and '.join(kinds)}, one a width")
+        per_level = isinstance(self.attention_head_dim, tuple)
+        heads = self.attention_head_dim if per_level else (self.attention_head_dim,) * levels
+        pairs = zip(self.block_out_channels, heads, strict=False)
+        divides = len(heads) == levels and all(
+            type(count) is int and count > 0 and width % count == 0 for width, count in pairs
+        )
+        accept(
+            "attention_head_dim",
+            divides,
+            f"the number of heads, one or {levels}, each a divisor of "
+            f"block_out_channels {list(self.block_out_channels)}",
+        )
+        groups = self.norm_num_groups
+        divides = type(groups) is int and groups > 0
+        divides = divides and not any(width % groups for width in self.block_out_channels)
+        accept(
+            "norm_num_groups",
+            divides,
+            f"a divisor of block_out_channels {list(self.block_out_channels)}",
+        )
+        for name in ("layers_per_block", "cross_attention_dim", "in_channels", "out_channels"):
+            value = getattr(self, name)
+            accept(name, type(value) is int and value > 0, "one number above 0")
 
 
 class TimestepMLP(nn.Module):

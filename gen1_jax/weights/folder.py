@@ -7,34 +7,35 @@ This is the one format of a finished model: what is saved here loads in PyTorch 
 import importlib
 import json
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from flax import traverse_util
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from gen1_jax.errors import UserError
 from gen1_jax.weights.naming import (
-    MismatchError,
-    list_names,
+    match_keys,
     params_to_state_dict,
     state_dict_to_params,
+    torch_shapes,
+)
+from gen1_jax.weights.tensor_files import (
+    DIFFUSERS_WEIGHTS,
+    TRANSFORMERS_WEIGHTS,
+    TensorFiles,
+    write_tensors,
 )
 
-_CONFIG = "config.json"
-_DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
-_TRANSFORMERS_WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
 
 # `_class_name` (diffusers) or `model_type` (transformers) -> where our class is. Imported when
 # asked for.
@@ -47,23 +48,6 @@ _CLASSES = {
     "dpt": ("gen1_jax.models.dpt", "DPTForDepthEstimation"),
 }
 
-_READABLE = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
-
-
-class MergeReport(NamedTuple):
-    """What `merge_params` did; tuples of "/"-paths."""
-
-    new: tuple[str, ...]
-    dropped: tuple[str, ...]
-    widened: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """One line for a log."""
-        return "; ".join(
-            f"{len(names)} {title}" + (f" ({list_names(names)})" if names else "")
-            for title, names in self._asdict().items()
-        )
-
 
 def init_params(
     module: nn.Module, key: jax.Array, known: Mapping[str, Any] | None = None
@@ -73,10 +57,15 @@ def init_params(
     Args:
         module: the module.
         key: randomness.
-        known: parameters to be merged over these. What has its name there is not drawn: the tree
-            holds its shape alone.
+        known: parameters to be merged over these. What has its name and shape there is not drawn:
+            the tree holds its shape alone.
     """
-    known_paths = set(traverse_util.flatten_dict(known or {}))
+    template = traverse_util.flatten_dict(param_template(module))
+    known_paths = {
+        path
+        for path, array in traverse_util.flatten_dict(known or {}).items()
+        if path in template and np.shape(array) == template[path].shape
+    }
 
     def init(key: jax.Array) -> dict[tuple, Any]:
         # Inputs may be given as shapes alone; their values have no influence on parameters.
@@ -89,7 +78,6 @@ def init_params(
     on_cpu = jax.default_backend() == "cpu"
     options = {"xla_backend_optimization_level": 1} if on_cpu else None
     drawn = jax.jit(init, compiler_options=options)(key)
-    template = traverse_util.flatten_dict(param_template(module))
     return traverse_util.unflatten_dict({path: drawn.get(path, x) for path, x in template.items()})
 
 
@@ -112,22 +100,39 @@ def save_model(folder: str | os.PathLike, module: nn.Module, params: Mapping[str
         MismatchError: `params` are not the module's.
     """
     folder, config = Path(folder), module.to_config()
-    state_dict = {
-        name: np.asarray(array, np.float32) for name, array in params_to_state_dict(params).items()
-    }
-    what = f"parameters are not those of {type(module).__name__}"
-    state_dict_to_params(state_dict, param_template(module), what)
-    weights = _DIFFUSERS_WEIGHTS if "_class_name" in config else _TRANSFORMERS_WEIGHTS
+    state_dict = params_to_state_dict(params)
+    shapes = {name: array.shape for name, array in state_dict.items()}
+    match_keys(
+        shapes, param_template(module), f"parameters are not those of {type(module).__name__}"
+    )
     with replacing_folder(folder) as new:
-        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-        (new / _CONFIG).write_text(text, encoding="utf-8")
-        # transformers refuses a file that does not say which framework it is for.
-        save_file(state_dict, new / weights, metadata={"format": "pt"})
-        _apply_umask(new / weights, 0o666)
+        write_model(new, config, shapes, state_dict)
+
+
+def write_model(
+    folder: Path,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, np.ndarray],
+    **options: Any,
+) -> None:
+    """Writes config.json and weights into an existing folder.
+
+    Args:
+        folder: where to.
+        config: the content of config.json; says which of the two public layouts it is.
+        shapes, tensors: by PyTorch key.
+        **options: of `write_tensors`: dtype, max_shard_bytes.
+    """
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (folder / CONFIG).write_text(text, encoding="utf-8")
+    name = DIFFUSERS_WEIGHTS if "_class_name" in config else TRANSFORMERS_WEIGHTS
+    for file in write_tensors(folder, name, shapes, tensors, **options):
+        _apply_umask(file, 0o666)
 
 
 @contextmanager
-def replacing_folder(folder: Path, marker: str = _CONFIG) -> Iterator[Path]:
+def replacing_folder(folder: Path, marker: str = CONFIG) -> Iterator[Path]:
     """Yields a temporary sibling of `folder`, which takes its place if no error ends the block.
 
     Raises:
@@ -170,9 +175,50 @@ def load_model(folder: str | os.PathLike, dtype: Any = None) -> tuple[nn.Module,
     """
     folder = Path(folder)
     module = module_from_config(read_config(folder), dtype, where=str(folder))
-    state_dict = read_state_dict(folder)
-    what = f"weights in {folder} do not fit its {_CONFIG} ({type(module).__name__})"
-    return module, state_dict_to_params(state_dict, param_template(module), what)
+    tensors = checked_tensors(folder, module)
+    template = param_template(module)
+    return module, state_dict_to_params(tensors, template, shapes=tensors.shapes)
+
+
+def checked_tensors(folder: Path, module: nn.Module) -> "ModelTensors":
+    """The tensors that a module expects, from its folder; none is read yet.
+
+    Raises:
+        UserError, MismatchError: see `load_model`.
+    """
+    what = f"weights in {folder} do not fit its {CONFIG} ({type(module).__name__})"
+    return ModelTensors(TensorFiles(folder), module, what)
+
+
+class ModelTensors(Mapping):
+    """Tensors under exactly the PyTorch keys of a module, in the order of its parameters.
+
+    A module's class may name `UNUSED_PARAMETERS`, patterns of what it computes nothing with: where
+    a checkpoint lacks them they are zeros.
+
+    Attributes:
+        shapes: of every tensor.
+        absent: keys of the unused ones that are not there.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], module: nn.Module, what: str):
+        """`tensors` has `shapes` too; see `TensorFiles`. Raises MismatchError."""
+        template = param_template(module)
+        unused = getattr(module, "UNUSED_PARAMETERS", ())
+        self._tensors, self.shapes = tensors, torch_shapes(template)
+        self._names = match_keys(tensors.shapes, template, what, unused)
+        self.absent = tuple(key for key in self.shapes if key not in self._names)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        if key in self._names:
+            return self._tensors[self._names[key]]
+        return np.zeros(self.shapes[key], np.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
 
 
 def module_from_config(
@@ -193,126 +239,11 @@ def module_from_config(
 def read_config(folder: Path) -> dict[str, Any]:
     """The content of a model folder's config.json."""
     if not folder.is_dir():
-        raise UserError(f"no model folder {folder}; give a folder with {_CONFIG} and safetensors")
-    config = _read_json(folder / _CONFIG)
+        raise UserError(f"no model folder {folder}; give a folder with {CONFIG} and safetensors")
+    config = _read_json(folder / CONFIG)
     if not isinstance(config, dict):
-        raise UserError(f"{folder / _CONFIG} is no model config; it must hold a JSON object")
+        raise UserError(f"{folder / CONFIG} is no model config; it must hold a JSON object")
     return config
-
-
-def read_state_dict(folder: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a model folder as float32 host arrays, keys as in PyTorch.
-
-    Raises:
-        UserError: no weights, an unreadable file, or tensors that are not floating point.
-    """
-    state_dict = {}
-    for file in _weight_files(folder):
-        try:
-            tensors = load_file(file)
-        except FileNotFoundError as error:
-            raise UserError(f"{file} is missing, but the index beside it lists it") from error
-        except (OSError, SafetensorError, KeyError) as error:
-            raise UserError(f"{file} is no whole safetensors file: {error}") from error
-        for name, array in tensors.items():
-            if array.dtype in _READABLE:
-                array = array.astype(np.float32, copy=False)
-            elif array.dtype.kind not in "biu":  # integers are constants such as position_ids
-                raise UserError(
-                    f"{file}: {name} is {array.dtype}; accepted: float32, float16, bfloat16"
-                )
-            state_dict[name] = array
-    return state_dict
-
-
-def merge_params(
-    template: Mapping[str, Any],
-    loaded: Mapping[str, Any],
-    new: Sequence[str] = (),
-    dropped: Sequence[str] = (),
-    widened: Sequence[str] = (),
-) -> tuple[dict[str, Any], MergeReport]:
-    """Puts loaded parameters into a freshly initialised tree, and accounts for every name.
-
-    Patterns are regular expressions, searched for in "/"-paths
-    (`down_blocks_0/resnets_1/conv1/kernel`).
-
-    Args:
-        template: the wanted parameters, initialised (new ones keep these values).
-        loaded: parameters of the model to start from.
-        new: what the wanted model may have and the loaded one lack. A parameter of another shape
-            that matches both `new` and `dropped` starts afresh.
-        dropped: what the loaded model may have and the wanted one lack.
-        widened: kernels that may have more input channels than the loaded ones: the loaded values
-            come first, zeros after, so that added inputs have no influence yet.
-
-    Returns:
-        The parameters (structure and dtypes of `template`) and the report.
-
-    Raises:
-        MismatchError: a name or a shape that no pattern allows; lists them all.
-    """
-    wanted = traverse_util.flatten_dict(template, sep="/")
-    source = traverse_util.flatten_dict(loaded, sep="/")
-    is_new, is_dropped, is_widened = map(_matcher, (new, dropped, widened))
-
-    merged, added, grown, missing, wrong_shapes = {}, [], [], [], []
-    removed = [path for path in source if path not in wanted]
-    unexpected = [path for path in removed if not is_dropped(path)]
-    for path, target in wanted.items():
-        if path not in source:
-            (added if is_new(path) else missing).append(path)
-            merged[path] = target
-            continue
-        array, shape = np.asarray(source[path]), tuple(target.shape)
-        if array.shape != shape and is_widened(path) and _only_wider(path, array.shape, shape):
-            grown.append(path)
-            extra = [(0, want - got) for got, want in zip(array.shape, shape, strict=True)]
-            array = np.pad(array, extra)
-        elif array.shape != shape and is_new(path) and is_dropped(path):
-            added.append(path)
-            removed.append(path)
-            array = target
-        elif array.shape != shape:
-            wrong_shapes.append((path, array.shape, shape))
-        merged[path] = array.astype(target.dtype)
-    if missing or unexpected or wrong_shapes:
-        advice = "; only what a pattern names may be new, dropped or widened"
-        raise MismatchError("parameters do not merge", missing, unexpected, wrong_shapes, advice)
-    params = traverse_util.unflatten_dict(merged, sep="/")
-    return params, MergeReport(tuple(added), tuple(removed), tuple(grown))
-
-
-def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
-    if isinstance(patterns, str):
-        raise TypeError(f"patterns must be a sequence of strings, not the string {patterns!r}")
-    compiled = [re.compile(pattern) for pattern in patterns]
-    return lambda path: any(pattern.search(path) for pattern in compiled)
-
-
-def _only_wider(path: str, got: tuple[int, ...], want: tuple[int, ...]) -> bool:
-    """Whether two kernels differ in nothing but more input channels (the last axis but one)."""
-    if not path.endswith("kernel") or len(got) != len(want) or len(got) < 2:
-        return False
-    return (*got[:-2], got[-1]) == (*want[:-2], want[-1]) and got[-2] < want[-2]
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder: one, or those that its index lists."""
-    for name in (_DIFFUSERS_WEIGHTS, _TRANSFORMERS_WEIGHTS):
-        if (folder / name).exists():
-            return [folder / name]
-        index = folder / f"{name}.index.json"
-        if index.exists():
-            shards = _read_json(index)
-            shards = shards.get("weight_map") if isinstance(shards, dict) else None
-            if not shards:
-                raise UserError(f"{index} lists no files; it must hold a weight_map")
-            return [folder / shard for shard in sorted(set(shards.values()))]
-    raise UserError(
-        f"no weights in {folder}; accepted: {_DIFFUSERS_WEIGHTS} or {_TRANSFORMERS_WEIGHTS}, "
-        "or the index of several"
-    )
 
 
 def _read_json(file: Path) -> Any:

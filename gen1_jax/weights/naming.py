@@ -8,7 +8,7 @@ the module's `init`), whose paths say which keys to expect.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,10 +99,7 @@ def torch_key(flax_path: tuple[str, ...]) -> str:
 
 def to_torch(flax_path: tuple[str, ...], array: Any) -> np.ndarray:
     """Lays out one Flax parameter as PyTorch does; contiguous, on the host, same dtype."""
-    array = np.asarray(array)
-    if flax_path[-1] == "kernel" and array.ndim in _TO_TORCH:
-        array = array.transpose(_TO_TORCH[array.ndim])
-    return _contiguous(array)
+    return _contiguous(_to_torch_axes(flax_path, np.asarray(array)))
 
 
 def to_flax(flax_path: tuple[str, ...], array: Any) -> np.ndarray:
@@ -132,43 +129,82 @@ def state_dict_to_params(
     state_dict: Mapping[str, Any],
     template: Mapping[str, Any],
     what: str = "the weights do not fit the model",
-    advice: str = "",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Any]:
     """Turns a PyTorch state dict into a tree of Flax parameters (host arrays, dtypes kept).
 
     Args:
-        state_dict: PyTorch key -> array.
+        state_dict: PyTorch key -> array; each is read once.
         template: tree of arrays or `jax.ShapeDtypeStruct`s; says which parameters there are.
         what: how the error's line begins.
-        advice: how the error's line ends.
+        shapes: of the arrays, where looking at them would mean reading them.
 
     Raises:
         MismatchError: with every key that is missing, unexpected or of another shape.
     """
-    flat_template = traverse_util.flatten_dict(template)
-    paths = {torch_key(path): path for path in flat_template}
-    source, unexpected = _match_keys(state_dict, paths)
-    missing = [key for key in paths if key not in source]
-    wrong_shapes, flat = [], {}
-    for key, name in source.items():
-        path = paths[key]
-        array = to_flax(path, state_dict[name])
-        if array.shape != tuple(flat_template[path].shape):
-            want = to_torch(path, np.broadcast_to(np.int8(0), flat_template[path].shape)).shape
-            wrong_shapes.append((name, tuple(np.shape(state_dict[name])), want))
-        flat[path] = array
+    if shapes is None:
+        shapes = {name: np.shape(array) for name, array in state_dict.items()}
+    source = match_keys(shapes, template, what)
+    paths = traverse_util.flatten_dict(template)
+    flat = {path: to_flax(path, state_dict[source[torch_key(path)]]) for path in paths}
+    return traverse_util.unflatten_dict(flat)
+
+
+def match_keys(
+    shapes: Mapping[str, tuple[int, ...]],
+    template: Mapping[str, Any],
+    what: str = "the weights do not fit the model",
+    unused: Sequence[str] = (),
+) -> dict[str, str]:
+    """Finds each PyTorch key that a model expects among the tensors at hand.
+
+    Args:
+        shapes: of the tensors at hand.
+        template: see `state_dict_to_params`.
+        what: how the error's line begins.
+        unused: patterns of "/"-paths that checkpoints may lack, since nothing is computed with
+            them.
+
+    Returns:
+        Expected key -> name at hand, without the unused ones that are absent.
+
+    Raises:
+        MismatchError: with every key that is missing, unexpected or of another shape.
+    """
+    expected = {torch_key(path): path for path in traverse_util.flatten_dict(template)}
+    wanted = torch_shapes(template)
+    source, unexpected = _match_names(shapes, expected)
+    missing = [
+        key
+        for key, path in expected.items()
+        if key not in source and not any(re.search(p, "/".join(path)) for p in unused)
+    ]
+    wrong_shapes = [
+        (name, tuple(shapes[name]), wanted[key])
+        for key, name in source.items()
+        if tuple(shapes[name]) != wanted[key]
+    ]
     if missing or unexpected or wrong_shapes:
-        raise MismatchError(what, missing, unexpected, wrong_shapes, advice)
-    return traverse_util.unflatten_dict({path: flat[path] for path in flat_template})
+        raise MismatchError(what, missing, unexpected, wrong_shapes)
+    return source
 
 
-def _match_keys(
-    state_dict: Mapping[str, Any], expected: Mapping[str, Any]
+def torch_shapes(template: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The PyTorch keys of a model and the tensors' shapes, in the order of its parameters."""
+    shapes = {}
+    for path, leaf in traverse_util.flatten_dict(template).items():
+        placeholder = np.broadcast_to(np.int8(0), leaf.shape)  # takes no memory
+        shapes[torch_key(path)] = _to_torch_axes(path, placeholder).shape
+    return shapes
+
+
+def _match_names(
+    names: Collection[str], expected: Mapping[str, Any]
 ) -> tuple[dict[str, str], list[str]]:
-    """Finds for each expected key its name in the state dict; the rest is unexpected."""
-    source = {key: key for key in expected if key in state_dict}
+    """Finds for each expected key its name among those at hand; the rest is unexpected."""
+    source = {key: key for key in expected if key in names}
     unexpected = []
-    for name in state_dict:
+    for name in names:
         if name in source:
             continue
         alias = next((name.replace(old, new) for old, new in _ALIASES.items() if old in name), None)
@@ -177,6 +213,12 @@ def _match_keys(
         elif not _CONSTANTS.search(name):
             unexpected.append(name)
     return source, unexpected
+
+
+def _to_torch_axes(flax_path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
+    if flax_path[-1] == "kernel" and array.ndim in _TO_TORCH:
+        return array.transpose(_TO_TORCH[array.ndim])
+    return array
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:

@@ -76,7 +76,7 @@ def one_thread_torch():
 )
 def test_predicts_as_the_torch_module(config, seed, batch, branches, video, frames, size, tokens):
     torch = one_thread_torch()
-    torch_unet = pytest.importorskip("gen1_jax.weights.torch_unet")
+    torch_unet = pytest.importorskip("gen1_jax.weights.pytorch.video_unet")
     module = VideoUNet(**config)
     params = drawn_params(module, seed)
     model = torch_unet.VideoUNet(**config)
@@ -92,7 +92,7 @@ def test_predicts_as_the_torch_module(config, seed, batch, branches, video, fram
 
 def test_gradients_are_those_of_the_torch_module():
     torch = one_thread_torch()
-    torch_unet = pytest.importorskip("gen1_jax.weights.torch_unet")
+    torch_unet = pytest.importorskip("gen1_jax.weights.pytorch.video_unet")
     module = VideoUNet(**TINY)
     params = drawn_params(module)
     args = inputs(TINY, 2, 1, 3, (7, 5), 1, 0)
@@ -148,13 +148,13 @@ def test_spatial_part_predicts_as_diffusers(seed, size, changes):
 def test_torch_module_loads_into_diffusers(config):
     """Without its temporal tensors, strictly; and both start from the same names and shapes."""
     torch = one_thread_torch()
-    torch_unet = pytest.importorskip("gen1_jax.weights.torch_unet")
+    torch_unet = pytest.importorskip("gen1_jax.weights.pytorch.video_unet")
     diffusers = pytest.importorskip("diffusers")
     image = VideoUNet(**config, temporal=False).to_config()
     with torch.device("meta"):
         model = torch_unet.VideoUNet.from_config(VideoUNet(**config).to_config())
         stock = diffusers.UNet2DConditionModel.from_config(image)
-        image_model = torch_unet.VideoUNet.from_config(image)
+        image_model = torch_unet.VideoUNet.from_config(image | {"temporal": False})
     spatial = {k: v.shape for k, v in model.state_dict().items() if "temporal" not in k}
     assert spatial == {k: v.shape for k, v in stock.state_dict().items()}
     assert spatial == {k: v.shape for k, v in image_model.state_dict().items()}
@@ -162,7 +162,7 @@ def test_torch_module_loads_into_diffusers(config):
 
 def test_torch_module_starts_equal_to_the_image_network():
     torch = one_thread_torch()
-    torch_unet = pytest.importorskip("gen1_jax.weights.torch_unet")
+    torch_unet = pytest.importorskip("gen1_jax.weights.pytorch.video_unet")
     model = torch_unet.VideoUNet(**TINY)
     sample, timesteps, context = map(torch.from_numpy, inputs(TINY, 1, 2, 3, (7, 5), 1, 0))
     with torch.no_grad():

@@ -3,8 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from tiny_unet import drawn_params, flat
 
-from gen1_jax.weights.folder import merge_params
+from gen1_jax.models.prior import PriorTransformer
+from gen1_jax.weights.folder import init_params, param_template
+from gen1_jax.weights.merge import merge_params
 from gen1_jax.weights.naming import MismatchError
 
 
@@ -98,6 +101,33 @@ def test_what_is_both_new_and_dropped_starts_afresh():
     params, report = merge_params(template, loaded, new=("to_k",), dropped=("to_k",))
     assert (params["to_k"]["kernel"] == 2).all()
     assert report.new == report.dropped == ("to_k/kernel",)
+
+
+def test_what_starts_afresh_is_drawn_and_what_is_loaded_is_not():
+    loaded_module, module = (
+        PriorTransformer(
+            num_attention_heads=2, attention_head_dim=4, num_layers=1, embedding_dim=width
+        )
+        for width in (6, 10)
+    )
+    loaded = drawn_params(loaded_module)
+    both = ("^(embedding_proj|encoder_hidden_states_proj|proj_in|proj_to_clip_emb)", "^clip_")
+    key = jax.random.key(0)
+    start = init_params(module, key, known=loaded)
+    params, report = merge_params(start, loaded, new=both, dropped=both)
+
+    template, whole, known = (flat(t) for t in (param_template(module), start, loaded))
+    afresh = {path for path, leaf in template.items() if known[path].shape != leaf.shape}
+    assert afresh and afresh == set(report.new) == set(report.dropped)
+    for path, value in flat(params).items():
+        assert value.shape == template[path].shape and value.dtype == template[path].dtype
+        if path in afresh:
+            assert isinstance(whole[path], jax.Array), path
+            np.testing.assert_array_equal(value, whole[path], err_msg=path)
+            assert not path.endswith("kernel") or np.std(value) > 0, path
+        else:  # its initial value would be lost: only its shape is there
+            assert isinstance(whole[path], jax.ShapeDtypeStruct), path
+            np.testing.assert_array_equal(value, known[path], err_msg=path)
 
 
 def test_merge_takes_the_template_s_types():

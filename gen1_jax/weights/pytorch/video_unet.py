@@ -1,6 +1,13 @@
 """Gen-1's video UNet in plain PyTorch: Stable Diffusion's UNet with temporal layers.
 
-One file that needs nothing but PyTorch. The keys of `state_dict()` without "temporal" in them, and
+One file that needs nothing but PyTorch; where diffusers is installed it is a diffusers model
+(`from_pretrained`, `save_pretrained`, gradient checkpointing). Without it:
+
+    config = json.loads(Path("unet/config.json").read_text())
+    unet = VideoUNet(**{name: value for name, value in config.items() if name[0] != "_"})
+    unet.load_state_dict(safetensors.torch.load_file(WEIGHTS))
+
+The keys of `state_dict()` without "temporal" in them, and
 the tensors behind them, are those of diffusers' `UNet2DConditionModel`.
 
 Tensors are [(b g n) c h w] inside, channels-last in memory: b batch, g guidance branch, n frames.
@@ -9,13 +16,21 @@ frame and skips the temporal layers exactly. Each adds a zero-initialised projec
 before video training the network equals the image network on each frame.
 """
 
-import inspect
 import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+try:
+    from diffusers import ConfigMixin, ModelMixin
+    from diffusers.configuration_utils import register_to_config
+except ImportError:
+    ModelMixin, ConfigMixin = nn.Module, object
+
+    def register_to_config(init):
+        return init
 
 
 class Axes(NamedTuple):
@@ -58,9 +73,9 @@ class TemporalConv(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention, q/k/v without bias. x [b l c], context [b m d] (x itself if None)."""
 
-    def __init__(self, channels: int, heads: int, context_channels: int):
+    def __init__(self, channels: int, heads: int, context_channels: int, upcast: bool = False):
         super().__init__()
-        self.heads = heads
+        self.heads, self.upcast = heads, upcast
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(context_channels, channels, bias=False)
         self.to_v = nn.Linear(context_channels, channels, bias=False)
@@ -76,7 +91,9 @@ class Attention(nn.Module):
             split_heads(projection(y))
             for projection, y in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
         )
-        y = F.scaled_dot_product_attention(q, k, v)
+        if self.upcast:
+            q, k, v = q.float(), k.float(), v.float()
+        y = F.scaled_dot_product_attention(q, k, v).to(x.dtype)
         return self.to_out[0](y.transpose(1, 2).flatten(2))
 
 
@@ -108,13 +125,15 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention (if `context_channels`), feed-forward; pre-norm residuals."""
 
-    def __init__(self, channels: int, heads: int, context_channels: int | None):
+    def __init__(
+        self, channels: int, heads: int, context_channels: int | None, upcast: bool = False
+    ):
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
-        self.attn1 = Attention(channels, heads, channels)
+        self.attn1 = Attention(channels, heads, channels, upcast)
         if context_channels is not None:
             self.norm2 = nn.LayerNorm(channels)
-            self.attn2 = Attention(channels, heads, context_channels)
+            self.attn2 = Attention(channels, heads, context_channels, upcast)
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
@@ -129,7 +148,13 @@ class SpatialTransformer(nn.Module):
     """diffusers' `Transformer2DModel`: x [(b g n) c h w], context [(b g n) l d]."""
 
     def __init__(
-        self, channels: int, heads: int, groups: int, context_channels: int, use_linear: bool
+        self,
+        channels: int,
+        heads: int,
+        groups: int,
+        context_channels: int,
+        use_linear: bool,
+        upcast: bool,
     ):
         super().__init__()
 
@@ -138,7 +163,7 @@ class SpatialTransformer(nn.Module):
 
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = projection()
-        block = TransformerBlock(channels, heads, context_channels)
+        block = TransformerBlock(channels, heads, context_channels, upcast)
         self.transformer_blocks = nn.ModuleList([block])
         self.proj_out = projection()
 
@@ -256,7 +281,12 @@ class Block(nn.Module):
         )
         self.attentions = nn.ModuleList(
             SpatialTransformer(
-                features, heads, groups, config.cross_attention_dim, config.use_linear_projection
+                features,
+                heads,
+                groups,
+                config.cross_attention_dim,
+                config.use_linear_projection,
+                config.upcast_attention,
             )
             for _ in range(num_attentions)
         )
@@ -264,6 +294,7 @@ class Block(nn.Module):
             TemporalTransformer(features, heads, groups, config.max_frames)
             for _ in range(num_attentions if temporal else 0)
         )
+        self.gradient_checkpointing = False  # set by `enable_gradient_checkpointing()`
         self.downsamplers = nn.ModuleList([Downsample(features)] if downsample else [])
         self.upsamplers = nn.ModuleList([Upsample(features)] if upsample else [])
 
@@ -277,14 +308,13 @@ class Block(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """Reads `skips` from their end, if given; returns also every layer's output."""
         outputs = []
-        for i, resnet in enumerate(self.resnets):
+        for i in range(len(self.resnets)):
             if skips is not None:
                 x = torch.cat([x, skips.pop()], dim=1)
-            x = resnet(x, temb, axes)
-            if i < len(self.attentions):
-                x = self.attentions[i](x, context)
-                if axes.temporal and len(self.temporal_attentions):
-                    x = on_video_branches(self.temporal_attentions[i], x, axes)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(self.layer, i, x, temb, context, axes)
+            else:
+                x = self.layer(i, x, temb, context, axes)
             outputs.append(x)
         for layer in self.downsamplers:
             x = layer(x)
@@ -292,6 +322,15 @@ class Block(nn.Module):
         for layer in self.upsamplers:
             x = layer(x, skips[-1].shape[2:])
         return x, outputs
+
+    def layer(self, i: int, x: Tensor, temb: Tensor, context: Tensor, axes: Axes) -> Tensor:
+        """The i-th resnet and, where there is one, attention."""
+        x = self.resnets[i](x, temb, axes)
+        if i < len(self.attentions):
+            x = self.attentions[i](x, context)
+            if axes.temporal and len(self.temporal_attentions):
+                x = on_video_branches(self.temporal_attentions[i], x, axes)
+        return x
 
 
 class TimestepMLP(nn.Module):
@@ -314,13 +353,17 @@ def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class VideoUNet(nn.Module):
+class VideoUNet(ModelMixin, ConfigMixin):
     """v-prediction of Gen-1. Arguments are those of diffusers' config.json, then ours.
 
     `attention_head_dim` is, as in SD 1.x's and 2.x's files, the NUMBER of heads, or one for each
     resolution. `temporal=False` gives the image network; `max_frames` is the longest clip.
     """
 
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]
+
+    @register_to_config
     def __init__(
         self,
         sample_size: int | None = None,
@@ -335,6 +378,7 @@ class VideoUNet(nn.Module):
         norm_num_groups: int = 32,
         norm_eps: float = 1e-5,
         use_linear_projection: bool = False,
+        upcast_attention: bool = False,
         temporal: bool = True,
         max_frames: int = 32,
     ):
@@ -345,6 +389,7 @@ class VideoUNet(nn.Module):
         self.norm_num_groups = norm_num_groups
         self.norm_eps = norm_eps
         self.use_linear_projection = use_linear_projection
+        self.upcast_attention = upcast_attention
         self.temporal = temporal
         self.max_frames = max_frames
         heads = attention_head_dim
@@ -376,14 +421,6 @@ class VideoUNet(nn.Module):
 
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, channels, norm_eps)
         self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
-
-    @classmethod
-    def from_config(cls, config: dict) -> "VideoUNet":
-        """From the content of a config.json, ours or diffusers' (then without temporal layers)."""
-        names = inspect.signature(cls).parameters
-        settings = {name: value for name, value in config.items() if name in names}
-        settings.setdefault("temporal", config.get("_class_name") != "UNet2DConditionModel")
-        return cls(**settings)
 
     def forward(
         self,

@@ -1,0 +1,104 @@
+"""Take public checkpoints into a run folder, where training and the encoders start from them.
+
+    gen1 import --unet stable-diffusion-v1-5/stable-diffusion-v1-5/unet \\
+      --vae stable-diffusion-v1-5/stable-diffusion-v1-5/vae \\
+      --clip openai/clip-vit-large-patch14 --depth Intel/dpt-large \\
+      --prior kakaobrain/karlo-v1-alpha/prior -o runs/paper
+
+    gen1 import --pipeline exported -o runs/mine/pipeline
+
+A model is a folder with config.json and safetensors, or a hub id ORG/NAME[/SUBFOLDER][@REVISION].
+The first form writes RUN/{unet,autoencoder,clip,depth,prior}/model and RUN/tokenizer; the second
+undoes `gen1 export`. Pickled weights are refused.
+"""
+
+from pathlib import Path
+
+from gen1_jax.errors import UserError
+
+HELP = "take public checkpoints into a run folder"
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--unet", help="UNet2DConditionModel (Stable Diffusion 1.x, 2.x), or ours")
+    parser.add_argument("--vae", help="AutoencoderKL")
+    parser.add_argument("--clip", help="CLIPModel, with or without its tokenizer")
+    parser.add_argument(
+        "--text-encoder", metavar="MODEL", help="CLIPTextModelWithProjection, instead of --clip"
+    )
+    parser.add_argument(
+        "--image-encoder", metavar="MODEL", help="CLIPVisionModelWithProjection, its other half"
+    )
+    parser.add_argument("--tokenizer", help="where --clip has none")
+    parser.add_argument("--depth", help="DPTForDepthEstimation")
+    parser.add_argument("--prior", help="PriorTransformer (Karlo, Kandinsky 2.1)")
+    parser.add_argument("--pipeline", type=Path, help="a whole folder that `gen1 export` wrote")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="the run (or, of --pipeline, its folder)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace parts that are there")
+
+
+def run(args) -> None:
+    from gen1_jax import importing
+    from gen1_jax.commands.progress import byte_bar
+
+    given = {part: getattr(args, part) for part in importing.PARTS if getattr(args, part)}
+    towers = (args.text_encoder, args.image_encoder)
+    if any(towers) and (not all(towers) or args.clip):
+        raise UserError("give --text-encoder and --image-encoder together, and no --clip beside")
+    if args.pipeline:
+        if given or any(towers) or args.tokenizer:
+            raise UserError("--pipeline is a whole pipeline: give no other model beside it")
+        check_new(args.output, args.overwrite)
+        with byte_bar("import", args.pipeline) as bar:
+            counts = importing.import_pipeline(args.pipeline, args.output, bar)
+        print(f"{sum(counts.values()):,} parameters in {', '.join(counts)}: {args.output}")
+        return
+    if not given and not any(towers) and not args.tokenizer:
+        raise UserError("nothing to import; give --unet, --vae, --clip, --depth, --prior …")
+
+    parts = list(given) + (["clip"] if any(towers) else [])
+    for part in parts:
+        check_new(args.output / importing.PARTS[part][0], args.overwrite)
+    for part in parts:
+        tokenizer = None
+        if part in given:
+            source = importing.find_source(given[part])
+            with byte_bar(f"import {part}", source.folder) as bar:
+                imported = importing.import_part(part, source, args.output, bar)
+            tokenizer = source.folder if part == "clip" else None
+        else:
+            sources = [importing.find_source(tower) for tower in towers]
+            with byte_bar("import clip", *(source.folder for source in sources)) as bar:
+                imported = importing.import_towers(*sources, args.output, bar)
+        print(
+            f"{part}: {imported.tensors} tensors, {imported.parameters:,} parameters: "
+            f"{imported.folder}"
+        )
+        if imported.absent:
+            print(
+                f"{part}: {len(imported.absent)} tensors that nothing is computed with are not in "
+                f"the checkpoint, and zero now: {', '.join(imported.absent)}"
+            )
+        if imported.prediction_type == "epsilon":
+            print(
+                "unet: it predicts noise; train on with loss.prediction_type=epsilon, or let the "
+                "first stage turn it into a v-prediction"
+            )
+        if tokenizer and not args.tokenizer and importing.import_tokenizer(tokenizer, args.output):
+            print(f"tokenizer: {args.output / 'tokenizer'}")
+    if args.tokenizer:
+        source = importing.find_source(args.tokenizer)
+        if not importing.import_tokenizer(source.folder, args.output):
+            raise UserError(
+                f"no tokenizer in {source.folder}; accepted: tokenizer.json, or vocab.json and "
+                "merges.txt"
+            )
+        print(f"tokenizer: {args.output / 'tokenizer'}")
+
+
+def check_new(folder: Path, overwrite: bool) -> None:
+    """Raises UserError where something is in the way."""
+    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists; give another --output, or --overwrite")

@@ -1,0 +1,97 @@
+"""Starting one model from another's parameters: loud about every name."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+from gen1_jax.weights.naming import MismatchError, list_names
+
+
+class MergeReport(NamedTuple):
+    """What `merge_params` did; tuples of "/"-paths."""
+
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+    widened: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line for a log."""
+        return "; ".join(
+            f"{len(names)} {title}" + (f" ({list_names(names)})" if names else "")
+            for title, names in self._asdict().items()
+        )
+
+
+def merge_params(
+    template: Mapping[str, Any],
+    loaded: Mapping[str, Any],
+    new: Sequence[str] = (),
+    dropped: Sequence[str] = (),
+    widened: Sequence[str] = (),
+) -> tuple[dict[str, Any], MergeReport]:
+    """Puts loaded parameters into a freshly initialised tree, and accounts for every name.
+
+    Patterns are regular expressions, searched for in "/"-paths
+    (`down_blocks_0/resnets_1/conv1/kernel`).
+
+    Args:
+        template: the wanted parameters, initialised (new ones keep these values).
+        loaded: parameters of the model to start from.
+        new: what the wanted model may have and the loaded one lack. A parameter of another shape
+            that matches both `new` and `dropped` starts afresh.
+        dropped: what the loaded model may have and the wanted one lack.
+        widened: kernels that may have more input channels than the loaded ones: the loaded values
+            come first, zeros after, so that added inputs have no influence yet.
+
+    Returns:
+        The parameters (structure and dtypes of `template`) and the report.
+
+    Raises:
+        MismatchError: a name or a shape that no pattern allows; lists them all.
+    """
+    wanted = traverse_util.flatten_dict(template, sep="/")
+    source = traverse_util.flatten_dict(loaded, sep="/")
+    is_new, is_dropped, is_widened = map(_matcher, (new, dropped, widened))
+
+    merged, added, grown, missing, wrong_shapes = {}, [], [], [], []
+    removed = [path for path in source if path not in wanted]
+    unexpected = [path for path in removed if not is_dropped(path)]
+    for path, target in wanted.items():
+        if path not in source:
+            (added if is_new(path) else missing).append(path)
+            merged[path] = target
+            continue
+        array, shape = np.asarray(source[path]), tuple(target.shape)
+        if array.shape != shape and is_widened(path) and _only_wider(path, array.shape, shape):
+            grown.append(path)
+            extra = [(0, want - got) for got, want in zip(array.shape, shape, strict=True)]
+            array = np.pad(array, extra)
+        elif array.shape != shape and is_new(path) and is_dropped(path):
+            added.append(path)
+            removed.append(path)
+            array = target
+        elif array.shape != shape:
+            wrong_shapes.append((path, array.shape, shape))
+        merged[path] = array.astype(target.dtype)
+    if missing or unexpected or wrong_shapes:
+        advice = "; only what a pattern names may be new, dropped or widened"
+        raise MismatchError("parameters do not merge", missing, unexpected, wrong_shapes, advice)
+    params = traverse_util.unflatten_dict(merged, sep="/")
+    return params, MergeReport(tuple(added), tuple(removed), tuple(grown))
+
+
+def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    if isinstance(patterns, str):
+        raise TypeError(f"patterns must be a sequence of strings, not the string {patterns!r}")
+    compiled = [re.compile(pattern) for pattern in patterns]
+    return lambda path: any(pattern.search(path) for pattern in compiled)
+
+
+def _only_wider(path: str, got: tuple[int, ...], want: tuple[int, ...]) -> bool:
+    """Whether two kernels differ in nothing but more input channels (the last axis but one)."""
+    if not path.endswith("kernel") or len(got) != len(want) or len(got) < 2:
+        return False
+    return (*got[:-2], got[-1]) == (*want[:-2], want[-1]) and got[-2] < want[-2]
