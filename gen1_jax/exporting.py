@@ -238,7 +238,8 @@ tags: [video-editing, video-to-video, gen-1, depth]
 
 Structure- and content-guided video synthesis ([arXiv 2302.03011](https://arxiv.org/abs/2302.03011)):
 the result keeps the depth of the input video and takes its content from a text prompt or a picture.
-Exported by gen1-jax {__version__}; it needs `torch`, `diffusers` and `transformers` only.
+Exported by gen1-jax {__version__}; it needs `torch`, `diffusers` and `transformers` only (and
+`imageio imageio-ffmpeg` for diffusers to read and write videos).
 
 ```python
 from diffusers import DiffusionPipeline

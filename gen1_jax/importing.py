@@ -5,6 +5,7 @@ Tensors go file to file under the names that our modules have: a shard is in mem
 
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -75,7 +76,7 @@ def find_source(text: str, download: bool = True) -> Source:
     Raises:
       UserError: neither; or the download failed, with what to download by hand.
     """
-    folder = Path(text).expanduser()
+    folder = Path(os.path.expanduser(text))  # Path's own raises for a user there is not
     if folder.is_dir():
         return Source(folder, str(folder), None)
     match = _HUB_ID.match(text)
@@ -171,12 +172,18 @@ def _write_part(
     return imported
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a public CLIP tokenizer, none if `folder` holds none."""
+    files = [folder / name for name in _TOKENIZER if (folder / name).is_file()]
+    return files if {"tokenizer.json", "vocab.json"} & {file.name for file in files} else []
+
+
 def import_tokenizer(folder: Path, run: Path) -> bool:
     """Copies a public CLIP tokenizer to `run/tokenizer`, if `folder` holds one."""
     from gen1_jax.tokenizer import load_tokenizer
 
-    files = [folder / name for name in _TOKENIZER if (folder / name).is_file()]
-    if not {"tokenizer.json", "vocab.json"} & {file.name for file in files}:
+    files = tokenizer_files(folder)
+    if not files:
         return False
     load_tokenizer(folder)  # says what is wrong with it
     with replacing_folder(run / "tokenizer", "tokenizer_config.json") as new:

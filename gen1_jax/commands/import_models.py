@@ -61,17 +61,20 @@ def run(args) -> None:
     parts = list(given) + (["clip"] if any(towers) else [])
     for part in parts:
         check_new(args.output / importing.PARTS[part][0], args.overwrite)
+    # All is found, or downloaded, before anything is written.
+    sources = {part: [importing.find_source(text)] for part, text in given.items()}
+    if any(towers):
+        sources["clip"] = [importing.find_source(tower) for tower in towers]
+    tokenizer = find_tokenizer(args, sources)
+    if tokenizer:
+        check_new(args.output / "tokenizer", args.overwrite)
+
     for part in parts:
-        tokenizer = None
-        if part in given:
-            source = importing.find_source(given[part])
-            with byte_bar(f"import {part}", source.folder) as bar:
-                imported = importing.import_part(part, source, args.output, bar)
-            tokenizer = source.folder if part == "clip" else None
-        else:
-            sources = [importing.find_source(tower) for tower in towers]
-            with byte_bar("import clip", *(source.folder for source in sources)) as bar:
-                imported = importing.import_towers(*sources, args.output, bar)
+        with byte_bar(f"import {part}", *(source.folder for source in sources[part])) as bar:
+            if part in given:
+                imported = importing.import_part(part, *sources[part], args.output, bar)
+            else:
+                imported = importing.import_towers(*sources[part], args.output, bar)
         print(
             f"{part}: {imported.tensors} tensors, {imported.parameters:,} parameters: "
             f"{imported.folder}"
@@ -86,16 +89,24 @@ def run(args) -> None:
                 "unet: it predicts noise; train on with loss.prediction_type=epsilon, or let the "
                 "first stage turn it into a v-prediction"
             )
-        if tokenizer and not args.tokenizer and importing.import_tokenizer(tokenizer, args.output):
-            print(f"tokenizer: {args.output / 'tokenizer'}")
-    if args.tokenizer:
-        source = importing.find_source(args.tokenizer)
-        if not importing.import_tokenizer(source.folder, args.output):
-            raise UserError(
-                f"no tokenizer in {source.folder}; accepted: tokenizer.json, or vocab.json and "
-                "merges.txt"
-            )
+    if tokenizer:
+        importing.import_tokenizer(tokenizer, args.output)
         print(f"tokenizer: {args.output / 'tokenizer'}")
+
+
+def find_tokenizer(args, sources) -> Path | None:
+    """The folder of the tokenizer that was asked for, or that lies beside --clip."""
+    from gen1_jax import importing
+
+    if args.tokenizer:
+        folder = importing.find_source(args.tokenizer).folder
+        if not importing.tokenizer_files(folder):
+            raise UserError(
+                f"no tokenizer in {folder}; accepted: tokenizer.json, or vocab.json and merges.txt"
+            )
+        return folder
+    folder = sources["clip"][0].folder if args.clip else None
+    return folder if folder and importing.tokenizer_files(folder) else None
 
 
 def check_new(folder: Path, overwrite: bool) -> None:

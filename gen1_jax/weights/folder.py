@@ -230,7 +230,7 @@ def module_from_config(
         UserError: a kind of model, or a setting, that we do not have.
     """
     kind = config.get("_class_name") or config.get("model_type")
-    if kind not in _CLASSES:
+    if not isinstance(kind, str) or kind not in _CLASSES:
         raise UserError(f"{where} holds a model of kind {kind!r}; accepted: {', '.join(_CLASSES)}")
     path, name = _CLASSES[kind]
     return getattr(importlib.import_module(path), name).from_config(config, dtype=dtype)

@@ -207,7 +207,7 @@ def _cast(key: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if array.dtype == dtype:
         cast = array
     else:
-        with np.errstate(over="ignore"):  # looked for below
+        with np.errstate(over="ignore", invalid="ignore"):  # looked for below; NaN stays NaN
             cast = array.astype(dtype)
         if dtype == np.float16 and (np.isinf(cast) & np.isfinite(array)).any():
             raise UserError(f"{key} has values beyond float16; write float32 or bfloat16")

@@ -59,10 +59,8 @@ def test_every_float_is_read_as_float32_exactly(tmp_path, letters):
     assert tensors["w"].dtype == tensors["scalar"].dtype == np.float32
     np.testing.assert_array_equal(tensors["w"], stored.astype(np.float32))
     assert tensors["scalar"].shape == () and tensors["scalar"] == np.float32(scalar)
-    # Back in its own type: nothing was rounded.
-    again = np.asarray(tensors["w"].astype(dtype))
-    finite = np.isfinite(stored.astype(np.float32))
-    assert again[finite].tobytes() == stored[finite].tobytes()
+    numbers = ~np.isnan(tensors["w"])  # back in their own type: nothing was rounded
+    assert tensors["w"][numbers].astype(dtype).tobytes() == stored[numbers].tobytes()
 
 
 def test_only_what_is_asked_for_is_read(tmp_path):
