@@ -4,16 +4,17 @@
 
 A step is `gen1_jax.guidance.guided_prediction`: the branches video with content, video without and
 image without in one call of the UNet, and their combination, for one clip of 8 frames. "tiny" is
-the UNet of configs/tiny.py at 16x16 latents; "sd15" has Stable Diffusion 1.5's widths at 32x56
-latents (448x256 video; 1.2 billion parameters, 15 GB of memory, minutes a step on few cores). The
-other side is `guided_prediction` of the pipeline that `gen1 export` writes, with its `VideoUNet`.
+the UNet of configs/tiny.py at 16x16 latents. "sd15" has Stable Diffusion 1.5's widths at 32x56
+latents (448x256 video): 1.2 billion parameters, about 17 GB of memory, and on few cores a minute or
+more a step. The other side is `guided_prediction` of the pipeline that `gen1 export` writes.
 
 Both have the same random weights and inputs; that they predict the same is checked before anything
 is timed. They run in one process in turns: ours, then PyTorch's (at "tiny" with one thread and with
-one a core, of which the faster counts). `best_ms` is the fastest turn, `ms` the median; the ratio
-of the best turns is the one to quote, from a machine that does nothing else: `load` says how many
-programs were running. On CPU all is float32; where jax and PyTorch both see a GPU, bfloat16 is
-timed there too, against torch.compile. The last line is one JSON object with all figures.
+one a core, of which the faster counts). The ratio of the fastest turns is the one to quote, from a
+machine that does nothing else: `load` says how many programs were running. On CPU all is float32;
+where jax and PyTorch both see a GPU, bfloat16 is timed there too, against torch.compile. The last
+line is one JSON object with all figures: `tiny_ms` is the fastest turn, `tiny_median_ms` the
+median, and a `tiny_ratio` below 1 says that ours is faster.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch uses the same GPU
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import jax
@@ -51,9 +53,9 @@ except ImportError as error:
     sys.exit(f"no {error.name} to compare with: pip install gen1-jax[torch]")
 
 TEMPORAL_SCALE, GUIDANCE_SCALE, LEVEL, TIMESTEP = 1.2, 7.5, 2, 601
-# Largest error over spread. A step's rounding makes about 1e-5 in float32 and 1e-1 in bfloat16,
-# which guidance magnifies.
-TOLERANCES = {"cpu": 1e-3, "gpu": 0.5}
+# Largest error over spread. Rounding makes about 1e-5 in float32 and, magnified by guidance, some
+# 1e-1 in bfloat16; predictions that have nothing to do with each other differ by 5.
+TOLERANCES = {"cpu": 1e-3, "gpu": 1.0}
 
 
 class Size(NamedTuple):
@@ -223,16 +225,16 @@ def compare(
         {side: summary(values) for side, values in times.items()}
         for summary in (min, statistics.median)
     )
-    print(f"  {'':16}{'best ms':>12}{'median ms':>12}")
+    print(f"  {'':18}{'best ms':>12}{'median ms':>12}")
     for side in steps:
-        print(f"  {side:16}{best[side]:12.1f}{median[side]:12.1f}")
+        print(f"  {side:18}{best[side]:12.1f}{median[side]:12.1f}")
     figures = {"error": error}
     for name, of in (("", best), ("median_", median)):
         fastest = min(of[side] for side in torch_steps)
         figures[f"{name}ms"] = round(of["ours"], 2)
         figures[f"{name}torch_ms"] = round(fastest, 2)
         figures[f"{name}ratio"] = round(of["ours"] / fastest, 3)
-    print(f"  {'ours / PyTorch':16}{figures['ratio']:12.2f}{figures['median_ratio']:12.2f}")
+    print(f"  {'ours / PyTorch':18}{figures['ratio']:12.2f}{figures['median_ratio']:12.2f}")
     print(
         f"  ours compiled in {ours.compile_seconds:.0f} s; "
         f"load average {load[0]:.1f} before, {load[1]:.1f} after",
@@ -252,7 +254,7 @@ def compare_on_cpu(
     ours = Ours(size.module, params, inputs, jax.devices("cpu")[0])
     theirs = Torch(unet, inputs, "cpu")
     counts = sorted({1, cores} if size.single_thread else {cores})
-    steps = {f"torch, {count} thr.": partial(theirs, count) for count in counts}
+    steps = {f"torch, threads: {count}": partial(theirs, count) for count in counts}
     return compare(ours, steps, repeats, TOLERANCES["cpu"])
 
 

@@ -106,7 +106,7 @@ class Ours:
         params = jax.tree.map(jnp.copy, self.params)
         ema = jax.tree.map(jnp.copy, params)
         zero = jnp.zeros((), jnp.int32)
-        self.state = TrainState(zero, params, ema, optimizer.init(params))
+        self.state = TrainState(zero, params, ema, optimizer.init(params), zero)
         self.batch = jax.device_put(arrays)
         start = time.perf_counter()
         lowered = jax.jit(step, donate_argnums=0).lower(self.state, self.batch, {}, LEARNING_RATE)

@@ -1,7 +1,10 @@
 """Checkpoints of a run: the state, and the data iterator's place, saved together by orbax."""
 
+import contextlib
 import functools
 import logging
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from gen1_jax.errors import UserError
+
+MAX_FAILURES = 3  # saves in a row that may fail before training stops
 
 
 class Checkpoints:
@@ -20,6 +25,8 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path, keep: int = 2):
         self._folder, self._keep = Path(folder).absolute(), keep
+        self._saving: int | None = None  # the step whose save is under way
+        self._failures = 0  # saves that failed in a row
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -36,34 +43,89 @@ class Checkpoints:
     def save(self, step: int, state: Any, data: dict) -> None:
         """Begins to save; returns once the arrays are copied.
 
-        A step that is already there stays as it is.
+        A step that is already there stays as it is. A save that fails is reported and tried again
+        with the next one.
+
+        Raises:
+          UserError: several failed in a row.
         """
+        self._finish()
         if step in self._manager.all_steps():
             return
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
-        self._manager.save(step, args=items, force=True)
+        self._saving = step
+        try:
+            self._manager.save(step, args=items, force=True)
+        except Exception as error:  # of the file system, or of tensorstore, in many kinds
+            self._fail(error)
+
+    def wait(self) -> None:
+        """Waits for a save under way, which must succeed.
+
+        Raises:
+          UserError: it failed.
+        """
+        self._finish()
+        if self._failures:
+            raise UserError(f"the last checkpoint could not be saved to {self._folder}")
+
+    def _finish(self) -> None:
+        """Waits for the save under way, and notes how it ended."""
+        if self._saving is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._saving, self._failures = None, 0
+
+    def _fail(self, error: Exception) -> None:
+        step, self._saving = self._saving, None
+        self._failures += 1
+        what = f"saving step {step} to {self._folder} failed: {' '.join(str(error).split())[:200]}"
+        if self._failures >= MAX_FAILURES:
+            raise UserError(f"{what}; {self._failures} times in a row") from error
+        warnings.warn(f"{what}; training goes on, and the next save is tried", stacklevel=3)
+        self.__dict__.pop("_manager", None)  # its state of mind is not to be relied on
 
     def restore(self, template: Any) -> tuple[Any, dict] | None:
-        """The newest (state, data iterator state), or None if there is none yet.
+        """The newest whole (state, data iterator state), or None if there is none yet.
+
+        One that cannot be read is passed over for the one before, with a warning, and set aside.
 
         Args:
           template: a state of the wanted shapes, types and shardings.
 
         Raises:
-          UserError: the checkpoint is of another model, or damaged.
+          UserError: the checkpoint is of another model, or all are damaged.
         """
-        step = self.latest_step
-        if step is None:
+        if self.latest_step is None:
             return None
-        try:
-            return self._restore(step, template)
-        except UserError:
-            raise
-        except Exception as error:  # orbax and tensorstore raise many kinds
-            raise UserError(
-                f"the checkpoint in {self._folder / str(step)} cannot be read; remove that folder "
-                f"to go on from the one before: {type(error).__name__}: {str(error)[:200]}"
-            ) from error
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return self._restore(step, template)
+            except UserError:
+                raise
+            except Exception as error:  # orbax and tensorstore raise many kinds
+                self._set_aside(step, error)
+        raise UserError(
+            f"no checkpoint in {self._folder} can be read; the damaged ones are beside it as "
+            "damaged_STEP. Remove the folder to begin anew"
+        )
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        aside = self._folder / f"damaged_{step}"
+        if jax.process_index() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            (self._folder / str(step)).rename(aside)
+        self._manager.reload()
+        warnings.warn(
+            f"the checkpoint of step {step} in {self._folder} cannot be read and is now "
+            f"{aside.name}; the one before is taken: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}",
+            stacklevel=3,
+        )
 
     def _restore(self, step: int, template: Any) -> tuple[Any, dict]:
         saved = self._manager.item_metadata(step)["state"]
@@ -87,9 +149,10 @@ class Checkpoints:
         return restored["state"], restored["data"]
 
     def close(self) -> None:
-        """Waits for a save under way."""
+        """Waits for a save under way, however it ends; see `wait`."""
         if "_manager" in self.__dict__:
-            self._manager.wait_until_finished()
+            with contextlib.suppress(Exception):
+                self._manager.wait_until_finished()
             self._manager.close()
 
 

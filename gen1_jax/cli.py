@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     except KeyboardInterrupt as stopped:
         print(f"gen1: {stopped or 'stopped'}", file=sys.stderr)
-        return EXIT_STOPPED
+        return getattr(stopped, "exit_code", EXIT_STOPPED)
     except BrokenPipeError:  # the reader of our output went away, as `gen1 … | head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

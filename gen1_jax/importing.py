@@ -70,7 +70,7 @@ class Imported(NamedTuple):
     prediction_type: str | None  # what the scheduler beside a UNet says it predicts
 
 
-def find_source(text: str, download: bool = True) -> Source:
+def find_source(text: str) -> Source:
     """A local folder, or a hub id `ORG/NAME[/SUBFOLDER][@REVISION]`, which is downloaded.
 
     Raises:

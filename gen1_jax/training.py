@@ -4,7 +4,6 @@ import contextlib
 import json
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -25,6 +25,7 @@ from gen1_jax.conditioning import Conditioner, Frozen
 from gen1_jax.errors import UserError
 from gen1_jax.objectives import Loss, Objective, make_objective
 from gen1_jax.parallel import make_mesh, put_batch, replicated, state_sharding
+from gen1_jax.telemetry import FlopCounter, Interval, Profiler, TimeAccount
 from gen1_jax.weights.folder import (
     init_params,
     load_model,
@@ -49,6 +50,7 @@ class TrainState:
     params: Any
     ema: Any
     opt_state: Any
+    bad_steps: jax.Array  # in a row, up to now: those whose loss or gradient was no number
 
 
 class Optimizer(NamedTuple):
@@ -73,7 +75,10 @@ def train_step(
     ema_decay: float,
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update: gradient, AdamW, moving average; a function of seed, step and batch."""
+    """One update: gradient, AdamW, moving average; a function of seed, step and batch.
+
+    A loss or gradient that is no number changes nothing but the step and the count of bad steps.
+    """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
         state.params, frozen, batch, key
@@ -83,8 +88,16 @@ def train_step(
     # The average follows closely while there is little to average.
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
     ema = optax.incremental_update(params, state.ema, 1 - decay)
-    metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient), **metrics}
-    return TrainState(state.step + 1, params, ema, opt_state), metrics
+    norm = optax.tree.norm(gradient)
+    good = jnp.isfinite(value) & jnp.isfinite(norm)
+    params, ema, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(good, new, old),
+        (params, ema, opt_state),
+        (state.params, state.ema, state.opt_state),
+    )
+    bad_steps = jnp.where(good, 0, state.bad_steps + 1)
+    metrics = {"loss": value, "gradient_norm": norm, "bad_steps": bad_steps, **metrics}
+    return TrainState(state.step + 1, params, ema, opt_state, bad_steps), metrics
 
 
 def make_optimizer(
@@ -123,7 +136,13 @@ def make_optimizer(
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM: the run has been saved and can be resumed."""
+    """Ctrl-C: the run has been saved and can be resumed."""
+
+
+class Preempted(Stopped):
+    """The same by SIGTERM, which clusters send before they take a machine away."""
+
+    exit_code = 75  # "try again later", of sysexits.h: start the same command again
 
 
 def train(
@@ -132,6 +151,7 @@ def train(
     make_batches: Callable[[], Iterator[dict]],
     make_preview_batch: Callable[[], dict] | None = None,
     progress: bool = True,
+    profile: int = 0,
 ) -> Path:
     """Trains one part, from its newest checkpoint if there is one, and writes `workdir/model`.
 
@@ -142,13 +162,14 @@ def train(
       make_batches: an iterator of batches (dictionaries), with `get_state()` and `set_state()`.
       make_preview_batch: the fixed batch that pictures are made of.
       progress: whether to show a bar.
+      profile: steps to trace, to `workdir/profile`.
 
     Returns:
       The model folder: the moving average of the parameters, in the public layout.
 
     Raises:
       UserError: bad settings, or a checkpoint or starting model that does not fit.
-      Stopped: stopped by a signal, after saving.
+      Stopped, Preempted: stopped by a signal, after saving.
     """
     check_settings(config)
     workdir = Path(workdir)
@@ -219,45 +240,67 @@ def train(
         smoothing=0.05,
     )
 
-    # ---- the loop: data, step, log, sample, save
+    # ---- the loop: data, step, check the step before, log, sample, save
+    time_account, seen, bad_total = TimeAccount(), set(), 0
+    flops = FlopCounter(
+        objective.loss,
+        # Frozen encoders that a raw batch passes are not trained.
+        counted=lambda batch: not frozen or (config.objective == "diffusion" and batch.encoded),
+    )
     with contextlib.ExitStack() as stack:
         stack.callback(getattr(batches, "close", lambda: None))
         stack.callback(writer.close)
         stack.callback(checkpoints.close)
         stack.callback(bar.close)
         stop = stack.enter_context(_stop_on_signals())
-        start, started_at = time.perf_counter(), first
+        profiler = stack.enter_context(Profiler(workdir / "profile", profile, first))
+        previous, since = None, Interval(first)
         for step in range(first, config.num_steps):
-            batch = put_batch(Batch.from_dict(next(batches)), mesh)
-            state, metrics = step_fn(state, batch, frozen, optimizer.learning_rate(step))
+            with time_account.spend("data"):
+                host_batch = next(batches)
+                batch = put_batch(Batch.from_dict(host_batch), mesh)
+            shape = jax.tree.map(jnp.shape, batch)
+            new = str(shape) not in seen
+            seen.add(str(shape))
+            with time_account.spend("compile" if new else "step"):
+                profiler.before(step)
+                flops.add(state.params, frozen, batch)
+                state, metrics = step_fn(state, batch, frozen, optimizer.learning_rate(step))
+                # One step behind, so that the accelerator always has work.
+                bad_total += _check_step(config, workdir, previous)
+                previous = (step + 1, metrics, host_batch)
             done = step + 1
             bar.update()
-            last, stopping = done == config.num_steps, stop.is_set()
-            saving = last or stopping or done % config.checkpoint_every == 0
+            since.examples += batch.size
+            last = done == config.num_steps
             logging = last or done % config.log_every == 0
+            stopping = _agree(stop, logging)
+            saving = last or stopping or done % config.checkpoint_every == 0
             if logging or saving:
-                values = {name: float(value) for name, value in metrics.items()}
-                if not np.isfinite([values["loss"], values["gradient_norm"]]).all():
-                    raise UserError(
-                        f"{config.name}: at step {done} the loss is {values['loss']}, its gradient "
-                        f"{values['gradient_norm']}; lower the learning rate"
-                    )
+                with time_account.spend("step"):
+                    bad_total += _check_step(config, workdir, previous)
+                    previous = None
+                    values = {name: float(value) for name, value in metrics.items()}
             if logging:
                 kind = "image" if batch.num_frames == 1 else "video"
+                values["bad_steps"] = bad_total
                 for name, value in values.items():
                     writer.add_scalar(f"{name}/{kind}" if name == "loss" else name, value, done)
-                elapsed = time.perf_counter() - start
-                writer.add_scalar("steps_per_second", (done - started_at) / elapsed, done)
-                bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k != "gradient_norm"})
+                for name, value in since.report(done, time_account, flops, mesh).items():
+                    writer.add_scalar(name, value, done)
+                hidden = {"gradient_norm"} | (set() if bad_total else {"bad_steps"})
+                bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k not in hidden})
             if config.sample_every and (last or done % config.sample_every == 0):
-                preview(state.ema, frozen, done, writer)
+                with time_account.spend("evaluation"):
+                    preview(state.ema, frozen, done, writer)
             if saving:
-                checkpoints.save(done, state, batches.get_state())
+                with time_account.spend("checkpoint"):
+                    checkpoints.save(done, state, batches.get_state())
             if stopping:
-                checkpoints.close()
-                raise Stopped(
-                    f"{config.name}: stopped and saved at step {done} of {config.num_steps}"
-                )
+                checkpoints.wait()
+                kind = Preempted if stop.signal == signal.SIGTERM else Stopped
+                raise kind(f"{config.name}: stopped and saved at step {done} of {config.num_steps}")
+        checkpoints.wait()
 
         # ---- the finished model
         typed = (Batch.from_dict(batch) for batch in batches)
@@ -283,6 +326,45 @@ def check_settings(config) -> None:
         raise UserError(f"{config.name}: dtype is {config.dtype!r}; accepted: {', '.join(DTYPES)}")
 
 
+MAX_BAD_STEPS = 5  # in a row
+
+
+def _check_step(config, workdir: Path, previous: tuple | None) -> int:
+    """1 if a step was skipped because its loss or gradient is no number, else 0.
+
+    Raises:
+      UserError: it was the last of several in a row; its batch is saved.
+    """
+    if previous is None:
+        return 0
+    step, metrics, batch = previous
+    count = int(metrics["bad_steps"])
+    if count == 0:
+        return 0
+    loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
+    what = f"at step {step} the loss is {loss}, its gradient {norm}"
+    if count < MAX_BAD_STEPS:
+        tqdm.write(f"{config.name}: {what}: skipped ({count} in a row)")
+        return 1
+    path = workdir / f"bad_batch_{step}_{jax.process_index()}.npz"
+    np.savez(path, **{name: x for name, x in batch.items() if x is not None})
+    raise UserError(
+        f"{config.name}: {what}, the {count}th in a row; its batch is in {path}. Lower the "
+        "learning rate, or look at the data"
+    )
+
+
+def _agree(stop: "_Stop", logging: bool) -> bool:
+    """Whether to stop; among several processes all stop at the same step, asked as they log."""
+    if jax.process_count() == 1:
+        return stop.is_set()
+    if not logging:
+        return False
+    asked = multihost_utils.process_allgather(np.int32(stop.signal or 0))
+    stop.signal = int(asked.max()) or None
+    return stop.is_set()
+
+
 def _set_data_state(batches, data_state: dict, name: str) -> None:
     try:
         batches.set_state(data_state)
@@ -295,7 +377,8 @@ def _set_data_state(batches, data_state: dict, name: str) -> None:
 
 def _new_state(optimizer, params) -> TrainState:
     ema = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, ema, optimizer.init(params), zero)
 
 
 def _state_template(module: nn.Module, optimizer, mesh) -> TrainState:
@@ -350,10 +433,20 @@ class _Previews:
                 writer.add_image(name, value, step, dataformats="HWC")
 
 
+class _Stop:
+    """Set by Ctrl-C or SIGTERM, with the signal's number."""
+
+    def __init__(self):
+        self.signal: int | None = None
+
+    def is_set(self) -> bool:
+        return self.signal is not None
+
+
 @contextlib.contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event set by Ctrl-C or SIGTERM; a second Ctrl-C stops at once."""
-    stop = threading.Event()
+def _stop_on_signals() -> Iterator[_Stop]:
+    """Yields what is set by Ctrl-C or SIGTERM; a second one stops at once."""
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -362,7 +455,7 @@ def _stop_on_signals() -> Iterator[threading.Event]:
     def on_signal(number, frame):
         if stop.is_set():
             raise KeyboardInterrupt
-        stop.set()
+        stop.signal = number
 
     for number in before:
         signal.signal(number, on_signal)

@@ -4,7 +4,10 @@ They are environment variables, set before anything imports jax, so that process
 starts have them too.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 from functools import partial
 
 import pytest
@@ -24,7 +27,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 # Programs that tests compile are not the user's to keep.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+if "XDG_CACHE_HOME" not in os.environ:
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="gen1-tests-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

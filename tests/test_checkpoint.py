@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from gen1_jax.checkpoint import Checkpoints
@@ -13,7 +14,9 @@ from gen1_jax.training import TrainState, make_optimizer
 def state(step: int = 0, width: int = 3) -> TrainState:
     params = {"dense": {"kernel": jnp.arange(2.0 * width).reshape(2, width) + step}}
     optimizer = make_optimizer(num_steps=4, learning_rate=1e-3, warmup_steps=1)
-    return TrainState(jnp.asarray(step, jnp.int32), params, params, optimizer.init(params))
+    return TrainState(
+        jnp.asarray(step, jnp.int32), params, params, optimizer.init(params), jnp.int32(0)
+    )
 
 
 def saved(folder, *steps: int, keep: int = 2) -> None:
@@ -68,10 +71,56 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path):
     assert "another model" in line and "absent" in line
 
 
-@pytest.mark.parametrize("target", ["state", "data"])
-def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path, target):
-    saved(tmp_path, 1)
-    files = [p for p in (tmp_path / "1" / target).rglob("*") if p.is_file()]
-    for file in files:
+def damage(folder, target: str) -> None:
+    for file in (p for p in (folder / target).rglob("*") if p.is_file()):
         file.write_bytes(file.read_bytes()[:5])
-    assert "cannot be read; remove that folder" in refused(tmp_path, state())
+
+
+@pytest.mark.parametrize("target", ["state", "data"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, target):
+    saved(tmp_path, 1, 2)
+    damage(tmp_path / "2", target)
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.warns(UserWarning, match="step 2 .* is now damaged_2; the one before is taken"):
+        restored, data = checkpoints.restore(state())
+    assert int(restored.step) == 1 and data == {"next": 10}
+    assert (tmp_path / "damaged_2").is_dir() and checkpoints.latest_step == 1
+    checkpoints.save(2, state(2), {"next": 20})  # the place is free again
+    checkpoints.wait()
+    assert int(checkpoints.restore(state())[0].step) == 2
+    checkpoints.close()
+
+
+def test_damaged_checkpoints_alone_do_not_begin_a_run_anew(tmp_path):
+    saved(tmp_path, 1)
+    damage(tmp_path / "1", "state")
+    with pytest.warns(UserWarning, match="damaged_1"):
+        assert "no checkpoint in" in refused(tmp_path, state())
+
+
+def test_a_failed_save_is_tried_again_and_ends_a_run_only_when_it_goes_on(tmp_path, monkeypatch):
+    checkpoints, fail = Checkpoints(tmp_path), True
+    save = ocp.CheckpointManager.save
+
+    def full(self, *arguments, **keywords):
+        if fail:
+            raise OSError("no space left on device")
+        return save(self, *arguments, **keywords)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    for step in (1, 2):
+        with pytest.warns(UserWarning, match=f"saving step {step} .* no space left .* goes on"):
+            checkpoints.save(step, state(step), {"next": step})
+    fail = False
+    checkpoints.save(3, state(3), {"next": 3})
+    checkpoints.wait()
+    assert checkpoints.latest_step == 3
+    fail = True
+    for step in (4, 5):
+        with pytest.warns(UserWarning, match="goes on"):
+            checkpoints.save(step, state(step), {"next": step})
+    with pytest.raises(UserError, match="saving step 6 .* 3 times in a row"):
+        checkpoints.save(6, state(6), {"next": 6})
+    with pytest.raises(UserError, match="could not be saved"):
+        checkpoints.wait()
+    checkpoints.close()

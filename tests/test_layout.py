@@ -22,6 +22,8 @@ TOP = 5
 FLOORS = {
     # pure functions, and leaves that only read or write
     "gen1_jax.errors": 0,
+    "gen1_jax.flops": 0,
+    "gen1_jax.hardware": 0,
     "gen1_jax.batch": 0,
     "gen1_jax.diffusion": 0,
     "gen1_jax.prior_diffusion": 0,
@@ -39,6 +41,7 @@ FLOORS = {
     "gen1_jax.weights": 3,
     "gen1_jax.conditioning": 3,
     "gen1_jax.parallel": 3,
+    "gen1_jax.telemetry": 3,
     "gen1_jax.checkpoint": 3,
     # what the software does
     "gen1_jax.objectives": 4,

@@ -3,6 +3,10 @@
 That a stopped run goes on to the same numbers stands in test_resume.py.
 """
 
+import itertools
+import os
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +17,7 @@ from tiny_unet import drawn_params, flat, normal
 
 from gen1_jax import training
 from gen1_jax.batch import Batch
+from gen1_jax.checkpoint import Checkpoints
 from gen1_jax.commands.data import make_stream
 from gen1_jax.conditioning import Conditioner
 from gen1_jax.errors import UserError
@@ -40,7 +45,9 @@ def toy(steps: int = 1, seed: int = 0, first: int = 0, factor: float = 1.0, **se
     """The states after each step and the metrics of the last."""
     settings = {"num_steps": 10, "learning_rate": 0.1, "warmup_steps": 0} | settings
     optimizer = make_optimizer(**settings)
-    state = TrainState(jnp.asarray(first, jnp.int32), PARAMS, PARAMS, optimizer.init(PARAMS))
+    state = TrainState(
+        jnp.asarray(first, jnp.int32), PARAMS, PARAMS, optimizer.init(PARAMS), jnp.int32(0)
+    )
     batch = Batch(content=normal(3, 4, 3))
     states = [state]
     for _ in range(steps):
@@ -62,7 +69,7 @@ def test_same_seed_step_and_batch_give_the_same_numbers():
     (_, one), metrics = toy()
     (_, two), again = toy()
     jax.tree.map(np.testing.assert_array_equal, (one, metrics), (two, again))
-    assert int(one.step) == 1 and metrics.keys() == {"loss", "gradient_norm", "mean"}
+    assert int(one.step) == 1 and metrics.keys() == {"loss", "gradient_norm", "bad_steps", "mean"}
     for changed in (toy(seed=1), toy(first=1)):
         assert changed[1]["loss"] != metrics["loss"]
 
@@ -170,15 +177,96 @@ def test_bad_settings_are_refused_and_leave_nothing(micro_run, tmp_path, key, va
     assert "\n" not in str(caught.value) and not (tmp_path / "w").exists()
 
 
-def test_a_loss_that_is_no_number_ends_the_run_unsaved(micro_run, quick, tmp_path, monkeypatch):
+def bad_from(first: int, last: int):
+    """A loss that is no number at steps first … last - 1, told by the content that is fed."""
+
+    def loss(params, frozen, batch, key):
+        step = batch.content[0, 0]
+        bad = (step >= first) & (step < last)
+        y = params["dense"]["kernel"].sum()
+        return jnp.where(bad, jnp.nan, 1.0) * y**2, {}
+
+    return loss
+
+
+def test_a_step_without_numbers_changes_nothing_and_is_counted():
+    optimizer = make_optimizer(num_steps=10, learning_rate=0.1, warmup_steps=0)
+    state = training._new_state(optimizer, PARAMS)
+    counts = []
+    for step in range(5):
+        batch = Batch(content=jnp.full((1, 3), step))
+        before = state
+        state, metrics = train_step(
+            state, batch, {}, 0.1, loss=bad_from(1, 3), optimizer=optimizer, ema_decay=0.9, seed=0
+        )
+        counts.append(int(metrics["bad_steps"]))
+        kept = [getattr(before, name) for name in ("params", "ema", "opt_state")]
+        now = [getattr(state, name) for name in ("params", "ema", "opt_state")]
+        same = all(map(np.array_equal, jax.tree.leaves(kept), jax.tree.leaves(now)))
+        assert same == (step in (1, 2)) and int(state.step) == step + 1
+    assert counts == [0, 1, 2, 0, 0]
+
+
+def test_several_steps_without_numbers_end_the_run_and_keep_the_batch(
+    micro_run, quick, tmp_path, monkeypatch, capsys
+):
     def loss(params, frozen, batch, key):
         return jax.tree.leaves(params)[0].sum() * jnp.nan, {}
 
     monkeypatch.setattr(training, "make_objective", lambda *_: Objective(loss))
-    config = load(micro_run, "autoencoder", log_every=1000, checkpoint_every=1)
-    with pytest.raises(UserError, match="at step 1 the loss is nan.*lower the learning rate"):
+    config = load(micro_run, "autoencoder", log_every=1000, checkpoint_every=1000, num_steps=9)
+    with pytest.raises(UserError, match="at step 5 the loss is nan.* the 5th in a row; its batch"):
         train(config, tmp_path, stream(config), None, progress=False)
+    assert "4 in a row" in capsys.readouterr().out
     assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "model").exists()
+    batch = np.load(tmp_path / "bad_batch_5_0.npz")
+    expected = list(itertools.islice(stream(config)(), 5))[-1]
+    np.testing.assert_array_equal(batch["frames"], expected["frames"])
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "code"),
+    [(signal.SIGINT, training.Stopped, 130), (signal.SIGTERM, training.Preempted, 75)],
+)
+def test_a_signal_saves_and_has_its_own_exit_code(micro_run, quick, tmp_path, number, kind, code):
+    config = load(micro_run, "autoencoder", num_steps=9, checkpoint_every=100)
+
+    class Signalled:
+        """A stream that sends the process a signal with its fourth batch."""
+
+        def __init__(self):
+            self._stream, self._count = stream(config)(), 0
+            self.get_state, self.set_state = self._stream.get_state, self._stream.set_state
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self._count += 1
+            if self._count == 4:
+                os.kill(os.getpid(), number)
+            return next(self._stream)
+
+    with pytest.raises(kind, match="stopped and saved at step 4 of 9") as stopped:
+        train(config, tmp_path, Signalled, None, progress=False)
+    assert getattr(stopped.value, "exit_code", 130) == code
+    assert Checkpoints(tmp_path / "checkpoints").latest_step == 4
+
+
+def test_a_run_says_where_its_time_goes(micro_run, quick, tmp_path, monkeypatch):
+    scalars, add = {}, training.SummaryWriter.add_scalar
+
+    def record(self, name, value, step):
+        scalars.setdefault(name, []).append(value)
+        return add(self, name, value, step)
+
+    monkeypatch.setattr(training.SummaryWriter, "add_scalar", record)
+    config = load(micro_run, "autoencoder", num_steps=6)
+    train(config, tmp_path, stream(config), None, progress=False, profile=2)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    for name in ("examples_per_second", "model_teraflops_per_second", "time/data", "time/other"):
+        assert len(scalars[name]) == 6 and min(scalars[name]) > 0, name
+    assert scalars["time/compile"][0] > 0 and "mfu" not in scalars  # nobody rates a CPU so
 
 
 # ------------------------------------------------------------------------------------- stages

@@ -12,8 +12,10 @@ from gen1_jax.commands.configs import resolve_paths
 from gen1_jax.errors import UserError
 
 
-def run_part(config, workdir: Path, progress: bool = True) -> None:
+def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
     """Runs a part in its folder; what is there and finished is not made again.
+
+    `options` are those of the part's kind: `profile`, of training.
 
     Raises:
       UserError: bad settings, or a part that this one needs is missing.
@@ -24,7 +26,7 @@ def run_part(config, workdir: Path, progress: bool = True) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir} is a file; a folder is accepted")
     try:
-        KINDS[config.kind](resolve_paths(config, workdir), workdir, progress)
+        KINDS[config.kind](resolve_paths(config, workdir), workdir, progress, **options)
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise UserError(f"--workdir {workdir} cannot be written: {error}") from error
 
@@ -50,7 +52,7 @@ def _text(value) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def train_model(config, workdir: Path, progress: bool) -> None:
+def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None:
     from gen1_jax.commands.data import make_preview_batch, make_stream
     from gen1_jax.tokenizer import load_tokenizer
     from gen1_jax.training import train
@@ -73,6 +75,7 @@ def train_model(config, workdir: Path, progress: bool) -> None:
         lambda: make_stream(config.data, config.seed),
         make_preview_batch(config.data),
         progress,
+        profile,
     )
 
 

@@ -1,6 +1,7 @@
 """Train one part of a config: autoencoder, clip, depth, prior, or a stage of the UNet.
 
-Resumes from the newest checkpoint in the work folder. Ctrl-C or SIGTERM saves first; exit code 130.
+Resumes from the newest checkpoint in the work folder. Ctrl-C saves first (exit code 130), and so
+does SIGTERM (exit code 75: start the same command again).
 Writes checkpoints/, logs/ (TensorBoard), samples/ (pictures) and, at the end, model/ (safetensors).
 """
 
@@ -18,6 +19,9 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="override, e.g. num_steps=100"
     )
+    parser.add_argument(
+        "--profile", type=int, default=0, metavar="N", help="trace N steps, to WORKDIR/profile"
+    )
     parser.add_argument("--no-progress", action="store_true", help="no bar")
 
 
@@ -32,4 +36,6 @@ def run(args) -> None:
         )
     keep_freed_memory()  # before the first computation
     keep_programs()
-    run_part(config, args.workdir, progress=not args.no_progress)
+    if args.profile < 0:
+        raise UserError(f"--profile {args.profile}; a number of steps is accepted")
+    run_part(config, args.workdir, progress=not args.no_progress, profile=args.profile)

@@ -1,0 +1,49 @@
+"""Peak figures of accelerators, a chip each, from their makers' pages."""
+
+from typing import NamedTuple
+
+
+class Chip(NamedTuple):
+    """Peaks of one chip.
+
+    Attributes:
+      flops: bfloat16 FLOP/s, dense.
+      bandwidth: of its memory, bytes/s.
+      interconnect: of all its links to other chips together, bytes/s, both directions.
+      source: where the figures stand.
+    """
+
+    flops: float
+    bandwidth: float
+    interconnect: float
+    source: str
+
+
+_TPU = "cloud.google.com/tpu/docs, page of the version"
+CHIPS = {
+    "v4": Chip(275e12, 1228e9, 300e9, _TPU),
+    "v5e": Chip(197e12, 819e9, 200e9, _TPU),
+    "v5p": Chip(459e12, 2765e9, 600e9, _TPU),
+    "v6e": Chip(918e12, 1640e9, 400e9, _TPU),
+    "h100": Chip(989e12, 3350e9, 900e9, "nvidia.com, H100 SXM data sheet"),
+    "h200": Chip(989e12, 4800e9, 900e9, "nvidia.com, H200 SXM data sheet"),
+    "a100": Chip(312e12, 2039e9, 600e9, "nvidia.com, A100 80GB SXM data sheet"),
+}
+# What jax calls a device -> the name above.
+_KINDS = {
+    "tpu v4": "v4",
+    "tpu v5 lite": "v5e",
+    "tpu v5e": "v5e",
+    "tpu v5": "v5p",
+    "tpu v5p": "v5p",
+    "tpu v6 lite": "v6e",
+    "tpu v6e": "v6e",
+}
+
+
+def find_chip(device_kind: str) -> Chip | None:
+    """The chip of a jax device's kind; None where it is not known."""
+    kind = device_kind.lower()
+    if kind in _KINDS:
+        return CHIPS[_KINDS[kind]]
+    return next((chip for name, chip in CHIPS.items() if name in kind), None)

@@ -1,0 +1,112 @@
+"""What a run says of itself: where the time goes, arithmetic a second, a profiler's trace."""
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from gen1_jax.batch import Batch
+from gen1_jax.flops import count_flops
+from gen1_jax.hardware import find_chip
+
+
+class TimeAccount:
+    """Seconds by name since the last report; what is in no `spend` block is "other"."""
+
+    def __init__(self):
+        self._recent: dict[str, float] = defaultdict(float)
+        self._since = time.perf_counter()
+
+    @contextlib.contextmanager
+    def spend(self, name: str) -> Iterator[None]:
+        """Counts the block's seconds under `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._recent[name] += time.perf_counter() - start
+
+    def report(self) -> dict[str, float]:
+        """Seconds by name since the last report, "total" included."""
+        now = time.perf_counter()
+        recent, self._recent = dict(self._recent), defaultdict(float)
+        total, self._since = now - self._since, now
+        recent["other"] = max(0.0, total - sum(recent.values()))
+        return recent | {"total": total}
+
+
+class FlopCounter:
+    """Model FLOPs of the steps, forward and backward: three times the loss's forward pass.
+
+    `counted` says of a batch whether its loss is nothing but training; others count as 0.
+    """
+
+    def __init__(self, loss: Callable, counted: Callable[[Batch], bool]):
+        self._loss, self._counted = loss, counted
+        self._known: dict[str, int] = {}
+        self.total = 0
+
+    def add(self, params: Any, frozen: Any, batch: Batch) -> None:
+        """Counts a step."""
+        shape = str(jax.tree.map(jnp.shape, batch))
+        if shape not in self._known:
+            arguments = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, frozen, batch)
+            )
+            key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
+            counted = self._counted(batch)
+            self._known[shape] = 3 * count_flops(self._loss, *arguments, key) if counted else 0
+        self.total += self._known[shape]
+
+
+class Interval:
+    """What happened since the last report."""
+
+    def __init__(self, step: int):
+        self.examples, self._step, self._flops = 0, step, 0
+
+    def report(
+        self, step: int, account: TimeAccount, flops: FlopCounter, mesh: Mesh
+    ) -> dict[str, float]:
+        """Scalars: steps, examples, TFLOP a second; MFU on chips that are known; time by name."""
+        seconds = account.report()
+        total = seconds.pop("total")
+        rate = (flops.total - self._flops) / total
+        values = {
+            "steps_per_second": (step - self._step) / total,
+            "examples_per_second": self.examples / total,
+            "model_teraflops_per_second": rate / 1e12,
+            **{f"time/{name}": value for name, value in seconds.items()},
+        }
+        if chip := find_chip(mesh.devices.flat[0].device_kind):
+            values["mfu"] = rate / (chip.flops * mesh.size)
+        self.examples, self._step, self._flops = 0, step, flops.total
+        return values
+
+
+class Profiler(contextlib.AbstractContextManager):
+    """Writes a trace of `count` steps, from the third on: the first two compile."""
+
+    def __init__(self, folder: Path, count: int, first: int):
+        self._folder, self._steps, self._on = folder, (first + 2, first + 2 + count), False
+
+    def before(self, step: int) -> None:
+        begin, end = self._steps
+        if step == begin < end:
+            jax.profiler.start_trace(str(self._folder))
+            self._on = True
+        elif step == end:
+            self.__exit__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False
+            tqdm.write(f"profile: {self._folder}, for TensorBoard or xprof")
