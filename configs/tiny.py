@@ -104,6 +104,8 @@ def _training(name: str, objective: str, **fields) -> ConfigDict:
         "ema_decay": 0.995,  # of the moving average that is saved and sampled from
         "dtype": "float32",  # compute type; bfloat16 on accelerators
         "mesh": {"data": -1, "fsdp": 1},  # devices along each axis; -1: what is left
+        "microbatches": 1,  # parts of a batch that are computed one after another
+        "remat": "none",  # of a UNet: what the backward pass keeps; gen1_jax/models/unet.py
         "seed": 0,
         "log_every": 10,  # steps
         "sample_every": 500,  # steps between pictures; 0: none

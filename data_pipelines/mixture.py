@@ -138,13 +138,16 @@ def batches(
     # Grain takes 32 bits of seed.
     own_seed = int(np.random.SeedSequence([seed, component]).generate_state(1)[0])
     dataset = grain.MapDataset.source(source).seed(own_seed)
-    dataset = dataset[process_index::process_count].shuffle().repeat()
+    dataset = dataset.shuffle().repeat()
     for step in steps:
         if isinstance(step, grain.transforms.RandomMap):
             dataset = dataset.random_map(step)
         else:
             dataset = dataset.map(step)
-    return dataset.batch(batch_size // process_count, drop_remainder=True)
+    # Cut last: a step's records, and their random crops, are the same however many hosts share
+    # them, and a host makes only its own.
+    dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
+    return dataset[process_index::process_count]
 
 
 class _Spread:

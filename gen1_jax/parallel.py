@@ -5,11 +5,13 @@ import hashlib
 import os
 import platform
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen1_jax.errors import UserError
@@ -78,6 +80,57 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
         return jax.make_array_from_process_local_data(sharding, x)
 
     return jax.tree.map(put, batch)
+
+
+def join_processes(count: int, timeout: int = 300) -> None:
+    """Joins the processes of one job, and makes sure that all are there. Before any computation.
+
+    Where they meet comes from GEN1_COORDINATOR (host:port) and GEN1_PROCESS (this one's number), as
+    `launch/local.py` sets them, or else from the cluster (TPU, SLURM, …), as jax finds out.
+
+    Args:
+      count: processes that the job must have.
+      timeout: seconds to wait for the others.
+
+    Raises:
+      UserError: they did not come together, or are not `count`. Nothing goes on alone.
+    """
+    # jax's own end of patience is a crash with a stack trace, so ours comes first.
+    options: dict[str, Any] = {"initialization_timeout": timeout + 60}
+    if coordinator := os.environ.get("GEN1_COORDINATOR"):
+        number = os.environ.get("GEN1_PROCESS", "")
+        if not number.isdecimal() or int(number) >= count:
+            raise UserError(f"GEN1_PROCESS is {number!r}; a number below {count} is accepted")
+        options |= {"coordinator_address": coordinator, "num_processes": count}
+        options |= {"process_id": int(number)}
+
+    def give_up() -> None:
+        late = f"gen1: this process could not join the {count} of the job within {timeout} s"
+        print(
+            f"{late}; are all started, and can they reach each other?", file=sys.stderr, flush=True
+        )
+        os._exit(2)  # the thread that waits cannot be interrupted
+
+    timer = threading.Timer(timeout, give_up)
+    timer.start()
+    try:
+        jax.distributed.initialize(**options)
+    except Exception as error:  # of many kinds, by the way the cluster is found
+        raise UserError(
+            f"this process could not join the {count} of the job: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
+    finally:
+        timer.cancel()
+    if jax.process_count() != count:
+        raise UserError(f"{jax.process_count()} processes came together; --processes says {count}")
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Arrays that may lie over several processes → numpy arrays, whole, on every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def keep_freed_memory() -> None:

@@ -23,8 +23,9 @@ from gen1_jax.batch import Batch
 from gen1_jax.checkpoint import Checkpoints
 from gen1_jax.conditioning import Conditioner, Frozen
 from gen1_jax.errors import UserError
+from gen1_jax.models.unet import REMAT
 from gen1_jax.objectives import Loss, Objective, make_objective
-from gen1_jax.parallel import make_mesh, put_batch, replicated, state_sharding
+from gen1_jax.parallel import make_mesh, put_batch, replicated, state_sharding, to_host
 from gen1_jax.telemetry import FlopCounter, Interval, Profiler, TimeAccount
 from gen1_jax.weights.folder import (
     init_params,
@@ -74,14 +75,15 @@ def train_step(
     optimizer: Optimizer,
     ema_decay: float,
     seed: int,
+    microbatches: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update: gradient, AdamW, moving average; a function of seed, step and batch.
 
     A loss or gradient that is no number changes nothing but the step and the count of bad steps.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
-        state.params, frozen, batch, key
+    (value, metrics), gradient = accumulate(
+        jax.value_and_grad(loss, has_aux=True), state.params, frozen, batch, key, microbatches
     )
     direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
@@ -98,6 +100,66 @@ def train_step(
     bad_steps = jnp.where(good, 0, state.bad_steps + 1)
     metrics = {"loss": value, "gradient_norm": norm, "bad_steps": bad_steps, **metrics}
     return TrainState(state.step + 1, params, ema, opt_state, bad_steps), metrics
+
+
+def accumulate(
+    function: Callable, params: Any, frozen: Frozen, batch: Batch, key: jax.Array, microbatches: int
+) -> Any:
+    """The mean of `function` over parts of a batch, one in memory at a time.
+
+    Raises:
+      UserError: the batch does not divide.
+    """
+    if microbatches == 1:
+        return function(params, frozen, batch, key)
+    if batch.size % microbatches:
+        raise UserError(f"a batch of {batch.size} does not divide into {microbatches} microbatches")
+
+    def split(x: jax.Array) -> jax.Array:
+        # Each part takes every k-th example: what lies on one device stays there.
+        return x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
+
+    def add(total: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+        part, index = inputs
+        result = function(params, frozen, part, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, result), None
+
+    parts = jax.tree.map(split, batch), jnp.arange(microbatches)
+    shapes = jax.eval_shape(function, params, frozen, jax.tree.map(lambda x: x[0], parts[0]), key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda x: x / microbatches, total)
+
+
+def make_step(config: Any, loss: Loss, optimizer: Optimizer) -> Callable:
+    """`train_step` of a config, to be compiled: (state, batch, frozen, learning rate) → same."""
+    step = partial(
+        train_step,
+        loss=loss,
+        optimizer=optimizer,
+        ema_decay=config.ema_decay,
+        seed=config.seed,
+        microbatches=config.microbatches,
+    )
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_module(config: Any) -> nn.Module:
+    """The module of a config, with its compute type and what it recomputes.
+
+    Raises:
+      UserError: a setting that the model does not have.
+    """
+    module = module_from_config(
+        config.model.to_dict(), dtype=jnp.dtype(config.dtype), where="the config"
+    )
+    if config.remat == "none":
+        return module
+    if not hasattr(module, "remat"):
+        raise UserError(f"{config.name}: remat is {config.remat!r}; this model accepts 'none' only")
+    if config.remat not in REMAT:
+        raise UserError(f"{config.name}: remat is {config.remat!r}; accepted: {', '.join(REMAT)}")
+    return module.clone(remat=config.remat)
 
 
 def make_optimizer(
@@ -179,7 +241,7 @@ def train(
 
     # ---- model, objective, optimizer
     dtype = jnp.dtype(config.dtype)
-    module = module_from_config(config.model.to_dict(), dtype=dtype, where="the config")
+    module = make_module(config)
     conditioner, frozen = Conditioner.load(config.frozen.to_dict(), dtype=dtype)
     objective = make_objective(config.objective, module, conditioner, config.loss.to_dict())
     optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
@@ -188,6 +250,7 @@ def train(
     mesh = make_mesh(**config.mesh)
     batches = iter(make_batches())
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints)
+    host_frozen = frozen
     frozen = jax.device_put(frozen, replicated(mesh))
 
     # ---- restore, or create and prepare from the data
@@ -204,38 +267,31 @@ def train(
         state = _create_state(config, module, optimizer, mesh)
         data_state = batches.get_state()
         typed = (Batch.from_dict(batch) for batch in batches)
-        params = objective.prepare(state.params, frozen, typed)
+        before = to_host(state.params)
+        after = objective.prepare(before, host_frozen, typed)
         batches.set_state(data_state)
-        if params is not state.params:
-            params = jax.tree.map(
-                lambda new, old: jax.device_put(new, old.sharding), params, state.params
-            )
-            state = state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
+        if after is not before:
+            state = _replace_params(state, after)
 
-    step_fn = jax.jit(
-        partial(
-            train_step,
-            loss=objective.loss,
-            optimizer=optimizer,
-            ema_decay=config.ema_decay,
-            seed=config.seed,
-        ),
-        donate_argnums=0,
-    )
+    step_fn = make_step(config, objective.loss, optimizer)
+    lead = jax.process_index() == 0  # it alone writes and speaks
     workdir.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps(config.to_dict(), indent=2) + "\n"
-    (workdir / SAVED_CONFIG).write_text(settings, encoding="utf-8")
+    if lead:
+        settings = json.dumps(config.to_dict(), indent=2) + "\n"
+        (workdir / SAVED_CONFIG).write_text(settings, encoding="utf-8")
     preview = _Previews(config, workdir, objective, make_preview_batch)
     first = int(state.step)
     # What was logged after the checkpoint is logged again.
     purge = first + 1 if first else None
-    writer = SummaryWriter(str(workdir / "logs"), max_queue=100, purge_step=purge)
+    writer = SummaryWriter(
+        str(workdir / "logs"), max_queue=100, purge_step=purge, write_to_disk=lead
+    )
     bar = tqdm(
         total=config.num_steps,
         initial=first,
         desc=f"train {config.name:<12}",
         unit="step",
-        disable=not progress,
+        disable=not (progress and lead),
         dynamic_ncols=True,
         smoothing=0.05,
     )
@@ -292,7 +348,7 @@ def train(
                 bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k not in hidden})
             if config.sample_every and (last or done % config.sample_every == 0):
                 with time_account.spend("evaluation"):
-                    preview(state.ema, frozen, done, writer)
+                    preview(to_host(state.ema), host_frozen, done, writer)
             if saving:
                 with time_account.spend("checkpoint"):
                     checkpoints.save(done, state, batches.get_state())
@@ -304,9 +360,14 @@ def train(
 
         # ---- the finished model
         typed = (Batch.from_dict(batch) for batch in batches)
-        module = objective.finish(module, state.ema, typed)
-        save_model(folder, module, jax.device_get(state.ema))
-        (workdir / "finished.json").write_text(json.dumps({"steps": config.num_steps}) + "\n")
+        average = to_host(state.ema)
+        if jax.process_index() == 0:
+            module = objective.finish(module, average, typed)
+            save_model(folder, module, average)
+            finished = json.dumps({"steps": config.num_steps}) + "\n"
+            (workdir / "finished.json").write_text(finished, encoding="utf-8")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("finished")
     return folder
 
 
@@ -317,7 +378,9 @@ def check_settings(config) -> None:
             f"{config.name}: sample_every is {config.sample_every}; 1 or more is accepted, or 0 "
             "for no samples"
         )
-    for name in ("num_steps", "log_every", "checkpoint_every", "keep_checkpoints"):
+    for name in (
+        "num_steps", "log_every", "checkpoint_every", "keep_checkpoints", "microbatches",
+    ):  # fmt: skip
         if config[name] < 1:
             raise UserError(f"{config.name}: {name} is {config[name]}; 1 or more is accepted")
     if not 0 <= config.seed < 2**32:
@@ -381,6 +444,18 @@ def _new_state(optimizer, params) -> TrainState:
     return TrainState(zero, params, ema, optimizer.init(params), zero)
 
 
+def _replace_params(state: TrainState, params: Any) -> TrainState:
+    """The state with other parameters (host arrays), and an average that starts from them."""
+    if jax.process_count() > 1:  # each has seen its own part of the data
+        params = multihost_utils.broadcast_one_to_all(params)
+
+    def put(new: Any, old: jax.Array) -> jax.Array:
+        return jax.make_array_from_callback(old.shape, old.sharding, lambda i: np.asarray(new)[i])
+
+    params = jax.tree.map(put, params, state.params)
+    return state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
+
+
 def _state_template(module: nn.Module, optimizer, mesh) -> TrainState:
     """Shapes, types and shardings of a state, without computing any."""
     shapes = jax.eval_shape(partial(_new_state, optimizer), param_template(module))
@@ -420,7 +495,7 @@ class _Previews:
     def __call__(self, params, frozen, step: int, writer: SummaryWriter) -> None:
         from gen1_jax.pictures import save_image
 
-        if self._make is None:
+        if self._make is None or jax.process_index() > 0:
             return
         if self._batch is None:
             self._batch = Batch.from_dict(self._make())

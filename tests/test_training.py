@@ -177,6 +177,36 @@ def test_bad_settings_are_refused_and_leave_nothing(micro_run, tmp_path, key, va
     assert "\n" not in str(caught.value) and not (tmp_path / "w").exists()
 
 
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
+    def loss(params, frozen, batch, key):
+        y = batch.content @ params["dense"]["kernel"]
+        return jnp.square(y - 1).mean(), {"mean": y.mean()}
+
+    batch = Batch(content=normal(3, 12, 3))
+    optimizer = make_optimizer(num_steps=9, learning_rate=0.1, warmup_steps=0)
+    settings = {"loss": loss, "optimizer": optimizer, "ema_decay": 0.9, "seed": 0}
+    state = training._new_state(optimizer, PARAMS)
+    whole, parts = (
+        train_step(state, batch, {}, 0.1, **settings, microbatches=count) for count in (1, 4)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), parts, whole)
+    with pytest.raises(UserError, match="a batch of 12 does not divide into 5 microbatches"):
+        train_step(state, batch, {}, 0.1, **settings, microbatches=5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("remat", "all", "accepted: none, products, layer"),
+        ("microbatches", 0, "microbatches is 0"),
+    ],
+)
+def test_what_saves_memory_is_checked(micro_run, tmp_path, key, value, message):
+    config = load(micro_run, "blur", **{key: value})
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "w", stream(config), None, progress=False)
+
+
 def bad_from(first: int, last: int):
     """A loss that is no number at steps first … last - 1, told by the content that is fed."""
 

@@ -6,6 +6,7 @@ What is finished is not done again: a run that was stopped goes on where it was.
 from pathlib import Path
 
 from gen1_jax.commands.configs import load_config
+from gen1_jax.commands.processes import add_processes_argument, join
 from gen1_jax.errors import UserError
 
 HELP = "make the world, train every part, edit held-out clips, measure"
@@ -21,6 +22,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--parts", nargs="+", metavar="PART", help="only these parts, in this order"
     )
+    add_processes_argument(parser)
     parser.add_argument("--no-progress", action="store_true", help="no bars")
 
 
@@ -38,6 +40,7 @@ def run(args) -> None:
         if part not in config.parts:
             raise UserError(f"--parts {part}: no such part; known: {', '.join(config.parts)}")
     keep_freed_memory()  # before the first computation
+    join(args)
     keep_programs()
     run_all(
         config,

@@ -8,6 +8,7 @@ Writes checkpoints/, logs/ (TensorBoard), samples/ (pictures) and, at the end, m
 from pathlib import Path
 
 from gen1_jax.commands import configs
+from gen1_jax.commands.processes import add_processes_argument, join
 from gen1_jax.errors import UserError
 
 HELP = "train one part, or go on training it"
@@ -22,6 +23,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--profile", type=int, default=0, metavar="N", help="trace N steps, to WORKDIR/profile"
     )
+    add_processes_argument(parser)
     parser.add_argument("--no-progress", action="store_true", help="no bar")
 
 
@@ -35,6 +37,7 @@ def run(args) -> None:
             f"--config {args.config}: this part is not trained; name one that is, e.g. tiny:video"
         )
     keep_freed_memory()  # before the first computation
+    join(args)
     keep_programs()
     if args.profile < 0:
         raise UserError(f"--profile {args.profile}; a number of steps is accepted")

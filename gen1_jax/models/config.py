@@ -6,8 +6,8 @@ from typing import Any
 
 from gen1_jax.errors import UserError
 
-# What linen adds to every module's dataclass, and our compute dtype: no part of a config.json.
-_NOT_CONFIG = frozenset({"parent", "name", "dtype"})
+# What linen adds to every module's dataclass, and how we compute: no part of a config.json.
+_NOT_CONFIG = frozenset({"parent", "name", "dtype", "remat"})
 
 
 def config_fields(cls: type) -> list[str]:

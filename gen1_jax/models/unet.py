@@ -47,6 +47,26 @@ FIXED_SETTINGS = {
 }
 
 
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name in ("dot_general", "conv_general_dilated")
+
+
+# What the backward pass keeps of each residual block and transformer, by name: everything; the
+# results of products and convolutions (not those inside attention); nothing but their inputs.
+REMAT = {
+    "none": None,
+    "products": _is_product,
+    "layer": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def rematerialised(cls: type[nn.Module], remat: str, static: tuple[int, ...] = ()) -> Any:
+    """The module's class, its inner values computed again in the backward pass; see REMAT."""
+    if remat == "none":
+        return cls
+    return nn.remat(cls, policy=REMAT[remat], static_argnums=static)
+
+
 class Axes(NamedTuple):
     """The sizes folded into the leading axis (b g n), and how many branches are video."""
 
@@ -274,6 +294,7 @@ class Block(nn.Module):
     upcast_attention: bool
     temporal: bool
     max_frames: int
+    remat: str
     dtype: Any = None
 
     @nn.compact
@@ -283,7 +304,7 @@ class Block(nn.Module):
         for i in range(2 if middle else self.num_layers):
             if skips is not None:
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
-            x = ResnetBlock(
+            x = rematerialised(ResnetBlock, self.remat, static=(3,))(
                 self.features,
                 self.norm_num_groups,
                 self.norm_eps,
@@ -304,7 +325,7 @@ class Block(nn.Module):
         return x, outputs
 
     def attend(self, i: int, x: jax.Array, context: jax.Array, axes: Axes) -> jax.Array:
-        x = SpatialTransformer(
+        x = rematerialised(SpatialTransformer, self.remat)(
             self.heads,
             self.norm_num_groups,
             self.use_linear_projection,
@@ -313,7 +334,7 @@ class Block(nn.Module):
             name=f"attentions_{i}",
         )(x, context)
         if self.temporal and (axes.temporal or self.is_initializing()):
-            layer = TemporalTransformer(
+            layer = rematerialised(TemporalTransformer, self.remat)(
                 self.heads,
                 self.norm_num_groups,
                 self.max_frames,
@@ -345,6 +366,7 @@ class VideoUNet(nn.Module):
     upcast_attention: bool = False  # queries and keys in float32, as SD 2.1 wants it
     temporal: bool = True  # False: the image model alone
     max_frames: int = 32  # rows of each learned frame-position table
+    remat: str = "none"  # a name in REMAT
     dtype: Any = None  # compute type
 
     @nn.compact
@@ -386,6 +408,7 @@ class VideoUNet(nn.Module):
             upcast_attention=self.upcast_attention,
             temporal=self.temporal,
             max_frames=self.max_frames,
+            remat=self.remat,
             dtype=self.dtype,
         )
         last = len(widths) - 1

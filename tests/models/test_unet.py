@@ -19,6 +19,7 @@ from tiny_unet import (
 )
 
 from gen1_jax.errors import UserError
+from gen1_jax.flops import count_flops
 from gen1_jax.models.unet import VideoUNet
 from gen1_jax.weights.folder import init_params, param_template
 from gen1_jax.weights.naming import state_dict_to_params
@@ -273,3 +274,27 @@ def test_unsupported_settings_are_named(change, message):
 )
 def test_the_same_said_in_another_way_is_accepted(change):
     assert VideoUNet.from_config(tiny().to_config() | change) == tiny()
+
+
+@pytest.mark.parametrize(("remat", "extra"), [("products", 1.1), ("layer", 1.33)])
+def test_recomputed_values_give_the_same_gradient(remat, extra):
+    """And the gradient's arithmetic is that of a forward pass more, or no more."""
+    module = tiny(**ONE_LEVEL)
+    params = drawn_params(module)
+    sample, t, context = normal(0, 2, 1, 3, 4, 4, 4), np.array([10, 700]), normal(1, 2, 1, 1, 6)
+
+    def gradient(remat):
+        def loss(params):
+            v = module.clone(remat=remat).apply({"params": params}, sample, t, context)
+            return jnp.square(v).mean()
+
+        return jax.grad(loss)
+
+    plain, again = gradient("none"), gradient(remat)
+    assert module.clone(remat=remat).to_config() == module.to_config()
+    got, want = (flat(quick_jit(f)(params)) for f in (again, plain))
+    assert got.keys() == want.keys()
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], atol=1e-5, err_msg=name)
+    ratio = count_flops(again, params) / count_flops(plain, params)
+    assert ratio == pytest.approx(extra, abs=0.05)

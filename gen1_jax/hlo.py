@@ -1,0 +1,300 @@
+"""What a compiled program does, read from its HLO text: arithmetic, memory traffic, collectives.
+
+XLA's own cost analysis counts the body of a loop once; here it counts as often as it runs. Its
+bytes are those of every memory, a TPU's fast VMEM too; here they are of the main memory alone.
+"""
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+# Bytes of an element, by HLO's name of the type; others (token, opaque) hold nothing.
+_BYTES = {
+    "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8,
+    "f16": 2, "bf16": 2, "f32": 4, "f64": 8, "c64": 8, "c128": 16,
+}  # fmt: skip
+# Bytes that a chip sends, of the bytes of the whole array, among g chips in a ring.
+_SENT = {
+    "all-reduce": lambda g: 2 * (g - 1) / g,
+    "all-gather": lambda g: (g - 1) / g,
+    "reduce-scatter": lambda g: (g - 1) / g,
+    "all-to-all": lambda g: (g - 1) / g,
+    "collective-permute": lambda g: 1,
+}
+# They move nothing: names of values, and calls, whose insides are counted.
+_FREE = frozenset(
+    "parameter constant tuple get-tuple-element bitcast while conditional call after-all "
+    "partition-id replica-id opt-barrier add-dependency async-start async-update".split()
+)
+_SLICES = ("dynamic-slice", "slice", "gather")
+_CALLED = re.compile(r"\b(calls|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+
+
+class Shape(NamedTuple):
+    """One array. `S(n)` in a layout names another memory than the main one, as VMEM."""
+
+    dtype: str
+    dims: tuple[int, ...]
+    in_main_memory: bool
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.dims)
+
+    @property
+    def bytes(self) -> int:
+        return self.size * _BYTES.get(self.dtype, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line: `%name = shapes opcode(arguments), attributes`."""
+
+    name: str
+    opcode: str
+    shapes: tuple[Shape, ...]  # of the result; several for a tuple
+    arguments: str
+    attributes: str
+    is_root: bool
+
+    @property
+    def operands(self) -> list[str]:
+        return re.findall(r"%([\w.\-]+)", self.arguments)
+
+    def called(self) -> dict[str, str]:
+        """The computations that it runs, by attribute; not those it reduces or sorts with."""
+        found = dict(_CALLED.findall(self.attributes))
+        if branches := re.search(r"branch_computations=\{([^}]*)\}", self.attributes):
+            for number, name in enumerate(re.findall(r"[\w.\-]+", branches[1])):
+                found[f"branch {number}"] = name
+        return found
+
+
+class Traffic(NamedTuple):
+    """Collectives of one kind, in one run of the program on one chip."""
+
+    count: int
+    bytes: int  # of the arrays: an all-gather's result, a reduce-scatter's operand
+    sent: float  # bytes that the chip sends, in a ring
+
+
+class Program:
+    """A compiled module.
+
+    Attributes:
+      computations: name -> instructions.
+      runs: how often each computation runs; of the branches of a conditional, all.
+      unknown_loops: names of `while`s whose trips the text does not tell, counted once.
+    """
+
+    def __init__(self, text: str):
+        self.computations, entry = parse(text)
+        self.runs: dict[str, int] = defaultdict(int)
+        self.unknown_loops: list[str] = []
+        self._visits: dict[str, int] = defaultdict(int)  # as if each loop ran once
+        self._fused: set[str] = set()
+        self._shapes = {
+            name: {i.name: i.shapes for i in instructions}
+            for name, instructions in self.computations.items()
+        }
+        self._walk(entry, 1)
+
+    def _walk(self, name: str, runs: int) -> None:
+        self.runs[name] += runs
+        self._visits[name] += 1
+        for instruction in self.computations[name]:
+            times = runs
+            if instruction.opcode == "while":
+                trips = self._trips(instruction)
+                if trips is None:
+                    self.unknown_loops.append(instruction.name)
+                times *= 1 if trips is None else trips
+            for inner in instruction.called().values():
+                if instruction.opcode == "fusion" or name in self._fused:
+                    self._fused.add(inner)
+                self._walk(inner, times)
+
+    def _trips(self, loop: Instruction) -> int | None:
+        """What XLA says, or the one constant that the counter, from 0 by 1, is compared with."""
+        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+            return int(known[1])
+        condition = list(self._with_called(loop.called()["condition"]))
+        limits = {i.arguments for i in condition if i.opcode == "constant"}
+        below = [i for i in condition if "direction=LT" in i.attributes]
+        number = limits.pop() if len(limits) == 1 and len(below) == 1 else ""
+        return int(number) if number.isdecimal() else None
+
+    def _with_called(self, name: str) -> Iterator[Instruction]:
+        for instruction in self.computations[name]:
+            yield instruction
+            for inner in instruction.called().values():
+                yield from self._with_called(inner)
+
+    def _each(self) -> Iterator[tuple[Instruction, str]]:
+        """Instructions that run, each with its computation's name."""
+        for name in self.runs:
+            for instruction in self.computations[name]:
+                yield instruction, name
+
+    # ---------------------------------------------------------------- arithmetic
+
+    def repeats(self) -> float:
+        """Arithmetic over what it would be if each loop ran once, as XLA's own count has it."""
+        total = once = 0
+        for instruction, where in self._each():
+            flops = self._flops(instruction, where)
+            total += self.runs[where] * flops
+            once += self._visits[where] * flops
+        return total / once if once else 1.0
+
+    def _flops(self, instruction: Instruction, where: str) -> int:
+        """FLOPs of a product or convolution (zeros between dilated inputs included)."""
+        if instruction.opcode not in ("dot", "convolution"):
+            return 0
+        left, right = (self._shapes[where][name][0] for name in instruction.operands[:2])
+        if instruction.opcode == "dot":
+            axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
+            inner = math.prod(left.dims[int(axis)] for axis in axes[1].split(",") if axis)
+        else:
+            kernel = re.search(r"dim_labels=\w+_(\w+)->", instruction.attributes)[1]
+            inner = right.size // right.dims[kernel.index("o")]
+        return 2 * inner * instruction.shapes[0].size
+
+    def custom_calls(self, target: str) -> list[str]:
+        """Names of the calls of this target, whose arithmetic and traffic are unknown."""
+        wanted = f'custom_call_target="{target}"'
+        return [i.name for i, _ in self._each() if wanted in i.attributes]
+
+    # ---------------------------------------------------------------- memory
+
+    def memory_traffic(self) -> int:
+        """Bytes read from and written to the main memory of one chip."""
+        return sum(
+            self.runs[where] * self._traffic(instruction, where)
+            for instruction, where in self._each()
+            if where not in self._fused
+        )
+
+    def _traffic(self, instruction: Instruction, where: str) -> int:
+        opcode = instruction.opcode
+        if opcode in _FREE or opcode.endswith("-done"):
+            return 0
+        operands = [self._shapes[where].get(name, ()) for name in instruction.operands]
+        read, written = [_main_bytes(shapes) for shapes in operands], _main_bytes(instruction.shapes)
+        if opcode.endswith("-start"):  # the result holds the operands again
+            written = max(0, written - sum(read))
+        elif opcode == "fusion":
+            fused = self.computations[instruction.called()["calls"]]
+            read = [min(r, _read_of(i, fused)) for i, r in enumerate(read)]
+            written = min(written, _written_of(fused))
+        elif opcode in _SLICES:
+            read[0] = min(read[0], sum(shape.bytes for shape in instruction.shapes))
+        elif opcode == "dynamic-update-slice":
+            read[0], written = 0, min(written, sum(shape.bytes for shape in operands[1]))
+        return sum(read) + written
+
+    # ---------------------------------------------------------------- collectives
+
+    def collectives(self, num_chips: int) -> dict[str, Traffic]:
+        """Kind -> what one chip does of it, loops counted as often as they run."""
+        total: dict[str, Traffic] = {}
+        for instruction, where in self._each():
+            kind = instruction.opcode.removesuffix("-start")
+            if kind not in _SENT:
+                continue
+            operands = [self._shapes[where].get(name, ()) for name in instruction.operands]
+            size = max(
+                sum(shape.bytes for shapes in operands for shape in shapes),
+                sum(shape.bytes for shape in instruction.shapes if instruction.opcode == kind),
+            )
+            group = _group_size(instruction.attributes, num_chips)
+            if kind == "all-gather":
+                size = group * sum(shape.bytes for shapes in operands for shape in shapes)
+            count, sofar, sent = total.get(kind, Traffic(0, 0, 0.0))
+            runs = self.runs[where]
+            total[kind] = Traffic(
+                count + runs, sofar + runs * size, sent + runs * size * _SENT[kind](group)
+            )
+        return total
+
+
+def _main_bytes(shapes: tuple[Shape, ...]) -> int:
+    return sum(shape.bytes for shape in shapes if shape.in_main_memory)
+
+
+def _read_of(number: int, fused: list[Instruction]) -> float:
+    """Bytes that a fusion reads of its operand, where it reads slices alone; else infinity."""
+    name = next(
+        i.name for i in fused if i.opcode == "parameter" and i.arguments.strip() == str(number)
+    )
+    users = [i for i in fused if name in i.operands]
+    if users and all(user.operands[0] == name for user in users):
+        if all(user.opcode in _SLICES for user in users):
+            return sum(user.shapes[0].bytes for user in users)
+        if all(user.opcode == "dynamic-update-slice" for user in users):
+            return 0  # written in place
+    return math.inf
+
+
+def _written_of(fused: list[Instruction]) -> float:
+    """Bytes that a fusion writes, where it writes into a slice of an operand; else infinity."""
+    root = next(i for i in fused if i.is_root)
+    if root.opcode != "dynamic-update-slice":
+        return math.inf
+    return next(i.shapes[0].bytes for i in fused if i.name == root.operands[1])
+
+
+def _group_size(attributes: str, num_chips: int) -> int:
+    """Chips that take part together, from `{{0,1},{2,3}}` or `[groups,size]<=[…]`."""
+    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
+        return int(iota[1])
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
+    return len(listed[1].split(",")) if listed else num_chips
+
+
+def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    """HLO text -> (instructions by computation, the name of the one that is run)."""
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        if header := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            current = computations[header[2]] = []
+            entry = header[2] if header[1] else entry
+        elif line.startswith("}"):
+            current = None
+        elif current is not None and " = " in line:
+            current.append(_parse_instruction(line))
+    return computations, entry
+
+
+def _parse_instruction(line: str) -> Instruction:
+    left, _, right = line.strip().partition(" = ")
+    end = _closing(right, 0) if right.startswith("(") else right.index(" ")
+    shapes, rest = right[:end], right[end:].lstrip()
+    opening = rest.index("(")
+    closing = _closing(rest, opening)
+    return Instruction(
+        left.removeprefix("ROOT ").lstrip("%"),
+        rest[:opening],
+        tuple(
+            Shape(dtype, tuple(int(d) for d in dims.split(",") if d), "S(" not in layout)
+            for dtype, dims, layout in _SHAPE.findall(shapes)
+        ),
+        rest[opening + 1 : closing - 1],
+        rest[closing:],
+        left.startswith("ROOT "),
+    )
+
+
+def _closing(text: str, opening: int) -> int:
+    """The place after the parenthesis that closes the one at `opening`."""
+    depth = 0
+    for place in range(opening, len(text)):
+        depth += (text[place] == "(") - (text[place] == ")")
+        if depth == 0:
+            return place + 1
+    raise ValueError(f"unbalanced HLO: {text[:80]}")

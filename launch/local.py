@@ -1,0 +1,92 @@
+"""Run one command as P processes on this machine, D virtual CPU devices each.
+
+    python launch/local.py --processes 2 --devices 4 -- \\
+      gen1 train --config tiny:video --workdir runs/tiny/video --processes 2
+
+What several hosts would do, on one: the processes find each other on a free port of the loopback.
+When one fails, the others are stopped. The exit code is the first that is not 0. Without --devices
+each process takes what jax finds. Lines of output begin with the process's number.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+_DEVICES = "--xla_force_host_platform_device_count"
+
+
+def main() -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--processes", type=int, required=True, help="how many")
+    parser.add_argument("--devices", type=int, help="virtual CPU devices of each")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
+    args = parser.parse_args()
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command or args.processes < 1 or (args.devices or 1) < 1:
+        parser.error("give --processes N (1 or more) and, after --, a command")
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
+    processes = [start(command, i, coordinator, args.devices) for i in range(args.processes)]
+    readers = [threading.Thread(target=echo, args=(i, p)) for i, p in enumerate(processes)]
+    for reader in readers:
+        reader.start()
+    # Signals go on to all: each saves, and ends by itself.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: [p.send_signal(number) for p in processes])
+    code = wait(processes)
+    for reader in readers:
+        reader.join()
+    return code
+
+
+def start(command: list[str], index: int, coordinator: str, devices: int | None):
+    environment = os.environ | {"GEN1_COORDINATOR": coordinator, "GEN1_PROCESS": str(index)}
+    if devices:
+        flags = (
+            f"{environment.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        )
+        environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # Ctrl-C reaches them once, through us
+    )
+
+
+def echo(index: int, process: subprocess.Popen) -> None:
+    for line in process.stdout:
+        print(f"[{index}] {line}", end="", flush=True)
+
+
+def wait(processes: list[subprocess.Popen], grace: float = 30) -> int:
+    """The first exit code that is not 0; what still runs then gets `grace` seconds to end."""
+    while True:
+        codes = [process.poll() for process in processes]
+        failed = next((code for code in codes if code), 0)
+        if failed or None not in codes:
+            break
+        time.sleep(0.1)
+    deadline = time.monotonic() + grace
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return failed if failed >= 0 else 128 - failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Several real processes train one model, to the numbers that one process reaches."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from micro_run import load
+from safetensors.numpy import load_file
+
+from gen1_jax.commands.parts import run_part
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 8
+
+
+def launch(processes: int, devices: int, *command) -> subprocess.CompletedProcess:
+    launcher = [sys.executable, ROOT / "launch" / "local.py", "--processes", processes]
+    command = [*launcher, "--devices", devices, "--", sys.executable, "-m", *command]
+    # Programs that compile fast, and devices by the launcher alone.
+    inherited = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    return subprocess.run(
+        [*map(str, command)],
+        cwd=ROOT,
+        env=inherited,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def train(folder: Path, processes: int, *arguments) -> list[str]:
+    return [
+        "gen1_jax.cli", "train", "--config", "tests/micro.py:blur", "--workdir", str(folder),
+        "--processes", str(processes), "--no-progress", *arguments,
+    ]  # fmt: skip
+
+
+def test_two_processes_of_two_devices_train_as_one(micro_run, quick, tmp_path):
+    """Images and videos by turns, parameters and optimizer split over fsdp."""
+    changes = {"num_steps": STEPS, "data.image_fraction": 0.25, "log_every": 1}
+    alone = load(micro_run, "blur", **changes)
+    run_part(alone, tmp_path / "alone", progress=False)
+    expected = load_file(tmp_path / "alone" / "model" / "diffusion_pytorch_model.safetensors")
+
+    settings = [f"{name}={value}" for name, value in changes.items()]
+    folder = micro_run / "blur_of_two"  # beside the parts that it starts from
+    done = launch(2, 2, *train(folder, 2, "--set", *settings, "mesh.fsdp=2"))
+    assert done.returncode == 0, done.stdout[-3000:]
+    got = load_file(folder / "model" / "diffusion_pytorch_model.safetensors")
+    assert got.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_allclose(got[name], array, atol=1e-5, err_msg=name)
+
+
+def test_processes_that_do_not_come_together_stop(tmp_path):
+    """The launcher starts two, and the job is of three."""
+    done = launch(2, 1, *train(tmp_path / "x", 3, "--join-timeout", "5"))
+    assert done.returncode != 0 and not (tmp_path / "x").exists()
+    assert "gen1: this process could not join the 3 of the job within 5 s" in done.stdout
+    assert "stack trace" not in done.stdout
