@@ -8,6 +8,7 @@ import pytest
 
 from gen1_jax.checkpoint import Checkpoints
 from gen1_jax.errors import UserError
+from gen1_jax.parallel import make_mesh, state_sharding
 from gen1_jax.training import TrainState, make_optimizer
 
 
@@ -124,3 +125,26 @@ def test_a_failed_save_is_tried_again_and_ends_a_run_only_when_it_goes_on(tmp_pa
     with pytest.raises(UserError, match="could not be saved"):
         checkpoints.wait()
     checkpoints.close()
+
+
+def test_a_checkpoint_of_many_devices_comes_back_on_few_and_the_other_way_round(tmp_path):
+    if len(jax.devices()) < 8:
+        pytest.skip("needs 8 devices")
+
+    def lay_out(tree, count: int, fsdp: int):
+        mesh = make_mesh(fsdp=fsdp, devices=jax.devices()[:count])
+        return jax.tree.map(jax.device_put, tree, state_sharding(mesh, tree))
+
+    whole = state(3, width=2**14)
+    for number, (before, after) in enumerate(
+        [((8, 4), (1, 1)), ((1, 1), (8, 8)), ((8, 2), (4, 4))]
+    ):
+        folder = tmp_path / str(number)
+        checkpoints = Checkpoints(folder)
+        checkpoints.save(3, lay_out(whole, *before), {"next": 30})
+        checkpoints.close()
+        wanted = lay_out(state(0, width=2**14), *after)
+        restored, _ = Checkpoints(folder).restore(wanted)
+        jax.tree.map(np.testing.assert_array_equal, restored, whole)
+        for got, want in zip(*map(jax.tree.leaves, (restored, wanted)), strict=True):
+            assert got.sharding.is_equivalent_to(want.sharding, got.ndim)

@@ -73,6 +73,15 @@ def test_torn_last_line(tmp_path, cut):
     assert report.read_jsonl(path) == (records, torn)
 
 
+def test_a_file_whose_only_line_is_torn_has_no_records_yet(tmp_path):
+    path, records = tmp_path / "r.jsonl", sweep(1)
+    report.write_jsonl(path, records[:1])
+    path.write_bytes(path.read_bytes()[:-9])
+    assert report.read_jsonl(path) == ([], 1)
+    report.write_jsonl(path, records[:1])
+    assert report.read_jsonl(path) == (records[:1], 1)
+
+
 def test_a_killed_sweep_leaves_whole_lines(tmp_path):
     path = tmp_path / "r.jsonl"
     code = (
