@@ -60,7 +60,7 @@ def _encoded() -> ConfigDict:
             "world": "../world",
             "builder": "tiny",
             "tokenizer": "../tokenizer",
-            "frozen": _frozen("vae", "clip", "depth"),
+            "frozen": frozen("vae", "clip", "depth"),
             "splits": ("train", "validation"),
             "levels_per_clip": 2,  # t_s = 0 and this many less one at random; 8 stores all
             "batch_size": 16,  # clips encoded together
@@ -73,12 +73,12 @@ def _encoded() -> ConfigDict:
 # ---------------------------------------------------------------- models
 
 
-def _frozen(*names: str) -> dict[str, str]:
+def frozen(*names: str) -> dict[str, str]:
     folders = {"vae": "autoencoder", "clip": "clip", "depth": "depth", "prior": "prior"}
     return {name: f"../{folders[name]}/model" for name in names}
 
 
-def _training(name: str, objective: str, **fields) -> ConfigDict:
+def training(name: str, objective: str, **fields) -> ConfigDict:
     """The fields that every trained part has."""
     config = {
         "kind": "train",
@@ -135,7 +135,7 @@ def _raw(**fields) -> dict:
 
 
 def _autoencoder() -> ConfigDict:
-    return _training(
+    return training(
         "autoencoder",
         "autoencoder",
         model={
@@ -162,7 +162,7 @@ def _autoencoder() -> ConfigDict:
 
 def _clip() -> ConfigDict:
     tower = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_act": "quick_gelu"}
-    return _training(
+    return training(
         "clip",
         "contrastive",
         model={
@@ -197,7 +197,7 @@ def _clip() -> ConfigDict:
 
 
 def _depth() -> ConfigDict:
-    return _training(
+    return training(
         "depth",
         "depth",
         model={
@@ -226,7 +226,7 @@ def _depth() -> ConfigDict:
 
 
 def _prior() -> ConfigDict:
-    return _training(
+    return training(
         "prior",
         "prior",
         model={
@@ -239,8 +239,8 @@ def _prior() -> ConfigDict:
             "num_embeddings": CONTEXT_LENGTH,
             "additional_embeddings": 4,
         },
-        frozen=_frozen("clip"),
-        data=_encoded_data(
+        frozen=frozen("clip"),
+        data=encoded_data(
             fields=("content", "tokens", "latents"), image_batch_size=64, image_fraction=1.0
         ),
         num_steps=1000,
@@ -250,11 +250,15 @@ def _prior() -> ConfigDict:
 # ---------------------------------------------------------------- the UNet's stages
 
 
-def _encoded_data(**fields) -> dict:
+def encoded_data(**fields) -> dict:
     data = {
         "form": "encoded",
         "folder": "../encoded",
+        "image_folders": (),  # encoded images, one folder a size; none: frames of the clips
         "fields": ("latents", "structure", "structure_level", "content"),
+        "num_frames": NUM_FRAMES,  # of an encoded clip
+        "buckets": ((SIZE // 2, SIZE // 2),),  # (height, width) of latents: of clips
+        "image_buckets": (),  # and of image_folders
         "levels": tuple(range(8)),  # permitted t_s
         "batch_size": 8,  # clips
         "image_batch_size": 64,  # images: as many frames as in a video batch
@@ -265,7 +269,7 @@ def _encoded_data(**fields) -> dict:
     return {**data, **fields}
 
 
-def _unet(temporal: bool, structured: bool) -> dict:
+def unet(temporal: bool, structured: bool) -> dict:
     return {
         "_class_name": "VideoUNet" if temporal else "UNet2DConditionModel",
         "sample_size": SIZE // 2,
@@ -282,14 +286,14 @@ def _unet(temporal: bool, structured: bool) -> dict:
     }
 
 
-def _stage(
+def stage(
     name: str, init_from: str, num_steps: int, rate: float, levels: tuple[int, ...], **fields
 ):
-    return _training(
+    return training(
         name,
         "diffusion",
         init_from=init_from,
-        frozen=_frozen("vae"),
+        frozen=frozen("vae"),
         loss={"levels": levels},
         optimizer={
             "learning_rate": rate,
@@ -303,37 +307,37 @@ def _stage(
 
 
 def _image() -> ConfigDict:
-    return _stage(
+    return stage(
         "image", "", 500, 1e-3, (0,),
-        model=_unet(temporal=False, structured=False),
-        data=_encoded_data(fields=("latents", "content"), image_fraction=1.0),
+        model=unet(temporal=False, structured=False),
+        data=encoded_data(fields=("latents", "content"), image_fraction=1.0),
     )  # fmt: skip
 
 
 def _video() -> ConfigDict:
-    return _stage(
+    return stage(
         "video", "../image/model", 350, 1e-3, (0,),
-        model=_unet(temporal=True, structured=False),
+        model=unet(temporal=True, structured=False),
         merge={"new": ("temporal",), "dropped": (), "widened": ()},
-        data=_encoded_data(fields=("latents", "content")),
+        data=encoded_data(fields=("latents", "content")),
     )  # fmt: skip
 
 
 def _structure() -> ConfigDict:
-    return _stage(
+    return stage(
         "structure", "../video/model", 1200, 1e-3, (0,),
-        model=_unet(temporal=True, structured=True),
+        model=unet(temporal=True, structured=True),
         merge={"new": (), "dropped": (), "widened": ("^conv_in/kernel$",)},
-        data=_encoded_data(levels=(0,)),
+        data=encoded_data(levels=(0,)),
     )  # fmt: skip
 
 
 def _blur() -> ConfigDict:
     levels = tuple(range(8))
-    return _stage(
+    return stage(
         "blur", "../structure/model", 1000, 5e-4, levels,
-        model=_unet(temporal=True, structured=True),
-        data=_encoded_data(levels=levels),
+        model=unet(temporal=True, structured=True),
+        data=encoded_data(levels=levels),
     )  # fmt: skip
 
 
@@ -344,7 +348,7 @@ def _pipeline() -> ConfigDict:
     return ConfigDict(
         {
             "kind": "pipeline",
-            "folders": {"unet": "../blur/model", **_frozen("vae", "clip", "depth", "prior")},
+            "folders": {"unet": "../blur/model", **frozen("vae", "clip", "depth", "prior")},
             "tokenizer": "../tokenizer",
             "settings": {
                 "schedule": {"zero_terminal_snr": False},  # of gen1_jax.diffusion.make_schedule

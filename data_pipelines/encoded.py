@@ -160,6 +160,7 @@ class EncodedSource:
 
     Attributes:
         meta: of the (first) folder.
+        folder: the (first) folder.
 
     Raises:
         UserError: a folder that is missing, unfinished or of another format.
@@ -173,6 +174,7 @@ class EncodedSource:
             metas.append(_read_meta(folder))
             paths += [str(folder / name) for name in metas[-1]["files"]]
         self.meta = metas[0]
+        self.folder = Path(folders[0])
         self._paths = paths
         self._records = ArrayRecordDataSource(paths)
         if len(self._records) != sum(m["count"] for m in metas):
@@ -258,11 +260,14 @@ def to_batch_form(
 
 def make_encoded_dataset(
     videos: EncodedSource,
-    images: EncodedSource | None = None,
+    images: Sequence[EncodedSource] = (),
     *,
     batch_size: int,
     image_batch_size: int | None = None,
     image_fraction: float = mixture.IMAGE_FRACTION,
+    num_frames: int | None = None,
+    buckets: Sequence[tuple[int, int]] = (),
+    image_buckets: Sequence[tuple[int, int]] = (),
     levels: Sequence[int] = tuple(range(8)),
     fields: Sequence[str] = ("latents", "structure", "structure_level", "content"),
     seed: int = 0,
@@ -274,31 +279,59 @@ def make_encoded_dataset(
 
     Args:
         videos: encoded clips.
-        images: encoded images; by default random frames of `videos`.
+        images: encoded images, one source a size, which are taken in turn; by default random
+            frames of `videos`.
         batch_size: clips in a batch, over all processes.
         image_batch_size: images in a batch; by default frames are as many as in a video batch.
         image_fraction: of batches that are images.
+        num_frames: that clips must have.
+        buckets: the size (h, w) that their latents must have, if one is given.
+        image_buckets: sizes of the latents of `images`, in their order.
         levels: permitted blur levels.
         fields: what a batch holds.
         seed: of the order, levels and frames.
         process_index: this host.
         process_count: hosts.
         **reading: `num_threads`, `prefetch`, `num_workers`, as in `mixture.stream`.
+
+    Raises:
+        UserError: an empty source, or one whose records have another size.
     """
     shared = {"seed": seed, "process_index": process_index, "process_count": process_count}
 
-    def kind(source: EncodedSource, size: int, image: bool) -> list[grain.MapDataset]:
-        steps = [ToBatchForm(levels, image), Select(tuple(fields))]
-        return [mixture.batches(source, steps, size, component=int(image), **shared)]
+    def batches(source: EncodedSource, size: int, component: int) -> grain.MapDataset:
+        steps = [ToBatchForm(levels, image=component > 0), Select(tuple(fields))]
+        return mixture.batches(source, steps, size, component=component, **shared)
 
-    if not len(videos):
+    if not all(map(len, (videos, *images))):
         raise UserError("a source of 0 records cannot feed training")
+    _check_sizes([videos], buckets, num_frames)
+    _check_sizes(images, image_buckets, None)
     per_batch = image_batch_size or batch_size * len(videos[0]["latents"])
+    pictures = enumerate(images or [videos], 1)
     return mixture.stream(
         mixture.mix(
-            kind(videos, batch_size, False) if image_fraction < 1 else [],
-            kind(images or videos, per_batch, True) if image_fraction > 0 else [],
+            [batches(videos, batch_size, 0)] if image_fraction < 1 else [],
+            [batches(each, per_batch, i) for i, each in pictures] if image_fraction > 0 else [],
             image_fraction,
         ),
         **reading,
     )
+
+
+def _check_sizes(
+    sources: Sequence[EncodedSource], sizes: Sequence[tuple[int, int]], num_frames: int | None
+) -> None:
+    """UserError where a source's first record is not what the config says."""
+    if sizes and len(sizes) != len(sources):
+        raise UserError(
+            f"{len(sources)} folders of encoded data, but {len(sizes)} sizes of latents"
+        )
+    for source, size in zip(sources, sizes, strict=False):
+        n, *stored, _ = source[0]["latents"].shape
+        if tuple(stored) != tuple(size) or num_frames not in (None, n):
+            wanted = f"{num_frames or n} frames of {size[0]} x {size[1]}"
+            raise UserError(
+                f"{source.folder} holds latents of {n} frames of {stored[0]} x {stored[1]}; the "
+                f"config says {wanted}"
+            )

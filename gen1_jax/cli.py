@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "import": "import_models",  # `import` is a word of Python
     "export": "export_pipeline",
+    "compile": "compile_step",  # `compile` is a builtin
 }
 EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
 

@@ -8,26 +8,30 @@ class Chip(NamedTuple):
 
     Attributes:
       flops: bfloat16 FLOP/s, dense.
-      bandwidth: of its memory, bytes/s.
-      interconnect: of all its links to other chips together, bytes/s, both directions.
+      bandwidth: of its main memory (HBM), bytes/s.
+      memory: bytes of it. Programs get a little less: 15.75 of a v5e's 16 GiB.
+      interconnect: bytes/s that it sends to other chips over all its links together. Makers give
+        twice that where they count both directions.
       source: where the figures stand.
     """
 
     flops: float
     bandwidth: float
+    memory: float
     interconnect: float
     source: str
 
 
-_TPU = "cloud.google.com/tpu/docs, page of the version"
+_TPU = "docs.cloud.google.com/tpu/docs, page of the version"
+_GIB = 2**30
 CHIPS = {
-    "v4": Chip(275e12, 1228e9, 300e9, _TPU),
-    "v5e": Chip(197e12, 819e9, 200e9, _TPU),
-    "v5p": Chip(459e12, 2765e9, 600e9, _TPU),
-    "v6e": Chip(918e12, 1640e9, 400e9, _TPU),
-    "h100": Chip(989e12, 3350e9, 900e9, "nvidia.com, H100 SXM data sheet"),
-    "h200": Chip(989e12, 4800e9, 900e9, "nvidia.com, H200 SXM data sheet"),
-    "a100": Chip(312e12, 2039e9, 600e9, "nvidia.com, A100 80GB SXM data sheet"),
+    "v4": Chip(275e12, 1228e9, 32 * _GIB, 300e9, _TPU),
+    "v5e": Chip(197e12, 819e9, 16 * _GIB, 200e9, _TPU),
+    "v5p": Chip(459e12, 2765e9, 95 * _GIB, 600e9, _TPU),
+    "v6e": Chip(918e12, 1640e9, 32 * _GIB, 400e9, _TPU),
+    "h100": Chip(989e12, 3350e9, 80e9, 450e9, "nvidia.com, H100 SXM data sheet"),
+    "h200": Chip(989e12, 4800e9, 141e9, 450e9, "nvidia.com, H200 SXM data sheet"),
+    "a100": Chip(312e12, 2039e9, 80e9, 300e9, "nvidia.com, A100 80GB SXM data sheet"),
 }
 # What jax calls a device -> the name above.
 _KINDS = {

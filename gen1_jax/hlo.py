@@ -5,6 +5,7 @@ bytes are those of every memory, a TPU's fast VMEM too; here they are of the mai
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections import defaultdict
@@ -95,7 +96,6 @@ class Program:
         self.computations, entry = parse(text)
         self.runs: dict[str, int] = defaultdict(int)
         self.unknown_loops: list[str] = []
-        self._visits: dict[str, int] = defaultdict(int)  # as if each loop ran once
         self._fused: set[str] = set()
         self._shapes = {
             name: {i.name: i.shapes for i in instructions}
@@ -105,7 +105,6 @@ class Program:
 
     def _walk(self, name: str, runs: int) -> None:
         self.runs[name] += runs
-        self._visits[name] += 1
         for instruction in self.computations[name]:
             times = runs
             if instruction.opcode == "while":
@@ -142,27 +141,19 @@ class Program:
 
     # ---------------------------------------------------------------- arithmetic
 
-    def repeats(self) -> float:
-        """Arithmetic over what it would be if each loop ran once, as XLA's own count has it."""
-        total = once = 0
-        for instruction, where in self._each():
-            flops = self._flops(instruction, where)
-            total += self.runs[where] * flops
-            once += self._visits[where] * flops
-        return total / once if once else 1.0
+    def flops(self) -> int:
+        """Of products and convolutions, two to a multiply-add, on one chip."""
+        return sum(self.runs[where] * self._flops(i, where) for i, where in self._each())
 
     def _flops(self, instruction: Instruction, where: str) -> int:
-        """FLOPs of a product or convolution (zeros between dilated inputs included)."""
         if instruction.opcode not in ("dot", "convolution"):
             return 0
-        left, right = (self._shapes[where][name][0] for name in instruction.operands[:2])
-        if instruction.opcode == "dot":
-            axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
-            inner = math.prod(left.dims[int(axis)] for axis in axes[1].split(",") if axis)
-        else:
-            kernel = re.search(r"dim_labels=\w+_(\w+)->", instruction.attributes)[1]
-            inner = right.size // right.dims[kernel.index("o")]
-        return 2 * inner * instruction.shapes[0].size
+        left, right = (self._shapes[where][name][0].dims for name in instruction.operands[:2])
+        out = instruction.shapes[0]
+        if instruction.opcode == "convolution":
+            return _convolution_flops(instruction.attributes, left, right, out.dims)
+        axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
+        return 2 * out.size * math.prod(left[int(axis)] for axis in axes[1].split(",") if axis)
 
     def custom_calls(self, target: str) -> list[str]:
         """Names of the calls of this target, whose arithmetic and traffic are unknown."""
@@ -184,7 +175,7 @@ class Program:
         if opcode in _FREE or opcode.endswith("-done"):
             return 0
         operands = [self._shapes[where].get(name, ()) for name in instruction.operands]
-        read, written = [_main_bytes(shapes) for shapes in operands], _main_bytes(instruction.shapes)
+        read, written = [_main_bytes(s) for s in operands], _main_bytes(instruction.shapes)
         if opcode.endswith("-start"):  # the result holds the operands again
             written = max(0, written - sum(read))
         elif opcode == "fusion":
@@ -200,26 +191,70 @@ class Program:
     # ---------------------------------------------------------------- collectives
 
     def collectives(self, num_chips: int) -> dict[str, Traffic]:
-        """Kind -> what one chip does of it, loops counted as often as they run."""
+        """Kind -> what one chip does of it, loops counted as often as they run.
+
+        A TPU's compiler may show one collective in several fusions, beside the arithmetic that
+        hides it; they have its channel in common, and count once.
+        """
         total: dict[str, Traffic] = {}
+        channels = set()
         for instruction, where in self._each():
             kind = instruction.opcode.removesuffix("-start")
-            if kind not in _SENT:
+            channel = re.search(r"channel_id=(\d+)", instruction.attributes)
+            if kind not in _SENT or (channel and (kind, channel[1]) in channels):
                 continue
-            operands = [self._shapes[where].get(name, ()) for name in instruction.operands]
-            size = max(
-                sum(shape.bytes for shapes in operands for shape in shapes),
-                sum(shape.bytes for shape in instruction.shapes if instruction.opcode == kind),
-            )
+            if channel:
+                channels.add((kind, channel[1]))
             group = _group_size(instruction.attributes, num_chips)
-            if kind == "all-gather":
-                size = group * sum(shape.bytes for shapes in operands for shape in shapes)
-            count, sofar, sent = total.get(kind, Traffic(0, 0, 0.0))
-            runs = self.runs[where]
+            operands = (self._shapes[where].get(name, ()) for name in instruction.operands)
+            size = sum(shape.bytes for shapes in operands for shape in shapes)
+            size *= group if kind == "all-gather" else 1
+            runs, before = self.runs[where], total.get(kind, Traffic(0, 0, 0.0))
             total[kind] = Traffic(
-                count + runs, sofar + runs * size, sent + runs * size * _SENT[kind](group)
+                before.count + runs,
+                before.bytes + runs * size,
+                before.sent + runs * size * _SENT[kind](group),
             )
         return total
+
+
+def _convolution_flops(
+    attributes: str, left: tuple[int, ...], right: tuple[int, ...], out: tuple[int, ...]
+) -> int:
+    """FLOPs without those on padding and on zeros between dilated inputs.
+
+    On TPU all products are convolutions, batches of them along axes with much of both.
+    """
+    axes = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)
+    window = dict(re.findall(r"(\w+)=([\dx_\-]+)", _window(attributes)))
+    total = 2 * right[axes[2].index("i")] * out[axes[3].index("b")] * out[axes[3].index("f")]
+    for axis in range(len(out) - 2):
+        label = str(axis)
+        each = {name: text.split("x")[axis] for name, text in window.items()}
+        total *= _valid_pairs(
+            left[axes[1].index(label)],
+            right[axes[2].index(label)],
+            out[axes[3].index(label)],
+            int(each.get("stride", 1)),
+            int(each.get("pad", "0_0").split("_")[0]),
+            int(each.get("lhs_dilate", 1)),
+            int(each.get("rhs_dilate", 1)),
+        )
+    return total
+
+
+def _window(attributes: str) -> str:
+    found = re.search(r"window=\{([^}]*)\}", attributes)
+    return found[1] if found else ""
+
+
+@functools.cache
+def _valid_pairs(
+    size: int, kernel: int, out: int, stride: int, pad: int, dilate: int, kernel_dilate: int
+) -> int:
+    """(output, tap) pairs along one axis that read an input."""
+    places = (o * stride - pad + k * kernel_dilate for o in range(out) for k in range(kernel))
+    return sum(0 <= place <= (size - 1) * dilate and place % dilate == 0 for place in places)
 
 
 def _main_bytes(shapes: tuple[Shape, ...]) -> int:
@@ -249,11 +284,17 @@ def _written_of(fused: list[Instruction]) -> float:
 
 
 def _group_size(attributes: str, num_chips: int) -> int:
-    """Chips that take part together, from `{{0,1},{2,3}}` or `[groups,size]<=[…]`."""
-    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
+    """Chips that take part together, from the three forms in which HLO writes groups."""
+    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):  # [groups,size]<=[…]
         return int(iota[1])
-    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
-    return len(listed[1].split(",")) if listed else num_chips
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):  # {{0,1},{2,3}}
+        return len(listed[1].split(","))
+    # mesh['a'=4,'b'=2] {'a'}; a part of an axis is 'a':(before)size.
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
+        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", mesh[2])
+        return math.prod(int(part) if part else sizes[name] for name, part in axes)
+    return num_chips
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:

@@ -100,7 +100,7 @@ def autoencoder(
     def prepare(params, frozen, batches):
         """Starts the log variance low: noise as strong as the first latents would slow learning."""
         bias = params["quant_conv"]["bias"]
-        bias = bias.at[bias.shape[0] // 2 :].add(initial_logvar)
+        bias = jnp.asarray(bias).at[bias.shape[0] // 2 :].add(initial_logvar)
         return {**params, "quant_conv": {**params["quant_conv"], "bias": bias}}
 
     @jax.jit

@@ -24,6 +24,7 @@ FLOORS = {
     "gen1_jax.errors": 0,
     "gen1_jax.flops": 0,
     "gen1_jax.hardware": 0,
+    "gen1_jax.hlo": 0,
     "gen1_jax.batch": 0,
     "gen1_jax.diffusion": 0,
     "gen1_jax.prior_diffusion": 0,
@@ -46,6 +47,7 @@ FLOORS = {
     # what the software does
     "gen1_jax.objectives": 4,
     "gen1_jax.training": 4,
+    "gen1_jax.ahead_of_time": 4,
     "gen1_jax.editing": 4,
     "gen1_jax.exporting": 4,
     "gen1_jax.importing": 4,

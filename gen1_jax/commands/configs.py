@@ -74,6 +74,8 @@ def resolve_paths(config: ConfigDict, workdir: Path) -> ConfigDict:
             return os.path.normpath(workdir / value)
         if isinstance(value, dict):
             return {key: resolve(entry) for key, entry in value.items()}
+        if isinstance(value, tuple):
+            return tuple(map(resolve, value))
         return value
 
     return ConfigDict(resolve(config.to_dict()))

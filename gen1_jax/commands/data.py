@@ -25,8 +25,10 @@ def make_stream(data, seed: int, split: str = "train") -> Iterator[dict]:
     if form == "encoded":
         from data_pipelines.encoded import EncodedSource, make_encoded_dataset
 
-        source = EncodedSource(Path(settings.pop("folder")) / split)
-        return iter(make_encoded_dataset(source, **settings, **share))
+        clips = EncodedSource(Path(settings.pop("folder")) / split)
+        folders = settings.pop("image_folders", ())
+        images = [EncodedSource(Path(folder) / split) for folder in folders]
+        return iter(make_encoded_dataset(clips, images, **settings, **share))
     if form == "raw":
         from data_pipelines.mixture import make_dataset
         from data_pipelines.moving_shapes.builder import load

@@ -152,6 +152,12 @@ def assemble(config, workdir: Path, progress: bool) -> None:
         (new / "gen1.json").write_text(settings, encoding="utf-8")
 
 
+def check_given(config, workdir: Path, progress: bool) -> None:
+    """What comes from elsewhere: says how, where it is missing."""
+    if not (workdir / config.holds).exists():
+        raise UserError(f"no {config.holds} in {workdir}; it is made by: {config.made_by}")
+
+
 def evaluate(config, workdir: Path, progress: bool) -> None:
     from gen1_jax.commands.evaluation import evaluate_world
 
@@ -169,6 +175,7 @@ def run_all(
 
 
 KINDS = {
+    "given": check_given,
     "world": make_world,
     "tokenizer": make_tokenizer,
     "train": train_model,

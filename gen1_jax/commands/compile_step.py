@@ -1,0 +1,252 @@
+"""Compile a program for TPUs that are not there: does it fit, and how fast can it be at best?
+
+    gen1 compile --config paper:blur --topology v5p:4x4x8
+    gen1 compile --config paper:blur --topology v5e:16x16 --search
+    gen1 compile --config paper:blur --topology v5e:2x4 --what sample
+
+The real TPU compiler does it, on any machine (`pip install gen1-jax[compile]`); no weights and no
+data are needed. All seconds and the share of the peak (MFU) are bounds, not measurements. A program
+that does not fit is an answer: exit code 0, and "fits": false in the last line of --json.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+
+from gen1_jax.commands import configs
+from gen1_jax.errors import UserError
+
+# libtpu looks for the machine of a TPU; it is told that this is none.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+HELP = "compile the train step for TPUs that are not there; bounds its speed"
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--config", required=True, help=configs.HELP)
+    parser.add_argument(
+        "--topology",
+        required=True,
+        help="chips: v4, v5e, v5p or v6e:AxB[xC], as v5p:4x4x8; cpu:N tries it out",
+    )
+    parser.add_argument(
+        "--what",
+        choices=("train", "sample", "encode"),
+        default="train",
+        help="the train step (default), guided sampling, or the frozen encoders",
+    )
+    parser.add_argument("--images", action="store_true", help="train: the step of an image batch")
+    parser.add_argument("--microbatches", type=int, help="train: instead of the config's")
+    parser.add_argument("--remat", help="train: what is recomputed, instead of the config's")
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="train: for each remat the fewest microbatches that fit, and the best of these",
+    )
+    parser.add_argument("--batch-size", type=int, help="sample: clips (default: one a chip)")
+    parser.add_argument("--steps", type=int, default=50, help="sample: DDIM steps (%(default)s)")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="override, e.g. mesh.fsdp=8"
+    )
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+
+
+def run(args) -> None:
+    config = load(args)
+    prepare_environment(args.topology)
+    from gen1_jax import ahead_of_time
+
+    mesh = config.mesh.to_dict() if "mesh" in config else {"data": -1, "fsdp": 1}
+    target = ahead_of_time.make_target(args.topology, mesh)
+    if args.search:
+        reports = list(search(args, config, target))
+        best = max(
+            (r for r in reports if r.fits and r.mfu_bound), key=lambda r: r.mfu_bound, default=None
+        )
+        print(search_table(reports, best))
+        found = {
+            "search": [dataclasses.asdict(r) for r in reports],
+            "best": dataclasses.asdict(best) if best else None,
+        }
+    else:
+        report = ahead_of_time.measure(make_work(args, config, target), target)
+        print(table(report))
+        found = dataclasses.asdict(report)
+    if args.json:
+        print(json.dumps(found))
+
+
+def prepare_environment(topology: str) -> None:
+    """Sets what jax and libtpu read when they are imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if count := re.fullmatch(r"cpu:(\d+)", topology):
+        flags = os.environ.get("XLA_FLAGS", "")
+        if "xla_force_host_platform_device_count" not in flags:
+            flag = f"--xla_force_host_platform_device_count={count[1]}"
+            os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
+
+
+def load(args):
+    """The config with the command's changes.
+
+    Raises:
+      UserError: no such config, an option that does not go with --what, a part of another kind.
+    """
+    for name in ("images", "microbatches", "remat", "search"):
+        if getattr(args, name) and args.what != "train":
+            raise UserError(f"--{name} goes with --what train only")
+    if args.search and (args.microbatches or args.remat):
+        raise UserError("--search tries every --microbatches and --remat: give neither")
+    overrides = list(args.set)
+    if args.microbatches is not None:
+        overrides.append(f"microbatches={args.microbatches}")
+    if args.remat is not None:
+        overrides.append(f"remat={args.remat!r}")
+    part = "encoded" if args.what == "encode" else "all"
+    config = configs.load_config(args.config, overrides, default_part=part)
+    if args.what == "encode":
+        if "levels_per_clip" not in config:
+            raise UserError(f"--config {args.config}: this part encodes nothing; e.g. tiny:encoded")
+        return config
+    if config.kind != "train":
+        raise UserError(
+            f"--config {args.config}: this part is not trained; name one that is, e.g. paper:blur"
+        )
+    if args.what == "sample" and config.objective != "diffusion":
+        raise UserError(f"--config {args.config}: --what sample takes a stage of the UNet")
+    if config.microbatches < 1:
+        raise UserError(f"--microbatches {config.microbatches}; 1 or more is accepted")
+    return config
+
+
+def make_work(args, config, target):
+    """The program that the arguments ask for."""
+    from gen1_jax import ahead_of_time
+
+    if args.what == "train":
+        models = model_configs(args.config, config.frozen)
+        return ahead_of_time.train_work(config, models, target, args.images)
+    pipeline = other_part(args.config, "pipeline").settings.to_dict()
+    if args.what == "encode":
+        models = model_configs(args.config, config.frozen)
+        return ahead_of_time.encode_work(config, pipeline, models, target)
+    batch_size = target.mesh.size if args.batch_size is None else args.batch_size
+    if batch_size < 1 or not 1 <= args.steps <= 1000:
+        raise UserError("--batch-size: 1 or more is accepted; --steps: 1 to 1000")
+    return ahead_of_time.sample_work(config, pipeline, target, batch_size, args.steps)
+
+
+def other_part(spec: str, part: str):
+    return configs.load_config(f"{spec.partition(':')[0]}:{part}")
+
+
+def model_configs(spec: str, folders) -> dict[str, dict]:
+    """What the config's own parts say of the models in `../PART/model`, by name."""
+    return {
+        name: other_part(spec, Path(folder).parent.name).model.to_dict()
+        for name, folder in folders.items()
+    }
+
+
+def search(args, config, target):
+    """Yields a report for every number of microbatches tried, each printed as it is there."""
+    from gen1_jax import ahead_of_time
+    from gen1_jax.models.unet import REMAT
+
+    batch = ahead_of_time.batch_shapes(config, args.images)
+    per_chip = max(1, batch.size // target.mesh.size)
+    divisors = [n for n in range(1, per_chip + 1) if per_chip % n == 0]
+    for remat in REMAT if config.objective == "diffusion" else ("none",):
+        for count in divisors:
+            config.remat, config.microbatches = remat, count
+            report = ahead_of_time.measure(make_work(args, config, target), target)
+            print(search_line(report), flush=True)
+            yield report
+            if report.fits:  # more microbatches only move more
+                break
+
+
+# ---------------------------------------------------------------- tables
+
+
+def table(report) -> str:
+    """The report as lines of text."""
+    s = report.settings
+    mesh = " x ".join(f"{name} {size}" for name, size in s["mesh"].items())
+    settings = (f"{k} {v}" for k, v in s.items() if k not in ("what", "batch", "mesh", "chips"))
+    rows = [
+        ("program", f"{s['what']}, {', '.join(settings)}"),
+        ("batch", ", ".join(f"{k} {'x'.join(map(str, v))}" for k, v in s["batch"].items())),
+        ("chips", f"{s['chips']} as {mesh}"),
+        ("parameters", f"{report.parameters:,}"),
+        ("memory of a chip", memory(report)),
+        ("model FLOPs", f"{report.model_flops:.4g}, all chips together"),
+    ]
+    if report.flops is not None:
+        rows += [
+            ("compiled FLOPs", f"{report.flops:.4g} a chip, loops as often as they run"),
+            ("memory traffic", f"{report.bytes:.4g} B a chip, loops as often as they run"),
+        ]
+    for kind, c in report.collectives.items():
+        rows.append(
+            (kind, f"{c['count']} times, {c['bytes']:.4g} B; a chip sends {c['sent']:.4g} B")
+        )
+    for name in ("arithmetic", "memory", "interconnect"):
+        seconds = getattr(report, f"{name}_seconds")
+        if seconds is not None:
+            rows.append((f"{name} takes", f"{seconds:.4g} s at least"))
+    if report.mfu_bound is not None:
+        rows.append(("MFU", f"{report.mfu_bound:.1%} at most"))
+    rows.append(("compiled in", f"{report.lower_seconds + report.compile_seconds:.0f} s"))
+    rows += [("note", note) for note in report.notes]
+    lines = [f"{name:<20} {value}" for name, value in rows]
+    if not report.fits:
+        lines.append(advice(report))
+    return "\n".join(lines)
+
+
+def memory(report) -> str:
+    text = f"{_gib(report.hbm_used_bytes)} of {_gib(report.hbm_available_bytes)}"
+    parts = ", ".join(f"{name} {_gib(size)}" for name, size in report.hbm.items() if size)
+    return f"{text} ({parts})" if parts else text
+
+
+def advice(report) -> str:
+    change = "a smaller batch, or more chips"
+    if report.settings["what"] == "train":
+        change = "more --microbatches, --remat layer, a larger mesh.fsdp (--set), or more chips"
+    return (
+        f"does not fit: {_gib(report.hbm_used_bytes)} needed, "
+        f"{_gib(report.hbm_available_bytes)} there; try {change}"
+    )
+
+
+def search_line(report) -> str:
+    s = report.settings
+    text = f"remat {s['remat']:<9} microbatches {s['microbatches']:<4} {memory_short(report):<26}"
+    if not report.fits:
+        return f"{text} does not fit"
+    return text if report.mfu_bound is None else f"{text} MFU at most {report.mfu_bound:.1%}"
+
+
+def memory_short(report) -> str:
+    return f"{_gib(report.hbm_used_bytes)} of {_gib(report.hbm_available_bytes)}"
+
+
+def search_table(reports: list, best) -> str:
+    if not any(report.fits for report in reports):
+        return advice(reports[-1])
+    if best is None:  # the chip's figures are not known
+        return "\n".join(["", *map(search_line, reports)])
+    return f"\nbest: {search_line(best)}\n{table(best)}"
+
+
+def _gib(count: int | None) -> str:
+    return "unknown" if count is None else f"{count / 2**30:.2f} GiB"
