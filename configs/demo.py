@@ -13,10 +13,10 @@ PARTS = tiny.PARTS
 
 # Steps of each trained part.
 STEPS = {
-    "autoencoder": 800,
-    "clip": 360,
+    "autoencoder": 700,
+    "clip": 340,
     "depth": 250,
-    "prior": 300,
+    "prior": 250,
     "image": 150,
     "video": 90,
     "structure": 270,

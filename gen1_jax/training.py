@@ -85,17 +85,18 @@ def train_step(
     (value, metrics), gradient = accumulate(
         jax.value_and_grad(loss, has_aux=True), state.params, frozen, batch, key, microbatches
     )
-    direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
-    # The average follows closely while there is little to average.
-    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-    ema = optax.incremental_update(params, state.ema, 1 - decay)
     norm = optax.tree.norm(gradient)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
-    params, ema, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(good, new, old),
-        (params, ema, opt_state),
-        (state.params, state.ema, state.opt_state),
+
+    def update(params, ema, opt_state):
+        direction, opt_state = optimizer.update(gradient, opt_state, params)
+        params = jax.tree.map(lambda p, d: p - learning_rate * d, params, direction)
+        # The average follows closely while there is little to average.
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        return params, optax.incremental_update(params, ema, 1 - decay), opt_state
+
+    params, ema, opt_state = jax.lax.cond(
+        good, update, lambda *same: same, state.params, state.ema, state.opt_state
     )
     bad_steps = jnp.where(good, 0, state.bad_steps + 1)
     metrics = {"loss": value, "gradient_norm": norm, "bad_steps": bad_steps, **metrics}
