@@ -1,4 +1,4 @@
-"""`make demo`: the tiny run with a fraction of its steps; about ten minutes on two CPU cores.
+"""`make demo`: the tiny run with a fraction of its steps; a quarter of an hour on two CPU cores.
 
     gen1 all --config demo --workdir runs/demo
 

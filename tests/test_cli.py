@@ -320,7 +320,7 @@ def test_a_stage_by_its_command(capsys, micro_run, quick, tmp_path):
     assert code == 0, err
     assert "temporal" in out and (folder / "model" / "config.json").exists()
     assert {p.name for p in folder.iterdir()} == {
-        *("checkpoints", "logs", "samples", "model", "finished.json")
+        *("config.json", "checkpoints", "logs", "samples", "model", "finished.json")
     }
     before = contents(folder)
     assert gen1(capsys, *command) == (0, "", "") and contents(folder) == before

@@ -287,7 +287,6 @@ def test_a_full_disk_leaves_the_earlier_export(micro_run, exported, tmp_path):
     code = """
         import resource, signal, sys
         from gen1_jax.cli import main
-from gen1_jax.commands.parts import run_part
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
         sys.exit(main(sys.argv[1:]))

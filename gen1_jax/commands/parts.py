@@ -167,10 +167,15 @@ def evaluate(config, workdir: Path, progress: bool) -> None:
 def run_all(
     config, workdir: Path, load_part, progress: bool = True, parts: list[str] | None = None
 ) -> None:
-    """All parts in order, each in `workdir/PART`; goes on where an earlier run was stopped."""
+    """All parts in order, each in `workdir/PART`; goes on where an earlier run was stopped.
+
+    What the evaluation found stands in `workdir/metrics.json` too.
+    """
     for part in parts or config.parts:
         started = time.perf_counter()
         run_part(load_part(part), workdir / part, progress)
+        if (metrics := workdir / part / "metrics.json").exists():
+            shutil.copyfile(metrics, workdir / metrics.name)
         tqdm.write(f"{part}: done in {time.perf_counter() - started:.0f} s")
 
 
