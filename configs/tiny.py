@@ -355,7 +355,7 @@ def _pipeline() -> ConfigDict:
                 "spacing": "leading",  # of DDIM's timesteps
                 "size": (SIZE, SIZE),  # frames that the model was trained on
                 "num_frames": NUM_FRAMES,
-                "guidance_scale": 3.0,  # ω where a user gives none
+                "guidance_scale": 2.0,  # ω where a user gives none
                 "prior": {"num_steps": 25, "guidance_scale": 2.0},
             },
         }
@@ -374,7 +374,7 @@ def _evaluation() -> ConfigDict:
             # The first value of each control is shared while another control varies.
             "structure_level": (0, 3, 7),
             "temporal_scale": (1.0, 0.0, 0.5, 1.5),
-            "guidance_scale": (3.0,),
+            "guidance_scale": (2.0,),
             "num_steps": 20,  # DDIM
             "batch_size": 16,
             "num_pictured": 8,  # clips on the contact sheet

@@ -31,7 +31,6 @@ from gen1_jax.weights.folder import module_from_config, param_template
 
 TPUS = ("v4", "v5e", "v5p", "v6e")
 LATENT_CHANNELS = 4
-PALLAS = "tpu_custom_call"  # what a Pallas kernel is in HLO
 
 
 class Target(NamedTuple):
@@ -356,7 +355,8 @@ def measure(work: Work, target: Target) -> Report:
     same = (settings, work.parameters)
     available = int(chip.memory) if chip else None
     started = time.perf_counter()
-    lowered = work.lower()
+    with jax.set_mesh(mesh):
+        lowered = work.lower()
     lowered_at = time.perf_counter()
     seconds = {"lower_seconds": lowered_at - started}
     try:
@@ -413,7 +413,7 @@ def _memory(analysis: Any, beside: int) -> dict[str, int]:
 
 def _notes(program: hlo.Program) -> list[str]:
     notes = []
-    if kernels := program.custom_calls(PALLAS):
+    if kernels := program.uncounted_kernels():
         notes.append(f"{len(kernels)} Pallas kernels: their arithmetic and traffic are not counted")
     if loops := program.unknown_loops:
         notes.append(f"{len(loops)} loops of unknown length are counted once: {', '.join(loops)}")

@@ -4,6 +4,7 @@ Counted from the program as it was written, before any compiler: recomputation b
 padding and fusion do not count. This is the "model FLOPs" of MFU.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -29,14 +30,47 @@ def _count_equation(equation: Any) -> int:
         inner = math.prod(shape[axis] for axis in contracted)
         return 2 * inner * math.prod(equation.outvars[0].aval.shape)
     if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
-        out_axis = params["dimension_numbers"].rhs_spec[0]
-        inner = math.prod(kernel) // kernel[out_axis]
-        return 2 * inner * math.prod(equation.outvars[0].aval.shape)
+        return _count_convolution(equation)
     if name == "cond":  # the dearest branch
         return max(_count(branch.jaxpr) for branch in params["branches"])
     times = params["length"] if name == "scan" else 1
     return times * sum(_count(inner) for inner in _inner_programs(params))
+
+
+def _count_convolution(equation: Any) -> int:
+    params = equation.params
+    x, kernel = (variable.aval.shape for variable in equation.invars)
+    out = equation.outvars[0].aval.shape
+    numbers = params["dimension_numbers"]
+    axes = zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True)
+    windows = zip(
+        axes,
+        params["window_strides"],
+        params["padding"],
+        params["lhs_dilation"],
+        params["rhs_dilation"],
+        strict=True,
+    )
+    total = 2 * kernel[numbers.rhs_spec[1]]
+    total *= out[numbers.out_spec[0]] * out[numbers.out_spec[1]]
+    for (x_axis, kernel_axis, out_axis), stride, padding, dilation, kernel_dilation in windows:
+        total *= count_taps(
+            x[x_axis], kernel[kernel_axis], out[out_axis],
+            stride, padding[0], dilation, kernel_dilation,
+        )  # fmt: skip
+    return total
+
+
+@functools.cache
+def count_taps(
+    size: int, kernel: int, out: int, stride: int, pad: int, dilation: int, kernel_dilation: int
+) -> int:
+    """(output, tap) pairs along one axis of a convolution that read an input.
+
+    Others read padding, or the zeros between dilated inputs: they are no arithmetic.
+    """
+    places = (o * stride - pad + k * kernel_dilation for o in range(out) for k in range(kernel))
+    return sum(0 <= place <= (size - 1) * dilation and place % dilation == 0 for place in places)
 
 
 def _inner_programs(params: dict[str, Any]) -> list[Any]:

@@ -2,15 +2,17 @@
 
 XLA's own cost analysis counts the body of a loop once; here it counts as often as it runs. Its
 bytes are those of every memory, a TPU's fast VMEM too; here they are of the main memory alone.
+Pallas kernels count as what they say of themselves (`pl.CostEstimate`).
 """
 
 import dataclasses
-import functools
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from gen1_jax.flops import count_taps
 
 # Bytes of an element, by HLO's name of the type; others (token, opaque) hold nothing.
 _BYTES = {
@@ -31,6 +33,7 @@ _FREE = frozenset(
     "partition-id replica-id opt-barrier add-dependency async-start async-update".split()
 )
 _SLICES = ("dynamic-slice", "slice", "gather")
+_KERNEL = 'custom_call_target="tpu_custom_call"'  # what a Pallas kernel is in HLO
 _CALLED = re.compile(r"\b(calls|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 
@@ -65,6 +68,11 @@ class Instruction:
     @property
     def operands(self) -> list[str]:
         return re.findall(r"%([\w.\-]+)", self.arguments)
+
+    def kernel_cost(self, what: str) -> int | None:
+        """What a Pallas kernel says of itself: its "flops" or "bytes_accessed"."""
+        said = re.search(rf'"cost_estimate":\{{[^}}]*"{what}":"(\d+)"', self.attributes)
+        return int(said[1]) if said else None
 
     def called(self) -> dict[str, str]:
         """The computations that it runs, by attribute; not those it reduces or sorts with."""
@@ -146,6 +154,8 @@ class Program:
         return sum(self.runs[where] * self._flops(i, where) for i, where in self._each())
 
     def _flops(self, instruction: Instruction, where: str) -> int:
+        if instruction.opcode == "custom-call":
+            return instruction.kernel_cost("flops") or 0
         if instruction.opcode not in ("dot", "convolution"):
             return 0
         left, right = (self._shapes[where][name][0].dims for name in instruction.operands[:2])
@@ -155,10 +165,13 @@ class Program:
         axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
         return 2 * out.size * math.prod(left[int(axis)] for axis in axes[1].split(",") if axis)
 
-    def custom_calls(self, target: str) -> list[str]:
-        """Names of the calls of this target, whose arithmetic and traffic are unknown."""
-        wanted = f'custom_call_target="{target}"'
-        return [i.name for i, _ in self._each() if wanted in i.attributes]
+    def uncounted_kernels(self) -> list[str]:
+        """Names of Pallas kernels that do not say what they compute and move."""
+        return [
+            i.name
+            for i, _ in self._each()
+            if _KERNEL in i.attributes and i.kernel_cost("flops") is None
+        ]
 
     # ---------------------------------------------------------------- memory
 
@@ -174,6 +187,8 @@ class Program:
         opcode = instruction.opcode
         if opcode in _FREE or opcode.endswith("-done"):
             return 0
+        if (said := instruction.kernel_cost("bytes_accessed")) is not None:
+            return said
         operands = [self._shapes[where].get(name, ()) for name in instruction.operands]
         read, written = [_main_bytes(s) for s in operands], _main_bytes(instruction.shapes)
         if opcode.endswith("-start"):  # the result holds the operands again
@@ -231,7 +246,7 @@ def _convolution_flops(
     for axis in range(len(out) - 2):
         label = str(axis)
         each = {name: text.split("x")[axis] for name, text in window.items()}
-        total *= _valid_pairs(
+        total *= count_taps(
             left[axes[1].index(label)],
             right[axes[2].index(label)],
             out[axes[3].index(label)],
@@ -246,15 +261,6 @@ def _convolution_flops(
 def _window(attributes: str) -> str:
     found = re.search(r"window=\{([^}]*)\}", attributes)
     return found[1] if found else ""
-
-
-@functools.cache
-def _valid_pairs(
-    size: int, kernel: int, out: int, stride: int, pad: int, dilate: int, kernel_dilate: int
-) -> int:
-    """(output, tap) pairs along one axis that read an input."""
-    places = (o * stride - pad + k * kernel_dilate for o in range(out) for k in range(kernel))
-    return sum(0 <= place <= (size - 1) * dilate and place % dilate == 0 for place in places)
 
 
 def _main_bytes(shapes: tuple[Shape, ...]) -> int:

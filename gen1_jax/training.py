@@ -322,7 +322,8 @@ def train(
             with time_account.spend("compile" if new else "step"):
                 profiler.before(step)
                 flops.add(state.params, frozen, batch)
-                state, metrics = step_fn(state, batch, frozen, optimizer.learning_rate(step))
+                with jax.set_mesh(mesh):  # for kernels, which each device runs on its own part
+                    state, metrics = step_fn(state, batch, frozen, optimizer.learning_rate(step))
                 # One step behind, so that the accelerator always has work.
                 bad_total += _check_step(config, workdir, previous)
                 previous = (step + 1, metrics, host_batch)

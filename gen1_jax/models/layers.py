@@ -200,36 +200,68 @@ def attention(
       [b lq heads d] in q's type.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    q = q * jnp.asarray(scale, q.dtype)
-    y = _attend(*(x.transpose(0, 2, 1, 3) for x in (q, k, v)), mask)
-    return y.transpose(0, 2, 1, 3)
+    return _attend(q * jnp.asarray(scale, q.dtype), k, v, mask)
 
 
 @jax.custom_vjp
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Attention of [b heads l d], q scaled. The backward pass keeps no array of lq x lk."""
+    """Attention of [b l heads d], q scaled. The backward pass keeps no array of lq x lk."""
     return _attend_forward(q, k, v, mask)[0]
 
 
+def _attend_forward(q, k, v, mask):
+    y, lse = _of_platform(_attend_by_kernel, _attend_by_products, q, k, v, mask)
+    return y, (q, k, v, mask, y, lse)
+
+
+def _attend_backward(kept, dy):
+    *kept, lse = kept
+    gradients = _of_platform(_gradients_by_kernel, _gradients_by_products, *kept, lse, dy)
+    return *gradients, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+# Tokens from which on a kernel pays: the scores of fewer are no larger than other arrays.
+KERNEL_MIN_LENGTH = 256
+
+
+def _of_platform(by_kernel, by_products, q, k, v, mask, *others):
+    """Long self-attention of images goes to the kernels of a TPU; all else is two products."""
+    length = q.shape[1]
+    plain = partial(by_products, mask)
+    if mask is not None or k.shape[1] != length or length < KERNEL_MIN_LENGTH or length % 8:
+        return plain(q, k, v, *others)
+    from gen1_jax import attention_kernel  # Pallas takes a while to import
+
+    if length > attention_kernel.MAX_LENGTH:
+        return plain(q, k, v, *others)
+    return jax.lax.platform_dependent(q, k, v, *others, tpu=by_kernel, default=plain)
+
+
+def _heads_first(x: jax.Array) -> jax.Array:
+    return x.transpose(0, 2, 1, 3)
+
+
 def _logits(q: jax.Array, k: jax.Array, mask: jax.Array | None) -> jax.Array:
-    logits = (q @ k.swapaxes(-1, -2)).astype(jnp.float32)
+    logits = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
     return logits if mask is None else jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
 
 
-def _attend_forward(q, k, v, mask):
+def _attend_by_products(mask, q, k, v):
+    q, k, v = map(_heads_first, (q, k, v))
     logits = _logits(q, k, mask)
     largest = logits.max(-1, keepdims=True)
     weights = jnp.exp(logits - largest)
     total = weights.sum(-1, keepdims=True)
     # Divided by the sum after the product with v: lq x d values instead of lq x lk.
     y = ((weights.astype(v.dtype) @ v) / total).astype(v.dtype)
-    return y, (q, k, v, mask, y, largest, total)
+    return _heads_first(y), (largest + jnp.log(total))[..., 0]
 
 
-def _attend_backward(kept, dy):
-    q, k, v, mask, y, largest, total = kept
-    weights = jnp.exp(_logits(q, k, mask) - largest)
-    dy = (dy / total).astype(dy.dtype)
+def _gradients_by_products(mask, q, k, v, y, lse, dy):
+    q, k, v, y, dy = map(_heads_first, (q, k, v, y, dy))
+    weights = jnp.exp(_logits(q, k, mask) - lse[..., None])
     # The gradients of v and k are computed transposed, so that the large array is the plain right
     # side of a product; as its transposed left side XLA is up to seven times slower on CPU.
     dv = dy.swapaxes(-1, -2) @ weights.astype(dy.dtype)
@@ -238,10 +270,26 @@ def _attend_backward(kept, dy):
         dlogits = jnp.where(mask, dlogits, 0)
     dlogits = dlogits.astype(q.dtype)
     dk = q.swapaxes(-1, -2) @ dlogits
-    return dlogits @ k, dk.swapaxes(-1, -2), dv.swapaxes(-1, -2), None
+    return tuple(map(_heads_first, (dlogits @ k, dk.swapaxes(-1, -2), dv.swapaxes(-1, -2))))
 
 
-_attend.defvjp(_attend_forward, _attend_backward)
+def _channels_first(x: jax.Array) -> jax.Array:
+    """[b l heads d] → [b heads d l], as the kernels want it."""
+    return x.transpose(0, 2, 3, 1)
+
+
+def _attend_by_kernel(q, k, v):
+    from gen1_jax.attention_kernel import attend
+
+    y, lse = attend(*map(_channels_first, (q, k, v)))
+    return y.transpose(0, 3, 1, 2), lse
+
+
+def _gradients_by_kernel(q, k, v, y, lse, dy):
+    from gen1_jax.attention_kernel import attend_backward
+
+    q, k, v, y, dy = map(_channels_first, (q, k, v, y, dy))
+    return tuple(x.transpose(0, 3, 1, 2) for x in attend_backward(q, k, v, y, lse, dy))
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -250,8 +298,9 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 
 
 @jax.checkpoint
-def geglu(hidden: jax.Array, gate: jax.Array) -> jax.Array:
-    """hidden · gelu(gate) (Shazeer 2020)."""
+def geglu(both: jax.Array) -> jax.Array:
+    """hidden · gelu(gate), side by side in `both` [... 2c] → [... c] (Shazeer 2020)."""
+    hidden, gate = jnp.split(both, 2, axis=-1)
     return hidden * gelu(gate)
 
 

@@ -1,7 +1,7 @@
 """The video UNet: Stable Diffusion's `UNet2DConditionModel`, inflated with temporal layers.
 
 Tensors stay flat, [(b g n) h w c], through the spatial layers. A temporal layer sees
-[b g n (h w) c] and works on the first `num_video_branches` guidance branches only, a static slice,
+[b g n h w c] and works on the first `num_video_branches` guidance branches only, a static slice,
 so that image branches cost no temporal arithmetic at all. Every temporal layer adds a
 zero-initialised projection to its input: before video training the network equals the image network
 on each frame. Names containing "temporal" are ours; all others are diffusers'.
@@ -82,16 +82,16 @@ class Axes(NamedTuple):
 
 
 def on_video_branches(layer, x: jax.Array, axes: Axes) -> jax.Array:
-    """`layer` ([b g n s c] → same) on the video branches of x [(b g n) h w c]; others pass."""
+    """`layer` ([b g n h w c] → same) on the video branches of x [(b g n) h w c]; others pass."""
     b, g, n, k = axes
-    split = x.reshape(b, g, n, -1, x.shape[-1])
+    split = x.reshape(b, g, n, *x.shape[1:])
     if k == g:
         return layer(split).reshape(x.shape)
     return jnp.concatenate([layer(split[:, :k]), split[:, k:]], axis=1).reshape(x.shape)
 
 
 class TemporalConv(nn.Module):
-    """x + conv over frames (3 taps, zero-initialised); x [b g n s c]. Parameters: kernel WIO."""
+    """x + conv over frames (3 taps, zero-initialised); x [b g n h w c]. Parameters: kernel WIO."""
 
     dtype: Any = None
 
@@ -101,11 +101,34 @@ class TemporalConv(nn.Module):
         kernel = self.param("kernel", zeros, (3, channels, channels))
         bias = self.param("bias", zeros, (channels,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0)))
-        # One matrix product over (tap, channel): on CPU 1.5 to 2.5 times faster, forward and
-        # backward, than a convolution, and it needs no transpose of the frame axis.
-        taps = jnp.concatenate([padded[:, :, :-2], x, padded[:, :, 2:]], axis=-1)
-        return x + (matmul(taps, kernel.reshape(3 * channels, channels)) + bias)
+        y = jax.lax.platform_dependent(
+            x, kernel, cpu=_convolve_frames_by_product, default=_convolve_frames
+        )
+        return x + (y + bias)
+
+
+def _convolve_frames(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [b g n h w c], kernel [3 c c]. Height and width stay apart: on TPU nothing is moved."""
+    flat = x.reshape(-1, *x.shape[2:])
+    y = jax.lax.conv_general_dilated(
+        flat,
+        kernel[:, None, None],
+        window_strides=(1, 1, 1),
+        padding=((1, 1), (0, 0), (0, 0)),
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+    return y.reshape(x.shape)
+
+
+def _convolve_frames_by_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The same as one matrix product over (tap, channel).
+
+    On CPU 1.5 to 2.5 times faster, forward and backward; on TPU the taps would be copied.
+    """
+    channels = x.shape[-1]
+    padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+    shifts = jnp.concatenate([padded[:, :, :-2], x, padded[:, :, 2:]], axis=-1)
+    return matmul(shifts, kernel.reshape(3 * channels, channels))
 
 
 class Attention(nn.Module):
@@ -154,8 +177,7 @@ class GEGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        both = Dense(2 * self.features, dtype=self.dtype, name="proj")(x)
-        return geglu(*jnp.split(both, 2, axis=-1))
+        return geglu(Dense(2 * self.features, dtype=self.dtype, name="proj")(x))
 
 
 class TransformerBlock(nn.Module):
@@ -207,7 +229,7 @@ class SpatialTransformer(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    """The spatial transformer's mirror along frames: x [b g n s c]; a place's frames are tokens."""
+    """The spatial transformer mirrored: x [b g n h w c], the frames of one place are the tokens."""
 
     heads: int
     norm_num_groups: int
@@ -216,20 +238,20 @@ class TemporalTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        b, g, n, _, channels = x.shape
+        b, g, n, height, width, channels = x.shape
         if n > self.max_frames:
             raise UserError(f"{n} frames in one clip: this model takes at most {self.max_frames}")
         position = self.param(
             "position_embedding", nn.initializers.normal(0.02), (self.max_frames, channels)
         )
-        h = rearrange(x, "b g n s c -> (b g n) s c")
+        h = rearrange(x, "b g n h w c -> (b g n) h w c")
         h = GroupNorm(self.norm_num_groups, 1e-6, dtype=self.dtype, name="norm")(h)
-        h = rearrange(h, "(b g n) s c -> (b g s) n c", b=b, g=g)
+        h = rearrange(h, "(b g n) h w c -> (b g h w) n c", b=b, g=g)
         h = Dense(channels, dtype=self.dtype, name="proj_in")(h)
         h = h + position[:n].astype(h.dtype)
         h = TransformerBlock(self.heads, self.dtype, name="transformer_blocks_0")(h)
         h = Dense(channels, dtype=self.dtype, kernel_init=zeros, name="proj_out")(h)
-        return x + rearrange(h, "(b g s) n c -> b g n s c", b=b, g=g)
+        return x + rearrange(h, "(b g h w) n c -> b g n h w c", b=b, g=g, h=height, w=width)
 
 
 class ResnetBlock(nn.Module):

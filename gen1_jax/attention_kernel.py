@@ -1,0 +1,164 @@
+"""Self-attention on TPU that never writes its scores to main memory: two Pallas kernels.
+
+All keys of an image fit into a chip's fast memory (VMEM), and so do the scores of a block of
+queries against them: the softmax is over a whole row at once. Arrays are [b heads d l], and scores
+[keys queries]: statistics are rows, and a head as narrow as 40 is padded to 40 by the memory's
+tiles of 8 x 128, not to 128.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec
+
+BLOCK = 256  # queries at a time
+MAX_LENGTH = 4096  # tokens whose keys, values and their gradients fit into VMEM
+_VMEM = 64 * 2**20
+_LANES = 128
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """softmax(q·k)·v for q, k, v [b heads d l], q scaled.
+
+    Returns:
+      The result [b heads d l] in v's type; the logarithm of each query's sum of exponentials,
+      [b heads l], float32, which `attend_backward` takes.
+    """
+    return _over_devices(_attend)(q, k, v)
+
+
+def attend_backward(q, k, v, y, lse, dy) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradients of q, k and v; y and lse are what `attend` returned, dy is y's gradient."""
+    return _over_devices(_attend_backward)(q, k, v, y, lse, dy)
+
+
+def _over_devices(function):
+    """Each device computes its own part of the leading axis; the compiler cannot split a kernel."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function
+    spec = PartitionSpec(mesh.axis_names)
+    return jax.shard_map(function, in_specs=spec, out_specs=spec, check_vma=False)
+
+
+def _attend(q, k, v):
+    b, heads, d, length = q.shape
+    part, whole, rows = _specs(heads, d, length)
+    return pl.pallas_call(
+        _forward_kernel,
+        grid=(b, pl.cdiv(length, BLOCK)),
+        in_specs=[part, whole, whole],
+        out_specs=[part, rows],
+        out_shape=[
+            jax.ShapeDtypeStruct(v.shape, v.dtype),
+            jax.ShapeDtypeStruct((b, heads, length), jnp.float32),
+        ],
+        compiler_params=_parameters(),
+        cost_estimate=_cost(2, (q, k, v, v), b, heads, d, length),
+        name="attention_forward",
+    )(q, k, v)
+
+
+def _attend_backward(q, k, v, y, lse, dy):
+    b, heads, d, length = q.shape
+    part, whole, rows = _specs(heads, d, length)
+    sums = pltpu.VMEM((heads, d, length), jnp.float32)
+    return pl.pallas_call(
+        partial(_backward_kernel, length=length),
+        grid=(b, pl.cdiv(length, BLOCK)),
+        in_specs=[part, whole, whole, part, rows, part],
+        out_specs=[part, whole, whole],
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)],
+        scratch_shapes=[sums, sums],
+        compiler_params=_parameters(),
+        cost_estimate=_cost(5, (q, k, v, y, dy, q, k, v), b, heads, d, length),
+        name="attention_backward",
+    )(q, k, v, y, lse, dy)
+
+
+def _specs(heads: int, d: int, length: int) -> tuple[pl.BlockSpec, pl.BlockSpec, pl.BlockSpec]:
+    """A block of queries; all keys; a block of a row a query."""
+    return (
+        pl.BlockSpec((1, heads, d, min(BLOCK, length)), lambda i, j: (i, 0, 0, j)),
+        pl.BlockSpec((1, heads, d, length), lambda i, j: (i, 0, 0, 0)),
+        pl.BlockSpec((1, heads, min(BLOCK, length)), lambda i, j: (i, 0, j)),
+    )
+
+
+def _parameters() -> pltpu.CompilerParams:
+    # The blocks of one image come one after another: they add up gradients of the same keys.
+    return pltpu.CompilerParams(
+        dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=_VMEM
+    )
+
+
+def _cost(products: int, arrays: tuple, b: int, heads: int, d: int, length: int) -> pl.CostEstimate:
+    """What the kernel does, with what it does in vain: the matrix unit is 128 wide."""
+    wide, long = (math.ceil(size / _LANES) * _LANES for size in (d, length))
+    rows = 4 * b * heads * length
+    return pl.CostEstimate(
+        flops=2 * products * b * heads * long * long * wide,
+        transcendentals=b * heads * length * length,
+        bytes_accessed=sum(x.size * x.dtype.itemsize for x in arrays) + rows,
+    )
+
+
+def _product(x: jax.Array, y: jax.Array, axes: tuple[int, int]) -> jax.Array:
+    """Σ over axis axes[0] of x and axes[1] of y; float32."""
+    return jax.lax.dot_general(
+        x, y, (((axes[0],), (axes[1],)), ((), ())), preferred_element_type=jnp.float32
+    )
+
+
+def _forward_kernel(q_ref, k_ref, v_ref, y_ref, lse_ref):
+    def one_head(h, _):
+        v = v_ref[0, h]
+        scores = _product(k_ref[0, h], q_ref[0, h], (0, 0))  # [keys queries]
+        largest = scores.max(0, keepdims=True)
+        weights = jnp.exp(scores - largest)
+        total = weights.sum(0, keepdims=True)
+        y = _product(v, weights.astype(v.dtype), (1, 0)) / total
+        y_ref[0, h] = y.astype(y_ref.dtype)
+        lse_ref[0, pl.ds(h, 1)] = largest + jnp.log(total)
+
+    jax.lax.fori_loop(0, q_ref.shape[1], one_head, None)
+
+
+def _backward_kernel(
+    q_ref, k_ref, v_ref, y_ref, lse_ref, dy_ref, dq_ref, dk_ref, dv_ref, dk_sum, dv_sum, *, length
+):
+    block, size = pl.program_id(1), q_ref.shape[3]
+
+    @pl.when(block == 0)
+    def _():
+        dk_sum[...] = jnp.zeros_like(dk_sum)
+        dv_sum[...] = jnp.zeros_like(dv_sum)
+
+    def there(x):
+        """Zeros for the queries that a last, incomplete block has none for."""
+        if length % size == 0:
+            return x
+        query = block * size + jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
+        return jnp.where(query < length, x, jnp.zeros_like(x))
+
+    def one_head(h, _):
+        k, v = k_ref[0, h], v_ref[0, h]
+        q, y, dy = there(q_ref[0, h]), there(y_ref[0, h]), there(dy_ref[0, h])
+        scores = _product(k, q, (0, 0))
+        weights = jnp.exp(scores - there(lse_ref[0, pl.ds(h, 1)]))
+        along = (dy.astype(jnp.float32) * y.astype(jnp.float32)).sum(0, keepdims=True)
+        dscores = (weights * (_product(v, dy, (0, 0)) - along)).astype(q.dtype)
+        dq_ref[0, h] = _product(k, dscores, (1, 0)).astype(dq_ref.dtype)
+        dk_sum[h] += _product(q, dscores, (1, 1))
+        dv_sum[h] += _product(dy, weights.astype(dy.dtype), (1, 1))
+
+    jax.lax.fori_loop(0, q_ref.shape[1], one_head, None)
+
+    @pl.when(block == pl.num_programs(1) - 1)
+    def _():
+        dk_ref[0] = dk_sum[...].astype(dk_ref.dtype)
+        dv_ref[0] = dv_sum[...].astype(dv_ref.dtype)
