@@ -214,8 +214,8 @@ def table(report) -> str:
 
 
 def memory(report) -> str:
-    text = f"{_gib(report.hbm_used_bytes)} of {_gib(report.hbm_available_bytes)}"
-    parts = ", ".join(f"{name} {_gib(size)}" for name, size in report.hbm.items() if size)
+    text = f"{_size(report.hbm_used_bytes)} of {_size(report.hbm_available_bytes)}"
+    parts = ", ".join(f"{name} {_size(size)}" for name, size in report.hbm.items() if size)
     return f"{text} ({parts})" if parts else text
 
 
@@ -224,8 +224,8 @@ def advice(report) -> str:
     if report.settings["what"] == "train":
         change = "more --microbatches, --remat layer, a larger mesh.fsdp (--set), or more chips"
     return (
-        f"does not fit: {_gib(report.hbm_used_bytes)} needed, "
-        f"{_gib(report.hbm_available_bytes)} there; try {change}"
+        f"does not fit: {_size(report.hbm_used_bytes)} needed, "
+        f"{_size(report.hbm_available_bytes)} there; try {change}"
     )
 
 
@@ -238,7 +238,7 @@ def search_line(report) -> str:
 
 
 def memory_short(report) -> str:
-    return f"{_gib(report.hbm_used_bytes)} of {_gib(report.hbm_available_bytes)}"
+    return f"{_size(report.hbm_used_bytes)} of {_size(report.hbm_available_bytes)}"
 
 
 def search_table(reports: list, best) -> str:
@@ -249,5 +249,7 @@ def search_table(reports: list, best) -> str:
     return f"\nbest: {search_line(best)}\n{table(best)}"
 
 
-def _gib(count: int | None) -> str:
-    return "unknown" if count is None else f"{count / 2**30:.2f} GiB"
+def _size(count: int | None) -> str:
+    if count is None:
+        return "unknown"
+    return f"{count / 2**30:.2f} GiB" if abs(count) >= 2**27 else f"{count / 2**20:.1f} MiB"

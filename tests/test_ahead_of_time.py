@@ -1,0 +1,148 @@
+"""`gen1 compile`: what it reports, on CPU devices; what it says where a program does not fit."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import micro
+import pytest
+
+from gen1_jax import ahead_of_time, cli
+from gen1_jax.ahead_of_time import make_target, measure, read_out_of_memory, train_work
+from gen1_jax.commands import compile_step
+from gen1_jax.errors import UserError
+from gen1_jax.hardware import CHIPS
+from gen1_jax.models.unet import VideoUNet
+from gen1_jax.weights.folder import param_template
+
+CONFIG = f"{micro.__file__}"
+KEYS = {
+    *("settings", "parameters", "fits", "hbm_used_bytes", "hbm_available_bytes", "model_flops"),
+    *("flops", "bytes", "collectives", "arithmetic_seconds", "memory_seconds"),
+    *("interconnect_seconds", "mfu_bound", "notes"),
+}
+
+
+def test_the_command_ends_in_one_line_of_json():
+    command = ["compile", "--config", f"{CONFIG}:blur", "--topology", "cpu:4", "--json"]
+    code = "import sys; from gen1_jax.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    *table, last = done.stdout.splitlines()
+    assert any(line.startswith("chips") and "4 as data 4 x fsdp 1" in line for line in table)
+    report = json.loads(last)
+    assert report.keys() >= KEYS
+    module = VideoUNet.from_config(micro.get_config("blur").model.to_dict())
+    count = sum(x.size for x in jax.tree.leaves(param_template(module)))
+    assert report["parameters"] == count
+    assert report["fits"] and report["hbm_used_bytes"] > 16 * count  # params, EMA, two moments
+    assert report["settings"]["chips"] == 4 and report["mfu_bound"] is None  # no peak is known
+    # Gradients are summed over the four; with one token to attend to, queries have none.
+    assert report["collectives"]["all-reduce"]["bytes"] > 0.95 * 4 * count
+    assert 0.6 < 4 * report["flops"] / report["model_flops"] < 1.1
+
+
+def config_of(part: str, **changes):
+    config = micro.get_config(part)
+    config.update(changes)
+    return config
+
+
+def arguments(what: str, **options):
+    return SimpleNamespace(
+        **{"config": f"{CONFIG}:blur", "what": what, "images": False, "steps": 3}
+        | {"batch_size": None}
+        | options
+    )
+
+
+def test_sampling_costs_its_steps_and_no_collective():
+    """The branches g stay together on each device: nothing is sent for guidance."""
+    target = make_target("cpu:8", {"data": -1, "fsdp": 1})
+    reports = [
+        measure(
+            compile_step.make_work(arguments("sample", steps=n), config_of("blur"), target), target
+        )
+        for n in (2, 4)
+    ]
+    assert reports[1].flops == pytest.approx(2 * reports[0].flops, rel=0.05)
+    assert all(report.collectives == {} for report in reports)
+
+
+def test_known_peaks_bound_the_share_of_them():
+    target = make_target("cpu:2", {"data": -1, "fsdp": 1})._replace(chip=CHIPS["v5e"])
+    work = train_work(config_of("depth"), {}, target, images=False)
+    report = measure(work, target)
+    longest = max(report.arithmetic_seconds, report.memory_seconds, report.interconnect_seconds)
+    assert report.memory_seconds == report.bytes / CHIPS["v5e"].bandwidth
+    assert report.mfu_bound == pytest.approx(
+        report.model_flops / 2 / (CHIPS["v5e"].flops * longest)
+    )
+    assert "MFU" in compile_step.table(report)
+
+
+def test_a_program_that_does_not_fit_is_an_answer():
+    target = make_target("cpu:2", {"data": -1, "fsdp": 1})
+    small = target._replace(chip=CHIPS["v5e"]._replace(memory=1e5))
+    report = measure(train_work(config_of("depth"), {}, small, images=False), small)
+    assert not report.fits
+    assert "does not fit" in compile_step.table(report)
+    assert "--microbatches" in compile_step.table(report)
+
+
+# The compiler's own words.
+V5E = (
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+    "Used 20.45G of 15.75G hbm. Exceeded hbm capacity by 4.70G."
+)
+
+
+def test_out_of_memory_is_read_from_the_compiler_s_message():
+    assert read_out_of_memory(V5E, None) == (int(20.45 * 2**30), int(15.75 * 2**30))
+    assert read_out_of_memory("RESOURCE_EXHAUSTED: no numbers here", 7) == (None, 7)
+    with pytest.raises(UserError, match="refused the program: INTERNAL: Mosaic failed"):
+        read_out_of_memory("INTERNAL: Mosaic failed\nand so on", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--topology", "v9:2x2"], "accepted: a version"),
+        (["--topology", "v5e:two"], "accepted: a version"),
+        (["--topology", "cpu:99"], "this process has 8 CPU devices"),
+        (["--topology", "cpu:3"], "does not divide over 3 chips"),
+        (["--topology", "cpu:8", "--remat", "some"], "accepted: none, products, layer"),
+        (["--topology", "cpu:8", "--microbatches", "0"], "1 or more is accepted"),
+        (["--topology", "cpu:8", "--what", "sample", "--images"], "goes with --what train only"),
+        (["--topology", "cpu:8", "--search", "--remat", "none"], "give neither"),
+        (["--topology", "cpu:8", "--what", "sample", "--steps", "0"], "--steps: 1 to 1000"),
+    ],
+)
+def test_bad_input_ends_in_one_line(capsys, options, message):
+    assert cli.main(["compile", "--config", f"{CONFIG}:blur", *options]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and len(err.strip().splitlines()) == 1, err
+
+
+@pytest.mark.parametrize(
+    ("part", "what", "message"),
+    [
+        ("world", "train", "not trained"),
+        ("clip", "sample", "a stage of the UNet"),
+        ("blur", "encode", "encodes nothing"),
+    ],
+)
+def test_a_part_of_another_kind_is_refused(capsys, part, what, message):
+    command = ["compile", "--config", f"{CONFIG}:{part}", "--topology", "cpu:8", "--what", what]
+    assert cli.main(command) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_the_tpu_s_compiler_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(ahead_of_time.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"gen1-jax\[compile\]"):
+        make_target("v5p:2x2x1", {"data": -1, "fsdp": 1})
