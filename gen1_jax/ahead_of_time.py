@@ -25,7 +25,14 @@ from gen1_jax.errors import UserError
 from gen1_jax.flops import count_flops
 from gen1_jax.hardware import CHIPS, Chip
 from gen1_jax.objectives import make_objective, sample_latents
-from gen1_jax.parallel import batch_sharding, make_mesh, replicated
+from gen1_jax.parallel import (
+    FRAMES,
+    batch_parts,
+    batch_sharding,
+    clip_sharding,
+    make_mesh,
+    replicated,
+)
 from gen1_jax.training import _state_template, make_module, make_optimizer, make_step
 from gen1_jax.weights.folder import module_from_config, param_template
 
@@ -167,6 +174,8 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
     state = _state_template(module, optimizer, mesh)
     batch = _placed(batch_shapes(config, images), batch_sharding(mesh))
+    if mesh.shape[FRAMES] > 1:
+        raise UserError("mesh.frames is for editing; training takes 1")
     if batch.size % mesh.size:
         raise UserError(f"a batch of {batch.size} does not divide over {mesh.size} chips")
     notes = []
@@ -215,12 +224,17 @@ def sample_work(
     schedule = make_schedule(**pipeline["schedule"])
     params = _placed(param_template(module), replicated(mesh))
     shapes = batch_shapes(config, images=False)
-    if batch_size % mesh.size:
-        raise UserError(f"a batch of {batch_size} clips does not divide over {mesh.size} chips")
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), shapes
-    )
-    batch = _placed(shapes, batch_sharding(mesh))
+    parts, split = batch_parts(mesh), mesh.shape[FRAMES]
+    if batch_size % parts:
+        raise UserError(f"a batch of {batch_size} clips does not divide over {parts} parts")
+    if config.data.num_frames % split:
+        raise UserError(f"{config.data.num_frames} frames do not divide over {split} chips")
+
+    def place(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sharding = (clip_sharding if len(x.shape) == 5 else batch_sharding)(mesh)
+        return jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype, sharding=sharding)
+
+    batch = jax.tree.map(place, shapes)
     structured = module.in_channels > module.out_channels
     condition = (batch.structure, batch.structure_level) if structured else (None, None)
 
@@ -260,8 +274,8 @@ def encode_work(
       target: what it is compiled for.
     """
     mesh, b = target.mesh, config.batch_size
-    if b % mesh.size:
-        raise UserError(f"a batch of {b} clips does not divide over {mesh.size} chips")
+    if b % batch_parts(mesh):
+        raise UserError(f"a batch of {b} clips does not divide over {batch_parts(mesh)} chips")
     conditioner, frozen = describe_frozen(models, jnp.dtype(config.dtype), mesh)
     frames = (b, pipeline["num_frames"], *pipeline["size"], 3)
     shapes = (

@@ -17,11 +17,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from gen1_jax.conditioning import Conditioner, Frozen, read_settings
 from gen1_jax.diffusion import Schedule, make_schedule
 from gen1_jax.errors import UserError
 from gen1_jax.objectives import sample_latents
+from gen1_jax.parallel import FRAMES, batch_parts, clip_sharding, make_mesh, replicated
 from gen1_jax.structure import LEVEL_CHANNELS, NUM_LEVELS, blur, normalise_clip
 from gen1_jax.tokenizer import Tokenizer, load_tokenizer
 from gen1_jax.weights.folder import load_model
@@ -77,9 +79,12 @@ class VideoEditor:
         params: Frozen,
         tokenizer: Tokenizer,
         settings: dict[str, Any],
+        mesh: Mesh | None = None,
     ):
-        self.unet, self.conditioner, self.params = unet, conditioner, params
+        self.unet, self.conditioner = unet, conditioner
         self.tokenizer, self.settings = tokenizer, settings
+        self.mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
+        self.params = jax.device_put(params, replicated(self.mesh))
         self.schedule: Schedule = make_schedule(**settings["schedule"])
         self._sample = jax.jit(self._sample_fn, static_argnames=("num_steps",))
         self._depth = jax.jit(conditioner.estimate_depth)
@@ -94,12 +99,14 @@ class VideoEditor:
         )
 
     @classmethod
-    def load(cls, folder: str | Path, dtype: Any = None) -> "VideoEditor":
+    def load(cls, folder: str | Path, dtype: Any = None, mesh: Mesh | None = None) -> "VideoEditor":
         """From a pipeline folder.
 
         Args:
           folder: with unet/ vae/ clip/ depth/ prior/ tokenizer/ and gen1.json.
           dtype: compute type; float32 if None.
+          mesh: the devices that batches of clips, and the frames of each, are split over; the
+            first device if None.
 
         Raises:
           UserError: a part is missing, unreadable, or of another kind of model.
@@ -115,9 +122,9 @@ class VideoEditor:
             )
         tokenizer = load_tokenizer(folder / "tokenizer")
         _check_parts(folder, unet, conditioner, tokenizer)
-        params = jax.device_put({**params, "unet": unet_params})
+        params = {**params, "unet": unet_params}
         try:
-            return cls(unet, conditioner, params, tokenizer, settings)
+            return cls(unet, conditioner, params, tokenizer, settings, mesh)
         except (KeyError, TypeError) as error:
             raise UserError(f"{folder / 'gen1.json'} has a wrong setting: {error}") from error
 
@@ -226,8 +233,12 @@ class VideoEditor:
             raise UserError(
                 f"{n} frames: this model takes at most {self.unet.max_frames} at a time"
             )
+        parts, split = batch_parts(self.mesh), self.mesh.shape[FRAMES]
+        if b % parts or n % split:
+            raise UserError(f"{b} clips of {n} frames do not divide over {parts} x {split} devices")
         if depth is None:
-            depth = self._depth(self.params, frames)
+            depth = self._depth(self.params, jax.device_put(frames, clip_sharding(self.mesh)))
+        depth = jax.device_put(depth, clip_sharding(self.mesh))
         guidance = controls.guidance_scale
         guidance = self.settings["guidance_scale"] if guidance is None else guidance
         per_clip = [
@@ -239,9 +250,10 @@ class VideoEditor:
             )
         ]
         key = jax.random.key(seed)
-        edited, seen = self._sample(
-            self.params, depth, content, key, *per_clip, num_steps=controls.num_steps
-        )
+        with jax.set_mesh(self.mesh):  # for kernels, which each device runs on its own part
+            edited, seen = self._sample(
+                self.params, depth, content, key, *per_clip, num_steps=controls.num_steps
+            )
         return [Edit(*pair) for pair in zip(np.asarray(edited), np.asarray(seen), strict=True)]
 
     def _sample_fn(

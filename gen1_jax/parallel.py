@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import math
 import os
 import platform
 import sys
@@ -16,32 +17,47 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen1_jax.errors import UserError
 
-DATA, FSDP = "data", "fsdp"
+DATA, FSDP, FRAMES = "data", "fsdp", "frames"
 PyTree = Any
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices: list | None = None) -> Mesh:
-    """A (data, fsdp) mesh over all devices; −1 stands for what is left.
+def make_mesh(data: int = -1, fsdp: int = 1, frames: int = 1, devices: list | None = None) -> Mesh:
+    """A (data, fsdp, frames) mesh over all devices; −1 stands for what is left.
+
+    Args:
+      data: parts of a batch, with the whole model each.
+      fsdp: parts of a batch, over which parameters and optimiser are split too.
+      frames: parts of one clip, for editing; training leaves it at 1.
+      devices: all of this job if None.
 
     Raises:
       UserError: the axes do not divide the devices.
     """
     devices = jax.devices() if devices is None else devices
-    shape = [data, fsdp]
+    shape = [data, fsdp, frames]
+    axes = f"mesh (data={data}, fsdp={fsdp}, frames={frames})"
     if shape.count(-1) > 1 or any(s == 0 or s < -1 for s in shape):
-        raise UserError(
-            f"mesh (data={data}, fsdp={fsdp}); accepted: positive sizes, at most one of them -1"
-        )
+        raise UserError(f"{axes}; accepted: positive sizes, at most one of them -1")
     if -1 in shape:
-        shape[shape.index(-1)] = max(1, len(devices) // -(shape[0] * shape[1]))
-    if shape[0] * shape[1] != len(devices):
-        raise UserError(f"mesh (data={data}, fsdp={fsdp}) does not fit {len(devices)} devices")
-    return Mesh(np.asarray(devices).reshape(shape), (DATA, FSDP))
+        shape[shape.index(-1)] = max(1, len(devices) // -math.prod(shape))
+    if math.prod(shape) != len(devices):
+        raise UserError(f"{axes} does not fit {len(devices)} devices")
+    return Mesh(np.asarray(devices).reshape(shape), (DATA, FSDP, FRAMES))
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Parts that a batch is split into."""
+    return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis over all devices."""
+    """The leading axis over the devices; over those of a clip the same."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def clip_sharding(mesh: Mesh) -> NamedSharding:
+    """[b n ...]: the batch over the devices, the frames of a clip over those of its clip."""
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP), FRAMES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -72,7 +88,7 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     Raises:
       UserError: the batch does not divide over the devices.
     """
-    sharding, count = batch_sharding(mesh), mesh.size // jax.process_count()
+    sharding, count = batch_sharding(mesh), batch_parts(mesh) // jax.process_count()
 
     def put(x: np.ndarray) -> jax.Array:
         if x.shape[0] % count:

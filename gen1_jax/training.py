@@ -387,6 +387,8 @@ def check_settings(config) -> None:
             raise UserError(f"{config.name}: {name} is {config[name]}; 1 or more is accepted")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"{config.name}: seed is {config.seed}; 0 to {2**32 - 1} are accepted")
+    if config.mesh.get("frames", 1) != 1:
+        raise UserError(f"{config.name}: mesh.frames is {config.mesh.frames}; training accepts 1")
     if config.dtype not in DTYPES:
         raise UserError(f"{config.name}: dtype is {config.dtype!r}; accepted: {', '.join(DTYPES)}")
 

@@ -33,8 +33,8 @@ def devices(count=8):
     ],
 )
 def test_mesh_shapes(data, fsdp, count, shape):
-    mesh = make_mesh(data, fsdp, devices(count))
-    assert tuple(mesh.shape.items()) == (("data", shape[0]), ("fsdp", shape[1]))
+    mesh = make_mesh(data, fsdp, devices=devices(count))
+    assert tuple(mesh.shape.items()) == (("data", shape[0]), ("fsdp", shape[1]), ("frames", 1))
     assert set(mesh.devices.flat) == set(devices(count))
 
 
@@ -43,9 +43,11 @@ def test_mesh_shapes(data, fsdp, count, shape):
     [(3, 1), (-1, 3), (-1, 16), (16, 1), (4, 4), (-1, -1), (0, 8), (-2, 4), (-1, 0), (-4, -2)],
 )
 def test_a_mesh_that_does_not_fit_is_refused_in_one_line(data, fsdp):
-    message = rf"mesh \(data={data}, fsdp={fsdp}\).*(accepted: positive|does not fit 8 devices)"
+    message = (
+        rf"mesh \(data={data}, fsdp={fsdp}, frames=1\).*(accepted: positive|does not fit 8 devices)"
+    )
     with pytest.raises(UserError, match=message):
-        make_mesh(data, fsdp, devices())
+        make_mesh(data, fsdp, devices=devices())
 
 
 @pytest.mark.parametrize(
@@ -61,14 +63,14 @@ def test_a_mesh_that_does_not_fit_is_refused_in_one_line(data, fsdp):
     ],
 )
 def test_parameters_lie_along_their_largest_axis_that_divides(shape, fsdp, spec):
-    mesh = make_mesh(-1, fsdp, devices())
+    mesh = make_mesh(-1, fsdp, devices=devices())
     sharding = state_sharding(mesh, {"x": jax.ShapeDtypeStruct(shape, jnp.float32)})["x"]
     assert sharding.spec == spec and sharding.mesh == mesh
 
 
 @pytest.mark.parametrize("fsdp", [1, 2, 8])
 def test_a_batch_is_spread_over_all_devices(fsdp):
-    mesh = make_mesh(-1, fsdp, devices())
+    mesh = make_mesh(-1, fsdp, devices=devices())
     batch = Batch(latents=normal(0, 16, 3, 2, 2, 4), structure_level=np.arange(16, dtype=np.int32))
     placed = put_batch(batch, mesh)
     assert isinstance(placed, Batch) and placed.fields().keys() == batch.fields().keys()
@@ -80,7 +82,7 @@ def test_a_batch_is_spread_over_all_devices(fsdp):
 
 @pytest.mark.parametrize("size", [1, 4, 12])
 def test_a_batch_that_does_not_divide_is_refused(size):
-    mesh = make_mesh(-1, 2, devices())
+    mesh = make_mesh(-1, 2, devices=devices())
     with pytest.raises(UserError, match=f"a batch of {size} does not divide over 8 devices"):
         put_batch(Batch(content=normal(0, size, 5)), mesh)
 
@@ -103,7 +105,7 @@ def test_training_on_eight_devices_is_training_on_one(fsdp):
     momentum = jax.tree.map(np.zeros_like, params)
     data = {"x": normal(3, 16, 64), "y": normal(4, 16, 64)}
 
-    mesh = make_mesh(-1, fsdp, devices())
+    mesh = make_mesh(-1, fsdp, devices=devices())
     sharding = state_sharding(mesh, params)
     if fsdp > 1:
         assert not sharding["w1"].is_fully_replicated and sharding["b1"].is_fully_replicated
@@ -127,7 +129,7 @@ def test_the_branches_of_guidance_move_nothing_between_devices():
     """Each device guides its own clips: the branch axis stands beside the batch, not in it."""
     module = tiny(in_channels=12, **ONE_LEVEL)
     params = drawn_params(module)
-    mesh = make_mesh(-1, 1, devices())
+    mesh = make_mesh(-1, 1, devices=devices())
     z, structure = normal(0, 8, 2, 4, 4, 4), normal(1, 8, 2, 4, 4, 4)
     args = z, np.arange(8) * 100, normal(2, 8, 1, 6), structure, np.arange(8)
 

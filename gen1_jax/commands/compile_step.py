@@ -134,11 +134,13 @@ def make_work(args, config, target):
     if args.what == "train":
         models = model_configs(args.config, config.frozen)
         return ahead_of_time.train_work(config, models, target, args.images)
+    from gen1_jax.parallel import batch_parts
+
     pipeline = other_part(args.config, "pipeline").settings.to_dict()
     if args.what == "encode":
         models = model_configs(args.config, config.frozen)
         return ahead_of_time.encode_work(config, pipeline, models, target)
-    batch_size = target.mesh.size if args.batch_size is None else args.batch_size
+    batch_size = batch_parts(target.mesh) if args.batch_size is None else args.batch_size
     if batch_size < 1 or not 1 <= args.steps <= 1000:
         raise UserError("--batch-size: 1 or more is accepted; --steps: 1 to 1000")
     return ahead_of_time.sample_work(config, pipeline, target, batch_size, args.steps)

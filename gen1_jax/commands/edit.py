@@ -8,6 +8,7 @@ Any video, GIF, picture or folder of frames is read; a side-by-side is written b
 import time
 from pathlib import Path
 
+from gen1_jax.commands.mesh import add_mesh_argument, make_mesh_of
 from gen1_jax.errors import UserError
 
 HELP = "edit a video with a prompt or a picture"
@@ -73,6 +74,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--no-preview", action="store_true", help="no side-by-side beside the output"
     )
+    add_mesh_argument(parser)
 
 
 def run(args) -> None:
@@ -101,7 +103,7 @@ def run(args) -> None:
         raise UserError("input and outputs must be different files")
 
     keep_programs()
-    editor = VideoEditor.load(args.model)
+    editor = VideoEditor.load(args.model, mesh=make_mesh_of(args))
     size = parse_size(args.size, editor.settings["size"], editor.conditioner.vae.spatial_factor)
     if args.frames is not None and args.frames > editor.unet.max_frames:
         raise UserError(

@@ -11,6 +11,7 @@ on), table.md, metrics.json, trends.png.
 
 from pathlib import Path
 
+from gen1_jax.commands.mesh import add_mesh_argument, make_mesh_of
 from gen1_jax.errors import UserError
 
 HELP = "measure edits over a grid of the three controls"
@@ -54,6 +55,7 @@ def add_arguments(parser) -> None:
         "--batch-size", type=int, default=8, help="clips edited together (%(default)s)"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
+    add_mesh_argument(parser)
     parser.add_argument("--no-progress", action="store_true", help="no bar")
 
 
@@ -83,7 +85,7 @@ def run(args) -> None:
             raise UserError(
                 f"--{name.replace('_', '-')} {getattr(args, name)}; 1 or more is accepted"
             )
-    editor = VideoEditor.load(args.model)
+    editor = VideoEditor.load(args.model, mesh=make_mesh_of(args))
     palette = None
     if args.prompts:
         frames = args.frames or editor.settings["num_frames"]

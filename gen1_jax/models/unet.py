@@ -1,10 +1,11 @@
 """The video UNet: Stable Diffusion's `UNet2DConditionModel`, inflated with temporal layers.
 
-Tensors stay flat, [(b g n) h w c], through the spatial layers. A temporal layer sees
-[b g n h w c] and works on the first `num_video_branches` guidance branches only, a static slice,
-so that image branches cost no temporal arithmetic at all. Every temporal layer adds a
-zero-initialised projection to its input: before video training the network equals the image network
-on each frame. Names containing "temporal" are ours; all others are diffusers'.
+Tensors stay flat, [(b n g) h w c], through the spatial layers, so that the frames of one clip may
+lie on several devices. A temporal layer sees [b n g h w c] and works on the first
+`num_video_branches` guidance branches only, a static slice: image branches cost no temporal
+arithmetic at all. Every temporal layer adds a zero-initialised projection to its input: before
+video training the network equals the image network on each frame. Names containing "temporal" are
+ours; all others are diffusers'.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange
+from einops import rearrange, repeat
 
 from gen1_jax.errors import UserError
 from gen1_jax.models.config import read_config, write_config
@@ -68,11 +69,11 @@ def rematerialised(cls: type[nn.Module], remat: str, static: tuple[int, ...] = (
 
 
 class Axes(NamedTuple):
-    """The sizes folded into the leading axis (b g n), and how many branches are video."""
+    """The sizes folded into the leading axis (b n g), and how many branches are video."""
 
     batch: int
-    branches: int
     frames: int
+    branches: int
     video_branches: int
 
     @property
@@ -82,16 +83,16 @@ class Axes(NamedTuple):
 
 
 def on_video_branches(layer, x: jax.Array, axes: Axes) -> jax.Array:
-    """`layer` ([b g n h w c] → same) on the video branches of x [(b g n) h w c]; others pass."""
-    b, g, n, k = axes
-    split = x.reshape(b, g, n, *x.shape[1:])
+    """`layer` ([b n g h w c] → same) on the video branches of x [(b n g) h w c]; others pass."""
+    b, n, g, k = axes
+    split = x.reshape(b, n, g, *x.shape[1:])
     if k == g:
         return layer(split).reshape(x.shape)
-    return jnp.concatenate([layer(split[:, :k]), split[:, k:]], axis=1).reshape(x.shape)
+    return jnp.concatenate([layer(split[:, :, :k]), split[:, :, k:]], axis=2).reshape(x.shape)
 
 
 class TemporalConv(nn.Module):
-    """x + conv over frames (3 taps, zero-initialised); x [b g n h w c]. Parameters: kernel WIO."""
+    """x + conv over frames (3 taps, zero-initialised); x [b n g h w c]. Parameters: kernel WIO."""
 
     dtype: Any = None
 
@@ -108,10 +109,9 @@ class TemporalConv(nn.Module):
 
 
 def _convolve_frames(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x [b g n h w c], kernel [3 c c]. Height and width stay apart: on TPU nothing is moved."""
-    flat = x.reshape(-1, *x.shape[2:])
+    """x [b n g h w c], kernel [3 c c]. Height and width stay apart: on TPU nothing is moved."""
     y = jax.lax.conv_general_dilated(
-        flat,
+        rearrange(x, "b n g h w c -> b n (g h) w c"),
         kernel[:, None, None],
         window_strides=(1, 1, 1),
         padding=((1, 1), (0, 0), (0, 0)),
@@ -126,33 +126,40 @@ def _convolve_frames_by_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     On CPU 1.5 to 2.5 times faster, forward and backward; on TPU the taps would be copied.
     """
     channels = x.shape[-1]
-    padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-    shifts = jnp.concatenate([padded[:, :, :-2], x, padded[:, :, 2:]], axis=-1)
-    return matmul(shifts, kernel.reshape(3 * channels, channels))
+    padded = jnp.pad(x, ((0, 0), (1, 1), *((0, 0),) * 4))
+    taps = jnp.concatenate([padded[:, :-2], x, padded[:, 2:]], axis=-1)
+    return matmul(taps, kernel.reshape(3 * channels, channels))
 
 
 class Attention(nn.Module):
-    """Multi-head attention, q/k/v without bias. x [b l c], context [b m d] (x itself if None)."""
+    """Multi-head attention, q/k/v without bias. x [b l c], context [b m d] (x itself if None).
+
+    Along frames x is [b n s c], and each of the s places attends to its own n frames.
+    """
 
     heads: int
     dtype: Any = None
     upcast: bool = False  # queries and keys to float32
+    along_frames: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
         channels = x.shape[-1]
         context = x if context is None else context
+        folded, unfolded = "b l (heads d)", "b l heads d"
+        if self.along_frames:
+            folded, unfolded = "b n s (heads d)", "(b s) n heads d"
 
         def project(name: str, y: jax.Array) -> jax.Array:
             y = Dense(channels, use_bias=False, dtype=self.dtype, name=name)(y)
-            return rearrange(y, "... l (heads d) -> ... l heads d", heads=self.heads)
+            return rearrange(y, f"{folded} -> {unfolded}", heads=self.heads)
 
         q, k, v = project("to_q", x), project("to_k", context), project("to_v", context)
         if self.upcast:
             q, k = q.astype(jnp.float32), k.astype(jnp.float32)
         # The softmax over one key is 1: every query reads the one value, whatever q and k are.
         y = v if context.shape[1] == 1 else attention(q, k, v)
-        y = rearrange(y, "... l heads d -> ... l (heads d)")
+        y = rearrange(y, f"{unfolded} -> {folded}", b=x.shape[0])
         y = Dense(channels, dtype=self.dtype, name="to_out_0")(y)
         return jnp.broadcast_to(y, x.shape)
 
@@ -186,11 +193,12 @@ class TransformerBlock(nn.Module):
     heads: int
     dtype: Any = None
     upcast: bool = False
+    along_frames: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
         def attend(name: str) -> Attention:
-            return Attention(self.heads, self.dtype, self.upcast, name=name)
+            return Attention(self.heads, self.dtype, self.upcast, self.along_frames, name=name)
 
         def norm(name: str) -> LayerNorm:
             return LayerNorm(1e-5, dtype=self.dtype, name=name)
@@ -202,7 +210,7 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """diffusers' `Transformer2DModel`: x [(b g n) h w c], context [(b g n) l d]."""
+    """diffusers' `Transformer2DModel`: x [(b n g) h w c], context [(b n g) l d]."""
 
     heads: int
     norm_num_groups: int
@@ -229,7 +237,7 @@ class SpatialTransformer(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    """The spatial transformer mirrored: x [b g n h w c], the frames of one place are the tokens."""
+    """The spatial transformer mirrored: x [b n g h w c], the frames of one place are the tokens."""
 
     heads: int
     norm_num_groups: int
@@ -238,20 +246,22 @@ class TemporalTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        b, g, n, height, width, channels = x.shape
+        b, n, g, _, _, channels = x.shape
         if n > self.max_frames:
             raise UserError(f"{n} frames in one clip: this model takes at most {self.max_frames}")
         position = self.param(
             "position_embedding", nn.initializers.normal(0.02), (self.max_frames, channels)
         )
-        h = rearrange(x, "b g n h w c -> (b g n) h w c")
+        h = rearrange(x, "b n g h w c -> (b n g) h w c")
         h = GroupNorm(self.norm_num_groups, 1e-6, dtype=self.dtype, name="norm")(h)
-        h = rearrange(h, "(b g n) h w c -> (b g h w) n c", b=b, g=g)
+        h = rearrange(h, "(b n g) h w c -> b n (g h w) c", b=b, g=g)
         h = Dense(channels, dtype=self.dtype, name="proj_in")(h)
-        h = h + position[:n].astype(h.dtype)
-        h = TransformerBlock(self.heads, self.dtype, name="transformer_blocks_0")(h)
-        h = Dense(channels, dtype=self.dtype, kernel_init=zeros, name="proj_out")(h)
-        return x + rearrange(h, "(b g h w) n c -> b g n h w c", b=b, g=g, h=height, w=width)
+        h = h + position[:n, None].astype(h.dtype)
+        block = TransformerBlock(
+            self.heads, self.dtype, along_frames=True, name="transformer_blocks_0"
+        )
+        h = Dense(channels, dtype=self.dtype, kernel_init=zeros, name="proj_out")(block(h))
+        return x + h.reshape(x.shape)
 
 
 class ResnetBlock(nn.Module):
@@ -411,17 +421,16 @@ class VideoUNet(nn.Module):
           [b g n h w out_channels], float32.
         """
         b, g, n, height, width, _ = sample.shape
-        axes = Axes(b, g, n, g if num_video_branches is None else num_video_branches)
+        axes = Axes(b, n, g, g if num_video_branches is None else num_video_branches)
         widths = self.block_out_channels
         heads = self.attention_head_dim
         heads = (heads,) * len(widths) if isinstance(heads, int) else tuple(heads)
-        flat = b * g * n
         dtype = self.dtype or sample.dtype
 
         temb = timestep_embedding(timesteps, widths[0]).astype(dtype)
         temb = TimestepMLP(4 * widths[0], self.dtype, name="time_embedding")(temb)
-        temb = jnp.repeat(jax.nn.silu(temb), g * n, axis=0)
-        context = jnp.repeat(rearrange(context, "b g l d -> (b g) l d").astype(dtype), n, axis=0)
+        temb = repeat(jax.nn.silu(temb), "b c -> (b n g) c", n=n, g=g)
+        context = repeat(context.astype(dtype), "b g l d -> (b n g) l d", n=n)
 
         shared = dict(
             norm_num_groups=self.norm_num_groups,
@@ -434,7 +443,7 @@ class VideoUNet(nn.Module):
             dtype=self.dtype,
         )
         last = len(widths) - 1
-        x = sample.reshape(flat, height, width, -1).astype(dtype)
+        x = rearrange(sample, "b g n h w c -> (b n g) h w c").astype(dtype)
         x = Conv(widths[0], dtype=self.dtype, name="conv_in")(x)
         skips = [x]
         for i, kind in enumerate(self.down_block_types):
@@ -470,7 +479,7 @@ class VideoUNet(nn.Module):
             self.norm_num_groups, self.norm_eps, self.dtype, jax.nn.silu, name="conv_norm_out"
         )
         x = Conv(self.out_channels, dtype=self.dtype, name="conv_out")(norm(x))
-        return x.reshape(b, g, n, height, width, -1).astype(jnp.float32)
+        return rearrange(x, "(b n g) h w c -> b g n h w c", b=b, n=n).astype(jnp.float32)
 
     def dummy_inputs(self) -> tuple:
         """The smallest input that touches every parameter: a clip of two frames."""

@@ -297,4 +297,4 @@ def test_recomputed_values_give_the_same_gradient(remat, extra):
     for name in want:
         np.testing.assert_allclose(got[name], want[name], atol=1e-5, err_msg=name)
     ratio = count_flops(again, params) / count_flops(plain, params)
-    assert ratio == pytest.approx(extra, abs=0.05)
+    assert ratio == pytest.approx(extra, abs=0.07)
