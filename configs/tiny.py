@@ -104,6 +104,9 @@ def training(name: str, objective: str, **fields) -> ConfigDict:
         "ema_decay": 0.995,  # of the moving average that is saved and sampled from
         "dtype": "float32",  # compute type; bfloat16 on accelerators
         "mesh": {"data": -1, "fsdp": 1},  # devices along each axis; -1: what is left
+        # (Axis of a parameter, axis of the mesh): where parameters and optimiser are split; the
+        # first that divides. `out` and `in` are a kernel's channels.
+        "sharding": (("out", "fsdp"), ("in", "fsdp")),
         "microbatches": 1,  # parts of a batch that are computed one after another
         "remat": "none",  # of a UNet: what the backward pass keeps; gen1_jax/models/unet.py
         "seed": 0,

@@ -33,7 +33,7 @@ from gen1_jax.parallel import (
     make_mesh,
     replicated,
 )
-from gen1_jax.training import _state_template, make_module, make_optimizer, make_step
+from gen1_jax.training import make_module, make_optimizer, make_step, state_template
 from gen1_jax.weights.folder import module_from_config, param_template
 
 TPUS = ("v4", "v5e", "v5p", "v6e")
@@ -172,7 +172,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     conditioner, frozen = describe_frozen(models, jnp.dtype(config.dtype), mesh)
     loss = make_objective(config.objective, module, conditioner, config.loss.to_dict()).loss
     optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
-    state = _state_template(module, optimizer, mesh)
+    state = state_template(module, optimizer, mesh, config.sharding)
     batch = _placed(batch_shapes(config, images), batch_sharding(mesh))
     if mesh.shape[FRAMES] > 1:
         raise UserError("mesh.frames is for editing; training takes 1")

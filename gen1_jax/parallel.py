@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +65,49 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_sharding(mesh: Mesh, shapes: PyTree) -> PyTree:
-    """A sharding for each array of a state.
+# The axes of a parameter by their number: places of a kernel, what comes in, what goes out.
+_LOGICAL_AXES = {
+    1: ("out",),
+    2: ("in", "out"),
+    3: ("place", "in", "out"),
+    4: ("place", "place", "in", "out"),
+}
+SHARDING = (("out", FSDP), ("in", FSDP))  # the rules of a config that has none of its own
 
-    The largest axis that divides lies over fsdp; small arrays are everywhere.
+
+def state_sharding(
+    mesh: Mesh, shapes: PyTree, rules: Sequence[tuple[str, str]] = SHARDING
+) -> PyTree:
+    """A sharding for each array of a state: parameters, their average, the optimiser's moments.
+
+    Args:
+      mesh: the devices.
+      shapes: of the arrays.
+      rules: (logical axis, mesh axis), the first that can be followed first: an axis that the mesh
+        axis does not divide stays whole, and a mesh axis is taken once. Small arrays are
+        everywhere.
+
+    Raises:
+      UserError: a rule that names no axis.
     """
-    size = mesh.shape[FSDP]
+    logical = sorted({name for names in _LOGICAL_AXES.values() for name in names})
+    for name, mesh_axis in rules:
+        if name not in logical or mesh_axis not in mesh.shape:
+            raise UserError(
+                f"sharding rule ({name!r}, {mesh_axis!r}); accepted: one of {', '.join(logical)} "
+                f"and one of {', '.join(mesh.shape)}"
+            )
 
     def choose(x) -> NamedSharding:
-        axes = [i for i, s in enumerate(x.shape) if s % size == 0]
-        if size == 1 or not axes or np.prod(x.shape) < 2**14:
-            return replicated(mesh)
-        spec = [None] * len(x.shape)
-        spec[max(axes, key=lambda i: x.shape[i])] = FSDP
-        return NamedSharding(mesh, PartitionSpec(*spec))
+        names = _LOGICAL_AXES.get(len(x.shape), ())
+        spec: list[str | None] = [None] * len(names)
+        for name, mesh_axis in rules if math.prod(x.shape) >= 2**14 else ():
+            size = mesh.shape[mesh_axis]
+            for i in range(len(names)):
+                free = spec[i] is None and mesh_axis not in spec
+                if names[i] == name and free and size > 1 and x.shape[i] % size == 0:
+                    spec[i] = mesh_axis
+        return NamedSharding(mesh, PartitionSpec(*spec)) if any(spec) else replicated(mesh)
 
     return jax.tree.map(choose, shapes)
 

@@ -61,7 +61,7 @@ def edit(shared_editor, micro_run, monkeypatch, quick, capsys, tmp_path):
     """`gen1 edit` in tmp_path, of the micro pipeline, which is loaded once a module."""
     load = VideoEditor.load
 
-    def load_shared(folder, dtype=None):
+    def load_shared(folder, dtype=None, mesh=None):
         return shared_editor if Path(folder) == micro_run / "pipeline" else load(folder, dtype)
 
     monkeypatch.setattr(editing.VideoEditor, "load", load_shared)

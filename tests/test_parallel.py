@@ -54,18 +54,33 @@ def test_a_mesh_that_does_not_fit_is_refused_in_one_line(data, fsdp):
     ("shape", "fsdp", "spec"),
     [
         ((64, 256), 4, P(None, "fsdp")),
-        ((1024, 16), 4, P("fsdp", None)),
-        ((3, 3, 64, 126), 4, P(None, None, "fsdp", None)),  # the largest axis that divides
+        ((1024, 16), 4, P(None, "fsdp")),
+        ((3, 3, 64, 126), 4, P(None, None, "fsdp", None)),  # 126 does not divide
         ((129, 255), 2, P()),  # none divides
         ((64, 255), 4, P()),  # small
         ((), 4, P()),
         ((64, 256), 1, P()),
     ],
 )
-def test_parameters_lie_along_their_largest_axis_that_divides(shape, fsdp, spec):
+def test_parameters_lie_along_the_first_axis_that_divides(shape, fsdp, spec):
     mesh = make_mesh(-1, fsdp, devices=devices())
     sharding = state_sharding(mesh, {"x": jax.ShapeDtypeStruct(shape, jnp.float32)})["x"]
     assert sharding.spec == spec and sharding.mesh == mesh
+
+
+def test_a_config_s_own_rules():
+    mesh = make_mesh(2, 4, devices=devices())
+    shapes = {"a": jax.ShapeDtypeStruct((3, 3, 64, 256), jnp.float32)}
+    for rules, spec in (
+        ((("in", "fsdp"),), P(None, None, "fsdp", None)),
+        ((("out", "data"), ("in", "fsdp")), P(None, None, "fsdp", "data")),
+        ((("place", "fsdp"),), P()),  # three places do not divide
+        ((), P()),
+    ):
+        assert state_sharding(mesh, shapes, rules)["a"].spec == spec
+    for rule in (("rows", "fsdp"), ("out", "model")):
+        with pytest.raises(UserError, match="sharding rule .* accepted: one of in, out, place and"):
+            state_sharding(mesh, shapes, (rule,))
 
 
 @pytest.mark.parametrize("fsdp", [1, 2, 8])

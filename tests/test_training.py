@@ -24,7 +24,7 @@ from gen1_jax.commands.data import make_stream
 from gen1_jax.conditioning import Conditioner
 from gen1_jax.errors import UserError
 from gen1_jax.objectives import Objective
-from gen1_jax.parallel import make_mesh
+from gen1_jax.parallel import SHARDING, make_mesh
 from gen1_jax.structure import model_input
 from gen1_jax.training import TrainState, make_optimizer, train, train_step
 from gen1_jax.weights.folder import load_model, module_from_config
@@ -398,7 +398,7 @@ def test_sharded_parameters_train_to_the_same_numbers(quick):
     results = []
     for count, fsdp in ((1, 1), (4, 2)):
         mesh = make_mesh(fsdp=fsdp, devices=jax.devices()[:count])
-        template = training._state_template(module, optimizer, mesh)
+        template = training.state_template(module, optimizer, mesh, SHARDING)
         state = jax.tree.map(
             lambda x, t: jax.device_put(x, t.sharding),
             training._new_state(optimizer, params),

@@ -136,7 +136,7 @@ def test_the_evaluation_part_makes_its_pictures_once(
     from micro_run import load_evaluation
 
     config = load_evaluation(micro_run, num_clips=2, num_pictured=2)
-    monkeypatch.setattr(evaluation.VideoEditor, "load", lambda _: editor)
+    monkeypatch.setattr(evaluation.VideoEditor, "load", lambda *_, **__: editor)
     picture_edits = evaluation.picture_edits
 
     def broken(*_):

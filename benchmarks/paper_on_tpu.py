@@ -1,0 +1,115 @@
+"""The paper's training step on TPUs that are not there: does it fit, and what bounds it?
+
+    python benchmarks/paper_on_tpu.py [CASE ...] [--keep DIR]
+
+`gen1 compile` with the real TPU compiler (`pip install gen1-jax[compile]`), one case after another;
+each takes 5 to 15 minutes of a CPU core and a few GB. Without names all cases are compiled. With
+--keep a case that was compiled before is read from DIR. docs/performance.md explains the figures.
+
+The last line is one JSON object: case → `gen1 compile --json`'s figures, and for "guided" the FLOPs
+of one guided call against three video passes.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+VIDEO, IMAGES = "--config paper:blur", "--config paper:image --images"
+# Weak scaling: 9 clips a chip, on 16 to 256 chips.
+SCALING = {16: "2x2x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8"}
+CASES = {
+    "v5p": f"{VIDEO} --topology v5p:4x4x8",
+    "v5p images": f"{IMAGES} --topology v5p:4x4x8",
+    "v5e": f"{VIDEO} --topology v5e:8x16 --microbatches 9 --set mesh.fsdp=16",
+    "v6e": f"{VIDEO} --topology v6e:8x16 --microbatches 3 --set mesh.fsdp=4",
+    "sampling": "--config paper:blur --what sample --topology v5p:2x2x1 --steps 50",
+    "frames": "--config paper:blur --what sample --topology v5p:2x2x2 --steps 50 --batch-size 1"
+    " --set mesh.data=1 mesh.frames=8",
+} | {
+    f"scaling {chips}": f"{VIDEO} --topology v5p:{layout} --set data.batch_size={9 * chips}"
+    f" data.image_batch_size={72 * chips}"
+    for chips, layout in SCALING.items()
+    if chips != 128
+}
+
+
+def compile_case(arguments: str) -> dict:
+    """What `gen1 compile` prints on its last line."""
+    command = [sys.executable, "-m", "gen1_jax.cli", "compile", *arguments.split(), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} ended with {done.returncode}")
+    *table, last = done.stdout.splitlines()
+    print("\n".join(table), flush=True)
+    return json.loads(last)
+
+
+def compare_guided_call() -> dict:
+    """Compiled FLOPs of guidance's one call (two video branches, one image) against three video."""
+    from gen1_jax.commands.compile_step import prepare_environment
+
+    prepare_environment("v5p:2x2x1")
+    import jax
+    import jax.numpy as jnp
+
+    from configs.paper import get_config
+    from gen1_jax.ahead_of_time import make_target
+    from gen1_jax.hlo import Program
+    from gen1_jax.models.unet import VideoUNet
+    from gen1_jax.parallel import batch_sharding, replicated
+    from gen1_jax.weights.folder import param_template
+
+    mesh = make_target("v5p:2x2x1", {"data": -1}).mesh
+    module = VideoUNet.from_config(get_config("blur").model.to_dict(), dtype=jnp.bfloat16)
+
+    def shape(sharding, *sizes):
+        return jax.ShapeDtypeStruct(sizes, jnp.float32, sharding=sharding)
+
+    params = jax.tree.map(lambda x: shape(replicated(mesh), *x.shape), param_template(module))
+    b, over = mesh.size, batch_sharding(mesh)
+    inputs = (
+        shape(over, b, 3, 8, 32, 56, 12),
+        shape(over, b),
+        shape(over, b, 3, 1, module.cross_attention_dim),
+    )
+    flops = {}
+    for name, video_branches in (("one call", 2), ("three video passes", 3)):
+
+        def predict(params, *inputs, k=video_branches):
+            return module.apply({"params": params}, *inputs, num_video_branches=k)
+
+        with jax.set_mesh(mesh):
+            program = Program(jax.jit(predict).lower(params, *inputs).compile().as_text())
+        flops[name] = program.flops()
+        print(f"{name}: {flops[name]:.4g} FLOPs a chip, collectives: {program.collectives(b)}")
+    return {**flops, "ratio": flops["one call"] / flops["three video passes"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [*CASES, "guided"]
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of: {', '.join(names)}")
+    parser.add_argument("--keep", type=Path, help="where results are kept, and read from")
+    args = parser.parse_args()
+    if unknown := set(args.cases) - set(names):
+        parser.error(f"no case {', '.join(unknown)}; known: {', '.join(names)}")
+    figures = {}
+    for name in args.cases or names:
+        kept = args.keep / f"{name.replace(' ', '_')}.json" if args.keep else None
+        if kept and kept.exists():
+            figures[name] = json.loads(kept.read_text())
+            continue
+        print(f"\n{name}", flush=True)
+        figures[name] = compare_guided_call() if name == "guided" else compile_case(CASES[name])
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(figures[name]))
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

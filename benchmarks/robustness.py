@@ -1,0 +1,144 @@
+"""Is training the same on any number of devices, and does a kill ever lose anything?
+
+    python benchmarks/robustness.py [--kills 20] [--steps 20] [--seed 0] [--keep DIR]
+
+Everything runs through the command line, on CPU, with the small models of tests/micro.py:
+
+- the last stage of the UNet (videos and images by turns) on 1 device, on 8 virtual devices and as
+  2 processes of 4 devices, parameters split in two over fsdp: the largest difference of a loss, and
+  of a parameter at the end;
+- the same stage killed (SIGKILL) at a random moment of its life, from the start of the process to
+  its last save, and started again: whether its parameters are, to the last bit, those of a run that
+  was left alone. Each kill is a run of its own.
+
+The last line is one JSON object: "loss_difference", "parameter_difference", "kills", "lost".
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+from tensorboardX.proto.event_pb2 import Event
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = "tests/micro.py"
+WEIGHTS = "model/diffusion_pytorch_model.safetensors"
+GEN1 = [sys.executable, "-m", "gen1_jax.cli"]
+
+
+def environment(devices: int) -> dict[str, str]:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+
+def command(folder: Path, steps: int, processes: int = 1, fsdp: int = 1) -> list[str]:
+    return [
+        *GEN1, "train", "--config", f"{CONFIG}:blur", "--workdir", str(folder), "--no-progress",
+        "--processes", str(processes), "--set", f"num_steps={steps}", "log_every=1",
+        "checkpoint_every=3", "data.image_fraction=0.25", f"mesh.fsdp={fsdp}",
+    ]  # fmt: skip
+
+
+def run(arguments: list[str], devices: int = 1) -> None:
+    done = subprocess.run(
+        arguments, cwd=ROOT, env=environment(devices), capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout[-2000:]}"
+                 f"{done.stderr[-2000:]}")  # fmt: skip
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Step → loss, of a run's TensorBoard files (TFRecord: length, checksum, event, checksum)."""
+    found = {}
+    for path in sorted((folder / "logs").iterdir()):
+        content, place = path.read_bytes(), 0
+        while place < len(content):
+            (length,) = struct.unpack_from("<Q", content, place)
+            event = Event.FromString(content[place + 12 : place + 12 + length])
+            place += length + 16
+            for value in event.summary.value:
+                if value.tag.startswith("loss/"):
+                    found[event.step] = value.simple_value
+    return found
+
+
+def measure_exactness(work: Path, steps: int) -> dict[str, float]:
+    one, eight, two = (work / name for name in ("one", "eight", "two_of_four"))
+    run(command(one, steps))
+    run(command(eight, steps, fsdp=2), devices=8)
+    launcher = [sys.executable, "launch/local.py", "--processes", "2", "--devices", "4", "--"]
+    run([*launcher, *command(two, steps, processes=2, fsdp=2)])
+    want = losses(one)
+    assert len(want) == steps
+    expected = load_file(one / WEIGHTS)
+    figures = {"loss_difference": 0.0, "parameter_difference": 0.0}
+    for folder in (eight, two):
+        got = losses(folder)
+        by_loss = max(abs(got[step] - want[step]) for step in want)
+        weights = load_file(folder / WEIGHTS)
+        by_weight = max(float(np.abs(weights[k] - x).max()) for k, x in expected.items())
+        print(f"{folder.name:<12} losses of {steps} steps within {by_loss:.1e}, "
+              f"parameters within {by_weight:.1e}")  # fmt: skip
+        for name, value in zip(figures, (by_loss, by_weight), strict=True):
+            figures[name] = max(figures[name], value)
+    return figures
+
+
+def measure_kills(work: Path, steps: int, kills: int, seed: int) -> dict[str, int]:
+    whole = work / "whole"
+    run(command(whole, steps))  # compiles, for all
+    started = time.perf_counter()
+    run(command(work / "timed", steps))
+    life = time.perf_counter() - started
+    expected = (whole / WEIGHTS).read_bytes()
+    moments = random.Random(seed)
+    lost = unfinished = 0
+    for number in tqdm(range(kills), desc="kills", unit="run"):
+        folder = work / f"killed_{number}"
+        arguments = command(folder, steps)
+        process = subprocess.Popen(
+            arguments, cwd=ROOT, env=environment(1),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(moments.uniform(0, life))
+        process.send_signal(signal.SIGKILL)
+        unfinished += process.wait() == -signal.SIGKILL
+        run(arguments)
+        lost += (folder / WEIGHTS).read_bytes() != expected
+    print(f"{kills} kills within {life:.0f} s of life ({unfinished} found the process at work): "
+          f"{lost} lost")  # fmt: skip
+    return {"kills": kills, "found_at_work": unfinished, "lost": lost}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of killing")
+    parser.add_argument("--keep", type=Path, help="a folder for the runs, instead of a temporary")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = (args.keep or Path(temporary)).resolve()
+        print("making a small run to start from …", flush=True)
+        run([*GEN1, "all", "--config", CONFIG, "--workdir", str(work), "--no-progress"])
+        figures = measure_exactness(work, args.steps)
+        figures |= measure_kills(work, args.steps, args.kills, args.seed)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
