@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import demo, tiny
+from configs import demo, paper, tiny
 from gen1_jax.commands.configs import load_config, resolve_paths
 from gen1_jax.commands.parts import KINDS
 from gen1_jax.conditioning import SETTINGS, Conditioner
@@ -18,7 +18,7 @@ from gen1_jax.training import check_settings, make_optimizer
 from gen1_jax.weights.folder import module_from_config, param_template
 from gen1_jax.weights.merge import merge_params
 
-CONFIGS = {"tiny": tiny, "demo": demo}
+CONFIGS = {"tiny": tiny, "demo": demo, "paper": paper}
 EACH = [(name, part) for name, module in CONFIGS.items() for part in module.PARTS]
 
 
@@ -38,16 +38,19 @@ def test_every_part_can_be_run(name, part):
         check_settings(config)
 
 
+def zeros_of(model: dict):
+    template = param_template(module_from_config(model))
+    # No memory is taken: the zeros are one number, seen many times.
+    return jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), template)
+
+
 def test_stages_take_over_from_each_other():
     """Nothing is new but what their patterns name. The demo's models are the same (below)."""
     get = tiny.get_config
     for part in ("video", "structure", "blur"):
         config = get(part)
         before = get(Path(config.init_from).parts[1])
-        wanted, loaded = (
-            jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), param_template(module))
-            for module in (module_from_config(c.model.to_dict()) for c in (config, before))
-        )
+        wanted, loaded = (zeros_of(c.model.to_dict()) for c in (config, before))
         _, report = merge_params(wanted, loaded, **config.merge.to_dict())
         assert bool(report.new) == (part == "video") and not report.dropped
         assert report.widened == (("conv_in/kernel",) if part == "structure" else ())
@@ -88,6 +91,21 @@ def test_the_demo_is_the_tiny_run_with_less_of_it():
             small, large = demo.get_config(part), tiny.get_config(part)
             assert small.num_steps < large.num_steps and small.model == large.model
     assert demo.get_config("evaluation").num_clips >= 32
+
+
+def test_the_paper_s_sizes():
+    """Section 4.1 of the paper; Stable Diffusion 1.5's number of parameters."""
+    get = paper.get_config
+    steps = {stage: get(stage).num_steps for stage in ("image", "video", "structure", "blur")}
+    assert steps == {"image": 15_000, "video": 75_000, "structure": 25_000, "blur": 10_000}
+    blur = get("blur")
+    assert (blur.data.batch_size, blur.data.image_batch_size) == (1152, 9216)
+    assert (blur.data.num_frames, get("encoded").stride) == (8, 4)
+    assert blur.data.image_fraction == 0.125 and get("image").data.image_fraction == 1
+    assert blur.data.buckets == ((32, 56),)
+    assert set(blur.data.image_buckets) == {(40, 40), (40, 48), (48, 40), (32, 56), (56, 32)}
+    count = sum(x.size for x in jax.tree.leaves(zeros_of(get("unet").model.to_dict())))
+    assert count == 859_520_964
 
 
 # ------------------------------------------------------------------------------------- reading
