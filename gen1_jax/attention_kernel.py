@@ -16,9 +16,16 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 
 BLOCK = 256  # queries at a time
-MAX_LENGTH = 4096  # tokens whose keys, values and their gradients fit into VMEM
-_VMEM = 64 * 2**20
+_VMEM = 64 * 2**20  # bytes that a kernel may take of it
 _LANES = 128
+
+
+def fits(length: int, heads: int, d: int) -> bool:
+    """Whether all keys of an image fit into VMEM, with what the backward pass has of each."""
+    # Keys, values and their gradients, twice to move some while others are used, and float32 sums;
+    # scores, weights and their gradients of a block.
+    whole = (4 * 2 * 2 + 2 * 4) * length * heads * d
+    return whole + 4 * 4 * length * BLOCK <= 0.9 * _VMEM
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:

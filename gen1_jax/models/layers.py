@@ -228,13 +228,13 @@ KERNEL_MIN_LENGTH = 256
 
 def _of_platform(by_kernel, by_products, q, k, v, mask, *others):
     """Long self-attention of images goes to the kernels of a TPU; all else is two products."""
-    length = q.shape[1]
+    _, length, heads, d = q.shape
     plain = partial(by_products, mask)
     if mask is not None or k.shape[1] != length or length < KERNEL_MIN_LENGTH or length % 8:
         return plain(q, k, v, *others)
     from gen1_jax import attention_kernel  # Pallas takes a while to import
 
-    if length > attention_kernel.MAX_LENGTH:
+    if not attention_kernel.fits(length, heads, d):
         return plain(q, k, v, *others)
     return jax.lax.platform_dependent(q, k, v, *others, tpu=by_kernel, default=plain)
 
