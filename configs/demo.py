@@ -18,9 +18,9 @@ STEPS = {
     "depth": 250,
     "prior": 250,
     "image": 150,
-    "video": 90,
-    "structure": 270,
-    "blur": 140,
+    "video": 85,
+    "structure": 250,
+    "blur": 130,
 }
 
 # Parts that picture their fixed batch at the end; compiling a sampler for a UNet stage would take

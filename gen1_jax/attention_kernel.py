@@ -1,13 +1,14 @@
 """Self-attention on TPU that never writes its scores to main memory: two Pallas kernels.
 
-All keys of an image fit into a chip's fast memory (VMEM), and so do the scores of a block of
-queries against them: the softmax is over a whole row at once. Arrays are [b heads d l], and scores
+All keys of a head fit into a chip's fast memory (VMEM), and so do the scores of a block of queries
+against them: the softmax is over a whole row at once. Arrays are [b heads d l], and scores
 [keys queries]: statistics are rows, and a head as narrow as 40 is padded to 40 by the memory's
 tiles of 8 x 128, not to 128.
 """
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +16,28 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 
-BLOCK = 256  # queries at a time
-_VMEM = 64 * 2**20  # bytes that a kernel may take of it
+_VMEM = 16 * 2**20  # bytes of fast memory that a kernel may take; a v4 has no more
 _LANES = 128
 
 
-def fits(length: int, heads: int, d: int) -> bool:
-    """Whether all keys of an image fit into VMEM, with what the backward pass has of each."""
-    # Keys, values and their gradients, twice to move some while others are used, and float32 sums;
-    # scores, weights and their gradients of a block.
-    whole = (4 * 2 * 2 + 2 * 4) * length * heads * d
-    return whole + 4 * 4 * length * BLOCK <= 0.9 * _VMEM
+class Tiles(NamedTuple):
+    """What is in fast memory at a time."""
+
+    heads: int  # with all their keys
+    queries: int
+
+
+def choose_tiles(length: int, heads: int, d: int) -> Tiles | None:
+    """As many heads as fit; None if not even one does."""
+    for queries in (2 * _LANES, _LANES):
+        # Scores, weights and their gradients.
+        room = 0.9 * _VMEM - 4 * 4 * length * min(queries, length)
+        # Keys, values and their gradients, each twice to be moved while it is used; float32 sums.
+        each = (4 * 2 * 2 + 2 * 4) * length * d
+        if room >= each:
+            fitting = (n for n in range(1, heads + 1) if heads % n == 0 and n * each <= room)
+            return Tiles(max(fitting), queries)
+    return None
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -54,29 +66,30 @@ def _over_devices(function):
 
 def _attend(q, k, v):
     b, heads, d, length = q.shape
-    part, whole, rows = _specs(heads, d, length)
-    return pl.pallas_call(
+    grid, part, whole, rows = _split(b, heads, d, length)
+    y, lse = pl.pallas_call(
         _forward_kernel,
-        grid=(b, pl.cdiv(length, BLOCK)),
+        grid=grid,
         in_specs=[part, whole, whole],
         out_specs=[part, rows],
         out_shape=[
             jax.ShapeDtypeStruct(v.shape, v.dtype),
-            jax.ShapeDtypeStruct((b, heads, length), jnp.float32),
+            jax.ShapeDtypeStruct((b, grid[1], heads // grid[1], length), jnp.float32),
         ],
         compiler_params=_parameters(),
         cost_estimate=_cost(2, (q, k, v, v), b, heads, d, length),
         name="attention_forward",
     )(q, k, v)
+    return y, lse.reshape(b, heads, length)
 
 
 def _attend_backward(q, k, v, y, lse, dy):
     b, heads, d, length = q.shape
-    part, whole, rows = _specs(heads, d, length)
-    sums = pltpu.VMEM((heads, d, length), jnp.float32)
+    grid, part, whole, rows = _split(b, heads, d, length)
+    sums = pltpu.VMEM((heads // grid[1], d, length), jnp.float32)
     return pl.pallas_call(
         partial(_backward_kernel, length=length),
-        grid=(b, pl.cdiv(length, BLOCK)),
+        grid=grid,
         in_specs=[part, whole, whole, part, rows, part],
         out_specs=[part, whole, whole],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)],
@@ -84,23 +97,28 @@ def _attend_backward(q, k, v, y, lse, dy):
         compiler_params=_parameters(),
         cost_estimate=_cost(5, (q, k, v, y, dy, q, k, v), b, heads, d, length),
         name="attention_backward",
-    )(q, k, v, y, lse, dy)
+    )(q, k, v, y, lse.reshape(b, grid[1], -1, length), dy)
 
 
-def _specs(heads: int, d: int, length: int) -> tuple[pl.BlockSpec, pl.BlockSpec, pl.BlockSpec]:
-    """A block of queries; all keys; a block of a row a query."""
+def _split(b: int, heads: int, d: int, length: int):
+    """The grid (image, group of heads, block of queries), and what a step of it sees.
+
+    A block of queries, all keys, a row of a number a query [b groups heads l].
+    """
+    tiles = choose_tiles(length, heads, d)
+    n, queries = tiles.heads, min(tiles.queries, length)
     return (
-        pl.BlockSpec((1, heads, d, min(BLOCK, length)), lambda i, j: (i, 0, 0, j)),
-        pl.BlockSpec((1, heads, d, length), lambda i, j: (i, 0, 0, 0)),
-        pl.BlockSpec((1, heads, min(BLOCK, length)), lambda i, j: (i, 0, j)),
+        (b, heads // n, pl.cdiv(length, queries)),
+        pl.BlockSpec((1, n, d, queries), lambda i, g, j: (i, g, 0, j)),
+        pl.BlockSpec((1, n, d, length), lambda i, g, j: (i, g, 0, 0)),
+        pl.BlockSpec((1, 1, n, queries), lambda i, g, j: (i, g, 0, j)),
     )
 
 
 def _parameters() -> pltpu.CompilerParams:
     # The blocks of one image come one after another: they add up gradients of the same keys.
-    return pltpu.CompilerParams(
-        dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=_VMEM
-    )
+    order = ("parallel", "parallel", "arbitrary")
+    return pltpu.CompilerParams(dimension_semantics=order, vmem_limit_bytes=_VMEM)
 
 
 def _cost(products: int, arrays: tuple, b: int, heads: int, d: int, length: int) -> pl.CostEstimate:
@@ -130,7 +148,7 @@ def _forward_kernel(q_ref, k_ref, v_ref, y_ref, lse_ref):
         total = weights.sum(0, keepdims=True)
         y = _product(v, weights.astype(v.dtype), (1, 0)) / total
         y_ref[0, h] = y.astype(y_ref.dtype)
-        lse_ref[0, pl.ds(h, 1)] = largest + jnp.log(total)
+        lse_ref[0, 0, pl.ds(h, 1)] = largest + jnp.log(total)
 
     jax.lax.fori_loop(0, q_ref.shape[1], one_head, None)
 
@@ -138,7 +156,7 @@ def _forward_kernel(q_ref, k_ref, v_ref, y_ref, lse_ref):
 def _backward_kernel(
     q_ref, k_ref, v_ref, y_ref, lse_ref, dy_ref, dq_ref, dk_ref, dv_ref, dk_sum, dv_sum, *, length
 ):
-    block, size = pl.program_id(1), q_ref.shape[3]
+    block, size = pl.program_id(2), q_ref.shape[3]
 
     @pl.when(block == 0)
     def _():
@@ -156,7 +174,7 @@ def _backward_kernel(
         k, v = k_ref[0, h], v_ref[0, h]
         q, y, dy = there(q_ref[0, h]), there(y_ref[0, h]), there(dy_ref[0, h])
         scores = _product(k, q, (0, 0))
-        weights = jnp.exp(scores - there(lse_ref[0, pl.ds(h, 1)]))
+        weights = jnp.exp(scores - there(lse_ref[0, 0, pl.ds(h, 1)]))
         along = (dy.astype(jnp.float32) * y.astype(jnp.float32)).sum(0, keepdims=True)
         dscores = (weights * (_product(v, dy, (0, 0)) - along)).astype(q.dtype)
         dq_ref[0, h] = _product(k, dscores, (1, 0)).astype(dq_ref.dtype)
@@ -165,7 +183,7 @@ def _backward_kernel(
 
     jax.lax.fori_loop(0, q_ref.shape[1], one_head, None)
 
-    @pl.when(block == pl.num_programs(1) - 1)
+    @pl.when(block == pl.num_programs(2) - 1)
     def _():
         dk_ref[0] = dk_sum[...].astype(dk_ref.dtype)
         dv_ref[0] = dv_sum[...].astype(dv_ref.dtype)
