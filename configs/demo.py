@@ -11,23 +11,24 @@ from configs import tiny
 
 PARTS = tiny.PARTS
 
-# Steps of each trained part. What follows the content is learnt cheapest from images.
+# Steps of each trained part.
 STEPS = {
     "autoencoder": 600,
-    "clip": 230,
+    "clip": 300,
     "depth": 220,
-    "prior": 200,
-    "image": 260,
-    "video": 60,
-    "structure": 240,
+    "prior": 220,
+    "image": 170,
+    "video": 70,
+    "structure": 250,
     "blur": 130,
 }
 
 # Parts that picture their fixed batch at the end; compiling a sampler for a UNet stage would take
 # half a minute, and the evaluation pictures the last.
 PICTURED = ("autoencoder", "depth")
-# Of the UNet's stages; the same number of frames.
-CLIPS, IMAGES = 6, 48
+# Of the UNet's stages. Few steps: the rate is high, soon there, and falls only as the last one ends.
+CLIPS, IMAGES = 6, 48  # the same number of frames
+RATE, WARMUP, FINAL = 2e-3, 20, 0.5
 
 
 def get_config(part: str = "all") -> ConfigDict:
@@ -44,6 +45,8 @@ def get_config(part: str = "all") -> ConfigDict:
         config.ema_decay = 0.98
     if part in ("image", "video", "structure", "blur"):
         config.data.batch_size, config.data.image_batch_size = CLIPS, IMAGES
+        config.optimizer.learning_rate, config.optimizer.warmup_steps = RATE, WARMUP
+        config.optimizer.final_fraction = 0.05 if part == "blur" else FINAL
     if part == "evaluation":
         config.num_clips = 32
         config.num_steps = 16
