@@ -26,7 +26,7 @@ STEPS = {
 # Parts that picture their fixed batch at the end; compiling a sampler for a UNet stage would take
 # half a minute, and the evaluation pictures the last.
 PICTURED = ("autoencoder", "depth")
-# Of the UNet's stages. Few steps: the rate is high, soon there, and falls only as the last one ends.
+# Of the UNet's stages. For few steps the rate is high, soon there, and falls with the last ones.
 CLIPS, IMAGES = 6, 48  # the same number of frames
 RATE, WARMUP, FINAL = 2e-3, 20, 0.5
 
