@@ -13,22 +13,20 @@ PARTS = tiny.PARTS
 
 # Steps of each trained part.
 STEPS = {
-    "autoencoder": 600,
-    "clip": 300,
+    "autoencoder": 700,
+    "clip": 260,
     "depth": 220,
     "prior": 220,
-    "image": 170,
-    "video": 70,
-    "structure": 250,
+    "image": 150,
+    "video": 80,
+    "structure": 260,
     "blur": 130,
 }
 
 # Parts that picture their fixed batch at the end; compiling a sampler for a UNet stage would take
 # half a minute, and the evaluation pictures the last.
 PICTURED = ("autoencoder", "depth")
-# Of the UNet's stages. For few steps the rate is high, soon there, and falls with the last ones.
-CLIPS, IMAGES = 6, 48  # the same number of frames
-RATE, WARMUP, FINAL = 2e-3, 20, 0.5
+CLIPS, IMAGES = 6, 48  # of the UNet's batches; the same number of frames
 
 
 def get_config(part: str = "all") -> ConfigDict:
@@ -43,10 +41,11 @@ def get_config(part: str = "all") -> ConfigDict:
         config.checkpoint_every = STEPS[part]
         config.sample_every = STEPS[part] if part in PICTURED else 0
         config.ema_decay = 0.98
+    if part == "autoencoder":
+        # At tiny's 3e-3 one of the four latent channels is learnt late, and with it some colours.
+        config.optimizer.learning_rate, config.optimizer.warmup_steps = 1.5e-3, 100
     if part in ("image", "video", "structure", "blur"):
         config.data.batch_size, config.data.image_batch_size = CLIPS, IMAGES
-        config.optimizer.learning_rate, config.optimizer.warmup_steps = RATE, WARMUP
-        config.optimizer.final_fraction = 0.05 if part == "blur" else FINAL
     if part == "evaluation":
         config.num_clips = 32
         config.num_steps = 16
