@@ -12,13 +12,22 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from av.video.reformatter import (
+    ColorPrimaries,
+    ColorRange,
+    Colorspace,
+    ColorTrc,
+    Interpolation,
+    VideoReformatter,
+)
 from PIL import Image
 
 from gen1_jax.errors import UserError
 
 _FPS = 8  # of the film itself, for players; the true times stand in `times`
 _BT709 = 1  # AVCOL_SPC_BT709
+# Films without CABAC and deblocking are a tenth longer and decode in half the time.
+_X264 = {"preset": "veryfast", "tune": "fastdecode"}
 _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 
 
@@ -139,7 +148,8 @@ def decode_image(record: dict[str, Any]) -> dict[str, Any]:
 def _encode_video(frames: np.ndarray, crf: int) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=_FPS, options={"crf": str(crf)})
+        options = {**_X264, "crf": str(crf)}
+        stream = container.add_stream("libx264", rate=_FPS, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
@@ -161,17 +171,19 @@ def _encode_video(frames: np.ndarray, crf: int) -> bytes:
 
 def _decode_video(data: bytes, num_frames: int) -> np.ndarray:
     """[n H W 3] uint8; ValueError where it is not whole."""
+    scaler, frames, count = VideoReformatter(), np.empty(0), 0
     with av.open(io.BytesIO(data), format="mp4") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1  # clips are decoded side by side
-        frames = None
-        count = 0
         for frame in container.decode(stream):
             if frame.is_corrupt or count == num_frames:
                 raise ValueError(f"frame {count} of {num_frames} is not whole")
-            if frames is None:
+            if count == 0:
                 frames = np.empty((num_frames, frame.height, frame.width, 3), np.uint8)
-            frames[count] = frame.to_ndarray(format="rgb24")
+            # Straight from ffmpeg's padded rows to their place: `to_ndarray` would copy once more.
+            plane = scaler.reformat(frame, format="rgb24").planes[0]
+            rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+            frames[count] = rows[:, : frame.width * 3].reshape(frames.shape[1:])
             count += 1
     if count != num_frames:
         raise ValueError(f"{count} of {num_frames} frames are there")
