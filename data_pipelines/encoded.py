@@ -274,7 +274,7 @@ def make_encoded_dataset(
     process_index: int = 0,
     process_count: int = 1,
     **reading: int,
-) -> grain.IterDataset:
+) -> mixture.Stream:
     """An endless stream of encoded batches, mixed as `mixture.make_dataset` mixes raw ones.
 
     Args:
@@ -292,7 +292,7 @@ def make_encoded_dataset(
         seed: of the order, levels and frames.
         process_index: this host.
         process_count: hosts.
-        **reading: `num_threads`, `prefetch`, `num_workers`, as in `mixture.stream`.
+        **reading: `num_threads`, `prefetch`, `num_workers`, as in `mixture.Stream`.
 
     Raises:
         UserError: an empty source, or one whose records have another size.
@@ -301,7 +301,7 @@ def make_encoded_dataset(
 
     def batches(source: EncodedSource, size: int, component: int) -> grain.MapDataset:
         steps = [ToBatchForm(levels, image=component > 0), Select(tuple(fields))]
-        return mixture.batches(source, steps, size, component=component, **shared)
+        return mixture.batches([source], steps, size, component=component, **shared)
 
     if not all(map(len, (videos, *images))):
         raise UserError("a source of 0 records cannot feed training")
@@ -309,7 +309,7 @@ def make_encoded_dataset(
     _check_sizes(images, image_buckets, None)
     per_batch = image_batch_size or batch_size * len(videos[0]["latents"])
     pictures = enumerate(images or [videos], 1)
-    return mixture.stream(
+    return mixture.Stream(
         mixture.mix(
             [batches(videos, batch_size, 0)] if image_fraction < 1 else [],
             [batches(each, per_batch, i) for i, each in pictures] if image_fraction > 0 else [],

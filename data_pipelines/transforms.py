@@ -1,4 +1,4 @@
-"""Grain transforms from stored records to examples in the form of `gen1_jax.batch.Batch`.
+"""Grain transforms of decoded records into examples in the form of `gen1_jax.batch.Batch`.
 
 An example is a dictionary of numpy arrays without the batch axis: frames [n H W 3] uint8,
 depth [n H W] float32 and tokens [l] int32. Every random choice comes from the generator that Grain
@@ -18,15 +18,7 @@ from gen1_jax.errors import UserError
 
 Example = dict[str, Any]
 
-
-class Decode(grain.transforms.Map):
-    """Decodes a stored record into frames, and depth and caption where there are any."""
-
-    def __init__(self, decode: Callable[[Any], Example]):
-        self._decode = decode
-
-    def map(self, element: Any) -> Example:
-        return self._decode(element)
+_PER_FRAME = ("frames", "depth", "mask")  # [n H W ...]
 
 
 class ChooseFrames(grain.transforms.RandomMap):
@@ -51,8 +43,7 @@ class ChooseFrames(grain.transforms.RandomMap):
             )
         start = int(rng.integers(have - span + 1))
         chosen = slice(start, start + span, self._stride)
-        per_frame = ("frames", "depth", "mask")
-        return {k: v[chosen] if k in per_frame else v for k, v in element.items()}
+        return {k: v[chosen] if k in _PER_FRAME else v for k, v in element.items()}
 
 
 class FitTo(grain.transforms.RandomMap):
@@ -74,6 +65,9 @@ class FitTo(grain.transforms.RandomMap):
             top, left = (int(rng.integers(s + 1)) for s in spare)
         else:
             top, left = (s // 2 for s in spare)
+        if scaled == have:
+            top_left = np.s_[:, top : top + want[0], left : left + want[1]]
+            return {k: v[top_left] if k in _PER_FRAME else v for k, v in element.items()}
         # The box, in source pixels, that becomes the cropped output: one resampling, no copy.
         scale_y, scale_x = have[0] / scaled[0], have[1] / scaled[1]
         box = (
@@ -87,6 +81,21 @@ class FitTo(grain.transforms.RandomMap):
         if "depth" in element:
             fitted["depth"] = _resample(element["depth"], want, box, Image.Resampling.BILINEAR)
         return fitted
+
+
+class Flip(grain.transforms.RandomMap):
+    """Mirrors a clip, left to right, with its depth; every other one, at random."""
+
+    def random_map(self, element: Example, rng: np.random.Generator) -> Example:
+        if rng.integers(2):
+            return element
+        return {k: _mirror(v) if k in _PER_FRAME else v for k, v in element.items()}
+
+
+def _mirror(images: np.ndarray) -> np.ndarray:
+    """Mirrors images [n h w ...], contiguous: whole pixels are moved, three times faster."""
+    pixels = images.view(f"V{images[0, 0, 0].nbytes}") if images.ndim == 4 else images
+    return np.ascontiguousarray(pixels[:, :, ::-1]).view(images.dtype)
 
 
 def _resample(images: np.ndarray, size: tuple[int, int], box: tuple, method: int) -> np.ndarray:
