@@ -19,9 +19,7 @@ class Written(tfds.core.GeneratorBasedBuilder):
     splits: dict[str, Sequence[dict]]
 
     def _info(self):
-        return tfds.core.DatasetInfo(
-            builder=self, features=self.features(), disable_shuffling=True
-        )
+        return tfds.core.DatasetInfo(builder=self, features=self.features(), disable_shuffling=True)
 
     def _split_generators(self, dl_manager):
         return {name: self._generate_examples(name) for name in self.splits}

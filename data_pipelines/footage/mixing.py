@@ -72,4 +72,6 @@ def make_buckets(
     shares = list(image_weights or by_count)
     if len(shares) != len(sizes):
         raise UserError(f"{len(shares)} image_weights for {len(sizes)} image_buckets")
-    return videos, [bucket(*each) for each in zip(sizes, map(images.get, sizes), shares, strict=True)]
+    return videos, [
+        bucket(*each) for each in zip(sizes, map(images.get, sizes), shares, strict=True)
+    ]

@@ -28,9 +28,7 @@ def test_whole_records_are_as_they_are():
 
 def test_a_damaged_record_gives_way_to_the_same_other_always():
     damaged = {3, 17, 18}
-    first, second = (
-        Decoded(range(100), decode_unless(damaged), max_damaged=0.1) for _ in range(2)
-    )
+    first, second = (Decoded(range(100), decode_unless(damaged), max_damaged=0.1) for _ in range(2))
     with pytest.warns(UserWarning) as noted:
         read = values(first)
     assert [int(str(w.message).split()[1]) for w in noted] == sorted(damaged)

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 
@@ -21,8 +23,6 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def copy(folder, tmp_path):
-    import shutil
-
     return shutil.copytree(folder, tmp_path / "copy")
 
 
@@ -105,11 +105,16 @@ def test_an_unreadable_description(copy, content):
 
 def test_a_flipped_bit_is_found(copy):
     file = next((copy / "clips/1.0.0").glob("*train.array_record*"))
-    content = bytearray(file.read_bytes())
     whole = [open_footage(copy).clips("train")[i]["video"] for i in range(12)]
-    content[content.index(whole[7]) + len(whole[7]) // 2] ^= 1
+    content = bytearray(file.read_bytes())
+    content[content.index(bytes(4096)) // 2] ^= 1  # zeros follow the records
     file.write_bytes(content)
-    clips = open_footage(copy).clips("train")
-    with pytest.raises(UserError, match="record 7 of .*clips, train is damaged: .*hash mismatch"):
-        clips[7]
-    assert all(clips[i]["video"] == whole[i] for i in range(12) if i != 7)
+    clips, damaged = open_footage(copy).clips("train"), []
+    for number in range(12):
+        try:
+            assert clips[number]["video"] == whole[number]
+        except UserError as error:
+            text = f"record {number} of .*clips, train is damaged: .*hash mismatch"
+            assert re.match(text, str(error))
+            damaged.append(number)
+    assert len(damaged) == 1
