@@ -8,6 +8,7 @@ kind and size at the same step, and an iterator's state is one number.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -36,6 +37,7 @@ def make_dataset(
     stride: int = 1,
     buckets: Sequence[tuple[int, int]] = ((64, 64),),
     image_buckets: Sequence[tuple[int, int]] | None = None,
+    levels: Sequence[int] = transforms.ALL_LEVELS,
     tokenizer: Callable | None = None,
     fields: Sequence[str] = ("frames",),
     random_crop: bool = True,
@@ -57,9 +59,11 @@ def make_dataset(
         stride: source frames from one frame to the next.
         buckets: sizes (H, W) of video batches, taken in turn.
         image_buckets: sizes of image batches; by default as for videos.
+        levels: of blur, of which `structure_level` is drawn.
         tokenizer: makes `tokens` of captions; needed where `fields` has them.
-        fields: what a batch holds of frames [b n H W 3] uint8, depth [b n H W] float32 and
-            tokens [b l] int32.
+        fields: what a batch holds of frames [b n H W 3] uint8, depth [b n H W] float32, tokens
+            [b l] int32, structure_level [b] int32 and content_frame [b] int32; the UNet's stages
+            need the last two beside the frames.
         random_crop: crop at random where a clip does not fit its bucket; else in the middle.
         seed: of the order, of frames and of crops.
         process_index: this host.
@@ -77,7 +81,7 @@ def make_dataset(
     def steps(n: int, size: tuple[int, int]) -> list:
         each = [
             transforms.Decode(decode),
-            transforms.ChooseFrames(n, stride),
+            transforms.ChooseFrames(n, stride, levels),
             transforms.FitTo(size, random_crop),
         ]
         if "tokens" in fields:
@@ -135,19 +139,29 @@ def batches(
             f"a batch of {batch_size} does not divide among {process_count} processes; "
             f"a multiple of {process_count} is accepted"
         )
-    # Grain takes 32 bits of seed.
-    own_seed = int(np.random.SeedSequence([seed, component]).generate_state(1)[0])
+    own_seed = _seed(seed, component)
     dataset = grain.MapDataset.source(source).seed(own_seed)
     dataset = dataset.shuffle().repeat()
     for step in steps:
         if isinstance(step, grain.transforms.RandomMap):
-            dataset = dataset.random_map(step)
+            dataset = dataset.random_map(step, seed=_named_seed(own_seed, step))
         else:
             dataset = dataset.map(step)
     # Cut last: a step's records, and their random crops, are the same however many hosts share
     # them, and a host makes only its own.
     dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
     return dataset[process_index::process_count]
+
+
+def _seed(*numbers: int) -> int:
+    """Grain takes 32 bits of seed."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _named_seed(seed: int, step: grain.transforms.RandomMap) -> int:
+    """By its name, not its place: a record's draws are the same whatever else is done to it."""
+    name = getattr(step, "name", type(step).__name__)
+    return _seed(seed, zlib.crc32(name.encode()))
 
 
 class _Spread:
