@@ -205,13 +205,12 @@ def _data(**fields) -> dict:
     }
 
 
-def _stage(name: str, init_from: str, num_steps: int, levels: tuple[int, ...] = (0,), **fields):
+def _stage(name: str, init_from: str, num_steps: int, **fields):
     return tiny.training(
         name,
         "diffusion",
         init_from=init_from,
         frozen=tiny.frozen("vae"),  # for pictures alone: data are encoded
-        loss={"levels": levels},
         optimizer={
             "learning_rate": 1e-4,
             "warmup_steps": 1000,
@@ -265,7 +264,7 @@ def _structure() -> ConfigDict:
 
 def _blur() -> ConfigDict:
     return _stage(
-        "blur", "../structure/model", 10_000, LEVELS,
+        "blur", "../structure/model", 10_000,
         model=_network(temporal=True, structured=True),
         data=_data(levels=LEVELS),
     )  # fmt: skip

@@ -10,6 +10,7 @@ hosts, threads and worker processes.
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
@@ -52,6 +53,7 @@ def make_dataset(
     image_fraction: float = IMAGE_FRACTION,
     num_frames: int = 8,
     stride: int = 1,
+    levels: Sequence[int] = transforms.ALL_LEVELS,
     tokenizer: Callable | None = None,
     fields: Sequence[str] = ("frames",),
     random_crop: bool = True,
@@ -71,9 +73,11 @@ def make_dataset(
         image_fraction: of batches that are images, exactly; 0 is videos only and 1 images only.
         num_frames: n of video batches.
         stride: source frames from one frame to the next.
+        levels: of blur, of which `structure_level` is drawn.
         tokenizer: makes `tokens` of captions; needed where `fields` has them.
-        fields: what a batch holds of frames [b n H W 3] uint8, depth [b n H W] float32 and
-            tokens [b l] int32.
+        fields: what a batch holds of frames [b n H W 3] uint8, depth [b n H W] float32, tokens
+            [b l] int32, structure_level [b] int32 and content_frame [b] int32; the UNet's stages
+            need the last two beside the frames.
         random_crop: crop at random where a clip does not fit its bucket; else in the middle.
         flip: mirror every other clip, at random.
         seed: of the order, of frames, of crops and of mirrored clips.
@@ -90,7 +94,7 @@ def make_dataset(
         raise UserError("no buckets; at least one (height, width) is needed")
 
     def steps(n: int, size: tuple[int, int]) -> list:
-        each = [transforms.ChooseFrames(n, stride), transforms.FitTo(size, random_crop)]
+        each = [transforms.ChooseFrames(n, stride, levels), transforms.FitTo(size, random_crop)]
         if flip:
             each.append(transforms.Flip())
         if "tokens" in fields:
@@ -160,24 +164,34 @@ def batches(
             f"a multiple of {process_count} is accepted"
         )
     weights = _checked(weights or [len(source) for source in sources], len(sources), "sources")
+    own_seed = _seed(seed, component)
 
     def shuffled(number: int, source: Source) -> grain.MapDataset:
-        entropy = [seed, component, number] if number else [seed, component]
-        # Grain takes 32 bits of seed.
-        own_seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-        return grain.MapDataset.source(source).seed(own_seed).shuffle().repeat()
+        entropy = _seed(seed, component, number) if number else own_seed
+        return grain.MapDataset.source(source).seed(entropy).shuffle().repeat()
 
     parts = [shuffled(number, source) for number, source in enumerate(sources)]
     dataset = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
     for step in steps:
         if isinstance(step, grain.transforms.RandomMap):
-            dataset = dataset.random_map(step)
+            dataset = dataset.random_map(step, seed=_named_seed(own_seed, step))
         else:
             dataset = dataset.map(step)
     # Cut last: a step's records, and their random crops, are the same however many hosts share
     # them, and a host makes only its own.
     dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
     return dataset[process_index::process_count]
+
+
+def _seed(*numbers: int) -> int:
+    """Grain takes 32 bits of seed."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _named_seed(seed: int, step: grain.transforms.RandomMap) -> int:
+    """By its name, not its place: a record's draws are the same whatever else is done to it."""
+    name = getattr(step, "name", type(step).__name__)
+    return _seed(seed, zlib.crc32(name.encode()))
 
 
 class _Spread:

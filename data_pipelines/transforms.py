@@ -1,14 +1,15 @@
 """Grain transforms of decoded records into examples in the form of `gen1_jax.batch.Batch`.
 
 An example is a dictionary of numpy arrays without the batch axis: frames [n H W 3] uint8,
-depth [n H W] float32 and tokens [l] int32. Every random choice comes from the generator that Grain
-seeds by the record's place in the stream, so it is the same after any restart.
+depth [n H W] float32, tokens [l] int32, structure_level [] and content_frame [] int32. Every random
+choice comes from the generator that Grain seeds by the record's place in the stream, so it is the
+same after any restart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -17,33 +18,64 @@ from PIL import Image
 from gen1_jax.errors import UserError
 
 Example = dict[str, Any]
+ALL_LEVELS = tuple(range(8))  # of blur, t_s; as gen1_jax.structure.NUM_LEVELS
 
 _PER_FRAME = ("frames", "depth", "mask")  # [n H W ...]
+
+
+class Choice(NamedTuple):
+    """What a step takes of a clip."""
+
+    frames: slice
+    level: int  # t_s, the blur level of its structure
+    content_frame: int  # whose embedding is the content; counted among the frames taken
+
+
+def choose(
+    rng: np.random.Generator, have: int, num_frames: int, stride: int, levels: Sequence[int]
+) -> Choice:
+    """Draws `num_frames` of `have` frames, `stride` apart, one of `levels` and a content frame.
+
+    Raises:
+        UserError: a clip that is too short.
+    """
+    span = (num_frames - 1) * stride + 1
+    if have < span:
+        raise UserError(
+            f"a clip of {have} frames is too short: {num_frames} frames, {stride} apart, need "
+            f"{span}"
+        )
+    start = int(rng.integers(have - span + 1))
+    level = int(levels[rng.integers(len(levels))])
+    return Choice(slice(start, start + span, stride), level, int(rng.integers(num_frames)))
 
 
 class ChooseFrames(grain.transforms.RandomMap):
     """Keeps `num_frames` frames, `stride` apart, from a random start; n = 1 makes an image.
 
+    Adds what else is drawn for the clip: structure_level [] (t_s, one of `levels`) and
+    content_frame []. Drawn here, not in the step, so that encoded clips, which a step reads at one
+    level alone, are drawn alike.
+
     Raises:
         UserError: from a clip that is too short.
     """
 
-    def __init__(self, num_frames: int, stride: int = 1):
+    name = Choice.__name__
+
+    def __init__(self, num_frames: int, stride: int = 1, levels: Sequence[int] = ALL_LEVELS):
         if num_frames < 1 or stride < 1:
             raise UserError(f"{num_frames} frames, {stride} apart: both must be at least 1")
-        self._num_frames, self._stride = num_frames, stride
+        wrong = sorted(set(levels) - set(ALL_LEVELS))
+        if wrong or not levels:
+            raise UserError(f"levels {list(levels)}; some of {list(ALL_LEVELS)} are accepted")
+        self._settings = num_frames, stride, sorted(set(levels))
 
     def random_map(self, element: Example, rng: np.random.Generator) -> Example:
-        span = (self._num_frames - 1) * self._stride + 1
-        have = len(element["frames"])
-        if have < span:
-            raise UserError(
-                f"a clip of {have} frames is too short: {self._num_frames} frames, "
-                f"{self._stride} apart, need {span}"
-            )
-        start = int(rng.integers(have - span + 1))
-        chosen = slice(start, start + span, self._stride)
-        return {k: v[chosen] if k in _PER_FRAME else v for k, v in element.items()}
+        choice = choose(rng, len(element["frames"]), *self._settings)
+        kept = {k: v[choice.frames] if k in _PER_FRAME else v for k, v in element.items()}
+        drawn = {"structure_level": choice.level, "content_frame": choice.content_frame}
+        return {**kept, **{name: np.int32(value) for name, value in drawn.items()}}
 
 
 class FitTo(grain.transforms.RandomMap):
