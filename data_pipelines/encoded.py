@@ -183,13 +183,13 @@ def make_encoded_dataset(
     process_index: int = 0,
     process_count: int = 1,
     **reading: int,
-) -> grain.IterDataset:
+) -> mixture.Stream:
     """An endless stream of encoded batches, mixed as `mixture.make_dataset` mixes raw ones.
 
     Args:
         videos: encoded clips.
-        images: encoded images, one source a size, which are taken in turn; by default random
-            frames of `videos`.
+        images: encoded images, one source a size, each drawn as often as it has records; by
+            default random frames of `videos`.
         batch_size: clips in a batch, over all processes.
         image_batch_size: images in a batch; by default frames are as many as in a video batch.
         image_fraction: of batches that are images.
@@ -201,7 +201,7 @@ def make_encoded_dataset(
         seed: of the order, levels and frames.
         process_index: this host.
         process_count: hosts.
-        **reading: `num_threads`, `prefetch`, `num_workers`, as in `mixture.stream`.
+        **reading: `num_threads`, `prefetch`, `num_workers`, as in `mixture.Stream`.
 
     Raises:
         UserError: an empty source, or one whose records have another size.
@@ -210,7 +210,7 @@ def make_encoded_dataset(
 
     def batches(source: EncodedSource, n: int, size: int, component: int) -> grain.MapDataset:
         steps = [ToBatchForm(n, levels, fields), Select(tuple(fields))]
-        return mixture.batches(source, steps, size, component=component, **shared)
+        return mixture.batches([source], steps, size, component=component, **shared)
 
     if not all(map(len, (videos, *images))):
         raise UserError("a source of 0 records cannot feed training")
@@ -220,11 +220,10 @@ def make_encoded_dataset(
     per_batch = image_batch_size or batch_size * n
     # Components are numbered as those of raw data, so that both are read in the same order.
     clips = [batches(videos, n, batch_size, 0)] if image_fraction < 1 else []
-    pictures = [
-        batches(source, 1, per_batch, 2 * i + 1)
-        for i, source in enumerate((images or [videos]) if image_fraction > 0 else [])
-    ]
-    return mixture.stream(mixture.mix(clips, pictures, image_fraction), **reading)
+    sources = (images or [videos]) if image_fraction > 0 else []
+    pictures = [batches(each, 1, per_batch, 2 * i + 1) for i, each in enumerate(sources)]
+    shares = None, [len(each) for each in sources]
+    return mixture.Stream(mixture.mix(clips, pictures, image_fraction, shares=shares), **reading)
 
 
 def _check_sizes(

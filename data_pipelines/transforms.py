@@ -1,4 +1,4 @@
-"""Grain transforms from stored records to examples in the form of `gen1_jax.batch.Batch`.
+"""Grain transforms of decoded records into examples in the form of `gen1_jax.batch.Batch`.
 
 An example is a dictionary of numpy arrays without the batch axis: frames [n H W 3] uint8,
 depth [n H W] float32, tokens [l] int32, structure_level [] and content_frame [] int32. Every random
@@ -20,15 +20,7 @@ from gen1_jax.errors import UserError
 Example = dict[str, Any]
 ALL_LEVELS = tuple(range(8))  # of blur, t_s; as gen1_jax.structure.NUM_LEVELS
 
-
-class Decode(grain.transforms.Map):
-    """Decodes a stored record into frames, and depth and caption where there are any."""
-
-    def __init__(self, decode: Callable[[Any], Example]):
-        self._decode = decode
-
-    def map(self, element: Any) -> Example:
-        return self._decode(element)
+_PER_FRAME = ("frames", "depth", "mask")  # [n H W ...]
 
 
 class Choice(NamedTuple):
@@ -81,8 +73,7 @@ class ChooseFrames(grain.transforms.RandomMap):
 
     def random_map(self, element: Example, rng: np.random.Generator) -> Example:
         choice = choose(rng, len(element["frames"]), *self._settings)
-        per_frame = ("frames", "depth", "mask")
-        kept = {k: v[choice.frames] if k in per_frame else v for k, v in element.items()}
+        kept = {k: v[choice.frames] if k in _PER_FRAME else v for k, v in element.items()}
         drawn = {"structure_level": choice.level, "content_frame": choice.content_frame}
         return {**kept, **{name: np.int32(value) for name, value in drawn.items()}}
 
@@ -106,6 +97,9 @@ class FitTo(grain.transforms.RandomMap):
             top, left = (int(rng.integers(s + 1)) for s in spare)
         else:
             top, left = (s // 2 for s in spare)
+        if scaled == have:
+            top_left = np.s_[:, top : top + want[0], left : left + want[1]]
+            return {k: v[top_left] if k in _PER_FRAME else v for k, v in element.items()}
         # The box, in source pixels, that becomes the cropped output: one resampling, no copy.
         scale_y, scale_x = have[0] / scaled[0], have[1] / scaled[1]
         box = (
@@ -119,6 +113,21 @@ class FitTo(grain.transforms.RandomMap):
         if "depth" in element:
             fitted["depth"] = _resample(element["depth"], want, box, Image.Resampling.BILINEAR)
         return fitted
+
+
+class Flip(grain.transforms.RandomMap):
+    """Mirrors a clip, left to right, with its depth; every other one, at random."""
+
+    def random_map(self, element: Example, rng: np.random.Generator) -> Example:
+        if rng.integers(2):
+            return element
+        return {k: _mirror(v) if k in _PER_FRAME else v for k, v in element.items()}
+
+
+def _mirror(images: np.ndarray) -> np.ndarray:
+    """Mirrors images [n h w ...], contiguous: whole pixels are moved, three times faster."""
+    pixels = images.view(f"V{images[0, 0, 0].nbytes}") if images.ndim == 4 else images
+    return np.ascontiguousarray(pixels[:, :, ::-1]).view(images.dtype)
 
 
 def _resample(images: np.ndarray, size: tuple[int, int], box: tuple, method: int) -> np.ndarray:

@@ -26,33 +26,19 @@ class Counting:
         return {"frames": frames.astype(np.uint8), "depth": depth, "caption": f"clip {index}"}
 
 
-def decode(record):
-    return record
-
-
 def tokenizer(texts):
     """One token a character, padded to 9."""
     return np.array([[*map(ord, text.ljust(9, "\0"))] for text in texts], np.int32)
 
 
-def make(videos=None, **kwargs):
-    options = {
-        "decode": decode,
-        "batch_size": 2,
-        "num_frames": 2,
-        "buckets": ((4, 4),),
-        "num_threads": 0,
-        **kwargs,
-    }
-    return mixture.make_dataset(videos or Counting(12), **options)
-
-
-def kinds(datasets, steps):
-    return [datasets[step][0] for step in range(steps)]
+def make(videos=None, buckets=((4, 4),), **kwargs):
+    source = Counting(12) if videos is None else videos
+    options = {"batch_size": 2, "num_frames": 2, "num_threads": 0, **kwargs}
+    return mixture.make_dataset([mixture.Bucket(size, [source]) for size in buckets], **options)
 
 
 def labelled(label, seed):
-    return mixture.batches(range(100), [], 1, seed=seed).map(lambda _: label)
+    return mixture.batches([range(100)], [], 1, seed=seed).map(lambda _: label)
 
 
 def test_one_batch_in_eight_is_images_and_never_two_in_a_row():
@@ -178,11 +164,8 @@ def test_seed_changes_the_order():
     ],
 )
 def test_bad_settings(change, says):
-    videos = change.pop("videos", Counting(12)) if isinstance(change, dict) else None
     with pytest.raises(UserError, match=says):
-        mixture.make_dataset(
-            videos, **{"decode": decode, "batch_size": 2, "num_frames": 2, **change}
-        )
+        make(**change)
 
 
 def test_bad_records():
