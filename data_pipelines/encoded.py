@@ -188,8 +188,8 @@ def make_encoded_dataset(
 
     Args:
         videos: encoded clips.
-        images: encoded images, one source a size, in proportion to their numbers; by default
-            random frames of `videos`.
+        images: encoded images, one source a size, each drawn as often as it has records; by
+            default random frames of `videos`.
         batch_size: clips in a batch, over all processes.
         image_batch_size: images in a batch; by default frames are as many as in a video batch.
         image_fraction: of batches that are images.
@@ -218,19 +218,12 @@ def make_encoded_dataset(
     _check_sizes(images, image_buckets, None)
     n = num_frames or len(videos[0]["latents"])
     per_batch = image_batch_size or batch_size * n
-    pictures = list(images or [videos])
     # Components are numbered as those of raw data, so that both are read in the same order.
-    return mixture.Stream(
-        mixture.mix(
-            [batches(videos, n, batch_size, 0)] if image_fraction < 1 else [],
-            [batches(each, 1, per_batch, 2 * i + 1) for i, each in enumerate(pictures)]
-            if image_fraction > 0
-            else [],
-            image_fraction,
-            shares=(None, list(map(len, pictures))),
-        ),
-        **reading,
-    )
+    clips = [batches(videos, n, batch_size, 0)] if image_fraction < 1 else []
+    sources = (images or [videos]) if image_fraction > 0 else []
+    pictures = [batches(each, 1, per_batch, 2 * i + 1) for i, each in enumerate(sources)]
+    shares = None, [len(each) for each in sources]
+    return mixture.Stream(mixture.mix(clips, pictures, image_fraction, shares=shares), **reading)
 
 
 def _check_sizes(

@@ -167,14 +167,14 @@ def batches(
     own_seed = _seed(seed, component)
 
     def shuffled(number: int, source: Source) -> grain.MapDataset:
-        entropy = _seed(seed, component, number) if number else own_seed
-        return grain.MapDataset.source(source).seed(entropy).shuffle().repeat()
+        own_seed = _seed(seed, component, number) if number else _seed(seed, component)
+        return grain.MapDataset.source(source).seed(own_seed).shuffle().repeat()
 
     parts = [shuffled(number, source) for number, source in enumerate(sources)]
     dataset = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
     for step in steps:
         if isinstance(step, grain.transforms.RandomMap):
-            dataset = dataset.random_map(step, seed=_named_seed(own_seed, step))
+            dataset = dataset.random_map(step, seed=_named_seed(seed, component, step))
         else:
             dataset = dataset.map(step)
     # Cut last: a step's records, and their random crops, are the same however many hosts share
@@ -188,10 +188,10 @@ def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _named_seed(seed: int, step: grain.transforms.RandomMap) -> int:
+def _named_seed(seed: int, component: int, step: grain.transforms.RandomMap) -> int:
     """By its name, not its place: a record's draws are the same whatever else is done to it."""
     name = getattr(step, "name", type(step).__name__)
-    return _seed(seed, zlib.crc32(name.encode()))
+    return _seed(seed, component, zlib.crc32(name.encode()))
 
 
 class _Spread:

@@ -23,11 +23,9 @@ def make_stream(data, seed: int, split: str = "train") -> Iterator[dict]:
     settings = data.to_dict()
     form = settings.pop("form", None)
     if form == "encoded":
-        from data_pipelines.encoded import EncodedSource, make_encoded_dataset
+        from data_pipelines.encoded import make_encoded_dataset
 
-        clips = EncodedSource(Path(settings.pop("folder")) / split)
-        folders = settings.pop("image_folders", ())
-        images = [EncodedSource(Path(folder) / split) for folder in folders]
+        clips, images = _open_encoded(settings, split)
         return make_encoded_dataset(clips, images, **settings, **share)
     if form in ("raw", "footage"):
         from data_pipelines.mixture import make_dataset
@@ -65,6 +63,21 @@ def _open_footage(settings: dict, split: str) -> tuple[list, list]:
         split = "train"
     names = ("weights", "buckets", "image_buckets", "image_weights")
     return make_buckets(folders, split, **{k: settings.pop(k) for k in names if k in settings})
+
+
+def _open_encoded(settings: dict, split: str) -> tuple:
+    """The source of clips and those of images; takes their settings out."""
+    from data_pipelines.encoded import EncodedSource
+
+    def open_one(folder: str) -> EncodedSource:
+        # As above.
+        missing = split == "validation" and not (Path(folder) / split).exists()
+        return EncodedSource(Path(folder) / ("train" if missing else split))
+
+    folders = settings.pop("image_folders", ())
+    if settings["image_fraction"] == 0:  # as for pictures of clips
+        folders, settings["image_buckets"] = (), ()
+    return open_one(settings.pop("folder")), list(map(open_one, folders))
 
 
 _RAW = {"raw": _open_world, "footage": _open_footage}

@@ -6,6 +6,7 @@ device encodes fixed ranges of records together, however many devices and proces
 
 import hashlib
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -29,24 +30,25 @@ SETTINGS = ("levels_per_clip", "precision", "records_per_shard", "batch_size", "
 
 
 class Raw(NamedTuple):
-    """Records to encode.
+    """Clips or images to encode.
 
     Attributes:
       folder: where they go, relative to the part's own.
-      source: the records, by number.
-      decode: from a record to frames [n H W 3] uint8, and caption where there is one.
+      source: examples by number: frames [n H W 3] uint8, and a caption where there is one.
+      size: (H, W) that frames are scaled to cover and cut to, in the middle; None: as they are.
     """
 
     folder: str
-    source: Sequence[Any]
-    decode: Callable[[Any], dict]
+    source: Sequence[dict]
+    size: tuple[int, int] | None = None
 
     def clip(self, index: int) -> dict:
-        """UserError naming the record where it cannot be decoded."""
-        try:
-            return self.decode(self.source[index])
-        except (UserError, RuntimeError) as error:  # the latter is ArrayRecord's
-            raise UserError(f"record {index} of {self.folder} is damaged: {error}") from error
+        from data_pipelines.transforms import FitTo
+
+        clip = self.source[index]
+        if self.size is None:
+            return clip
+        return FitTo(self.size, random_crop=False).random_map(clip, None)
 
 
 def encode(config, workdir: Path, progress: bool) -> None:
@@ -59,6 +61,8 @@ def encode(config, workdir: Path, progress: bool) -> None:
     _check(config)
     lead = jax.process_index() == 0
     raws = [raw for split in config.splits for raw in open_raw(config.data.to_dict(), split)]
+    if not raws:
+        raise UserError(f"nothing to encode: no split of {', '.join(config.splits)} is there")
     raws = [raw for raw in raws if not _finished(config, workdir / raw.folder)]
     if not raws:
         return
@@ -191,13 +195,32 @@ def open_raw(data: dict[str, Any], split: str) -> list[Raw]:
     Raises:
       UserError: an unknown form, or data that are not there.
     """
+    from data_pipelines.decoded import Decoded
+
     form = data.get("form")
     if form == "raw":
         from data_pipelines.moving_shapes.builder import load
         from data_pipelines.moving_shapes.records import decode_clip
 
-        return [Raw(split, load(data["world"], data["builder"], split), decode_clip)]
-    raise UserError(f"data form {form!r}; accepted: raw")
+        return [Raw(split, Decoded(load(data["world"], data["builder"], split), decode_clip))]
+    if form == "footage":
+        from data_pipelines.footage.reader import open_footage
+        from data_pipelines.footage.records import decode_clip, decode_image
+
+        footage = open_footage(data["folder"])
+        if split not in footage.splits():
+            there = ", ".join(footage.splits()) or "none"
+            warnings.warn(f"{footage.folder} has no split {split!r}; there: {there}", stacklevel=2)
+            return []
+        raws = []
+        if footage.has_clips(split):
+            clips = Decoded(footage.clips(split), decode_clip)
+            raws.append(Raw(f"clips/{split}", clips, tuple(data["size"])))
+        for (height, width), images in footage.images(split).items():
+            folder = f"images_{height}x{width}/{split}"
+            raws.append(Raw(folder, Decoded(images, decode_image), (height, width)))
+        return raws
+    raise UserError(f"data form {form!r}; accepted: raw, footage")
 
 
 def _check(config) -> None:

@@ -277,9 +277,9 @@ def test_clips_are_drawn_alike_raw_and_encoded(folder, n):
     shared = {"seed": 3, "component": 1}
     choice = transforms.ChooseFrames(n, 1, LEVELS)
     crop = transforms.FitTo((1, 2))  # draws too, from numbers of its own
-    raw = mixture.batches(Raw(), [crop, choice], 2, **shared)
+    raw = mixture.batches([Raw()], [crop, choice], 2, **shared)
     form = encoded.ToBatchForm(n, LEVELS, ("latents",))
-    stored = mixture.batches(source, [form], 2, **shared)
+    stored = mixture.batches([source], [form], 2, **shared)
     for step in range(20):
         a, b = raw[step], stored[step]
         np.testing.assert_array_equal(a["structure_level"], b["structure_level"])
