@@ -164,7 +164,6 @@ def batches(
             f"a multiple of {process_count} is accepted"
         )
     weights = _checked(weights or [len(source) for source in sources], len(sources), "sources")
-    own_seed = _seed(seed, component)
 
     def shuffled(number: int, source: Source) -> grain.MapDataset:
         own_seed = _seed(seed, component, number) if number else _seed(seed, component)
