@@ -92,7 +92,7 @@ def test_every_clip_and_image_is_read_as_often(folder):
     assert np.bincount(read[48, 32]).tolist() == [4] * 3
 
 
-def test_a_crop_is_random_and_the_same_for_depth_free_images(folder, tmp_path):
+def test_crops_are_random_and_not_scaled(tmp_path):
     """Images that more than cover their bucket are cut out, not scaled."""
     y, x = np.mgrid[:32, :64]
     write(ImagesBuilder, tmp_path, {"train_32x48": [_picture(np.stack([x, y, 0 * x], -1) * 3)]})
@@ -111,7 +111,7 @@ def _picture(frame):
     return records.encode_image(frame.astype(np.uint8), "", "ramp.png", quality=98)
 
 
-def test_flips_are_seeded_by_step_and_record(folder, tmp_path):
+def test_flips_are_seeded_by_step_and_record(tmp_path):
     half = np.zeros((*SIZE, 3), np.uint8)
     half[:, 24:] = 200
     write(ImagesBuilder, tmp_path, {"train_32x48": [_picture(half)]})
