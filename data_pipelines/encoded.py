@@ -229,16 +229,17 @@ def make_encoded_dataset(
 def _check_sizes(
     sources: Sequence[EncodedSource], sizes: Sequence[tuple[int, int]], num_frames: int | None
 ) -> None:
-    """UserError where a source's first record is not what the config says."""
+    """UserError where a source's records are not what the config says."""
     if sizes and len(sizes) != len(sources):
         raise UserError(
             f"{len(sources)} folders of encoded data, but {len(sizes)} sizes of latents"
         )
-    for source, size in zip(sources, sizes, strict=False):
-        n, *stored, _ = source[0]["latents"].shape
-        if tuple(stored) != tuple(size) or num_frames not in (None, n):
-            wanted = f"{num_frames or n} frames of {size[0]} x {size[1]}"
+    for source, size in zip(sources, sizes or [None] * len(sources), strict=True):
+        n, *stored, _ = dict(source.layout.shapes)["latents"]
+        # Not fewer frames either: depth is normalised over the whole clip.
+        if tuple(stored) != tuple(size or stored) or num_frames not in (None, n):
+            height, width = size or stored
             raise UserError(
                 f"{source.folder} holds latents of {n} frames of {stored[0]} x {stored[1]}; the "
-                f"config says {wanted}"
+                f"config says {num_frames or n} frames of {height} x {width}"
             )

@@ -62,10 +62,10 @@ class EncodedWriter:
         self.num_shards = -(-count // records_per_shard)
         own = {
             "format": FORMAT,
+            **(settings or {}),
             "count": count,
             "records_per_shard": records_per_shard,
             **layout.to_json(),
-            **(settings or {}),
         }
         self.settings = json.loads(json.dumps(own))  # as they are read back
 

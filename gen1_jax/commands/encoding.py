@@ -105,7 +105,8 @@ class Encoder:
         self._sharding = batch_sharding(mesh)
         self._size = config.batch_size * batch_parts(mesh)
         self._frozen = jax.device_put(frozen, replicated(mesh))
-        self._encode = jax.jit(conditioner.encode_record, out_shardings=self._sharding)
+        self._function = conditioner.encode_record
+        self._encode = jax.jit(self._function, out_shardings=self._sharding)
 
     def make_writer(self, raw: Raw, folder: Path):
         """The writer of a folder, with all that its bytes follow from."""
@@ -116,7 +117,7 @@ class Encoder:
             raise UserError(f"{raw.folder} holds no records to encode; at least one is needed")
         first, config = raw.clip(0), self._config
         frames, levels = first["frames"][None], self._levels(raw, 0)
-        shapes = jax.eval_shape(self._encode, self._frozen, frames, levels[None])
+        shapes = jax.eval_shape(self._function, self._frozen, frames, levels[None])
         shapes = {name: x.shape[1:] for name, x in shapes.items()} | {"levels": levels.shape}
         if self._tokenizer:
             shapes["tokens"] = self._tokens(first).shape
