@@ -22,6 +22,7 @@ LEAST_CHANGE = 8.0  # PySceneDetect's 15 misses cuts between dark or pale scenes
 SURE_CHANGE = 35.0  # PySceneDetect's 27 takes fast motion for cuts
 SIDE = 160  # pixels; the longer side of what is compared
 _REACH = 2  # pictures that AdaptiveDetector looks ahead
+_RATE = Fraction(25)  # of no consequence: pictures are counted
 
 
 def mark_cuts(
@@ -34,13 +35,30 @@ def mark_cuts(
 
     A picture after a gap, or of another size than the one before, begins a shot too.
     """
-    from scenedetect.common import FrameTimecode
-    from scenedetect.detectors import AdaptiveDetector, ContentDetector
+    stretch = None  # of pictures that can be compared
 
-    rate = Fraction(25)  # of no consequence: pictures are counted
+    for picture, begin, end in pictures:
+        image = np.ascontiguousarray(picture.thumbnail(SIDE)[..., ::-1])  # BGR
+        begins = stretch is None or picture.follows_gap or image.shape != stretch.shape
+        if begins:
+            yield from stretch.finish() if stretch else ()
+            stretch = _Stretch(image.shape)
+        yield from stretch.add((picture, begin, end), image)
+    yield from stretch.finish() if stretch else ()
 
-    def detectors() -> list:
-        return [
+
+class _Stretch:
+    """Pictures of one size without a gap, put before the detectors in order.
+
+    Beyond both ends the pictures are taken to go back again, so that motion there is no cut, and a
+    cut in the first or last two pictures is found as any other.
+    """
+
+    def __init__(self, shape: tuple[int, ...]):
+        from scenedetect.detectors import AdaptiveDetector, ContentDetector
+
+        self.shape = shape
+        self._detectors = [
             AdaptiveDetector(
                 adaptive_threshold=RATIO,
                 min_content_val=LEAST_CHANGE,
@@ -49,41 +67,46 @@ def mark_cuts(
             ),
             ContentDetector(threshold=SURE_CHANGE, min_scene_len=0),
         ]
+        self._waiting: deque = deque()  # added and not yet given back
+        self._recent: deque[np.ndarray] = deque(maxlen=_REACH + 1)
+        self._seen: int = 0  # by the detectors
+        self._next: int | None = None  # the detectors' number of the first that waits
+        self._first: int = 0
+        self._cuts: set[int] = set()
 
-    waiting: deque = deque()
-    active, count, shape, likeness = [], 0, None, None
-    cuts: set[int] = set()
+    def add(self, item: tuple, image: np.ndarray) -> Iterator[tuple]:
+        self._waiting.append(item)
+        self._recent.append(image)
+        if self._next is not None:
+            self._look(image)
+        elif len(self._recent) > _REACH:
+            self._start()
+        yield from self._drain(_REACH)
 
-    def look(image: np.ndarray) -> None:
-        """Shows the detectors one more picture; `count` is its number."""
-        nonlocal count
-        timecode = FrameTimecode(count, rate)
-        for detector in active:
-            cuts.update(cut.frame_num for cut in detector.process_frame(timecode, image))
-        count += 1
+    def finish(self) -> Iterator[tuple]:
+        if self._next is None:
+            self._start()
+        back = list(self._recent)[-2::-1]
+        for image in (*back, *_REACH * [self._recent[-1]])[:_REACH]:
+            self._look(image)
+        yield from self._drain(0)
 
-    def drain(keep: int) -> Iterator[tuple[Picture, int, int, bool]]:
-        while len(waiting) > keep:
-            number, begins, *rest = waiting.popleft()
-            yield *rest, begins or number in cuts
-            cuts.discard(number)
+    def _start(self) -> None:
+        images = list(self._recent)
+        self._first = self._next = len(images) - 1
+        for image in images[:0:-1] + images:
+            self._look(image)
 
-    def finish() -> Iterator[tuple[Picture, int, int, bool]]:
-        """The last pictures of a stretch: what is beyond is taken to be still."""
-        for _ in range(_REACH if waiting else 0):
-            look(likeness)
-        yield from drain(0)
+    def _look(self, image: np.ndarray) -> None:
+        from scenedetect.common import FrameTimecode
 
-    for picture, begin, end in pictures:
-        image = np.ascontiguousarray(picture.thumbnail(SIDE)[..., ::-1])  # BGR
-        begins = shape is None or picture.follows_gap or image.shape != shape
-        if begins:
-            yield from finish()
-            active, shape = detectors(), image.shape
-            for _ in range(_REACH):  # and so is what came before
-                look(image)
-        likeness = image
-        waiting.append((count, begins, picture, begin, end))
-        look(image)
-        yield from drain(_REACH)
-    yield from finish()
+        timecode = FrameTimecode(self._seen, _RATE)
+        for detector in self._detectors:
+            self._cuts.update(cut.frame_num for cut in detector.process_frame(timecode, image))
+        self._seen += 1
+
+    def _drain(self, keep: int) -> Iterator[tuple]:
+        while self._next is not None and len(self._waiting) > keep:
+            yield *self._waiting.popleft(), self._next == self._first or self._next in self._cuts
+            self._cuts.discard(self._next)
+            self._next += 1
