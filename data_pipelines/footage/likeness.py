@@ -39,9 +39,3 @@ def bands(fingerprint: bytes) -> list[bytes]:
         bytes([piece]) + fingerprint[piece * width : (piece + 1) * width]
         for piece in range(DISTANCE + 1)
     ]
-
-
-def distances(fingerprint: bytes, others: np.ndarray) -> np.ndarray:
-    """Bits in which a fingerprint differs from each of others [m 32] uint8: [m]."""
-    own = np.frombuffer(fingerprint, np.uint8)
-    return np.bitwise_count(others ^ own).sum(axis=1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-# Reason -> what it means; the whole vocabulary of `report.json`.
-REASONS = {
-    # an input that cannot be read
+# Reason -> what it means; the two are the whole vocabulary of `report.json`. An input that cannot be
+# read:
+UNREADABLE = {
     "missing": "a manifest names it, and it is not there",
     "outside the source": "its path leads out of the source's folder or archive",
     "cannot be opened": "the operating system refuses it",
@@ -19,13 +19,16 @@ REASONS = {
     "unsupported codec": "this build of ffmpeg has no decoder for it",
     "damaged": "too little can be decoded",
     "too many pixels": "an image that would fill the memory: a decompression bomb",
-    # a shot, clip or image that is read and not wanted
+}
+# A shot, clip or image that is read and not wanted:
+UNWANTED = {
     "too short": "a shot has fewer frames than a clip",
     "too small": "it would have to be enlarged by more than --max-upscale",
     "too dark": "its mean luma is below --min-luma",
     "near-still": "its frames hardly change: below --min-motion",
     "duplicate": "another input holds nearly the same, and came first",
 }
+REASONS = UNREADABLE | UNWANTED
 
 
 @dataclasses.dataclass
@@ -60,7 +63,7 @@ class Outcome:
         self.note = self.note or note
 
     def to_json(self) -> dict:
-        return dataclasses.asdict(self)
+        return {**vars(self), "dropped": dict(self.dropped)}
 
     @classmethod
     def from_json(cls, fields: dict) -> Outcome:
