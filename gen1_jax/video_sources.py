@@ -70,7 +70,8 @@ class Picture:
     `rgb(cover)` is upright `[h w 3]` uint8 RGB; with `cover = (h, w)` it may come scaled down, its
     aspect kept, to where it still covers that size. `thumbnail(side)` is a cheap likeness to
     compare pictures of one source by, its longer side at most `side`: neither turned nor
-    colour-managed. `follows_gap` says that pictures before it were lost.
+    colour-managed. `follows_gap` says that pictures before it were lost, where that is not to be
+    passed over (`open_file(strict=True)`).
     """
 
     time: Fraction
@@ -93,7 +94,7 @@ def on_grid(source: Source) -> Iterator[tuple[Picture, int, int]]:
     """Puts pictures on the grid of `source.rate`: each with the slots `[begin, end)` it fills.
 
     A picture fills the slots from its own to the next one's; of several in one slot the last one
-    is shown (the others come with begin = end).
+    is shown (the others come with begin = end). Before a gap it fills one slot.
     """
     held, slot = None, 0
     for picture in source.pictures:
@@ -105,7 +106,7 @@ def on_grid(source: Source) -> Iterator[tuple[Picture, int, int]]:
             # repeat pictures.
             following = slot + 1
             at = following if abs(exact - following) < Fraction(3, 4) else max(slot, round(exact))
-            yield held, slot, at
+            yield held, slot, min(at, following) if picture.follows_gap else at
             slot = at
         held = picture
     if held is not None:
@@ -302,7 +303,8 @@ def _decode(
     scalers = defaultdict(VideoReformatter)
     shift, previous = Fraction(0), None
     demuxer = container.demux(stream)
-    gap = waiting = False  # pictures were lost; a key frame is waited for
+    gap = waiting = False  # strictly: pictures were lost, and a key frame is waited for
+    clean = False  # a picture has come since the start, or since the key frame that was waited for
     while True:
         try:
             packet = next(demuxer, None)
@@ -319,17 +321,17 @@ def _decode(
             frames = None if packet.is_corrupt else packet.decode()
         except av.FFmpegError:
             frames = None
-        waiting = strict and frames is None
-        if frames is None:
-            bad += 1
-            gap = True
-            if strict:
-                stream.codec_context.flush_buffers()
-            continue
-        for frame in frames:
-            if frame.is_corrupt:
+        waiting = False
+        for frame in (None,) if frames is None else frames:
+            if frame is None or frame.is_corrupt:
                 bad += 1
-                gap = True
+                if strict:
+                    gap = True
+                    # Those that lead an open group of pictures lack what they refer to; the key
+                    # frame that they lead is whole.
+                    waiting = frame is None or clean
+                if waiting:
+                    break
                 continue
             time = frame.pts * frame.time_base if frame.pts is not None else None
             if time is None:
@@ -338,7 +340,9 @@ def _decode(
                 # the clock was set back: go on from here
                 shift = previous + step - time
             previous = time = time + shift
-            origin = time if origin is None else origin
+            if origin is None:  # what was lost before it took its time
+                at_start = not gap or stream.start_time is None
+                origin = time if at_start else stream.start_time * stream.time_base
             duration = Fraction(frame.duration or 0) * frame.time_base
             yield Picture(
                 time - origin,
@@ -347,7 +351,10 @@ def _decode(
                 functools.partial(_frame_to_thumbnail, frame, scalers),
                 gap,
             )
-            gap = False
+            gap, clean = False, True
+        if waiting:
+            stream.codec_context.flush_buffers()
+            clean = False
         source.lost = bad
     source.lost = bad + (0 if seeks else max(0, expected - packets))
 

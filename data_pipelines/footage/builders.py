@@ -38,7 +38,7 @@ class _FromParts(tfds.core.ShardBasedBuilder):
     Attributes:
         job: the ingest.
         num_parts: how many there are.
-        run: makes a Beam pipeline run; a context manager that gives the pipeline.
+        run: a context manager that gives a Beam pipeline and runs it, on so many workers at most.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -47,7 +47,7 @@ class _FromParts(tfds.core.ShardBasedBuilder):
     pkg_dir_path = epath.Path(__file__).parent
     job: Job
     num_parts: int
-    run: Callable[[], Any]
+    run: Callable[[int], Any]
 
     def _features(self) -> Any:
         raise NotImplementedError
@@ -73,7 +73,7 @@ class _FromParts(tfds.core.ShardBasedBuilder):
             for split, (all_, _) in layout.items()
             for i, pieces in enumerate(all_)
         ]
-        with self.run() as pipeline:
+        with self.run(len(shards)) as pipeline:
             _ = (
                 pipeline
                 | "Shards" >> beam.Create(shards)
@@ -164,7 +164,7 @@ def _read(job: Job, pieces: Pieces) -> Iterator[bytes]:
             reader.close()
 
 
-def build(kind: str, data_dir: Path, job: Job, num_parts: int, run: Callable[[], Any]) -> None:
+def build(kind: str, data_dir: Path, job: Job, num_parts: int, run: Callable[[int], Any]) -> None:
     """Writes `data_dir/kind/1.0.0`, unless it is there."""
     for left in (data_dir / kind).glob(f"incomplete.*_{_FromParts.VERSION}"):
         shutil.rmtree(left)  # by a build that was killed

@@ -93,7 +93,7 @@ def cut_clips(source: Source, settings: ClipSettings, outcome: Outcome) -> Itera
     try:
         for picture, begin, end, cut in mark_cuts(on_grid(source)):
             if picture.follows_gap and damaged_at is None:
-                damaged_at = begin
+                damaged_at = seen
             if cut:
                 end_shot()
                 frames, start, made = [], begin, 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-# Reason -> what it means; the two are the whole vocabulary of `report.json`. An input that cannot be
-# read:
+# Reason -> what it means; the two tables are the whole vocabulary of `report.json`.
+# An input that cannot be read:
 UNREADABLE = {
     "missing": "a manifest names it, and it is not there",
     "outside the source": "its path leads out of the source's folder or archive",

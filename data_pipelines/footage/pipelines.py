@@ -32,14 +32,18 @@ class Runner:
     options: tuple[str, ...] = ()
 
     @contextlib.contextmanager
-    def pipeline(self, work: str) -> Iterator[Any]:
+    def pipeline(self, work: str, most: int) -> Iterator[Any]:
         """A pipeline, which runs to its end when the block is left.
+
+        Args:
+            work: folder for the log of worker processes.
+            most: processes that would find something to do; starting one takes seconds.
 
         Raises:
             UserError: what a worker raised as such; or an unknown runner or option.
         """
         with _quiet(self.name == DIRECT):
-            pipeline = self._make(work)
+            pipeline = self._make(work, max(1, min(most, self.workers)))
             yield pipeline
             try:
                 pipeline.run().wait_until_finish()
@@ -52,7 +56,7 @@ class Runner:
                     raise UserError(_without_step(found[-1])) from error
                 raise
 
-    def _make(self, work: str) -> Any:
+    def _make(self, work: str, workers: int) -> Any:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -66,13 +70,13 @@ class Runner:
         from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
         environment = None
-        if self.workers > 1:
+        if workers > 1:
             log = shlex.quote(str(Path(work) / "workers.log"))
             command = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker"
             environment = SubprocessSDKEnvironment.from_command_string(
                 f"{command}.sdk_worker_main >>{log} 2>&1"
             )
-        options = PipelineOptions(list(self.options), direct_num_workers=self.workers)
+        options = PipelineOptions(list(self.options), direct_num_workers=workers)
         return beam.Pipeline(runner=FnApiRunner(environment), options=options)
 
 
