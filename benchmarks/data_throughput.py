@@ -52,6 +52,8 @@ SIZE = (256, 448)  # (height, width) of clips
 NUM_FRAMES, STRIDE = 8, 4
 FACTOR, LATENT, CONTENT = 8, 4, 768  # of the paper's encoders
 LEVELS = 8
+EPOCH = 10_000  # clips, the few there are again and again
+ENCODED = 250  # precomputed clips
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 
 
@@ -139,10 +141,25 @@ def write_encoded(folder: Path, count: int) -> None:
 # ---------------------------------------------------------------- ours
 
 
+class Repeated:
+    """A source as long as a real one: Grain's shuffle takes its time over a few records."""
+
+    def __init__(self, source, times: int):
+        self._source, self._times = source, times
+
+    def __len__(self) -> int:
+        return len(self._source) * self._times
+
+    def __getitem__(self, index: int) -> dict:
+        return self._source[index % len(self._source)]
+
+
 def our_clips(
     data: Path, batch_size: int, *, image_fraction: float = 0.0, **reading: int
 ) -> mixture.Stream:
     videos, images = make_buckets([str(data)], "train", buckets=(SIZE,))
+    (source,) = videos[0].sources
+    videos = [mixture.Bucket(SIZE, [Repeated(source, 1 + EPOCH // len(source))])]
     return mixture.make_dataset(
         videos,
         images,
@@ -154,7 +171,7 @@ def our_clips(
 
 
 def our_encoded(folder: Path, batch_size: int, **reading: int) -> mixture.Stream:
-    source = encoded.EncodedSource(folder / "train")
+    source = encoded.EncodedSource([folder / "train"] * (EPOCH // ENCODED))
     return encoded.make_encoded_dataset(
         source, batch_size=batch_size, image_fraction=0.0, **reading
     )
@@ -177,7 +194,8 @@ class EncodedClips(Dataset):
         with av.open(data, format="mp4") as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
-            frames = [f.to_ndarray(format="rgb24") for f in container.decode(stream)]
+            # By default PyAV starts a thread a core for each frame's colours, at twice the cost.
+            frames = [f.to_ndarray(format="rgb24", threads=1) for f in container.decode(stream)]
         return torch.from_numpy(np.stack(frames))
 
 
@@ -212,7 +230,7 @@ class SoughtClips(Dataset):
             frames = []
             for frame in container.decode(stream):
                 if len(frames) < NUM_FRAMES and frame.time * rate >= wanted[len(frames)] - 0.5:
-                    small = frame.to_ndarray(format="rgb24", width=width, height=height)
+                    small = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
                     frames.append(small[top : top + SIZE[0], left : left + SIZE[1]])
                 if len(frames) == NUM_FRAMES:
                     break
@@ -269,6 +287,7 @@ def measure(make: Callable[[], Iterator], clips_a_batch: int, seconds: float) ->
     rate = count / (time.perf_counter() - started)
     if hasattr(batches, "close"):
         batches.close()
+    del batches  # a DataLoader ends its workers so
     return rate
 
 
@@ -354,16 +373,17 @@ def run(args, work: Path) -> dict:
         ingest(sources, data)
     films = sorted(str(p) for p in sources.rglob("*") if p.suffix.lower() in SUFFIXES)
     files = write_files(data, work / "files")
-    write_encoded(work / "encoded", max(256, 4 * args.batch_size))
+    write_encoded(work / "encoded", ENCODED)
     size, workers = args.batch_size, args.workers
     apart = {"num_workers": workers, "num_threads": 1, "prefetch": 2}
     threads = {"num_workers": 0, "num_threads": workers}
-    sought = 100_000  # an epoch never ends
     contestants = {
         "ours": lambda: our_clips(data, size, **apart),
         "ours_threads": lambda: our_clips(data, size, **threads),
-        "torch_clips": lambda: torch_loader(EncodedClips(files * 64), size, workers),
-        "torch_seek": lambda: torch_loader(SoughtClips(films, sought), size, workers),
+        "torch_clips": lambda: torch_loader(
+            EncodedClips(files * (1 + EPOCH // len(files))), size, workers
+        ),
+        "torch_seek": lambda: torch_loader(SoughtClips(films, EPOCH), size, workers),
         "encoded": lambda: our_encoded(work / "encoded", size, **apart),
         "encoded_threads": lambda: our_encoded(work / "encoded", size, **threads),
     }
@@ -373,7 +393,7 @@ def run(args, work: Path) -> dict:
         print(f"no torchcodec: {str(error).strip().splitlines()[0]}", file=sys.stderr)
     else:
         contestants["torchcodec_seek"] = lambda: torch_loader(
-            TorchcodecClips(films, sought), size, workers
+            TorchcodecClips(films, EPOCH), size, workers
         )
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(args.rounds):

@@ -9,6 +9,8 @@ hosts, threads and worker processes.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +25,8 @@ from data_pipelines import transforms
 from gen1_jax.errors import UserError
 
 IMAGE_FRACTION = 0.125  # of batches; Gen-1 paper, section 4
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 Source = Any  # anything with __len__ and __getitem__
 
@@ -322,5 +326,17 @@ class Stream(Iterator):
             if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, whoever calls
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=self._num_workers)
-            dataset = dataset.mp_prefetch(options)
+            dataset = dataset.mp_prefetch(options, _keep_pages)
         return iter(dataset)
+
+
+def _keep_pages(worker: int, workers: int) -> None:
+    """Has a worker's malloc keep what is freed, where it is glibc's; its peak stays what it was.
+
+    Clips are megabytes that live for milliseconds. Handed back to the system and fetched anew each
+    time, their pages cost a tenth of the time of decoding them.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that is accepted
+        library.mallopt(_M_TRIM_THRESHOLD, 2**30)

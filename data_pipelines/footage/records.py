@@ -181,7 +181,7 @@ def _decode_video(data: bytes, num_frames: int) -> np.ndarray:
             if count == 0:
                 frames = np.empty((num_frames, frame.height, frame.width, 3), np.uint8)
             # Straight from ffmpeg's padded rows to their place: `to_ndarray` would copy once more.
-            plane = scaler.reformat(frame, format="rgb24").planes[0]
+            plane = scaler.reformat(frame, format="rgb24", threads=1).planes[0]
             rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
             frames[count] = rows[:, : frame.width * 3].reshape(frames.shape[1:])
             count += 1
