@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train",
     "all": "all",
     "world": "world",
+    "ingest": "ingest",
     "precompute": "precompute",
     "evaluate": "evaluate",
     "import": "import_models",  # `import` is a word of Python

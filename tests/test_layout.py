@@ -57,7 +57,12 @@ FLOORS = {
     "gen1_jax.cli": TOP,
     "gen1_jax.commands": TOP,
 }
-FOR_DATA_PIPELINES = {"gen1_jax.batch", "gen1_jax.errors", "gen1_jax.video_io"}
+FOR_DATA_PIPELINES = {
+    "gen1_jax.batch",
+    "gen1_jax.errors",
+    "gen1_jax.video_io",
+    "gen1_jax.video_sources",
+}
 # Slow to import, or not there without an extra.
 HEAVY = ("torch", "tensorflow", "apache_beam", "transformers", "matplotlib", "diffusers")
 

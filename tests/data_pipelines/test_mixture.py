@@ -125,6 +125,11 @@ def test_resume_is_exact(threads):
             assert have[name].tobytes() == want[name].tobytes()
 
 
+def test_a_foreign_state_is_refused():
+    with pytest.raises(ValueError, match="no place in a stream"):
+        make().set_state({"workers_state": {}})
+
+
 def test_worker_processes_give_the_same_stream_and_resume():
     one, many = iter(make()), iter(make(num_workers=1, num_threads=1))
     for _ in range(5):

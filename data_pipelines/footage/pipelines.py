@@ -1,0 +1,111 @@
+"""Where Beam pipelines run: on this machine, in this process or several, or on any other runner."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gen1_jax.errors import UserError
+
+DIRECT = "DirectRunner"
+
+
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """A Beam runner.
+
+    Attributes:
+        name: as Beam knows it; `DirectRunner` is this machine.
+        workers: processes, on this machine; 1 works in this one.
+        options: of other runners and of pipelines, as on a command line: `--project=mine`.
+    """
+
+    name: str = DIRECT
+    workers: int = 1
+    options: tuple[str, ...] = ()
+
+    @contextlib.contextmanager
+    def pipeline(self, work: str, most: int) -> Iterator[Any]:
+        """A pipeline, which runs to its end when the block is left.
+
+        Args:
+            work: folder for the log of worker processes.
+            most: processes that would find something to do; starting one takes seconds.
+
+        Raises:
+            UserError: what a worker raised as such; or an unknown runner or option.
+        """
+        with _quiet(self.name == DIRECT):
+            pipeline = self._make(work, max(1, min(most, self.workers)))
+            yield pipeline
+            try:
+                pipeline.run().wait_until_finish()
+            except UserError as error:
+                raise UserError(_without_step(str(error))) from error
+            except Exception as error:
+                # across processes the text is all that comes back
+                found = re.findall(r"(?:UserError|WritingFailed): (.*)", str(error))
+                if found:
+                    raise UserError(_without_step(found[-1])) from error
+                raise
+
+    def _make(self, work: str, workers: int) -> Any:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        if self.name != DIRECT:
+            try:
+                return beam.Pipeline(runner=self.name, options=PipelineOptions(list(self.options)))
+            except (ValueError, ImportError, RuntimeError) as error:
+                raise UserError(f"--runner {self.name}: {error}") from error
+        # Beam's own name for it first tries one that downloads a program.
+        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+        from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+        environment = None
+        if workers > 1:
+            log = shlex.quote(str(Path(work) / "workers.log"))
+            command = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker"
+            environment = SubprocessSDKEnvironment.from_command_string(
+                f"{command}.sdk_worker_main >>{log} 2>&1"
+            )
+        options = PipelineOptions(list(self.options), direct_num_workers=workers)
+        return beam.Pipeline(runner=FnApiRunner(environment), options=options)
+
+
+LOCAL = Runner()
+
+
+def check_beam() -> None:
+    """UserError where the extra is not installed."""
+    try:
+        with _quiet(True):
+            import apache_beam  # noqa: F401
+            import scenedetect  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"ingest needs {error.name}, which is not installed: pip install 'gen1-jax[beam]'"
+        ) from error
+
+
+def _without_step(text: str) -> str:
+    return re.sub(r" \[while running '.*", "", text, flags=re.DOTALL)
+
+
+@contextlib.contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    """Beam's and its workers' notes off; what fails is raised."""
+    before = logging.root.manager.disable
+    if quiet:
+        logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
