@@ -197,7 +197,7 @@ def test_training_from_encoded_is_training_from_raw(micro_run, quick, tmp_path):
     def run(**data):
         data = {"batch_size": 2, "image_fraction": 0.0, "num_frames": 8, "num_threads": 0} | data
         stream = make_stream(ConfigDict(data), 3, split="validation")
-        batches = (Batch.from_dict(next(stream)) for _ in range(2))
+        batches = (Batch.from_dict(next(stream)).widened() for _ in range(2))
         both = [step(params, frozen, x, jax.random.key(i)) for i, x in enumerate(batches)]
         values, gradients = zip(*((value, gradient) for (value, _), gradient in both), strict=True)
         return np.array(values), np.concatenate([x.ravel() for x in jax.tree.leaves(gradients)])
