@@ -1,6 +1,8 @@
 """`gen1 precompute`: the same bytes however it is run; training from them is training from raw."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +122,40 @@ def test_a_job_goes_on_with_its_settings_only(micro_run, quick, tmp_path, monkey
     assert files(tmp_path / "x") == before
     run()
     assert len(EncodedSource(tmp_path / "x" / "train")) == 24
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"levels_per_clip": 9}, "levels_per_clip is 9; 1 to 8 are accepted"),
+        ({"batch_size": 0}, "batch_size is 0; 1 or more is accepted"),
+        ({"precision": "int8"}, "precision is 'int8'; accepted: float16, float32"),
+        ({"data.form": "films"}, "data form 'films'; accepted: raw, footage"),
+        ({"data.world": "nowhere"}, "no moving_shapes/test under nowhere"),
+        ({"splits": ("training",)}, "unknown split 'training'"),
+        ({"frozen.depth": "nowhere"}, "no model folder"),
+        ({"tokenizer": "nowhere"}, "no tokenizer in nowhere"),
+    ],
+)
+def test_wrong_settings_are_one_line(micro_run, tmp_path, changes, words):
+    config = load(micro_run, "encoded", **changes)
+    with pytest.raises(UserError, match=words) as caught:
+        run_part(config, tmp_path / "x", progress=False)
+    assert "\n" not in str(caught.value) and not (tmp_path / "x").exists()
+
+
+def test_numbers_that_cannot_be_stored_name_their_record(micro_run, quick, tmp_path):
+    shutil.copytree(micro_run / "pipeline" / "vae", tmp_path / "vae")
+    path = tmp_path / "vae" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scaling_factor": 1e7}))
+    changes = {"frozen.vae": str(tmp_path / "vae"), "tokenizer": "", "splits": ("validation",)}
+    words = "record 0 of .*/x/validation: latents holds .*, which float16 cannot store"
+    with pytest.raises(UserError, match=words):
+        run_part(load(micro_run, "encoded", **changes), tmp_path / "x", progress=False)
+    assert list(files(tmp_path / "x")) == ["validation/.job.json"]
+    changes["precision"] = "float32"
+    run_part(load(micro_run, "encoded", **changes), tmp_path / "y", progress=False)
+    assert "tokens" not in EncodedSource(tmp_path / "y" / "validation")[0]
 
 
 # ------------------------------------------------------------------------------- equal to raw
