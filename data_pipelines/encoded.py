@@ -5,7 +5,7 @@ How a record is stored is in `encoded_records.py`, how a folder comes about in `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from data_pipelines import mixture
-from data_pipelines.encoded_records import FORMAT, read_layout, unpack_first, unpack_level
+from data_pipelines.encoded_records import FORMAT, read_layout, unpack_first, unpack_plane
 from data_pipelines.encoded_writer import META, read_settings
 from data_pipelines.transforms import ALL_LEVELS, Choice, Select, choose
 from gen1_jax.errors import UserError
@@ -25,8 +25,7 @@ FIELDS = ("latents", "structure", "structure_level", "content")
 class EncodedSource:
     """Random access to the clips of one finished folder or several.
 
-    A clip is a dictionary of the fields of `encoded_records`, of which `structure` is read when a
-    level is asked for: `clip["structure"][i]` is [n h w c], at level `clip["levels"][i]`.
+    Of a clip, `clip["structure"][i]` is [n h w c], at blur level `clip["levels"][i]`.
 
     Attributes:
         meta: of the (first) folder: its settings.
@@ -57,15 +56,14 @@ class EncodedSource:
     def __len__(self) -> int:
         return len(self._entries) // self.layout.entries
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        first = range(0, len(self._entries), self.layout.entries)[index]
-        clip = self._read(first, unpack_first)
-        return {**clip, "structure": Structure(self, first + 1, self.layout.num_levels)}
+    def __getitem__(self, index: int) -> Clip:
+        return Clip(self, range(0, len(self._entries), self.layout.entries)[index])
 
     def __repr__(self) -> str:
         return f"EncodedSource(paths={self._paths!r})"
 
-    def _read(self, entry: int, unpack: Callable) -> Any:
+    def read(self, entry: int, unpack: Callable) -> Any:
+        """An entry of the files; UserError naming the clip where it is damaged."""
         try:
             return unpack(self._entries[entry], self.layout)
         except (ValueError, RuntimeError) as error:  # ours, and ArrayRecord's
@@ -73,17 +71,38 @@ class EncodedSource:
             raise UserError(f"record {index} of {self.folder} is damaged: {error}") from error
 
 
+class Clip(Mapping):
+    """A stored clip by the names of `encoded_records`; large fields are read when asked for."""
+
+    def __init__(self, source: EncodedSource, entry: int):
+        self._source, self._entry = source, entry
+        self._first = source.read(entry, unpack_first)
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "latents_logvar":
+            return self._source.read(self._entry + 1, unpack_plane)
+        if name == "structure":
+            return Structure(self._source, self._entry + 2)
+        return self._first[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._source.layout.shapes)
+
+    def __len__(self) -> int:
+        return len(self._source.layout.shapes)
+
+
 class Structure(Sequence):
     """A clip's structure latents [k n h w c]; a level is read when it is asked for."""
 
-    def __init__(self, source: EncodedSource, first: int, num_levels: int):
-        self._source, self._entries = source, range(first, first + num_levels)
+    def __init__(self, source: EncodedSource, entry: int):
+        self._source, self._entries = source, range(entry, entry + source.layout.num_levels)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self._source._read(self._entries[index], unpack_level)
+        return self._source.read(self._entries[index], unpack_plane)
 
 
 def _read_meta(folder: Path) -> dict:
@@ -110,7 +129,7 @@ def _read_meta(folder: Path) -> dict:
 
 
 class ToBatchForm(grain.transforms.RandomMap):
-    """From a stored clip to an example of Batch's encoded form, in float32; see `to_batch_form`."""
+    """From a stored clip to an example of Batch's encoded form; see `to_batch_form`."""
 
     name = Choice.__name__  # the draws of `transforms.ChooseFrames`
 
@@ -122,12 +141,12 @@ class ToBatchForm(grain.transforms.RandomMap):
     ):
         self._settings = num_frames, tuple(levels), tuple(fields)
 
-    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    def random_map(self, element: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         return to_batch_form(element, rng, *self._settings)
 
 
 def to_batch_form(
-    record: dict[str, Any],
+    record: Mapping[str, Any],
     rng: np.random.Generator,
     num_frames: int,
     levels: Sequence[int] = ALL_LEVELS,
@@ -143,6 +162,8 @@ def to_batch_form(
         fields: what is wanted of latents [n h w c], latents_logvar [n h w c], structure
             [n h w c], structure_level [], content [d] and tokens [l]. What is not is not read.
 
+    Numbers stay in the precision that they are stored in; a step widens them on its device.
+
     Raises:
         UserError: none of the permitted levels is stored, or too few frames.
     """
@@ -152,17 +173,16 @@ def to_batch_form(
         raise UserError(f"no structure level of {tuple(levels)} is stored; {stored} are")
     choice = choose(rng, len(record["latents"]), num_frames, 1, usable)
     example = {
-        name: np.asarray(record[name][choice.frames], np.float32)
+        name: record[name][choice.frames]
         for name in ("latents", "latents_logvar")
         if name in fields
     }
     if "structure" in fields:
         structure = record["structure"][stored.index(choice.level)]
-        example["structure"] = np.asarray(structure[choice.frames], np.float32)
+        example["structure"] = structure[choice.frames]
     if "tokens" in record:
         example["tokens"] = record["tokens"]
-    content = record["content"][choice.frames][choice.content_frame]
-    example["content"] = np.asarray(content, np.float32)
+    example["content"] = record["content"][choice.frames][choice.content_frame]
     example["structure_level"] = np.int32(choice.level)
     return example
 

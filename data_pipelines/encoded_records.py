@@ -1,16 +1,16 @@
 """The layout of encoded clips: in one folder every record is the same numbers in the same places.
 
-A clip of n frames is stored as 1 + k entries of an ArrayRecord file. The first is
+A clip of n frames is stored as 2 + k entries of an ArrayRecord file. The first is
 
     latents         [n h w c]  means of the autoencoder's latents, scaled
-    latents_logvar  [n h w c]  log variances of the same
+    levels          [k] int32  the blur levels of the structure
     content         [n d]      image embedding of every frame
-    levels          [k] int32  the blur levels of the entries that follow
     tokens          [l] int32  the caption, where there is one
 
-and then comes `structure` [n h w c], means of the latents of the depth, once for each level, so
-that a step reads the one level that it draws. An entry is the bytes of a NumPy structured type,
-little-endian, without a header; the shapes and types stand in the folder's meta.json.
+the second `latents_logvar` [n h w c], log variances of the latents, and the others are `structure`
+[n h w c], means of the latents of the depth, once for each level: a step reads what it needs. An
+entry is the bytes of a NumPy structured type, little-endian, without a header; the shapes and types
+stand in the folder's meta.json.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ AXES = {
 }
 _INTEGERS = ("levels", "tokens")
 _OPTIONAL = ("tokens",)
-_APART = "structure"  # the field whose first axis is entries
+_APART = ("latents_logvar", "structure")  # what is not in a clip's first entry
 
 
 class Layout(NamedTuple):
@@ -46,27 +46,27 @@ class Layout(NamedTuple):
 
     @property
     def num_levels(self) -> int:
-        return dict(self.shapes)[_APART][0]
+        return dict(self.shapes)["structure"][0]
 
     @property
     def entries(self) -> int:
         """ArrayRecord entries of a clip."""
-        return 1 + self.num_levels
+        return 2 + self.num_levels
 
     @property
     def size(self) -> int:
         """Bytes of a clip."""
-        return self.first.itemsize + self.num_levels * self.level.itemsize
+        return self.first.itemsize + (1 + self.num_levels) * self.plane.itemsize
 
     @property
     def first(self) -> np.dtype:
         """Of a clip's first entry."""
-        return np.dtype([(n, self._scalar(n), s) for n, s in self.shapes if n != _APART])
+        return np.dtype([(n, self._scalar(n), s) for n, s in self.shapes if n not in _APART])
 
     @property
-    def level(self) -> np.dtype:
-        """Of the structure at one level."""
-        return np.dtype((self._scalar(_APART), dict(self.shapes)[_APART][1:]))
+    def plane(self) -> np.dtype:
+        """Of each of the other entries."""
+        return np.dtype((self._scalar("latents"), dict(self.shapes)["latents"]))
 
     def _scalar(self, name: str) -> str:
         if name in _INTEGERS:
@@ -144,8 +144,8 @@ def pack(record: Mapping[str, np.ndarray], layout: Layout, name: str) -> list[by
     first = np.empty((), layout.first)
     for field in first.dtype.names:
         first[field] = record[field]
-    structure = np.asarray(record[_APART]).astype(layout.level.base)
-    return [first.tobytes(), *(level.tobytes() for level in structure)]
+    planes = (record["latents_logvar"], *record["structure"])
+    return [first.tobytes(), *(np.asarray(p, layout.plane.base).tobytes() for p in planes)]
 
 
 def _unfit(value: np.ndarray, precision: str) -> float | None:
@@ -156,7 +156,7 @@ def _unfit(value: np.ndarray, precision: str) -> float | None:
 
 
 def unpack_first(data: bytes, layout: Layout) -> dict[str, np.ndarray]:
-    """A clip's fields but `structure`; read-only views of the bytes.
+    """The fields of a clip's first entry; read-only views of the bytes.
 
     Raises:
         ValueError: not as many bytes as the layout has.
@@ -167,8 +167,8 @@ def unpack_first(data: bytes, layout: Layout) -> dict[str, np.ndarray]:
     return {name: first[name][0] for name in first.dtype.names}
 
 
-def unpack_level(data: bytes, layout: Layout) -> np.ndarray:
-    """The structure at one level, [n h w c]; ValueError as above."""
-    if len(data) != layout.level.itemsize:
-        raise ValueError(f"{len(data)} bytes; {layout.level.itemsize} are expected")
-    return np.frombuffer(data, layout.level.base).reshape(layout.level.shape)
+def unpack_plane(data: bytes, layout: Layout) -> np.ndarray:
+    """Another of its entries, [n h w c]; ValueError as above."""
+    if len(data) != layout.plane.itemsize:
+        raise ValueError(f"{len(data)} bytes; {layout.plane.itemsize} are expected")
+    return np.frombuffer(data, layout.plane.base).reshape(layout.plane.shape)

@@ -44,6 +44,14 @@ class Batch:
     def encoded(self) -> bool:
         return self.latents is not None
 
+    def widened(self) -> "Batch":
+        """With float32 for float16, in which encoded data are stored, read and sent to devices."""
+
+        def widen(x: Array) -> Array:
+            return x.astype(np.float32) if x.dtype == np.float16 else x
+
+        return Batch(**{name: widen(value) for name, value in self.fields().items()})
+
     def fields(self) -> dict[str, Array]:
         """The fields that are present."""
         named = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))

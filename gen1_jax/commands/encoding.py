@@ -27,6 +27,7 @@ from gen1_jax.tokenizer import load_tokenizer
 
 # Of a config: what the stored numbers follow from, beside data and models.
 SETTINGS = ("levels_per_clip", "precision", "records_per_shard", "batch_size", "dtype", "seed")
+PATHS = ("world", "folder")  # of a config's data, which may move while a job is stopped
 
 
 class Raw(NamedTuple):
@@ -122,7 +123,7 @@ class Encoder:
         if self._tokenizer:
             shapes["tokens"] = self._tokens(first).shape
         settings = {name: config[name] for name in SETTINGS}
-        data = {k: v for k, v in config.data.to_dict().items() if not _is_path(v)}
+        data = {k: v for k, v in config.data.to_dict().items() if k not in PATHS}
         return EncodedWriter(
             folder,
             make_layout(shapes, config.precision),
@@ -277,7 +278,3 @@ def _digest(params: Any) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         digest.update(array.data.cast("B") if array.size else b"")
     return digest.hexdigest()
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and "/" in value
