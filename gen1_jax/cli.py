@@ -16,6 +16,7 @@ COMMANDS = {
     "all": "all",
     "world": "world",
     "ingest": "ingest",
+    "inspect": "inspect_data",  # `inspect` is a module of Python
     "precompute": "precompute",
     "evaluate": "evaluate",
     "import": "import_models",  # `import` is a word of Python
