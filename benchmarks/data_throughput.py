@@ -64,8 +64,8 @@ def make_source(path: Path, seed: int, seconds: int = 20, fps: int = 30) -> None
     """A film that pans over a rough picture, with things that move and some grain."""
     rng = np.random.default_rng(seed)
     world = np.zeros((1440, 2560, 3))
-    for octave in range(3, 9):
-        rough = rng.normal(size=(2**octave * 9 // 16 + 1, 2**octave, 3)) * 2.0**-octave
+    for octave in range(3, 11):
+        rough = rng.normal(size=(2**octave * 9 // 16 + 1, 2**octave, 3)) * 2.0 ** (-octave / 2)
         planes = [
             Image.fromarray(rough[..., c].astype(np.float32)).resize((2560, 1440), 3)
             for c in range(3)
@@ -164,6 +164,7 @@ def our_clips(
         videos,
         images,
         batch_size=batch_size,
+        image_batch_size=2 * batch_size,
         image_fraction=image_fraction,
         num_frames=NUM_FRAMES,
         **reading,
