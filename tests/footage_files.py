@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from data_pipelines.footage import records
+from data_pipelines.quiet import silent_tfds
 
 
 class Written(tfds.core.GeneratorBasedBuilder):
@@ -39,10 +40,10 @@ class Images(Written):
 
 
 def write(builder: type[Written], folder: Path, splits: dict[str, Sequence[dict]]) -> None:
-    made = builder(data_dir=str(folder), file_format=tfds.core.FileFormat.ARRAY_RECORD)
-    made.splits = splits
-    tfds.disable_progress_bar()
-    made.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
+    with silent_tfds():
+        made = builder(data_dir=str(folder), file_format=tfds.core.FileFormat.ARRAY_RECORD)
+        made.splits = splits
+        made.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
 
 
 def clip(number: int, n: int = 4, size: tuple[int, int] = (32, 48)) -> dict:

@@ -7,10 +7,13 @@ DATA/images/1.0.0    a split a bucket: `train_256x448` (height x width), ...
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import tensorflow_datasets as tfds
+
+from data_pipelines.quiet import quiet_tfds
 from gen1_jax.errors import UserError
 
 VERSION = "1.0.0"  # of the records' form
@@ -95,7 +98,8 @@ class Footage:
         return found
 
     def _records(self, kind: str, split: str) -> Records:
-        source = _quietly(lambda: self._builders[kind].as_data_source(split))
+        with quiet_tfds():
+            source = self._builders[kind].as_data_source(split)
         return Records(source, f"{self.folder / kind}, {split}")
 
 
@@ -120,10 +124,9 @@ def open_footage(folder: str | Path) -> Footage:
 
 
 def _open(folder: Path, kind: str) -> Any:
-    import tensorflow_datasets as tfds
-
     try:
-        builder = _quietly(lambda: tfds.builder_from_directory(folder))
+        with quiet_tfds():
+            builder = tfds.builder_from_directory(folder)
         fields = set(builder.info.features)
     except Exception as error:  # of TFDS, protobuf, json: one for each way to be unreadable
         raise UserError(f"{folder}: its dataset_info.json cannot be read: {error}") from error
@@ -137,15 +140,3 @@ def _open(folder: Path, kind: str) -> Any:
             if not Path(path).is_file():
                 raise UserError(f"{folder} lacks {Path(path).name}, which belongs to it")
     return builder
-
-
-def _quietly(call: Callable[[], Any]) -> Any:
-    """Without the notes of TFDS; errors still show."""
-    from absl import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        return call()
-    finally:
-        logging.set_verbosity(before)
