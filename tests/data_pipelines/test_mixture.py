@@ -150,6 +150,29 @@ def test_hosts_draw_the_same_kind_and_different_records():
         assert not set(first[:, 0, 0, 0, 0] // 10) & set(second[:, 0, 0, 0, 0] // 10)
 
 
+class Recording(Counting):
+    """Remembers what was read of it."""
+
+    def __init__(self, length):
+        super().__init__(length)
+        self.read = []
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return super().__getitem__(index)
+
+
+def test_a_host_reads_its_own_records_alone():
+    sources = [Recording(24) for _ in range(3)]
+    for host, source in enumerate(sources):
+        stream = make(source, batch_size=6, process_index=host, process_count=3, image_fraction=0.0)
+        for _ in range(4):
+            next(stream)
+    # An epoch of four steps: each host read its two clips a step, and all together each clip once.
+    assert [len(source.read) for source in sources] == [8, 8, 8]
+    assert sorted(index for source in sources for index in source.read) == list(range(24))
+
+
 def test_seed_changes_the_order():
     a, b = (next(iter(make(seed=s, image_fraction=0.0, batch_size=12)))["frames"] for s in (0, 1))
     assert (a != b).any()
