@@ -89,7 +89,8 @@ def make_preview_batch(data) -> Callable[[], dict]:
     def make() -> dict:
         preview = data.copy_and_resolve_references()
         preview.image_fraction = 1.0 if data.image_fraction == 1 else 0.0
-        stream = make_stream(preview, seed=0, split="validation")
-        return next(stream)
+        for readers in {"num_threads", "num_workers"} & set(preview):
+            preview[readers] = 0  # it is one batch
+        return next(make_stream(preview, seed=0, split="validation"))
 
     return make
