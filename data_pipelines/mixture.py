@@ -12,6 +12,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import multiprocessing
+import os
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -326,12 +329,17 @@ class Stream(Iterator):
             if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, whoever calls
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=self._num_workers)
-            dataset = dataset.mp_prefetch(options, _keep_pages)
+            dataset = dataset.mp_prefetch(options, _prepare_worker)
         return iter(dataset)
 
 
-def _keep_pages(worker: int, workers: int) -> None:
-    """Has a worker's malloc keep what is freed, where it is glibc's; its peak stays what it was.
+def _prepare_worker(worker: int, workers: int) -> None:
+    _keep_pages()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _keep_pages() -> None:
+    """Has malloc keep what is freed, where it is glibc's; the peak stays what it was.
 
     Clips are megabytes that live for milliseconds. Handed back to the system and fetched anew each
     time, their pages cost a tenth of the time of decoding them.
@@ -340,3 +348,9 @@ def _keep_pages(worker: int, workers: int) -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that is accepted
         library.mallopt(_M_TRIM_THRESHOLD, 2**30)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for it for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -1,6 +1,11 @@
 """The mixture over ingested folders: proportions, kinds, hosts, resume, augmentation, damage."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import grain
 import numpy as np
@@ -236,6 +241,55 @@ def test_a_damaged_record_neither_stops_nor_hides(tmp_path):
     write(ImagesBuilder, tmp_path / "two", {"train_32x48": records})
     with pytest.warns(UserWarning), pytest.raises(UserError, match="2 of 4 records are damaged"):
         next(make([str(tmp_path / "two")], image_fraction=1.0))
+
+
+READS = """
+import sys
+from data_pipelines import mixture
+from data_pipelines.footage.mixing import make_buckets
+
+if __name__ == "__main__":
+    videos, _ = make_buckets([sys.argv[1]], "train", buckets=((32, 48),))
+    stream = mixture.make_dataset(
+        videos, batch_size=2, num_frames=4, image_fraction=0, num_workers=1
+    )
+    next(stream)
+    import multiprocessing
+
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_readers_end_with_a_run_that_is_killed(folder, tmp_path):
+    script = tmp_path / "reads.py"
+    script.write_text(READS)
+    command = [sys.executable, script, folder]
+    root = Path(mixture.__file__).parents[1]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )
+    with process:
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        process.kill()
+    assert workers
+    for _ in range(300):
+        if not any(map(_runs, workers)):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{workers} are still there")
+
+
+def _runs(pid):
+    """Whether a process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 # ---------------------------------------------------------------- as a config says it
