@@ -279,8 +279,11 @@ def torch_loader(dataset: Dataset, batch_size: int, workers: int) -> Iterator[to
 def measure(make: Callable[[], Iterator], clips_a_batch: int, seconds: float) -> float:
     """Clips/s of a fresh loader, once it has filled its buffers."""
     batches = make()
+    next(batches)  # processes are up
+    started = time.perf_counter()
     for _ in range(8):
-        next(batches)
+        if time.perf_counter() - started < seconds:
+            next(batches)
     started, count = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
         next(batches)
@@ -316,13 +319,15 @@ def resident(process: int) -> int:
 
 def watch_memory(data: str, batches: int, workers: int, result) -> None:
     """Reads clips and images; sends [(batch, bytes)] and the steps that were images."""
-    stream = our_clips(Path(data), 2, image_fraction=0.125, num_workers=workers, num_threads=1)
+    stream = our_clips(Path(data), 1, image_fraction=0.125, num_workers=workers, num_threads=1)
     sizes, images = [], []
     for step in tqdm(range(batches), desc="memory", unit="batch", disable=None):
         if next(stream)["frames"].shape[1] == 1:
             images.append(step)
         if step % 20 == 19:
             sizes.append((step + 1, resident(os.getpid())))
+        if step % 1000 == 999:
+            print(f"batch {step + 1}: {sizes[-1][1] / 2**20:.0f} MiB", file=sys.stderr)
     stream.close()
     result.put((sizes, images))
 
@@ -416,7 +421,7 @@ def run(args, work: Path) -> dict:
     }
     if args.memory_batches:
         figures["memory"] = [
-            measure_memory(data, args.memory_batches, each) for each in (0, workers)
+            measure_memory(data, args.memory_batches, each) for each in (workers, 0)
         ]
     return figures
 
