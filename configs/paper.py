@@ -223,7 +223,7 @@ def _stage(name: str, init_from: str, num_steps: int, **fields):
         "diffusion",
         init_from=init_from,
         frozen=tiny.frozen("vae"),  # for pictures alone: data are encoded
-        loss={"sample_latents": False},  # True needs latents_logvar among data.fields
+        loss={"latents_drawn": False},  # True needs latents_logvar among data.fields
         optimizer={
             "learning_rate": 1e-4,
             "warmup_steps": 1000,

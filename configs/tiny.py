@@ -297,7 +297,7 @@ def stage(name: str, init_from: str, num_steps: int, rate: float, **fields):
         "diffusion",
         init_from=init_from,
         frozen=frozen("vae"),
-        loss={"sample_latents": False},  # True needs latents_logvar among data.fields
+        loss={"latents_drawn": False},  # True needs latents_logvar among data.fields
         optimizer={
             "learning_rate": rate,
             "warmup_steps": 50,

@@ -221,5 +221,7 @@ def _writing(folder: Path):
     try:
         yield
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        # "write() failed: No space left on device; writing /…/.clips-00000…; at byte 4096; …"
+        said = str(error).splitlines()[0].partition(" failed: ")
+        reason = getattr(error, "strerror", None) or (said[2] or said[0]).partition(";")[0]
         raise UserError(f"cannot write {folder}: {reason}") from error

@@ -267,7 +267,7 @@ def diffusion(
     conditioner: Conditioner,
     *,
     content_drop_rate: float = 0.1,
-    sample_latents: bool = False,
+    latents_drawn: bool = False,
     zero_terminal_snr: bool = False,
     prediction_type: str = "v_prediction",
     preview_steps: int = 20,
@@ -276,7 +276,7 @@ def diffusion(
     """Gen-1's ‖v − v_θ(z_t, t, s, c)‖², the same for images and videos; null content is zeros.
 
     `prediction_type` "epsilon" goes on with a UNet that predicts noise, as Stable Diffusion 1.x's.
-    `sample_latents` draws z from the autoencoder's distribution, as Stable Diffusion was trained,
+    `latents_drawn` takes z from the autoencoder's distribution, as Stable Diffusion was trained,
     where else it is the mean; encoded data then need the field `latents_logvar`.
     """
     schedule = make_schedule(zero_terminal_snr=zero_terminal_snr, prediction_type=prediction_type)
@@ -289,7 +289,7 @@ def diffusion(
         time_key, noise_key, drop_key, latent_key = jax.random.split(key, 4)
         if not batch.encoded:
             batch = jax.lax.stop_gradient(conditioner.encode_batch(frozen, batch))
-        z0 = draw_latents(batch, latent_key) if sample_latents else batch.latents
+        z0 = draw_latents(batch, latent_key) if latents_drawn else batch.latents
         t = jax.random.randint(time_key, z0.shape[:1], 0, schedule.num_timesteps)
         eps = jax.random.normal(noise_key, z0.shape)
         kept = jax.random.bernoulli(drop_key, 1 - content_drop_rate, (z0.shape[0], 1))
@@ -333,7 +333,7 @@ def draw_latents(batch: Batch, key: jax.Array) -> jax.Array:
       UserError: the batch has no variance.
     """
     if batch.latents_logvar is None:
-        raise UserError("sample_latents needs latents_logvar: add it to data.fields")
+        raise UserError("latents_drawn needs latents_logvar: add it to data.fields")
     noise = jax.random.normal(key, batch.latents.shape)
     return batch.latents + jnp.exp(0.5 * batch.latents_logvar) * noise
 

@@ -80,7 +80,7 @@ def test_raw_batches_train_as_encoded_ones_do(micro_run, quick):
     module, params = load_model(micro_run / "blur" / "model")
     folders = {name: micro_run / "pipeline" / name for name in ("vae", "clip", "depth")}
     conditioner, frozen = Conditioner.load(folders)
-    settings = config.loss.to_dict() | {"sample_latents": True}
+    settings = config.loss.to_dict() | {"latents_drawn": True}
     loss = make_objective("diffusion", module, conditioner, settings).loss
     rng = np.random.default_rng(0)
     raw = Batch(

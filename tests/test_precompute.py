@@ -124,6 +124,27 @@ def test_a_job_goes_on_with_its_settings_only(micro_run, quick, tmp_path, monkey
     assert len(EncodedSource(tmp_path / "x" / "train")) == 24
 
 
+def test_a_process_whose_disk_is_full_ends_the_job_in_one_line(micro_run):
+    """The limit on the size of files is the second's alone; the first would wait for its shards."""
+    folder = micro_run / "encoded_full"
+    limited = 'if [ "$GEN1_PROCESS" = 1 ]; then ulimit -f 100; fi; exec "$0" "$@"'
+    command = [sys.executable, "-m", *arguments(folder, processes=2)]
+    launcher = [sys.executable, ROOT / "launch" / "local.py", "--processes", "2", "--devices", "1"]
+    with subprocess.Popen(
+        [*map(str, launcher), "--", "bash", "-c", limited, *command],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": QUICK},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        said = next(line for line in process.stdout if line.startswith("[1] gen1: "))
+        time.sleep(1)  # it has ended then; the signal is for the first
+        process.terminate()
+        process.stdout.read()
+    assert said == f"[1] gen1: cannot write {folder}/train: File too large\n"
+    assert process.returncode == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

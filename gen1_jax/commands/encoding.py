@@ -1,7 +1,8 @@
 """Raw clips and images → the encoded form: a job that several processes share and any can resume.
 
 What is written of a record follows from the settings, the models and the record's number alone: a
-device encodes fixed ranges of records together, however many devices and processes there are.
+device encodes fixed ranges of records together, however many devices and processes there are. (As
+with all arithmetic of XLA, another kind of device, or a CPU's number of threads, may round other.)
 """
 
 import hashlib
@@ -102,10 +103,10 @@ class Encoder:
         self._config = config
         self._tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
         self._models = {name: _digest(params) for name, params in frozen.items()}
-        mesh = make_mesh(devices=jax.local_devices())
-        self._sharding = batch_sharding(mesh)
-        self._size = config.batch_size * batch_parts(mesh)
-        self._frozen = jax.device_put(frozen, replicated(mesh))
+        self._mesh = make_mesh(devices=jax.local_devices())
+        self._sharding = batch_sharding(self._mesh)
+        self._size = config.batch_size * batch_parts(self._mesh)
+        self._frozen = jax.device_put(frozen, replicated(self._mesh))
         self._function = conditioner.encode_record
         self._encode = jax.jit(self._function, out_shardings=self._sharding)
 
@@ -171,7 +172,9 @@ class Encoder:
         padded = (
             np.pad(x, padding + [(0, 0)] * (x.ndim - 1), mode="edge") for x in (frames, levels)
         )
-        encoded = self._encode(self._frozen, *jax.device_put(tuple(padded), self._sharding))
+        placed = jax.device_put(tuple(padded), self._sharding)
+        with jax.set_mesh(self._mesh):  # for kernels, which each device runs on its own part
+            encoded = self._encode(self._frozen, *placed)
         return encoded | {"levels": levels}
 
     def _fetch(self, clips: list[dict], encoded: dict) -> Iterator[dict[str, np.ndarray]]:

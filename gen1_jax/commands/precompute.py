@@ -11,7 +11,7 @@ same bytes.
 from pathlib import Path
 
 from gen1_jax.commands import configs
-from gen1_jax.commands.processes import add_processes_argument, join
+from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
 
 HELP = "encode clips ahead of training, or go on encoding them"
@@ -39,6 +39,6 @@ def run(args) -> None:
             f"--config {args.config}: this part encodes nothing; name one that does, "
             "e.g. tiny:encoded"
         )
-    join(args)
-    keep_programs()
-    run_part(config, args.workdir, progress=not args.no_progress)
+    with joined(args):
+        keep_programs()
+        run_part(config, args.workdir, progress=not args.no_progress)
