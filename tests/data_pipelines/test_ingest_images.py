@@ -106,7 +106,7 @@ def test_images_of_every_kind(tmp_path):
     assert frame("wide.jpg").shape == (32, 56, 3) and found["wide.jpg"][0].endswith("_32x56")
     assert frame("turned.jpg").shape == (56, 32, 3) and found["turned.jpg"][0].endswith("_56x32")
     turned = np.rot90(picture(3, 80, 140), -1)
-    assert psnr(frame("turned.jpg"), resized(turned, 56, 32)) > 28
+    assert psnr(frame("turned.jpg"), resized(turned, 56, 32)) > 26
     assert psnr(frame("alpha.png")[:, :18], np.full((40, 18, 3), 255)) > 30  # white where clear
     assert psnr(frame("cmyk.jpg"), resized(picture(4), 40, 40)) > 20
     assert psnr(frame("moving.gif"), resized(picture(7), 40, 40)) > 20  # its first frame
