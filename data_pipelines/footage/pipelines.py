@@ -32,6 +32,11 @@ class Runner:
     workers: int = 1
     options: tuple[str, ...] = ()
 
+    def check(self) -> None:
+        """UserError where Beam knows no such runner, or it is not installed."""
+        with _quiet(True):
+            self._make(1)
+
     @contextlib.contextmanager
     def pipeline(self, most: int) -> Iterator[Any]:
         """A pipeline, which runs to its end when the block is left.
