@@ -136,7 +136,7 @@ def _finish(frames: list[np.ndarray], settings: ClipSettings) -> np.ndarray | st
     if settings.crop_bars:
         top, bottom, left, right = find_bars(stack)
         stack = stack[:, top : shape[0] - bottom, left : shape[1] - right]
-    means = stack.mean(axis=(0, 1, 2))
+    means = stack[:, ::4, ::4].mean(axis=(0, 1, 2))
     if means @ _LUMA < settings.min_luma:
         return "too dark"
     scale = max(want / have for want, have in zip(settings.size, stack.shape[1:3], strict=True))

@@ -20,7 +20,7 @@ from data_pipelines.footage.records import encode_image
 from gen1_jax.errors import UserError
 from gen1_jax.video_sources import IMAGE_FORMATS, Unreadable, image_to_rgb, one_line
 
-FORMATS = (*IMAGE_FORMATS, "MPO", "PPM", "JPEG2000", "TGA")  # none that runs another program
+FORMATS = (*IMAGE_FORMATS, "PPM", "JPEG2000")  # none that runs another program
 WHITE = 255  # behind what is transparent
 _MAX_BYTES = 2**30  # of an encoded image
 
@@ -154,7 +154,8 @@ def _image_errors(source: str) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise Unreadable("too many pixels", f"{source}: {one_line(error)}") from error
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-        raise Unreadable("damaged", f"{source}: {one_line(error)}") from error
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise Unreadable("damaged", f"{source}: {what}") from error
 
 
 def check_settings(settings: ImageSettings) -> None:

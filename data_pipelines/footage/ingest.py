@@ -17,7 +17,6 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -108,7 +107,7 @@ def _make_parts(
     todo = [group for group in groups if not is_done(job, group.index)]
     if not todo:
         return
-    with _bar(job, len(groups), kind, progress), runner.pipeline(job.work, len(todo)) as pipeline:
+    with _bar(job, len(groups), kind, progress), runner.pipeline(len(todo)) as pipeline:
         _ = (
             pipeline
             | "Groups" >> beam.Create(todo)
@@ -123,14 +122,14 @@ def _make_data_set(job: Job, kind: str, num_parts: int, data_dir: Path, runner: 
     from data_pipelines.footage.duplicates import resolve
 
     if not all(job.part(index, ".final.json").exists() for index in range(num_parts)):
-        with runner.pipeline(job.work, num_parts // 64) as pipeline:
+        with runner.pipeline(num_parts // 64) as pipeline:
             resolve(pipeline, job, range(num_parts))
     numbers = reports.count(job, num_parts)
     if not numbers["records"]:
         shutil.rmtree(job.work)
         why = ", ".join(f"{number} {reason}" for reason, number in numbers["dropped"].items())
         raise UserError(f"none of {numbers['inputs']} inputs gives {kind}: {why}")
-    build(kind, data_dir, job, num_parts, partial(runner.pipeline, job.work))
+    build(kind, data_dir, job, num_parts, runner.pipeline)
     return numbers
 
 

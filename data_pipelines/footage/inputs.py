@@ -23,7 +23,7 @@ MANIFESTS = (".csv", ".jsonl", ".parquet")
 CAPTION_SUFFIXES = (".txt", ".json")
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif", ".bmp"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".tga"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
 )
 ACCEPTED = (
     "a folder, a glob, a file, or a manifest (CSV, JSONL or Parquet with a column `path`) is "
@@ -118,7 +118,7 @@ def find_caption(path: Path) -> str:
     texts = {}
     for suffix in CAPTION_SUFFIXES:
         beside = _caption_file(path, suffix)
-        if beside.is_file():
+        if beside != path and beside.is_file():
             texts[suffix] = beside.read_bytes()
     return read_caption(texts)
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import re
 import shlex
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from gen1_jax.errors import UserError
 
 DIRECT = "DirectRunner"
+STOPPED = "stopped; the same command goes on from here"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,32 +32,40 @@ class Runner:
     workers: int = 1
     options: tuple[str, ...] = ()
 
+    def check(self) -> None:
+        """UserError where Beam knows no such runner, or it is not installed."""
+        with _quiet(True):
+            self._make(1)
+
     @contextlib.contextmanager
-    def pipeline(self, work: str, most: int) -> Iterator[Any]:
+    def pipeline(self, most: int) -> Iterator[Any]:
         """A pipeline, which runs to its end when the block is left.
 
         Args:
-            work: folder for the log of worker processes.
             most: processes that would find something to do; starting one takes seconds.
 
         Raises:
             UserError: what a worker raised as such; or an unknown runner or option.
         """
         with _quiet(self.name == DIRECT):
-            pipeline = self._make(work, max(1, min(most, self.workers)))
+            pipeline = self._make(max(1, min(most, self.workers)))
             yield pipeline
             try:
                 pipeline.run().wait_until_finish()
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(STOPPED) from None
             except UserError as error:
                 raise UserError(_without_step(str(error))) from error
             except Exception as error:
+                if str(error).startswith("KeyboardInterrupt"):  # Beam makes an error of it
+                    raise KeyboardInterrupt(STOPPED) from None
                 # across processes the text is all that comes back
                 found = re.findall(r"(?:UserError|WritingFailed): (.*)", str(error))
                 if found:
                     raise UserError(_without_step(found[-1])) from error
                 raise
 
-    def _make(self, work: str, workers: int) -> Any:
+    def _make(self, workers: int) -> Any:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -71,10 +80,10 @@ class Runner:
 
         environment = None
         if workers > 1:
-            log = shlex.quote(str(Path(work) / "workers.log"))
+            # Their log is noise, and all that fails comes back. A log on a full disk stalls them.
             command = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker"
             environment = SubprocessSDKEnvironment.from_command_string(
-                f"{command}.sdk_worker_main >>{log} 2>&1"
+                f"{command}.sdk_worker_main >{os.devnull} 2>&1"
             )
         options = PipelineOptions(list(self.options), direct_num_workers=workers)
         return beam.Pipeline(runner=FnApiRunner(environment), options=options)

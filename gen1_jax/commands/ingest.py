@@ -69,7 +69,7 @@ def add_arguments(parser) -> None:
         type=_size,
         nargs="+",
         metavar="HxW",
-        default=["320x320", "320x384", "384x320", "256x448", "448x256"],
+        default=tuple(map(_size, ("320x320", "320x384", "384x320", "256x448", "448x256"))),
         help="sizes, height x width; an image goes to the one that crops the least of it",
     )
     add("--quality", type=int, default=92, help="of the stored JPEG")
@@ -120,16 +120,20 @@ def run(args) -> None:
     module, kind = (
         (clips, clips.ClipSettings) if args.kind == "clips" else (images, images.ImageSettings)
     )
+    if args.kind == "images":
+        values["buckets"] = tuple(args.buckets)
     settings = kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
     module.check_settings(settings)
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: 1 or more is accepted")
+    runner = Runner(args.runner, args.workers, tuple(args.beam))
+    runner.check()
     result = ingest(
         args.source,
         args.out,
         settings,
         validation_fraction=args.validation_fraction,
-        runner=Runner(args.runner, args.workers, tuple(args.beam)),
+        runner=runner,
         progress=not args.no_progress,
     )
     if not result.fresh:
