@@ -2,7 +2,8 @@
 
     python benchmarks/data_throughput.py [--sources DIR] [--data DIR] [--workers 2] [--rounds 5]
 
-The same clips on the same cores, by turns; the figures are medians over the rounds, in clips/s:
+The same clips on the same cores, by turns; the figures are medians over the rounds, in clips/s and
+in milliseconds of a core for each clip:
 
 - ours: the loader of gen1-jax from ingested clips, in worker processes and in threads;
 - torch, clips: PyTorch's DataLoader that decodes the same encoded clips with PyAV, in as many
@@ -276,45 +277,56 @@ def torch_loader(dataset: Dataset, batch_size: int, workers: int) -> Iterator[to
 # ---------------------------------------------------------------- measuring
 
 
-def measure(make: Callable[[], Iterator], clips_a_batch: int, seconds: float) -> float:
-    """Clips/s of a fresh loader, once it has filled its buffers."""
+def measure(
+    make: Callable[[], Iterator], clips_a_batch: int, seconds: float
+) -> tuple[float, float]:
+    """Clips/s of a fresh loader, once it has filled its buffers, and milliseconds of a core each.
+
+    The latter counts this process and its workers, and hardly minds what else the machine does.
+    """
     batches = make()
     next(batches)  # processes are up
     started = time.perf_counter()
     for _ in range(8):
         if time.perf_counter() - started < seconds:
             next(batches)
-    started, count = time.perf_counter(), 0
+    started, count, (_, spent) = time.perf_counter(), 0, usage(os.getpid())
     while time.perf_counter() - started < seconds:
         next(batches)
         count += clips_a_batch
     rate = count / (time.perf_counter() - started)
+    core = (usage(os.getpid())[1] - spent) / count * 1e3
     if hasattr(batches, "close"):
         batches.close()
     del batches  # a DataLoader ends its workers so
-    return rate
+    return rate, core
 
 
-def resident(process: int) -> int:
-    """Bytes of a process and all its descendants (Linux); pages that they share count in each."""
-    total, page = 0, os.sysconf("SC_PAGE_SIZE")
+def usage(process: int) -> tuple[int, float]:
+    """Resident bytes and core seconds of a process and all its living descendants (Linux).
+
+    Pages that they share count in each.
+    """
+    page, tick = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
     children: dict[int, list[int]] = {}
-    sizes: dict[int, int] = {}
+    used: dict[int, tuple[int, float]] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            sizes[int(entry.name)] = int((entry / "statm").read_text().split()[1]) * page
-        except (OSError, IndexError):
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
             continue  # gone meanwhile
-        children.setdefault(parent, []).append(int(entry.name))
-    waiting = [process]
+        core = (int(fields[11]) + int(fields[12])) / tick
+        used[int(entry.name)] = int(fields[21]) * page, core
+        children.setdefault(int(fields[1]), []).append(int(entry.name))
+    size, seconds, waiting = 0, 0.0, [process]
     while waiting:
         one = waiting.pop()
-        total += sizes.get(one, 0)
+        own_size, own_seconds = used.get(one, (0, 0.0))
+        size, seconds = size + own_size, seconds + own_seconds
         waiting += children.get(one, [])
-    return total
+    return size, seconds
 
 
 def watch_memory(data: str, batches: int, workers: int, result) -> None:
@@ -325,7 +337,7 @@ def watch_memory(data: str, batches: int, workers: int, result) -> None:
         if next(stream)["frames"].shape[1] == 1:
             images.append(step)
         if step % 20 == 19:
-            sizes.append((step + 1, resident(os.getpid())))
+            sizes.append((step + 1, usage(os.getpid())[0]))
         if step % 1000 == 999:
             print(f"batch {step + 1}: {sizes[-1][1] / 2**20:.0f} MiB", file=sys.stderr)
     stream.close()
@@ -402,11 +414,16 @@ def run(args, work: Path) -> dict:
             TorchcodecClips(films, EPOCH), size, workers
         )
     rates: dict[str, list[float]] = {name: [] for name in contestants}
+    cores: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(args.rounds):
         for name, make in contestants.items():
-            rates[name].append(measure(make, size, args.seconds))
-            print(f"round {number}: {name:<16} {rates[name][-1]:9.1f} clips/s", file=sys.stderr)
+            rate, core = measure(make, size, args.seconds)
+            rates[name].append(rate)
+            cores[name].append(core)
+            text = f"round {number}: {name:<16} {rate:9.1f} clips/s, {core:8.2f} ms of a core each"
+            print(text, file=sys.stderr)
     median = {name: statistics.median(each) for name, each in rates.items()}
+    core = {name: statistics.median(each) for name, each in cores.items()}
     best = max(median["ours"], median["ours_threads"])
     figures = {
         "cores": os.cpu_count(),
@@ -414,6 +431,7 @@ def run(args, work: Path) -> dict:
         "clips": len(files),
         "bytes_per_clip": round(statistics.mean(Path(p).stat().st_size for p in files)),
         "clips_per_second": {name: round(rate, 1) for name, rate in median.items()},
+        "core_ms_per_clip": {name: round(each, 2) for name, each in core.items()},
         "ours_to_torch_clips": round(median["ours"] / median["torch_clips"], 2),
         "ours_threads_to_torch_clips": round(median["ours_threads"] / median["torch_clips"], 2),
         "ours_to_torch_seek": round(best / median["torch_seek"], 2),
