@@ -42,7 +42,7 @@ $(VENV)/.core: requirements.lock pyproject.toml | $(VENV)/.venv
 	$(PIP) install --quiet --no-deps -e .
 	touch $@
 
-# Adds torch and diffusers (the references of the tests), pytest, ruff. A CPU build of torch is enough.
+# Adds torch and diffusers (the references of the tests), Beam, pytest, ruff. A CPU build of torch is enough.
 $(VENV)/.dev: requirements-test.lock $(VENV)/.core
 	$(PIP) install --quiet --progress-bar off -r requirements-test.lock
 	touch $@
@@ -50,9 +50,10 @@ $(VENV)/.dev: requirements-test.lock $(VENV)/.core
 # Pins anew what pyproject.toml allows. `make lock LOCK_ARGS=--upgrade` takes the newest.
 # A build's local tag ("+cpu") is dropped: which build is the machine's choice, not the lock's.
 lock: install-dev
-	$(LOCK) $(LOCK_ARGS) --output-file requirements.lock pyproject.toml
-	$(LOCK) $(LOCK_ARGS) --constraint requirements.lock --extra test --extra dev \
+	$(LOCK) $(LOCK_ARGS) --extra beam --extra test --extra dev \
 		--output-file requirements-test.lock pyproject.toml
+	$(LOCK) $(LOCK_ARGS) --constraint requirements-test.lock --output-file requirements.lock \
+		pyproject.toml
 	sed -i.bak -E 's/\+[a-z0-9.]+$$//; /^#/d; /^$$/d' requirements.lock requirements-test.lock
 	rm -f requirements.lock.bak requirements-test.lock.bak
 

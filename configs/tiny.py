@@ -105,7 +105,8 @@ def training(name: str, objective: str, **fields) -> ConfigDict:
         "num_steps": 1000,
         "ema_decay": 0.995,  # of the moving average that is saved and sampled from
         "dtype": "float32",  # compute type; bfloat16 on accelerators
-        "mesh": {"data": -1, "fsdp": 1},  # devices along each axis; -1: what is left
+        # Devices along each axis; -1: what is left. `frames` splits a clip, for editing alone.
+        "mesh": {"data": -1, "fsdp": 1, "frames": 1},
         # (Axis of a parameter, axis of the mesh): where parameters and optimiser are split; the
         # first that divides. `out` and `in` are a kernel's channels.
         "sharding": (("out", "fsdp"), ("in", "fsdp")),
