@@ -301,7 +301,7 @@ def _decode(
     packets = bad = 0
     # One a size, for all frames: its tables take seconds to make for HDR.
     scalers = defaultdict(VideoReformatter)
-    shift, previous = Fraction(0), None
+    shift, previous, turn = Fraction(0), None, None
     demuxer = container.demux(stream)
     gap = waiting = False  # strictly: pictures were lost, and a key frame is waited for
     clean = False  # a picture has come since the start, or since the key frame that was waited for
@@ -343,11 +343,13 @@ def _decode(
             if origin is None:  # what was lost before it took its time
                 at_start = not gap or stream.start_time is None
                 origin = time if at_start else stream.start_time * stream.time_base
+            # Once: a frame whose side data were looked at is freed only by the collector of cycles.
+            turn = _display_matrix(frame) if turn is None else turn
             duration = Fraction(frame.duration or 0) * frame.time_base
             yield Picture(
                 time - origin,
                 duration or step,
-                functools.partial(_frame_to_rgb, frame, stream, scalers, path),
+                functools.partial(_frame_to_rgb, frame, stream, scalers, turn, path),
                 functools.partial(_frame_to_thumbnail, frame, scalers),
                 gap,
             )
@@ -366,6 +368,7 @@ def _frame_to_rgb(
     frame: av.VideoFrame,
     stream,
     scalers: defaultdict,
+    turn: tuple[bool, bool, bool],
     path: Path,
     cover: tuple[int, int] | None = None,
 ) -> np.ndarray:
@@ -380,9 +383,9 @@ def _frame_to_rgb(
     if aspect <= 0 or not Fraction(1, 8) < aspect < 8:
         aspect = Fraction(1)
     height, width = frame.height, max(1, round(frame.width * aspect))
-    matrix = _display_matrix(frame)
+    transposed, flip_y, flip_x = turn
     if cover is not None:
-        height, width = _least_cover((height, width), cover[::-1] if matrix[0] else cover)
+        height, width = _least_cover((height, width), cover[::-1] if transposed else cover)
     alpha = frame.format.has_palette or any(c.is_alpha for c in frame.format.components)
     to = "rgba" if alpha else "rgb24"
     try:
@@ -395,7 +398,6 @@ def _frame_to_rgb(
         ) from error
     array = frame_rgb.to_ndarray()
     array = _composite(array) if alpha else array
-    transposed, flip_y, flip_x = matrix
     array = array.swapaxes(0, 1) if transposed else array
     return np.ascontiguousarray(array[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
 

@@ -3,7 +3,10 @@
 import contextlib
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +38,7 @@ from gen1_jax.errors import UserError
 from gen1_jax.video_io import resize_frame
 from gen1_jax.video_sources import on_grid, open_file, open_folder
 
+ROOT = Path(__file__).resolve().parents[2]
 N, STRIDE, SIZE = 4, 3, (36, 64)
 SETTINGS = ClipSettings(size=SIZE, num_frames=N, stride=STRIDE)
 PITCH = N * STRIDE  # from one clip to the next
@@ -308,3 +312,28 @@ def test_motion_is_in_levels():
     )
     assert measure_motion(frames) == pytest.approx(5)
     assert measure_motion(frames[:1]) > 100
+
+
+def test_memory_does_not_grow_with_length(tmp_path):
+    """600 pictures of 640x360, kept, would be 400 MB as RGB."""
+    peaks = []
+    for length in (60, 600):
+        path = tmp_path / f"{length}.mp4"
+        slow = shot(1, 60, 360, 640, speed=1)[np.abs(np.arange(length) % 118 - 59)]
+        film_file(path, 0, slow, options={"preset": "ultrafast"})
+        code = (
+            "import re, sys, pathlib\n"
+            "from data_pipelines.footage.clips import ClipSettings, read_clips\n"
+            "from data_pipelines.footage.outcomes import Outcome\n"
+            "path = pathlib.Path(sys.argv[1])\n"
+            "clips = sum(1 for _ in read_clips(path, ClipSettings(size=(72, 128)), Outcome('')))\n"
+            # not getrusage's, which begins with what the parent had
+            "peak = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())\n"
+            "print(clips, int(peak[1]) // 1024)\n"
+        )
+        command = [sys.executable, "-c", code, str(path)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        clips, megabytes = map(int, done.stdout.split())
+        assert clips == (length + 3) // 32
+        peaks.append(megabytes)
+    assert peaks[1] - peaks[0] < 60
