@@ -120,8 +120,13 @@ def _quiet(quiet: bool) -> Iterator[None]:
         logging.disable(logging.CRITICAL)
         # Beam's own threads, which lament that workers end; ours raise where they are waited for.
         threading.excepthook = lambda args: None
+    stopped = False
     try:
         yield
-        threading.excepthook = hook  # not when stopped: they go on lamenting to the end
+    except KeyboardInterrupt:
+        stopped = True  # they go on lamenting to the end
+        raise
     finally:
         logging.disable(before)
+        if not stopped:
+            threading.excepthook = hook
