@@ -29,9 +29,9 @@ from known_footage import (
 from PIL import Image
 from video_files import psnr
 
-from data_pipelines.footage.clips import ClipSettings, find_bars, measure_motion
+from data_pipelines.footage.clips import ClipSettings, find_bars, measure_motion, read_clips
 from data_pipelines.footage.ingest import ingest
-from data_pipelines.footage.outcomes import REASONS
+from data_pipelines.footage.outcomes import REASONS, Outcome
 from data_pipelines.footage.records import decode_clip
 from data_pipelines.footage.shots import mark_cuts
 from gen1_jax.errors import UserError
@@ -214,6 +214,17 @@ def test_variable_rate(tmp_path):
         for frame, at in zip(clip["frames"], shown, strict=True):
             near = [resize_frame(frames[i], SIZE) for i in (at - 1, at) if i >= 0]
             assert max(psnr(frame, each) for each in near) > 22
+
+
+def test_a_clock_that_leaps(tmp_path):
+    """57 years between two pictures are no million clips of a still, and no clip spans them."""
+    ticks = [24 * i + (i >= 30) * 600 * 86400 * 365 * 57 for i in range(60)]
+    path = film_file(tmp_path / "a.mkv", 0, shot(1, 60), ticks=ticks)
+    outcome = Outcome("a.mkv")
+    clips = list(read_clips(path, SETTINGS, outcome))
+    assert len(clips) >= 2 and sum(outcome.dropped.values()) < 1000
+    for clip in clips:
+        assert np.ptp(clip.times) < 10
 
 
 def test_damage_in_ten_places(tmp_path):
