@@ -1,8 +1,9 @@
 """One video -> its clips: n frames a stride apart, back to back within each shot, filtered.
 
 Frames are those of a regular grid at the stream's average rate, so that a variable rate changes
-neither the pace nor the number of frames. What a clip is made of is kept no longer than the clip:
-memory does not grow with a video's length.
+neither the pace nor the number of frames. They come upright, with square pixels, as 8-bit RGB,
+whatever the pixel format; HDR (PQ, HLG) is converted to BT.709 (`gen1_jax.video_io`). What a clip
+is made of is kept no longer than the clip: memory does not grow with a video's length.
 """
 
 from __future__ import annotations

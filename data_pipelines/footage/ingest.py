@@ -61,7 +61,8 @@ def ingest(
     out, work = data_dir / kind, data_dir / f".ingest_{kind}"
     if not 0 <= validation_fraction < 1:
         raise UserError(f"--validation-fraction {validation_fraction}: 0 to below 1 is accepted")
-    root, inputs = find_inputs(source, frame_folders=kind == "clips")
+    own = [out, *(each.parent for each in data_dir.glob(f"*/{reports.REPORT}"))]
+    root, inputs = find_inputs(source, frame_folders=kind == "clips", without=own)
     with _work_folder(work):
         count, fingerprint = write_list(inputs, work / "inputs.new")
         if not count:
