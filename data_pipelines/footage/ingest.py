@@ -27,8 +27,7 @@ from data_pipelines.footage.images import ImageSettings
 from data_pipelines.footage.inputs import Group, cut_groups, find_inputs, write_list
 from data_pipelines.footage.parts import Job, is_done, make_part, write_json
 from data_pipelines.footage.pipelines import LOCAL, Runner
-from gen1_jax.errors import UserError
-from gen1_jax.video_sources import one_line
+from gen1_jax.errors import UserError, one_line
 
 _FORMAT = 1  # of the parts; another cannot be resumed
 _MOST_INPUTS = {"clips": 64, "images": 4096}  # of a group

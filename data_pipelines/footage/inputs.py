@@ -16,8 +16,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from gen1_jax.errors import UserError
-from gen1_jax.video_sources import one_line
+from gen1_jax.errors import UserError, one_line
 
 MANIFESTS = (".csv", ".jsonl", ".parquet")
 CAPTION_SUFFIXES = (".txt", ".json")
