@@ -34,14 +34,13 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image, ImageOps
 
-from gen1_jax.errors import UserError
+from gen1_jax.errors import UserError, one_line
+from gen1_jax.video_pixels import SCALER
 from gen1_jax.video_sources import (
     ACCEPTED,
     DEFAULT_FPS,
-    SCALER,
     Source,
     on_grid,
-    one_line,
     open_file,
     open_folder,
 )

@@ -9,7 +9,6 @@ wanted.
 import contextlib
 import functools
 import itertools
-import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,16 +19,17 @@ from pathlib import Path
 import av
 import numpy as np
 from av.stream import Disposition
-from av.video.reformatter import (
-    ColorPrimaries,
-    Colorspace,
-    ColorTrc,
-    Interpolation,
-    VideoReformatter,
-)
+from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
 
-from gen1_jax.errors import UserError
+from gen1_jax.errors import UserError, one_line
+from gen1_jax.video_pixels import (
+    display_matrix,
+    frame_to_rgb,
+    frame_to_thumbnail,
+    image_to_rgb,
+    reduced,
+)
 
 DEFAULT_FPS = Fraction(24)  # of folders and stills, which state none
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -38,7 +38,6 @@ ACCEPTED = "accepted are video files, GIF, WebP, APNG, images and folders of ima
 IMAGE_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")  # Pillow also "opens" MPEG
 _TEXT_ART_FORMATS = ("tty", "bin", "xbin", "adf", "idf")  # ffmpeg draws any .txt as a video
 _SEEK_FROM = 256  # frames; below, decoding is cheaper than it is risky to seek
-SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
 class Unreadable(UserError):
@@ -301,7 +300,7 @@ def _decode(
     packets = bad = 0
     # One a size, for all frames: its tables take seconds to make for HDR.
     scalers = defaultdict(VideoReformatter)
-    shift, previous = Fraction(0), None
+    shift, previous, turn = Fraction(0), None, None
     demuxer = container.demux(stream)
     gap = waiting = False  # strictly: pictures were lost, and a key frame is waited for
     clean = False  # a picture has come since the start, or since the key frame that was waited for
@@ -343,12 +342,14 @@ def _decode(
             if origin is None:  # what was lost before it took its time
                 at_start = not gap or stream.start_time is None
                 origin = time if at_start else stream.start_time * stream.time_base
+            # Once: a frame whose side data were looked at is freed only by the collector of cycles.
+            turn = display_matrix(frame) if turn is None else turn
             duration = Fraction(frame.duration or 0) * frame.time_base
             yield Picture(
                 time - origin,
                 duration or step,
-                functools.partial(_frame_to_rgb, frame, stream, scalers, path),
-                functools.partial(_frame_to_thumbnail, frame, scalers),
+                functools.partial(frame_to_rgb, frame, stream, scalers, turn, path),
+                functools.partial(frame_to_thumbnail, frame, scalers),
                 gap,
             )
             gap, clean = False, True
@@ -357,68 +358,6 @@ def _decode(
             clean = False
         source.lost = bad
     source.lost = bad + (0 if seeks else max(0, expected - packets))
-
-
-# --- pictures to RGB ------------------------------------------------------------------------------
-
-
-def _frame_to_rgb(
-    frame: av.VideoFrame,
-    stream,
-    scalers: defaultdict,
-    path: Path,
-    cover: tuple[int, int] | None = None,
-) -> np.ndarray:
-    """Any pixel format -> upright `[h w 3]` uint8 with square pixels; see `Picture`."""
-    conversion = {}
-    if frame.colorspace == 2 and frame.height >= 720:
-        # untagged: players take BT.709 for HD, BT.601 below
-        conversion["src_colorspace"] = Colorspace.ITU709
-    if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
-        conversion.update(dst_color_trc=ColorTrc.BT709, dst_color_primaries=ColorPrimaries.BT709)
-    aspect = stream.sample_aspect_ratio or Fraction(1)
-    if aspect <= 0 or not Fraction(1, 8) < aspect < 8:
-        aspect = Fraction(1)
-    height, width = frame.height, max(1, round(frame.width * aspect))
-    matrix = _display_matrix(frame)
-    if cover is not None:
-        height, width = _least_cover((height, width), cover[::-1] if matrix[0] else cover)
-    alpha = frame.format.has_palette or any(c.is_alpha for c in frame.format.components)
-    to = "rgba" if alpha else "rgb24"
-    try:
-        frame_rgb = scalers[height, width].reformat(
-            frame, width=width, height=height, format=to, interpolation=SCALER, **conversion
-        )
-    except (av.FFmpegError, ValueError) as error:
-        raise UserError(
-            f"{path}: its pixels ({frame.format.name}) cannot be brought to RGB: {one_line(error)}"
-        ) from error
-    array = frame_rgb.to_ndarray()
-    array = _composite(array) if alpha else array
-    transposed, flip_y, flip_x = matrix
-    array = array.swapaxes(0, 1) if transposed else array
-    return np.ascontiguousarray(array[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
-
-
-def _display_matrix(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """How the container's matrix (16.16; x' = a x + c y, y' = b x + d y) turns and mirrors:
-    (transposed, then flipped in y, flipped in x)."""
-    sides = [s for s in frame.side_data if s.type.name == "DISPLAYMATRIX"]
-    if not sides:
-        return False, False, False
-    a, b, _, c, d = np.frombuffer(bytes(sides[0]), np.int32)[:5]
-    if abs(int(a)) < abs(int(b)):
-        return True, bool(b < 0), bool(c < 0)
-    return False, bool(d < 0), bool(a < 0)
-
-
-def _frame_to_thumbnail(frame: av.VideoFrame, scalers: defaultdict, side: int) -> np.ndarray:
-    scale = min(1, side / max(frame.height, frame.width))
-    height, width = (max(1, round(edge * scale)) for edge in (frame.height, frame.width))
-    small = scalers["thumbnail"].reformat(
-        frame, width=width, height=height, format="rgb24", interpolation=Interpolation.AREA
-    )
-    return small.to_ndarray()
 
 
 def _picture_of_image(time: Fraction, duration: Fraction, load: Callable) -> Picture:
@@ -430,37 +369,7 @@ def _picture_of_image(time: Fraction, duration: Fraction, load: Callable) -> Pic
         image.thumbnail((side, side), Image.Resampling.BOX)
         return np.asarray(image)
 
-    return Picture(time, duration, lambda cover=None: _reduced(load(), cover), thumbnail)
-
-
-def _least_cover(size: tuple[int, int], cover: tuple[int, int]) -> tuple[int, int]:
-    """`size` scaled down, its aspect kept, to the least that covers `cover`; never up."""
-    scale = min(1, max(side / edge for side, edge in zip(cover, size, strict=True)))
-    return tuple(math.ceil(edge * scale) for edge in size)
-
-
-def _reduced(array: np.ndarray, cover: tuple[int, int] | None) -> np.ndarray:
-    size = array.shape[:2] if cover is None else _least_cover(array.shape[:2], cover)
-    if size == array.shape[:2]:
-        return array
-    return np.asarray(Image.fromarray(array).resize(size[::-1], Image.Resampling.LANCZOS))
-
-
-def image_to_rgb(image: Image.Image, background: int = 0) -> np.ndarray:
-    """A Pillow image of any mode -> `[h w 3]` uint8, what is transparent over a grey level."""
-    if image.mode.startswith("I"):  # 16-bit grey; convert() would clip it at 255
-        grey = np.clip(np.asarray(image).astype(np.float64) / 257, 0, 255).round().astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
-    if image.has_transparency_data:
-        return _composite(np.asarray(image.convert("RGBA")), background)
-    return np.asarray(image.convert("RGB"))
-
-
-def _composite(rgba: np.ndarray, background: int = 0) -> np.ndarray:
-    """`[h w 4]` -> `[h w 3]`, straight alpha over a grey level; black is 0."""
-    alpha = rgba[..., 3:].astype(np.uint16)
-    product = rgba[..., :3] * alpha + background * (255 - alpha)
-    return ((product + 127) // 255).astype(np.uint8)
+    return Picture(time, duration, lambda cover=None: reduced(load(), cover), thumbnail)
 
 
 @contextlib.contextmanager
@@ -473,9 +382,3 @@ def _pillow_errors(path: Path) -> Iterator[None]:
         raise Unreadable(
             "damaged", f"{path}: cannot be read as an image: {one_line(error)}"
         ) from error
-
-
-def one_line(error: Exception) -> str:
-    return (
-        " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
-    )

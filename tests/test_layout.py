@@ -32,6 +32,7 @@ FLOORS = {
     "gen1_jax.structure": 0,
     "gen1_jax.tokenizer": 0,
     "gen1_jax.video_io": 0,
+    "gen1_jax.video_pixels": 0,
     "gen1_jax.video_sources": 0,  # the lower half of video_io
     "gen1_jax.pictures": 0,
     # what is made of them, over any `denoise` callable
@@ -61,6 +62,7 @@ FOR_DATA_PIPELINES = {
     "gen1_jax.batch",
     "gen1_jax.errors",
     "gen1_jax.video_io",
+    "gen1_jax.video_pixels",
     "gen1_jax.video_sources",
 }
 # Slow to import, or not there without an extra.

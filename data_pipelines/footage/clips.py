@@ -1,14 +1,16 @@
 """One video -> its clips: n frames a stride apart, back to back within each shot, filtered.
 
 Frames are those of a regular grid at the stream's average rate, so that a variable rate changes
-neither the pace nor the number of frames. What a clip is made of is kept no longer than the clip:
-memory does not grow with a video's length.
+neither the pace nor the number of frames. They come upright, with square pixels, as 8-bit RGB,
+whatever the pixel format; HDR (PQ, HLG) is converted to BT.709 (`gen1_jax.video_io`). What a clip
+is made of is kept no longer than the clip: memory does not grow with a video's length.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,12 +20,13 @@ from data_pipelines.footage.outcomes import Outcome
 from data_pipelines.footage.shots import mark_cuts
 from gen1_jax.errors import UserError
 from gen1_jax.video_io import resize_frame
-from gen1_jax.video_sources import Source, Unreadable, on_grid, one_line, open_file, open_folder
+from gen1_jax.video_sources import Source, Unreadable, on_grid, open_file, open_folder
 
 _BLACK = 28  # levels; bars are limited-range black and what an encoder makes of it
 _LEAST_BAR = 0.01  # of a side; less is a soft edge
 _MARGIN = 0.005  # of a side, cut off beside a bar: scaling blends it with the picture
 _LUMA = np.array([0.2126, 0.7152, 0.0722])  # BT.709
+_LONGEST_STILL = 60  # seconds of a picture that are looked at; clocks of broken files leap by years
 _CELLS = 32  # motion is measured on means over about 32 x 32 cells
 
 
@@ -85,6 +88,7 @@ def cut_clips(source: Source, settings: ClipSettings, outcome: Outcome) -> Itera
     frames: list[np.ndarray] = []
     start = made = seen = 0
     damaged_at = None
+    longest = math.ceil(_LONGEST_STILL * source.rate)
 
     def end_shot() -> None:
         if seen and not made:
@@ -96,8 +100,10 @@ def cut_clips(source: Source, settings: ClipSettings, outcome: Outcome) -> Itera
                 damaged_at = seen
             if cut:
                 end_shot()
-                frames, start, made = [], begin, 0
-            seen = end
+                made = 0
+            if cut or begin > seen:
+                frames, start = [], begin
+            seen = end = min(end, begin + longest)
             rgb = None
             while start + len(frames) * stride < end:
                 if settings.max_clips and made == settings.max_clips:
@@ -113,9 +119,9 @@ def cut_clips(source: Source, settings: ClipSettings, outcome: Outcome) -> Itera
                         slots = start + stride * np.arange(n)
                         yield Clip(finished, slots / float(source.rate), start)
                     frames, start = [], start + n * stride
-    except Unreadable as error:  # a picture of a folder or animation
+    except Unreadable:  # a picture of a folder or animation
         damaged_at = seen if damaged_at is None else damaged_at
-        outcome.note = one_line(error)
+        source.lost += 1
     end_shot()
     if source.lost and damaged_at is None:  # a tail that is cut off
         damaged_at = seen
@@ -131,6 +137,8 @@ def cut_clips(source: Source, settings: ClipSettings, outcome: Outcome) -> Itera
 
 def _finish(frames: list[np.ndarray], settings: ClipSettings) -> np.ndarray | str:
     """Crops, scales and filters: [n H W 3], or the reason to drop the clip."""
+    if len(frames) > 1 and all(frame is frames[0] for frame in frames):
+        return "near-still"
     shape = frames[0].shape[:2]
     stack = np.stack([resize_frame(frame, shape) for frame in frames])
     if settings.crop_bars:

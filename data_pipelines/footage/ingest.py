@@ -27,8 +27,7 @@ from data_pipelines.footage.images import ImageSettings
 from data_pipelines.footage.inputs import Group, cut_groups, find_inputs, write_list
 from data_pipelines.footage.parts import Job, is_done, make_part, write_json
 from data_pipelines.footage.pipelines import LOCAL, Runner
-from gen1_jax.errors import UserError
-from gen1_jax.video_sources import one_line
+from gen1_jax.errors import UserError, one_line
 
 _FORMAT = 1  # of the parts; another cannot be resumed
 _MOST_INPUTS = {"clips": 64, "images": 4096}  # of a group
@@ -61,7 +60,8 @@ def ingest(
     out, work = data_dir / kind, data_dir / f".ingest_{kind}"
     if not 0 <= validation_fraction < 1:
         raise UserError(f"--validation-fraction {validation_fraction}: 0 to below 1 is accepted")
-    root, inputs = find_inputs(source, frame_folders=kind == "clips")
+    own = [out, *(each.parent for each in data_dir.glob(f"*/{reports.REPORT}"))]
+    root, inputs = find_inputs(source, frame_folders=kind == "clips", without=own)
     with _work_folder(work):
         count, fingerprint = write_list(inputs, work / "inputs.new")
         if not count:

@@ -13,11 +13,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from gen1_jax.errors import UserError
-from gen1_jax.video_sources import one_line
+from gen1_jax.errors import UserError, one_line
 
 MANIFESTS = (".csv", ".jsonl", ".parquet")
 CAPTION_SUFFIXES = (".txt", ".json")
@@ -56,18 +55,22 @@ class Group:
     length: int
 
 
-def find_inputs(source: str, *, frame_folders: bool) -> tuple[Path, Iterator[Input]]:
+def find_inputs(
+    source: str, *, frame_folders: bool, without: Collection[Path] = ()
+) -> tuple[Path, Iterator[Input]]:
     """The root that paths are relative to, and the inputs in a fixed order.
 
-    A text or JSON file beside an input of the same name is its caption and no input. With
+    Hidden files are passed over, and so are the folders `without` (what ingest itself writes). A
+    text or JSON file beside an input of the same name is its caption and no input. With
     `frame_folders`, a folder that holds numbered pictures and nothing else is one video.
 
     Raises:
         UserError: nothing there, or a manifest that cannot be read.
     """
     path = Path(source)
+    walk = _Walk(frame_folders, frozenset(os.path.realpath(folder) for folder in without))
     if path.is_dir():
-        return path, _walk(path, frame_folders)
+        return path, walk.below(path, path)
     if path.is_file() and path.suffix.lower() in MANIFESTS:
         return path.parent, _read_manifest(path)
     if path.is_file():
@@ -76,7 +79,7 @@ def find_inputs(source: str, *, frame_folders: bool) -> tuple[Path, Iterator[Inp
         root = path
         while glob.has_magic(str(root)):
             root = root.parent
-        return root, _expand(source, root, frame_folders)
+        return root, _expand(source, root, walk)
     raise UserError(f"{source}: no such file or folder; {ACCEPTED}")
 
 
@@ -142,27 +145,37 @@ def _natural(name: str) -> list:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
-def _walk(root: Path, frame_folders: bool, folder: Path | None = None) -> Iterator[Input]:
-    folder = folder or root
-    try:
-        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    except OSError as error:
-        if folder == root:
-            raise UserError(f"{root}: cannot be read: {one_line(error)}") from error
-        yield Input(_relative(folder, root), refused="cannot be opened")
-        return
-    entries.sort(key=lambda entry: _natural(entry.name))
-    names = [entry.name for entry in entries]
-    if frame_folders and _is_frame_folder(entries):
-        yield Input(_relative(folder, root))
-        return
-    companions = _companions(names)
-    for entry in entries:
-        path = Path(entry.path)
-        if entry.is_dir():
-            yield from _walk(root, frame_folders, path)
-        elif entry.name not in companions:
-            yield Input(_relative(path, root))
+@dataclasses.dataclass(frozen=True)
+class _Walk:
+    """Inputs in folders; see `find_inputs`."""
+
+    frame_folders: bool
+    without: frozenset[str]
+
+    def below(self, folder: Path, root: Path, above: tuple[str, ...] = ()) -> Iterator[Input]:
+        """The inputs in a folder, depth first in natural order; `above` it are these folders."""
+        real = os.path.realpath(folder)
+        if real in self.without:
+            return
+        try:
+            if real in above:
+                raise OSError("a link to a folder above it")
+            entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        except OSError as error:
+            if folder == root:
+                raise UserError(f"{root}: cannot be read: {one_line(error)}") from error
+            yield Input(_relative(folder, root), refused="cannot be opened")
+            return
+        entries.sort(key=lambda entry: _natural(entry.name))
+        if self.frame_folders and _is_frame_folder(entries):
+            yield Input(_relative(folder, root))
+            return
+        companions = _companions([entry.name for entry in entries])
+        for entry in entries:
+            if entry.is_dir():
+                yield from self.below(Path(entry.path), root, (*above, real))
+            elif entry.name not in companions:
+                yield Input(_relative(Path(entry.path), root))
 
 
 def _is_frame_folder(entries: list[os.DirEntry]) -> bool:
@@ -196,7 +209,7 @@ def _caption_file(path: Path, suffix: str) -> Path:
     return path.parent / (path.name if path.is_dir() else path.stem + suffix)
 
 
-def _expand(pattern: str, root: Path, frame_folders: bool) -> Iterator[Input]:
+def _expand(pattern: str, root: Path, walk: _Walk) -> Iterator[Input]:
     found = sorted(glob.glob(pattern, recursive=True), key=_natural)
     if not found:
         raise UserError(f"{pattern}: matches nothing; {ACCEPTED}")
@@ -208,8 +221,10 @@ def _expand(pattern: str, root: Path, frame_folders: bool) -> Iterator[Input]:
         if each.is_dir():
             # with `**` the files within match by themselves
             if "**" not in pattern:
-                yield from _walk(root, frame_folders, each)
-        elif each not in companions:
+                yield from walk.below(each, root)
+        elif each not in companions and not any(
+            Path(os.path.realpath(each)).is_relative_to(folder) for folder in walk.without
+        ):
             yield Input(_relative(each, root))
 
 

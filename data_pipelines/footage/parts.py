@@ -25,8 +25,8 @@ from data_pipelines.footage.inputs import Group, Input, find_caption, read_group
 from data_pipelines.footage.likeness import hash_clip, hash_image
 from data_pipelines.footage.outcomes import Outcome
 from data_pipelines.footage.splits import name_split
-from gen1_jax.errors import UserError
-from gen1_jax.video_sources import Unreadable, one_line
+from gen1_jax.errors import UserError, one_line
+from gen1_jax.video_sources import Unreadable
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,7 +82,10 @@ class Runner:
         environment = None
         if workers > 1:
             # Their log is noise, and all that fails comes back. A log on a full disk stalls them.
-            command = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker"
+            # Ctrl-C is this process's to hear; workers end with it.
+            command = (
+                f"trap '' INT; exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker"
+            )
             environment = SubprocessSDKEnvironment.from_command_string(
                 f"{command}.sdk_worker_main >{os.devnull} 2>&1"
             )
@@ -111,10 +115,18 @@ def _without_step(text: str) -> str:
 @contextlib.contextmanager
 def _quiet(quiet: bool) -> Iterator[None]:
     """Beam's and its workers' notes off; what fails is raised."""
-    before = logging.root.manager.disable
+    before, hook = logging.root.manager.disable, threading.excepthook
     if quiet:
-        logging.disable(logging.ERROR)
+        logging.disable(logging.CRITICAL)
+        # Beam's own threads, which lament that workers end; ours raise where they are waited for.
+        threading.excepthook = lambda args: None
+    stopped = False
     try:
         yield
+    except KeyboardInterrupt:
+        stopped = True  # they go on lamenting to the end
+        raise
     finally:
         logging.disable(before)
+        if not stopped:
+            threading.excepthook = hook

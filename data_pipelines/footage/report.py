@@ -10,7 +10,7 @@ from pathlib import Path
 from data_pipelines.footage.duplicates import read_final
 from data_pipelines.footage.outcomes import REASONS, UNWANTED, Outcome
 from data_pipelines.footage.parts import Job, WritingFailed, write_json
-from gen1_jax.video_sources import one_line
+from gen1_jax.errors import one_line
 
 REPORT, INPUTS = "report.json", "inputs.jsonl"
 

@@ -244,6 +244,21 @@ def test_globs_and_single_files(tmp_path):
             assert two["caption"] == "two"
 
 
+def test_the_data_may_lie_within_the_source(tmp_path):
+    """What ingest writes is no input of its next run, and a link to a folder above ends."""
+    for index in range(3):
+        (tmp_path / f"{index}.jpg").write_bytes(jpeg(picture(60 + index)))
+    (tmp_path / "loop").symlink_to(tmp_path)
+    for pattern in (str(tmp_path), f"{tmp_path}/**"):
+        for out in (tmp_path, tmp_path / "data"):
+            first, rows, found = run(pattern, out / str(len(pattern)))
+            again = ingest(pattern, out / str(len(pattern)), SETTINGS, progress=False)
+            assert not again.fresh and again.report == first
+    _, rows, found = run(tmp_path, tmp_path)
+    assert set(found) == {"0.jpg", "1.jpg", "2.jpg"}
+    assert rows["loop"]["reason"] == "cannot be opened"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [

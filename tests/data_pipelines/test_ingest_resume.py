@@ -66,22 +66,21 @@ def command(source, out, *options):
 
 
 def test_killed_and_resumed(source, uninterrupted, tmp_path):
-    """SIGKILL of the process and its workers, at several moments, and once between two phases."""
+    """SIGKILL at several moments: of a process alone, whose workers must find out, and of all."""
     out, work = tmp_path / "out", tmp_path / "out" / ".ingest_clips"
     kills = 0
-    for wanted in (2, 5, 7):
+    for wanted, workers, kill in ((2, "2", os.kill), (5, "1", os.killpg), (7, "1", os.killpg)):
         process = subprocess.Popen(
-            command(source, out, "--workers", "1"),
+            command(source, out, "--workers", workers),
             cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         while process.poll() is None and len(list(work.glob("parts/*.json"))) < wanted:
             time.sleep(0.002)
         kills += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
+        kill(process.pid, signal.SIGKILL)
         process.wait()
         assert not (out / "clips").exists()
-    done = {path: path.stat().st_mtime_ns for path in work.glob("parts/*.array_record")}
-    assert kills and done
+    assert kills and list(work.glob("parts/*.array_record"))
     result = ingest(str(source), out, SETTINGS, progress=False)
     assert result.fresh and contents(out) == uninterrupted
     assert not work.exists()
@@ -102,6 +101,21 @@ def test_stopped_between_phases(source, uninterrupted, tmp_path, monkeypatch, mo
         patch.setattr(parts, "read_clips", None)  # what is done is not done again
         assert ingest(str(source), tmp_path, SETTINGS, progress=False).fresh
     assert contents(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_interrupted_by_hand(source, tmp_path, workers):
+    process = subprocess.Popen(
+        command(source, tmp_path, "--workers", workers),
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    parts_made = tmp_path / ".ingest_clips" / "parts"
+    while process.poll() is None and not list(parts_made.glob("*.json")):
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert error.strip() == "gen1: stopped; the same command goes on from here"
 
 
 def stop(*_):
