@@ -11,8 +11,12 @@ and, before any of it, without an accelerator: does it fit, and how fast can it 
 
     gen1 compile --config paper:blur --topology v5p:4x4x8
 
-Encoded clips and images are expected in runs/paper/encoded, in the form of
-data_pipelines/encoded.py: `clips`, and a folder for each size of image (IMAGE_SIZES).
+The UNet's stages read encoded clips and images, which are made of your own before:
+
+    gen1 ingest clips SRC --size 256x448 --num-frames 8 --stride 4 --out runs/paper/footage
+    gen1 ingest images SRC --out runs/paper/footage
+    gen1 precompute --config paper:encoded --workdir runs/paper/encoded
+
 Sizes, batches and steps are the paper's; it does not give the optimizer's settings, which are here
 those of Stable Diffusion's own training where known.
 """
@@ -22,7 +26,7 @@ from ml_collections import ConfigDict
 from configs import tiny
 
 PARTS = (
-    "unet", "autoencoder", "clip", "depth", "prior", "tokenizer", "encoded",
+    "unet", "autoencoder", "clip", "depth", "prior", "tokenizer", "footage", "encoded",
     "image", "video", "structure", "blur", "pipeline",
 )  # fmt: skip
 
@@ -148,19 +152,27 @@ def _tokenizer() -> ConfigDict:
     )
 
 
-def _encoded() -> ConfigDict:
+def _footage() -> ConfigDict:
+    size = "x".join(map(str, VIDEO_SIZE))
+    options = f"--size {size} --num-frames {NUM_FRAMES} --stride {STRIDE}"
     return ConfigDict(
         {
             "kind": "given",
-            "holds": "clips/train/meta.json",
-            "made_by": "data_pipelines.encoded.EncodedWriter, from clips of your own",
-            "frozen": tiny.frozen("vae", "clip", "depth"),
-            "levels_per_clip": 8,  # every t_s is stored
-            "stride": STRIDE,
-            "batch_size": 64,  # clips encoded together
-            "dtype": "bfloat16",
+            "holds": "clips/report.json",
+            "made_by": f"gen1 ingest clips SRC {options} --out RUN/footage, and gen1 ingest images",
         }
     )
+
+
+def _encoded() -> ConfigDict:
+    """To `clips`, and to a folder for each size of image, which `_data` names."""
+    config = tiny.get_config("encoded")
+    config.data = {"form": "footage", "folder": "../footage", "size": VIDEO_SIZE}
+    config.levels_per_clip = 8  # every t_s is stored
+    config.batch_size = 16
+    config.num_threads = 16
+    config.dtype = "bfloat16"
+    return config
 
 
 # ---------------------------------------------------------------- the stages
@@ -205,13 +217,13 @@ def _data(**fields) -> dict:
     }
 
 
-def _stage(name: str, init_from: str, num_steps: int, levels: tuple[int, ...] = (0,), **fields):
+def _stage(name: str, init_from: str, num_steps: int, **fields):
     return tiny.training(
         name,
         "diffusion",
         init_from=init_from,
         frozen=tiny.frozen("vae"),  # for pictures alone: data are encoded
-        loss={"levels": levels},
+        loss={"latents_drawn": False},  # True needs latents_logvar among data.fields
         optimizer={
             "learning_rate": 1e-4,
             "warmup_steps": 1000,
@@ -265,7 +277,7 @@ def _structure() -> ConfigDict:
 
 def _blur() -> ConfigDict:
     return _stage(
-        "blur", "../structure/model", 10_000, LEVELS,
+        "blur", "../structure/model", 10_000,
         model=_network(temporal=True, structured=True),
         data=_data(levels=LEVELS),
     )  # fmt: skip

@@ -57,14 +57,16 @@ def _encoded() -> ConfigDict:
     return ConfigDict(
         {
             "kind": "encode",
-            "world": "../world",
-            "builder": "tiny",
-            "tokenizer": "../tokenizer",
+            "data": {"form": "raw", "world": "../world", "builder": "tiny"},
+            "tokenizer": "../tokenizer",  # of captions; empty: none are stored
             "frozen": frozen("vae", "clip", "depth"),
             "splits": ("train", "validation"),
             "levels_per_clip": 2,  # t_s = 0 and this many less one at random; 8 stores all
-            "batch_size": 16,  # clips encoded together
-            "dtype": "float32",
+            "precision": "float16",  # that is stored; or float32
+            "records_per_shard": 1024,  # done anew where a job was killed
+            "batch_size": 16,  # clips that a device encodes together
+            "num_threads": 1,  # that decode
+            "dtype": "float32",  # compute type
             "seed": 0,
         }
     )
@@ -290,15 +292,13 @@ def unet(temporal: bool, structured: bool) -> dict:
     }
 
 
-def stage(
-    name: str, init_from: str, num_steps: int, rate: float, levels: tuple[int, ...], **fields
-):
+def stage(name: str, init_from: str, num_steps: int, rate: float, **fields):
     return training(
         name,
         "diffusion",
         init_from=init_from,
         frozen=frozen("vae"),
-        loss={"levels": levels},
+        loss={"latents_drawn": False},  # True needs latents_logvar among data.fields
         optimizer={
             "learning_rate": rate,
             "warmup_steps": 50,
@@ -312,7 +312,7 @@ def stage(
 
 def _image() -> ConfigDict:
     return stage(
-        "image", "", 500, 1e-3, (0,),
+        "image", "", 500, 1e-3,
         model=unet(temporal=False, structured=False),
         data=encoded_data(fields=("latents", "content"), image_fraction=1.0),
     )  # fmt: skip
@@ -320,7 +320,7 @@ def _image() -> ConfigDict:
 
 def _video() -> ConfigDict:
     return stage(
-        "video", "../image/model", 350, 1e-3, (0,),
+        "video", "../image/model", 350, 1e-3,
         model=unet(temporal=True, structured=False),
         merge={"new": ("temporal",), "dropped": (), "widened": ()},
         data=encoded_data(fields=("latents", "content")),
@@ -329,7 +329,7 @@ def _video() -> ConfigDict:
 
 def _structure() -> ConfigDict:
     return stage(
-        "structure", "../video/model", 1200, 1e-3, (0,),
+        "structure", "../video/model", 1200, 1e-3,
         model=unet(temporal=True, structured=True),
         merge={"new": (), "dropped": (), "widened": ("^conv_in/kernel$",)},
         data=encoded_data(levels=(0,)),
@@ -337,11 +337,10 @@ def _structure() -> ConfigDict:
 
 
 def _blur() -> ConfigDict:
-    levels = tuple(range(8))
     return stage(
-        "blur", "../structure/model", 1000, 5e-4, levels,
+        "blur", "../structure/model", 1000, 5e-4,
         model=unet(temporal=True, structured=True),
-        data=encoded_data(levels=levels),
+        data=encoded_data(levels=tuple(range(8))),
     )  # fmt: skip
 
 

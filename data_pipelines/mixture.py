@@ -1,14 +1,22 @@
 """The stream that training reads: video batches with image batches spread evenly among them.
 
-Each component (a kind and a size) is shuffled, repeated and batched by itself. The components are
-then mixed batch by batch: sizes first, images against videos last, so that images never come in
-clumps. What a step reads is a function of the step and the seed alone: every host draws the same
-kind and size at the same step, and an iterator's state is one number.
+Each bucket (a kind and a size) is shuffled, repeated and batched by itself. Buckets are then mixed
+batch by batch: sizes first, images against videos last, so that images never come in clumps. What
+a step reads is a function of the step and the seed alone: every host draws the same kind and size
+at the same step, and the state of a stream is the number of its next step, whatever the number of
+hosts, threads and worker processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import ctypes
+import dataclasses
+import multiprocessing
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -21,133 +29,175 @@ from gen1_jax.errors import UserError
 
 IMAGE_FRACTION = 0.125  # of batches; Gen-1 paper, section 4
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
 Source = Any  # anything with __len__ and __getitem__
 
 
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """What batches of one size are made of.
+
+    Attributes:
+        size: (H, W) of the frames.
+        sources: of examples: frames [n H W 3], and depth and caption where there are any.
+        weights: the share of each source in a batch; by default by its number of examples.
+        share: of this bucket among the batches of its kind, relative to the others'.
+    """
+
+    size: tuple[int, int]
+    sources: Sequence[Source]
+    weights: Sequence[float] | None = None
+    share: float = 1.0
+
+
 def make_dataset(
-    videos: Source,
-    images: Source | None = None,
+    videos: Sequence[Bucket],
+    images: Sequence[Bucket] = (),
     *,
-    decode: Callable[[Any], dict],
     batch_size: int,
     image_batch_size: int | None = None,
     image_fraction: float = IMAGE_FRACTION,
     num_frames: int = 8,
     stride: int = 1,
-    buckets: Sequence[tuple[int, int]] = ((64, 64),),
-    image_buckets: Sequence[tuple[int, int]] | None = None,
+    levels: Sequence[int] = transforms.ALL_LEVELS,
     tokenizer: Callable | None = None,
     fields: Sequence[str] = ("frames",),
     random_crop: bool = True,
+    flip: bool = False,
     seed: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     **reading: int,
-) -> grain.IterDataset:
+) -> Stream:
     """An endless stream of raw batches: dictionaries with the names of `gen1_jax.batch.Batch`.
 
     Args:
-        videos: records of clips.
-        images: records whose frames are images; by default random frames of `videos`.
-        decode: from a record to frames, with depth and caption where there are any.
+        videos: what video batches are made of.
+        images: what image batches are made of; by default random frames of `videos`.
         batch_size: clips in a batch, over all processes.
         image_batch_size: images in a batch; by default frames are as many as in a video batch.
         image_fraction: of batches that are images, exactly; 0 is videos only and 1 images only.
         num_frames: n of video batches.
         stride: source frames from one frame to the next.
-        buckets: sizes (H, W) of video batches, taken in turn.
-        image_buckets: sizes of image batches; by default as for videos.
+        levels: of blur, of which `structure_level` is drawn.
         tokenizer: makes `tokens` of captions; needed where `fields` has them.
-        fields: what a batch holds of frames [b n H W 3] uint8, depth [b n H W] float32 and
-            tokens [b l] int32.
+        fields: what a batch holds of frames [b n H W 3] uint8, depth [b n H W] float32, tokens
+            [b l] int32, structure_level [b] int32 and content_frame [b] int32; the UNet's stages
+            need the last two beside the frames.
         random_crop: crop at random where a clip does not fit its bucket; else in the middle.
-        seed: of the order, of frames and of crops.
+        flip: mirror every other clip, at random.
+        seed: of the order, of frames, of crops and of mirrored clips.
         process_index: this host.
         process_count: hosts; each reads its own part of the records.
-        **reading: `num_threads`, `prefetch`, `num_workers`, as in `stream`.
+        **reading: `num_threads`, `prefetch`, `num_workers`, as in `Stream`.
 
     Raises:
         UserError: an empty source, sizes that do not divide, tokens without a tokenizer.
     """
     if "tokens" in fields and tokenizer is None:
         raise UserError("field 'tokens' needs a tokenizer; pass one, or leave the field out")
-    if not buckets:
+    if not videos and not images:
         raise UserError("no buckets; at least one (height, width) is needed")
 
     def steps(n: int, size: tuple[int, int]) -> list:
-        each = [
-            transforms.Decode(decode),
-            transforms.ChooseFrames(n, stride),
-            transforms.FitTo(size, random_crop),
-        ]
+        each = [transforms.ChooseFrames(n, stride, levels), transforms.FitTo(size, random_crop)]
+        if flip:
+            each.append(transforms.Flip())
         if "tokens" in fields:
             each.append(transforms.Tokenize(tokenizer))
         return [*each, transforms.Select(tuple(fields))]
 
-    shared = {"seed": seed, "process_index": process_index, "process_count": process_count}
+    def all_batches(buckets: Sequence[Bucket], n: int, size: int, first: int) -> list:
+        shared = {"seed": seed, "process_index": process_index, "process_count": process_count}
+        return [
+            batches(
+                bucket.sources,
+                steps(n, bucket.size),
+                size,
+                weights=bucket.weights,
+                component=first + 2 * i,
+                **shared,
+            )
+            for i, bucket in enumerate(buckets)
+        ]
+
     image_fraction = _fraction(image_fraction)
-    kinds: dict[str, list[grain.MapDataset]] = {"videos": [], "images": []}
-    if image_fraction < 1:
-        for i, size in enumerate(buckets):
-            kinds["videos"].append(
-                batches(videos, steps(num_frames, size), batch_size, component=2 * i, **shared)
-            )
-    if image_fraction > 0:
-        image_source = videos if images is None else images
-        per_batch = image_batch_size or batch_size * num_frames
-        for i, size in enumerate(image_buckets or buckets):
-            kinds["images"].append(
-                batches(image_source, steps(1, size), per_batch, component=2 * i + 1, **shared)
-            )
-    return stream(mix(kinds["videos"], kinds["images"], image_fraction), **reading)
+    images = images or videos
+    kinds = mix(
+        all_batches(videos, num_frames, batch_size, 0) if image_fraction < 1 else [],
+        all_batches(images, 1, image_batch_size or batch_size * num_frames, 1)
+        if image_fraction > 0
+        else [],
+        image_fraction,
+        shares=([bucket.share for bucket in videos], [bucket.share for bucket in images]),
+    )
+    return Stream(kinds, **reading)
 
 
 def batches(
-    source: Source,
+    sources: Sequence[Source],
     steps: Sequence[Any],
     batch_size: int,
     *,
+    weights: Sequence[float] | None = None,
     seed: int = 0,
     component: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
-    """One component: this process's share of a source, shuffled, repeated, mapped and batched.
+    """One bucket: this process's share of sources, shuffled, repeated, mapped and batched.
 
     Args:
-        source: records.
-        steps: transforms from a record to an example, in order.
+        sources: of examples; mixed example by example.
+        steps: transforms of an example, in order.
         batch_size: over all processes; must divide by `process_count`.
+        weights: of the sources; by default their lengths.
         seed: of the order and of random transforms.
         component: its number, so that components of one source read it in different orders.
         process_index: this host.
         process_count: hosts.
 
     Raises:
-        UserError: an empty source, fewer records than processes, or a batch that does not divide.
+        UserError: an empty source, wrong weights, or a batch that does not divide.
     """
     if not 0 <= process_index < process_count:
         raise UserError(f"process {process_index} of {process_count}; 0 to count - 1 is accepted")
-    if len(source) < process_count:
-        raise UserError(f"a source of {len(source)} records cannot feed {process_count} processes")
+    if not sources or not all(map(len, sources)):
+        raise UserError("a source of 0 records cannot feed training")
     if batch_size < 1 or batch_size % process_count:
         raise UserError(
             f"a batch of {batch_size} does not divide among {process_count} processes; "
             f"a multiple of {process_count} is accepted"
         )
-    # Grain takes 32 bits of seed.
-    own_seed = int(np.random.SeedSequence([seed, component]).generate_state(1)[0])
-    dataset = grain.MapDataset.source(source).seed(own_seed)
-    dataset = dataset.shuffle().repeat()
+    weights = _checked(weights or [len(source) for source in sources], len(sources), "sources")
+
+    def shuffled(number: int, source: Source) -> grain.MapDataset:
+        own_seed = _seed(seed, component, number) if number else _seed(seed, component)
+        return grain.MapDataset.source(source).seed(own_seed).shuffle().repeat()
+
+    parts = [shuffled(number, source) for number, source in enumerate(sources)]
+    dataset = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
     for step in steps:
         if isinstance(step, grain.transforms.RandomMap):
-            dataset = dataset.random_map(step)
+            dataset = dataset.random_map(step, seed=_named_seed(seed, component, step))
         else:
             dataset = dataset.map(step)
     # Cut last: a step's records, and their random crops, are the same however many hosts share
     # them, and a host makes only its own.
     dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
     return dataset[process_index::process_count]
+
+
+def _seed(*numbers: int) -> int:
+    """Grain takes 32 bits of seed."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _named_seed(seed: int, component: int, step: grain.transforms.RandomMap) -> int:
+    """By its name, not its place: a record's draws are the same whatever else is done to it."""
+    name = getattr(step, "name", type(step).__name__)
+    return _seed(seed, component, zlib.crc32(name.encode()))
 
 
 class _Spread:
@@ -172,21 +222,36 @@ def mix(
     videos: Sequence[grain.MapDataset],
     images: Sequence[grain.MapDataset],
     image_fraction: float | Fraction = IMAGE_FRACTION,
+    *,
+    shares: tuple[Sequence[float] | None, Sequence[float] | None] = (None, None),
 ) -> grain.MapDataset:
-    """Mixes batched components; a kind's components are taken in turn.
+    """Mixes batched components.
+
+    Args:
+        videos: components of video batches.
+        images: components of image batches.
+        image_fraction: of batches that are images.
+        shares: of the components among those of their kind, for each kind; by default they are
+            taken in turn.
 
     Raises:
-        UserError: a fraction outside 0..1, or a kind that is wanted but has no component.
+        UserError: a fraction outside 0..1, wrong shares, or a kind that is wanted but has no
+            component.
     """
     image_fraction = _fraction(image_fraction)
     if (image_fraction < 1 and not videos) or (image_fraction > 0 and not images):
         missing = "images" if videos else "videos"
         raise UserError(f"image fraction {float(image_fraction)} needs {missing}; none are given")
+
+    def kind(components: Sequence[grain.MapDataset], own: Sequence[float] | None):
+        own = _checked(own or [1.0] * len(components), len(components), "buckets")
+        return grain.MapDataset.mix(components, own)
+
     if image_fraction == 0:
-        return grain.MapDataset.mix(videos)
+        return kind(videos, shares[0])
     if image_fraction == 1:
-        return grain.MapDataset.mix(images)
-    both = [grain.MapDataset.mix(videos), grain.MapDataset.mix(images)]
+        return kind(images, shares[1])
+    both = [kind(videos, shares[0]), kind(images, shares[1])]
     length = min(int(len(both[0]) / (1 - image_fraction)), int(len(both[1]) / image_fraction))
     return grain.MapDataset.select_from_datasets(
         both, _Spread(image_fraction, min(length, min(map(len, both))))
@@ -199,24 +264,93 @@ def _fraction(value: float | Fraction) -> Fraction:
     return Fraction(value).limit_denominator(1000)
 
 
-def stream(
-    dataset: grain.MapDataset, *, num_threads: int = 2, prefetch: int = 4, num_workers: int = 0
-) -> grain.IterDataset:
-    """Reads batches ahead, in threads of this process or in worker processes.
+def _checked(weights: Sequence[float], count: int, of: str) -> list[float]:
+    if len(weights) != count or not all(0 < weight < float("inf") for weight in weights):
+        raise UserError(f"weights {tuple(weights)} of {count} {of}; one above 0 for each is needed")
+    return list(weights)
 
-    The iterator's `get_state()` and `set_state()` restore it exactly.
+
+class Stream(Iterator):
+    """Batches in the order of their steps, read ahead in threads or in worker processes.
+
+    The state is the number of the next step, so it can be restored exactly with another number of
+    hosts, threads or processes too. Readers start when the first batch is asked for.
 
     Args:
         dataset: of batches.
         num_threads: that read in this process, or in each worker; 0 reads when asked.
-        prefetch: batches read ahead.
+        prefetch: batches read ahead, by each process that reads.
         num_workers: processes; 0 is none.
     """
-    dataset = dataset.to_iter_dataset(
-        grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
-    )
-    if num_workers:
-        if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, whoever the caller is
-            flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-    return dataset
+
+    def __init__(
+        self,
+        dataset: grain.MapDataset,
+        *,
+        num_threads: int = 2,
+        prefetch: int = 4,
+        num_workers: int = 0,
+    ):
+        self._dataset, self._num_workers = dataset, num_workers
+        self._read_options = grain.ReadOptions(
+            num_threads=num_threads, prefetch_buffer_size=prefetch
+        )
+        self._step = 0
+        self._batches: grain.DatasetIterator | None = None
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._batches is None:
+            self._batches = self._start()
+        batch = next(self._batches)
+        self._step += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """The place of the next batch, as JSON can hold it."""
+        return {"next_index": self._step}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to the place that `get_state` gave, of this stream or of one of another width."""
+        if set(state) != {"next_index"}:
+            raise ValueError(f"{state} is no place in a stream of batches")
+        if state["next_index"] != self._step:
+            self.close()
+            self._step = int(state["next_index"])
+
+    def close(self) -> None:
+        """Ends the readers; the next batch would start them again."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+    def _start(self) -> grain.DatasetIterator:
+        dataset = self._dataset[self._step :].to_iter_dataset(self._read_options)
+        if self._num_workers:
+            if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, whoever calls
+                flags.FLAGS.mark_as_parsed()
+            options = grain.MultiprocessingOptions(num_workers=self._num_workers)
+            dataset = dataset.mp_prefetch(options, _prepare_worker)
+        return iter(dataset)
+
+
+def _prepare_worker(worker: int, workers: int) -> None:
+    _keep_pages()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _keep_pages() -> None:
+    """Has malloc keep what is freed, where it is glibc's; the peak stays what it was.
+
+    Clips are megabytes that live for milliseconds. Handed back to the system and fetched anew each
+    time, their pages cost a tenth of the time of decoding them.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that is accepted
+        library.mallopt(_M_TRIM_THRESHOLD, 2**30)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for it for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -1,14 +1,15 @@
-"""Grain transforms from stored records to examples in the form of `gen1_jax.batch.Batch`.
+"""Grain transforms of decoded records into examples in the form of `gen1_jax.batch.Batch`.
 
 An example is a dictionary of numpy arrays without the batch axis: frames [n H W 3] uint8,
-depth [n H W] float32 and tokens [l] int32. Every random choice comes from the generator that Grain
-seeds by the record's place in the stream, so it is the same after any restart.
+depth [n H W] float32, tokens [l] int32, structure_level [] and content_frame [] int32. Every random
+choice comes from the generator that Grain seeds by the record's place in the stream, so it is the
+same after any restart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -17,42 +18,64 @@ from PIL import Image
 from gen1_jax.errors import UserError
 
 Example = dict[str, Any]
+ALL_LEVELS = tuple(range(8))  # of blur, t_s; as gen1_jax.structure.NUM_LEVELS
+
+_PER_FRAME = ("frames", "depth", "mask")  # [n H W ...]
 
 
-class Decode(grain.transforms.Map):
-    """Decodes a stored record into frames, and depth and caption where there are any."""
+class Choice(NamedTuple):
+    """What a step takes of a clip."""
 
-    def __init__(self, decode: Callable[[Any], Example]):
-        self._decode = decode
+    frames: slice
+    level: int  # t_s, the blur level of its structure
+    content_frame: int  # whose embedding is the content; counted among the frames taken
 
-    def map(self, element: Any) -> Example:
-        return self._decode(element)
+
+def choose(
+    rng: np.random.Generator, have: int, num_frames: int, stride: int, levels: Sequence[int]
+) -> Choice:
+    """Draws `num_frames` of `have` frames, `stride` apart, one of `levels` and a content frame.
+
+    Raises:
+        UserError: a clip that is too short.
+    """
+    span = (num_frames - 1) * stride + 1
+    if have < span:
+        raise UserError(
+            f"a clip of {have} frames is too short: {num_frames} frames, {stride} apart, need "
+            f"{span}"
+        )
+    start = int(rng.integers(have - span + 1))
+    level = int(levels[rng.integers(len(levels))])
+    return Choice(slice(start, start + span, stride), level, int(rng.integers(num_frames)))
 
 
 class ChooseFrames(grain.transforms.RandomMap):
     """Keeps `num_frames` frames, `stride` apart, from a random start; n = 1 makes an image.
 
+    Adds what else is drawn for the clip: structure_level [] (t_s, one of `levels`) and
+    content_frame []. Drawn here, not in the step, so that encoded clips, which a step reads at one
+    level alone, are drawn alike.
+
     Raises:
         UserError: from a clip that is too short.
     """
 
-    def __init__(self, num_frames: int, stride: int = 1):
+    name = Choice.__name__
+
+    def __init__(self, num_frames: int, stride: int = 1, levels: Sequence[int] = ALL_LEVELS):
         if num_frames < 1 or stride < 1:
             raise UserError(f"{num_frames} frames, {stride} apart: both must be at least 1")
-        self._num_frames, self._stride = num_frames, stride
+        wrong = sorted(set(levels) - set(ALL_LEVELS))
+        if wrong or not levels:
+            raise UserError(f"levels {list(levels)}; some of {list(ALL_LEVELS)} are accepted")
+        self._settings = num_frames, stride, sorted(set(levels))
 
     def random_map(self, element: Example, rng: np.random.Generator) -> Example:
-        span = (self._num_frames - 1) * self._stride + 1
-        have = len(element["frames"])
-        if have < span:
-            raise UserError(
-                f"a clip of {have} frames is too short: {self._num_frames} frames, "
-                f"{self._stride} apart, need {span}"
-            )
-        start = int(rng.integers(have - span + 1))
-        chosen = slice(start, start + span, self._stride)
-        per_frame = ("frames", "depth", "mask")
-        return {k: v[chosen] if k in per_frame else v for k, v in element.items()}
+        choice = choose(rng, len(element["frames"]), *self._settings)
+        kept = {k: v[choice.frames] if k in _PER_FRAME else v for k, v in element.items()}
+        drawn = {"structure_level": choice.level, "content_frame": choice.content_frame}
+        return {**kept, **{name: np.int32(value) for name, value in drawn.items()}}
 
 
 class FitTo(grain.transforms.RandomMap):
@@ -74,6 +97,9 @@ class FitTo(grain.transforms.RandomMap):
             top, left = (int(rng.integers(s + 1)) for s in spare)
         else:
             top, left = (s // 2 for s in spare)
+        if scaled == have:
+            top_left = np.s_[:, top : top + want[0], left : left + want[1]]
+            return {k: v[top_left] if k in _PER_FRAME else v for k, v in element.items()}
         # The box, in source pixels, that becomes the cropped output: one resampling, no copy.
         scale_y, scale_x = have[0] / scaled[0], have[1] / scaled[1]
         box = (
@@ -87,6 +113,21 @@ class FitTo(grain.transforms.RandomMap):
         if "depth" in element:
             fitted["depth"] = _resample(element["depth"], want, box, Image.Resampling.BILINEAR)
         return fitted
+
+
+class Flip(grain.transforms.RandomMap):
+    """Mirrors a clip, left to right, with its depth; every other one, at random."""
+
+    def random_map(self, element: Example, rng: np.random.Generator) -> Example:
+        if rng.integers(2):
+            return element
+        return {k: _mirror(v) if k in _PER_FRAME else v for k, v in element.items()}
+
+
+def _mirror(images: np.ndarray) -> np.ndarray:
+    """Mirrors images [n h w ...], contiguous: whole pixels are moved, three times faster."""
+    pixels = images.view(f"V{images[0, 0, 0].nbytes}") if images.ndim == 4 else images
+    return np.ascontiguousarray(pixels[:, :, ::-1]).view(images.dtype)
 
 
 def _resample(images: np.ndarray, size: tuple[int, int], box: tuple, method: int) -> np.ndarray:

@@ -273,9 +273,8 @@ def encode_work(
       models: config.json's content of vae, clip and depth.
       target: what it is compiled for.
     """
-    mesh, b = target.mesh, config.batch_size
-    if b % batch_parts(mesh):
-        raise UserError(f"a batch of {b} clips does not divide over {batch_parts(mesh)} chips")
+    mesh = target.mesh
+    b = config.batch_size * batch_parts(mesh)
     conditioner, frozen = describe_frozen(models, jnp.dtype(config.dtype), mesh)
     frames = (b, pipeline["num_frames"], *pipeline["size"], 3)
     shapes = (
@@ -310,7 +309,9 @@ def batch_shapes(config: Any, images: bool) -> Batch:
         "frames": ((*clip, 3), jnp.uint8),
         "depth": (clip, jnp.float32),
         "tokens": ((b, length), jnp.int32),
+        "content_frame": ((b,), jnp.int32),
         "latents": ((*clip, LATENT_CHANNELS), jnp.float32),
+        "latents_logvar": ((*clip, LATENT_CHANNELS), jnp.float32),
         "structure": ((*clip, LATENT_CHANNELS), jnp.float32),
         "structure_level": ((b,), jnp.int32),
         "content": ((b, content), jnp.float32),

@@ -16,14 +16,18 @@ Array = Any  # numpy on the host, jax on the devices
 class Batch:
     """A batch of clips, raw or encoded; an image is a clip with n = 1. Absent fields are None.
 
-    Raw form: `frames`, with `tokens` where there is text and `depth` where it is known.
-    Encoded form: `latents`, `structure`, `structure_level`, `content`.
+    Raw form: `frames`, with `tokens` where there is text and `depth` where it is known, and for
+    the UNet `structure_level` and `content_frame`, which say what is to be encoded.
+    Encoded form: `latents`, `structure`, `structure_level`, `content`, and `latents_logvar` where
+    latents are to be drawn, not taken at their mean.
     """
 
     frames: Array = None  # [b n H W 3] uint8
     depth: Array = None  # [b n H W] float32, inverse depth: near is large
     tokens: Array = None  # [b l] int32, the caption
-    latents: Array = None  # [b n h w c], scaled autoencoder latents
+    content_frame: Array = None  # [b] int32, the frame whose embedding is the content
+    latents: Array = None  # [b n h w c], scaled autoencoder latents: their mean
+    latents_logvar: Array = None  # [b n h w c], the log variance of the same
     structure: Array = None  # [b n h w c], scaled latents of the blurred depth
     structure_level: Array = None  # [b] int32, t_s
     content: Array = None  # [b d], CLIP image embedding
@@ -39,6 +43,14 @@ class Batch:
     @property
     def encoded(self) -> bool:
         return self.latents is not None
+
+    def widened(self) -> "Batch":
+        """With float32 for float16, in which encoded data are stored, read and sent to devices."""
+
+        def widen(x: Array) -> Array:
+            return x.astype(np.float32) if x.dtype == np.float16 else x
+
+        return Batch(**{name: widen(value) for name, value in self.fields().items()})
 
     def fields(self) -> dict[str, Array]:
         """The fields that are present."""
@@ -84,11 +96,11 @@ class Batch:
                     f"batch field {name} holds {value.shape[0]} examples, others {self.size}"
                 )
         # Depth lies pixel on pixel over the frames, structure over the latents.
-        for alike in (("frames", "depth"), ("latents", "structure")):
+        for alike in (("frames", "depth"), ("latents", "latents_logvar", "structure")):
             sizes = {name: fields[name].shape[2:4] for name in alike if name in fields}
             if len(set(sizes.values())) > 1:
                 raise UserError(f"batch fields disagree on the size of a frame: {sizes}")
-        clips = ("frames", "depth", "latents", "structure")
+        clips = ("frames", "depth", "latents", "latents_logvar", "structure")
         frames = {name: fields[name].shape[1] for name in clips if name in fields}
         if len(set(frames.values())) > 1:
             raise UserError(f"batch fields disagree on the number of frames: {frames}")
@@ -99,7 +111,9 @@ SCHEMA = {
     "frames": ("b n H W 3", np.uint8),
     "depth": ("b n H W", np.floating),
     "tokens": ("b l", np.integer),
+    "content_frame": ("b", np.integer),
     "latents": ("b n h w c", np.floating),
+    "latents_logvar": ("b n h w c", np.floating),
     "structure": ("b n h w c", np.floating),
     "structure_level": ("b", np.integer),
     "content": ("b d", np.floating),

@@ -15,6 +15,8 @@ COMMANDS = {
     "train": "train",
     "all": "all",
     "world": "world",
+    "ingest": "ingest",
+    "inspect": "inspect_data",  # `inspect` is a module of Python
     "precompute": "precompute",
     "evaluate": "evaluate",
     "import": "import_models",  # `import` is a word of Python

@@ -6,6 +6,8 @@ the same names, so that every function here is pure and can run inside a jitted 
 
 import dataclasses
 import json
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from gen1_jax import prior_diffusion
 from gen1_jax.batch import Batch
 from gen1_jax.errors import UserError
 from gen1_jax.models import clip, dpt
-from gen1_jax.structure import NUM_LEVELS, structure_image
+from gen1_jax.structure import structure_image
 from gen1_jax.weights.folder import load_model
 
 Frozen = dict[str, Any]
@@ -28,6 +30,11 @@ def to_content(embedding: jax.Array) -> jax.Array:
     """CLIP embedding [... d] → content: its direction, with unit variance (length √d)."""
     norm = jnp.linalg.norm(embedding, axis=-1, keepdims=True)
     return embedding / jnp.maximum(norm, 1e-6) * embedding.shape[-1] ** 0.5
+
+
+def to_images(frames: jax.Array) -> jax.Array:
+    """Frames uint8 → images in [−1, 1]."""
+    return frames.astype(jnp.float32) / 127.5 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,17 +77,22 @@ class Conditioner:
 
     def encode_images(self, frozen: Frozen, images: jax.Array) -> jax.Array:
         """Images [b n H W 3] in [−1, 1] → scaled latents [b n h w c] (the mean of E)."""
-        b = images.shape[0]
-        mean, _ = self.vae.apply(
+        return self.encode_moments(frozen, images)[0]
+
+    def encode_moments(self, frozen: Frozen, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images [b n H W 3] in [−1, 1] → mean and log variance of scaled latents [b n h w c]."""
+        b, scale = images.shape[0], self.vae.scaling_factor
+        mean, logvar = self.vae.apply(
             {"params": frozen["vae"]},
             rearrange(images, "b n h w c -> (b n) h w c"),
             method="encode",
         )
-        return rearrange(mean * self.vae.scaling_factor, "(b n) h w c -> b n h w c", b=b)
+        moments = mean * scale, logvar + 2 * math.log(scale)
+        return tuple(rearrange(x, "(b n) h w c -> b n h w c", b=b) for x in moments)
 
     def encode_frames(self, frozen: Frozen, frames: jax.Array) -> jax.Array:
         """Frames [b n H W 3] uint8 → scaled latents [b n h w c]."""
-        return self.encode_images(frozen, frames.astype(jnp.float32) / 127.5 - 1)
+        return self.encode_images(frozen, to_images(frames))
 
     def decode(self, frozen: Frozen, latents: jax.Array) -> jax.Array:
         """Scaled latents [b n h w c] → frames [b n H W 3] uint8."""
@@ -168,27 +180,31 @@ class Conditioner:
 
     # ---------------------------------------------------------------- whole batches
 
-    def encode_batch(
-        self, frozen: Frozen, batch: Batch, key: jax.Array, levels: tuple[int, ...]
-    ) -> Batch:
-        """Raw → encoded: estimated depth at a random permitted t_s, a random frame's content."""
+    def encode_batch(self, frozen: Frozen, batch: Batch) -> Batch:
+        """Raw → encoded: estimated depth at the batch's t_s, the content of its chosen frames.
+
+        Raises:
+          UserError: encoders are missing, or the batch does not say what was chosen.
+        """
         missing = [name for name in ("vae", "clip", "depth") if getattr(self, name) is None]
         if missing:
             raise UserError(
                 "raw batches need the frozen models vae, clip and depth in the config; missing: "
                 f"{', '.join(missing)}"
             )
-        level_key, frame_key = jax.random.split(key)
-        b, n = batch.frames.shape[:2]
-        level = jnp.asarray(levels, jnp.int32)[jax.random.randint(level_key, (b,), 0, len(levels))]
-        chosen = jax.random.randint(frame_key, (b,), 0, n)
+        for name in ("structure_level", "content_frame"):
+            if getattr(batch, name) is None:
+                raise UserError(f"raw batches need {name} beside the frames: add it to data.fields")
+        frames = jnp.asarray(batch.frames)
+        mean, logvar = self.encode_moments(frozen, to_images(frames))
+        depth = self.estimate_depth(frozen, frames)
+        chosen = frames[jnp.arange(len(frames)), batch.content_frame]
         return Batch(
-            latents=self.encode_frames(frozen, batch.frames),
-            structure=self.encode_structure(
-                frozen, self.estimate_depth(frozen, batch.frames), level
-            ),
-            structure_level=level,
-            content=self.image_content(frozen, jnp.asarray(batch.frames)[jnp.arange(b), chosen]),
+            latents=mean,
+            latents_logvar=logvar,
+            structure=self.encode_structure(frozen, depth, batch.structure_level),
+            structure_level=batch.structure_level,
+            content=self.image_content(frozen, chosen),
             tokens=batch.tokens,
         )
 
@@ -197,19 +213,21 @@ class Conditioner:
     ) -> dict[str, jax.Array]:
         """What `precompute` stores of clips [b n H W 3].
 
-        Latents, the structure at each of levels [b k], the content of every frame.
+        Moments of the latents, the structure at each of levels [b k], the content of every frame.
         """
+        mean, logvar = self.encode_moments(frozen, to_images(frames))
         depth = self.estimate_depth(frozen, frames)
-        structure = [self.encode_structure(frozen, depth, level) for level in levels.T]
+        # One level after another: all at once would take k times the memory.
+        structure = jax.lax.map(partial(self.encode_structure, frozen, depth), levels.T)
         content = self.image_content(frozen, rearrange(frames, "b n h w c -> (b n) h w c"))
         return {
-            "latents": self.encode_frames(frozen, frames),
-            "structure": jnp.stack(structure, axis=1),
+            "latents": mean,
+            "latents_logvar": logvar,
+            "structure": rearrange(structure, "k b n h w c -> b k n h w c"),
             "content": rearrange(content, "(b n) d -> b n d", b=frames.shape[0]),
         }
 
 
-ALL_LEVELS = tuple(range(NUM_LEVELS))
 # What gen1.json must hold.
 SETTINGS = ("schedule", "spacing", "size", "num_frames", "guidance_scale", "prior")
 

@@ -6,3 +6,10 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+def one_line(error: Exception) -> str:
+    """What another library's error says, for a place in a line of ours."""
+    return (
+        " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
+    )

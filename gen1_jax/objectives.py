@@ -17,7 +17,7 @@ from einops import rearrange
 
 from gen1_jax import pictures, prior_diffusion
 from gen1_jax.batch import Batch
-from gen1_jax.conditioning import ALL_LEVELS, Conditioner, Frozen, to_content
+from gen1_jax.conditioning import Conditioner, Frozen, to_content
 from gen1_jax.diffusion import Schedule, make_schedule, q_sample, target
 from gen1_jax.errors import UserError
 from gen1_jax.guidance import guided_prediction
@@ -267,7 +267,7 @@ def diffusion(
     conditioner: Conditioner,
     *,
     content_drop_rate: float = 0.1,
-    levels: tuple[int, ...] = ALL_LEVELS,
+    latents_drawn: bool = False,
     zero_terminal_snr: bool = False,
     prediction_type: str = "v_prediction",
     preview_steps: int = 20,
@@ -276,6 +276,8 @@ def diffusion(
     """Gen-1's ‖v − v_θ(z_t, t, s, c)‖², the same for images and videos; null content is zeros.
 
     `prediction_type` "epsilon" goes on with a UNet that predicts noise, as Stable Diffusion 1.x's.
+    `latents_drawn` takes z from the autoencoder's distribution, as Stable Diffusion was trained,
+    where else it is the mean; encoded data then need the field `latents_logvar`.
     """
     schedule = make_schedule(zero_terminal_snr=zero_terminal_snr, prediction_type=prediction_type)
     structured = module.in_channels > module.out_channels
@@ -284,12 +286,10 @@ def diffusion(
         return (batch.structure, batch.structure_level) if structured else (None, None)
 
     def loss(params, frozen, batch, key):
-        time_key, noise_key, drop_key, encode_key = jax.random.split(key, 4)
+        time_key, noise_key, drop_key, latent_key = jax.random.split(key, 4)
         if not batch.encoded:
-            batch = jax.lax.stop_gradient(
-                conditioner.encode_batch(frozen, batch, encode_key, tuple(levels))
-            )
-        z0 = batch.latents
+            batch = jax.lax.stop_gradient(conditioner.encode_batch(frozen, batch))
+        z0 = draw_latents(batch, latent_key) if latents_drawn else batch.latents
         t = jax.random.randint(time_key, z0.shape[:1], 0, schedule.num_timesteps)
         eps = jax.random.normal(noise_key, z0.shape)
         kept = jax.random.bernoulli(drop_key, 1 - content_drop_rate, (z0.shape[0], 1))
@@ -301,7 +301,7 @@ def diffusion(
     @jax.jit
     def sample(params, frozen, batch, key):
         if not batch.encoded:
-            batch = conditioner.encode_batch(frozen, batch, key, tuple(levels))
+            batch = conditioner.encode_batch(frozen, batch)
         noise = jax.random.normal(key, batch.latents.shape)
         sampled = sample_latents(
             module,
@@ -324,6 +324,18 @@ def diffusion(
         return {"samples": np.concatenate(rows, axis=1)}
 
     return Objective(loss, preview)
+
+
+def draw_latents(batch: Batch, key: jax.Array) -> jax.Array:
+    """Latents [b n h w 4] by their mean and variance.
+
+    Raises:
+      UserError: the batch has no variance.
+    """
+    if batch.latents_logvar is None:
+        raise UserError("latents_drawn needs latents_logvar: add it to data.fields")
+    noise = jax.random.normal(key, batch.latents.shape)
+    return batch.latents + jnp.exp(0.5 * batch.latents_logvar) * noise
 
 
 def sample_latents(

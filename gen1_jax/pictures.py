@@ -111,6 +111,38 @@ def side_by_side(clips: Mapping[str, np.ndarray], scale: int | None = None) -> n
     return _framed(_join(columns, axis=2))
 
 
+def mosaic(clips: Sequence[np.ndarray], columns: int | None = None) -> np.ndarray:
+    """Clips playing side by side in a grid.
+
+    Args:
+        clips: `[n h w 3]` uint8 each. Other sizes are scaled into the largest one's place, centred;
+            a shorter clip begins again, so a still stays.
+        columns: by default as makes the picture about as wide as a screen.
+
+    Returns:
+        `[n H W 3]` uint8, n of the longest clip.
+    """
+    if not clips:
+        raise ValueError("a mosaic needs at least one clip")
+    height = max(clip.shape[1] for clip in clips)
+    clips = [_to_height(_checked(f"clip {i}", clip), height) for i, clip in enumerate(clips)]
+    width, length = (max(clip.shape[axis] for clip in clips) for axis in (2, 0))
+    columns = columns or max(1, round((len(clips) * height * 16 / (width * 9)) ** 0.5))
+    tiles = []
+    for clip in clips:
+        tile = np.empty((length, height, width, 3), np.uint8)
+        tile[:] = _PAPER
+        left = (width - clip.shape[2]) // 2
+        tile[:, :, left : left + clip.shape[2]] = clip[np.arange(length) % len(clip)]
+        tiles.append(tile)
+    empty = np.empty_like(tiles[0])
+    empty[:] = _PAPER
+    tiles += [empty] * (-len(tiles) % min(columns, len(tiles)))
+    columns = min(columns, len(tiles))
+    rows = [_join(tiles[i : i + columns], axis=2) for i in range(0, len(tiles), columns)]
+    return _framed(_join(rows, axis=1))
+
+
 def contact_sheet(
     rows: Sequence[Mapping[str, np.ndarray]],
     frames_per_clip: int = 4,

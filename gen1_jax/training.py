@@ -82,6 +82,7 @@ def train_step(
     A loss or gradient that is no number changes nothing but the step and the count of bad steps.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
+    batch = batch.widened()
     (value, metrics), gradient = accumulate(
         jax.value_and_grad(loss, has_aux=True), state.params, frozen, batch, key, microbatches
     )
@@ -267,7 +268,7 @@ def train(
     else:
         state = _create_state(config, module, optimizer, mesh)
         data_state = batches.get_state()
-        typed = (Batch.from_dict(batch) for batch in batches)
+        typed = (Batch.from_dict(batch).widened() for batch in batches)
         before = to_host(state.params)
         after = objective.prepare(before, host_frozen, typed)
         batches.set_state(data_state)
@@ -361,7 +362,7 @@ def train(
         checkpoints.wait()
 
         # ---- the finished model
-        typed = (Batch.from_dict(batch) for batch in batches)
+        typed = (Batch.from_dict(batch).widened() for batch in batches)
         average = to_host(state.ema)
         if jax.process_index() == 0:
             module = objective.finish(module, average, typed)
@@ -502,7 +503,7 @@ class _Previews:
         if self._make is None or jax.process_index() > 0:
             return
         if self._batch is None:
-            self._batch = Batch.from_dict(self._make())
+            self._batch = Batch.from_dict(self._make()).widened()
         for name, value in self._objective.preview(params, frozen, self._batch).items():
             if isinstance(value, float):
                 writer.add_scalar(f"preview/{name}", value, step)

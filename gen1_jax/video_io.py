@@ -34,14 +34,13 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image, ImageOps
 
-from gen1_jax.errors import UserError
+from gen1_jax.errors import UserError, one_line
+from gen1_jax.video_pixels import SCALER
 from gen1_jax.video_sources import (
     ACCEPTED,
     DEFAULT_FPS,
-    SCALER,
-    Picture,
     Source,
-    one_line,
+    on_grid,
     open_file,
     open_folder,
 )
@@ -171,21 +170,14 @@ def _select(
     size: tuple[int, int] | None,
     path: Path,
 ) -> tuple[list[np.ndarray], int]:
-    """Puts pictures on the grid of `source.rate`, takes the slots asked for: (frames, slots seen).
-
-    A picture fills the slots from its own to the next one's; of several in one slot the last one
-    is shown.
-    """
+    """Takes the slots asked for of the grid of `source.rate`: (frames, slots seen)."""
     frames: list[np.ndarray] = []
     slots = itertools.islice(itertools.count(start, stride), num_frames)
     target = next(slots)
-    shape = size
-
-    def take(picture: Picture, end: int) -> bool:
-        """Fills the slots wanted before `end`; True once all are there."""
-        nonlocal target, shape
+    shape, total = size, 0
+    for picture, _, total in on_grid(source):
         image = None
-        while target is not None and target < end:
+        while target is not None and target < total:
             if image is None:
                 image = picture.rgb()
                 # a stream may change its size midway; the array cannot
@@ -198,26 +190,8 @@ def _select(
                     f"{_MAX_BYTES >> 30} GiB; ask for fewer frames or a smaller size"
                 )
             target = next(slots, None)
-        return target is None
-
-    held, slot = None, 0
-    for picture in source.pictures:
-        exact = picture.time * source.rate
-        if held is None:
-            slot = max(0, round(exact))
-        else:
-            # Hysteresis: jitter of the time stamps (milliseconds in Matroska) must not drop or
-            # repeat pictures.
-            following = slot + 1
-            at = following if abs(exact - following) < Fraction(3, 4) else max(slot, round(exact))
-            if take(held, at):
-                return frames, at
-            slot = at
-        held = picture
-    if held is None:
-        return frames, 0
-    total = slot + max(1, round(held.duration * source.rate))
-    take(held, total)
+        if target is None:
+            break
     return frames, total
 
 

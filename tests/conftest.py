@@ -55,7 +55,10 @@ def compile_fast(monkeypatch, root) -> None:
     from tiny_unet import quick_jit
 
     from gen1_jax import training
+    from gen1_jax.commands import encoding
     from gen1_jax.parallel import make_mesh
 
+    one = jax.devices()[:1]
     monkeypatch.setattr(jax, "jit", quick_jit)
-    monkeypatch.setattr(training, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
+    monkeypatch.setattr(training, "make_mesh", partial(make_mesh, devices=one))
+    monkeypatch.setattr(encoding, "make_mesh", lambda devices: make_mesh(devices=one))

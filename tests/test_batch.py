@@ -15,15 +15,17 @@ def arrays(b=2, n=3):
         "frames": np.zeros((b, n, 16, 24, 3), np.uint8),
         "depth": np.zeros((b, n, 16, 24), np.float32),
         "tokens": np.zeros((b, 7), np.int32),
+        "content_frame": np.zeros((b,), np.int32),
         "latents": np.zeros((b, n, 2, 3, 4), np.float32),
+        "latents_logvar": np.zeros((b, n, 2, 3, 4), np.float32),
         "structure": np.zeros((b, n, 2, 3, 4), np.float32),
         "structure_level": np.zeros((b,), np.int32),
         "content": np.zeros((b, 5), np.float32),
     }
 
 
-RAW = ("frames", "depth", "tokens")
-ENCODED = ("latents", "structure", "structure_level", "content")
+RAW = ("frames", "depth", "tokens", "content_frame")
+ENCODED = ("latents", "latents_logvar", "structure", "structure_level", "content")
 
 
 @pytest.mark.parametrize("names", [RAW, ENCODED, RAW + ENCODED, ("frames",), ("tokens", "content")])
@@ -45,7 +47,7 @@ def test_half_precision_is_accepted(name):
 
 def test_absent_fields_are_no_leaves_of_the_tree():
     batch = Batch.from_dict({name: arrays()[name] for name in RAW})
-    assert len(jax.tree.leaves(batch)) == 3
+    assert len(jax.tree.leaves(batch)) == 4
     doubled = jax.jit(lambda x: jax.tree.map(lambda y: 2 * y, x))(batch)
     assert isinstance(doubled, Batch) and doubled.fields().keys() == set(RAW)
 

@@ -277,7 +277,7 @@ def test_models_that_are_none_are_refused(edit, clip, micro_run, tmp_path):
         (["all", "--config", "tiny:video"], "a whole config"),
         (["all", "--config", "tiny", "--parts", "video", "vidoe"], "vidoe: no such part; known: "),
         (["train", "--config", "tiny:video", "--set", "num_step=3"], "keys: .*num_steps"),
-        (["train", "--config", "tiny:video", "--set", "loss.kl=3"], "keys: .*loss.levels"),
+        (["train", "--config", "tiny:video", "--set", "loss.kl=3"], "keys: .*loss.latents_drawn"),
         (["train", "--config", "tiny:video", "--set", "num_steps=many"], "another type"),
         (["train", "--config", "tiny:video", "--set", "num_steps=1.5"], "another type"),
         (["train", "--config", "tiny:video", "--set", "num_steps"], "key.path=value"),

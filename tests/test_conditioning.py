@@ -66,22 +66,35 @@ def test_tokens_count_up_to_the_first_end(models, micro_run):
     np.testing.assert_array_equal(mask[1], np.arange(tokens.shape[1]) <= ends)
 
 
-def test_a_batch_is_encoded_by_its_own_draws(models, quick):
+def test_a_batch_is_encoded_as_it_says(models, quick):
     conditioner, frozen = models
-    encode = jax.jit(conditioner.encode_batch, static_argnums=3)
-    raw = Batch(frames=FRAMES, tokens=np.zeros((2, 5), np.int32))
-    batch = encode(frozen, raw, jax.random.key(0), (2, 5))
+    level, frame = np.array([2, 5], np.int32), np.array([2, 0], np.int32)
+    raw = Batch(
+        frames=FRAMES, structure_level=level, content_frame=frame, tokens=np.zeros((2, 5), np.int32)
+    )
+    batch = jax.jit(conditioner.encode_batch)(frozen, raw)
     batch.check()
-    assert batch.encoded and set(np.asarray(batch.structure_level)) <= {2, 5}
-    again = encode(frozen, raw, jax.random.key(0), (2, 5))
-    jax.tree.map(np.testing.assert_array_equal, batch, again)
-    # The structure is that of the depth at the level drawn; the content that of one of the frames.
-    structure = structure_of(models, batch.structure_level)
-    np.testing.assert_allclose(batch.structure, structure, atol=1e-4)
-    content = jax.jit(conditioner.image_content)(frozen, FRAMES.reshape(6, 16, 16, 3))
-    content = content.reshape(2, 3, 16)
-    distance = np.abs(batch.content[:, None] - content).max(-1)
-    assert (distance.min(1) < 1e-4).all()
+    assert batch.encoded and batch.content_frame is None
+    np.testing.assert_array_equal(batch.structure_level, level)
+    np.testing.assert_allclose(batch.structure, structure_of(models, level), atol=1e-4)
+    content = jax.jit(conditioner.image_content)(frozen, FRAMES[[0, 1], frame])
+    np.testing.assert_allclose(batch.content, content, atol=1e-4)
+    # The moments are the autoencoder's, of scaled latents.
+    scale = conditioner.vae.scaling_factor
+    mean, logvar = jax.jit(conditioner.vae.apply, static_argnames="method")(
+        {"params": frozen["vae"]}, FRAMES[0] / np.float32(127.5) - 1, method="encode"
+    )
+    np.testing.assert_allclose(batch.latents[0], mean * scale, atol=1e-4)
+    deviation = np.exp(batch.latents_logvar[0] / 2)
+    np.testing.assert_allclose(deviation, np.exp(logvar / 2) * scale, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["structure_level", "content_frame"])
+def test_a_raw_batch_must_say_what_is_encoded(models, name):
+    zeros = np.zeros(2, np.int32)
+    raw = Batch(frames=FRAMES, structure_level=zeros, content_frame=zeros).replace(**{name: None})
+    with pytest.raises(UserError, match=f"need {name} beside the frames: add it to data.fields"):
+        models[0].encode_batch(models[1], raw)
 
 
 def test_what_precompute_stores_is_what_a_batch_would_hold(models, quick):
@@ -90,6 +103,7 @@ def test_what_precompute_stores_is_what_a_batch_would_hold(models, quick):
     record = jax.jit(conditioner.encode_record)(frozen, FRAMES, levels)
     assert {k: v.shape for k, v in record.items()} == {
         "latents": (2, 3, 8, 8, 4),
+        "latents_logvar": (2, 3, 8, 8, 4),
         "structure": (2, 2, 3, 8, 8, 4),
         "content": (2, 3, 16),
     }

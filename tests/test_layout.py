@@ -32,6 +32,7 @@ FLOORS = {
     "gen1_jax.structure": 0,
     "gen1_jax.tokenizer": 0,
     "gen1_jax.video_io": 0,
+    "gen1_jax.video_pixels": 0,
     "gen1_jax.video_sources": 0,  # the lower half of video_io
     "gen1_jax.pictures": 0,
     # what is made of them, over any `denoise` callable
@@ -57,7 +58,13 @@ FLOORS = {
     "gen1_jax.cli": TOP,
     "gen1_jax.commands": TOP,
 }
-FOR_DATA_PIPELINES = {"gen1_jax.batch", "gen1_jax.errors", "gen1_jax.video_io"}
+FOR_DATA_PIPELINES = {
+    "gen1_jax.batch",
+    "gen1_jax.errors",
+    "gen1_jax.video_io",
+    "gen1_jax.video_pixels",
+    "gen1_jax.video_sources",
+}
 # Slow to import, or not there without an extra.
 HEAVY = ("torch", "tensorflow", "apache_beam", "transformers", "matplotlib", "diffusers")
 

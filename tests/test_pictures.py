@@ -111,3 +111,27 @@ def test_save_image(tmp_path, monkeypatch):
         save_image(tmp_path / "new/a.png", flat(BLUE)[0])
     assert share(np.asarray(Image.open(tmp_path / "new/a.png")), RED) == 1
     assert len(list((tmp_path / "new").iterdir())) == 3
+
+
+def test_a_mosaic_plays_clips_side_by_side():
+    clips = [np.full((n, 32, w, 3), 40 * i + 50, np.uint8) for i, (n, w) in enumerate(
+        [(4, 48), (2, 48), (1, 24), (4, 48), (3, 48)])]  # fmt: skip
+    clips[1][1] = 255
+    frames = pictures.mosaic(clips, columns=3)
+    # Three across and two down, six pixels around and between, sides even.
+    assert frames.shape == (4, 2 * 32 + 3 * 6, 3 * 48 + 4 * 6, 3)
+    middles = frames[:, 6 + 16, [6 + 24, 6 + 48 + 6 + 24, 6 + 2 * 54 + 24], 0]
+    # The second is shorter and begins again; the third is a still.
+    np.testing.assert_array_equal(middles, [[50, 90, 130], [50, 255, 130]] * 2)
+    edges = frames[0, 6 + 16, [6 + 2 * 54, 6 + 2 * 54 + 47], 0]
+    assert (edges < 30).all()  # the narrow one is centred
+    assert (frames[0, 6 + 38 + 16, 6 + 2 * 54 + 24] < 30).all()  # nothing in the sixth place
+
+
+def test_a_mosaic_is_about_as_wide_as_a_screen():
+    clip = np.zeros((1, 36, 64, 3), np.uint8)
+    for count in (1, 2, 4, 9, 24):
+        height, width = pictures.mosaic([clip] * count).shape[1:3]
+        assert 0.8 < width / height < 4
+    with pytest.raises(ValueError, match="at least one"):
+        pictures.mosaic([])

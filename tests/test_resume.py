@@ -89,7 +89,6 @@ def test_what_a_run_prepares_from_data_is_prepared_once(micro_run, cached, tmp_p
     for change, words in (
         ({"num_steps": 2}, "beyond num_steps=2"),
         ({"model.num_layers": 2, "num_steps": 9}, "of another model"),
-        ({"data.num_workers": 1, "num_steps": 9}, "place in the data"),
     ):
         with pytest.raises(UserError, match=words) as caught:
             run(load(micro_run, "prior", **change), tmp_path / "broken")

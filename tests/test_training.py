@@ -136,7 +136,7 @@ def test_the_prior_keeps_the_statistics_of_its_data(micro_run, quick, tmp_path):
     config = load(micro_run, "prior", log_every=5, num_steps=5, **decay)
     folder = train(config, tmp_path, stream(config), None, progress=False)
     batches = stream(config)()
-    content = np.concatenate([next(batches)["content"] for _ in range(8)])
+    content = np.concatenate([next(batches)["content"] for _ in range(8)]).astype(np.float32)
     _, params = load_model(folder)
     np.testing.assert_allclose(params["clip_mean"][0], content.mean(0), atol=1e-5)
     np.testing.assert_allclose(params["clip_std"][0], content.std(0), atol=2e-4)

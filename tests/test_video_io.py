@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from video_files import clip, encode, fails, psnr
 
-from gen1_jax import video_io
+from gen1_jax import video_io, video_sources
 from gen1_jax.errors import UserError
 from gen1_jax.video_io import check_output, read_video, write_video
 
@@ -98,7 +98,7 @@ def test_decoding_stops_early_and_seeks(tmp_path, monkeypatch):
     frames = clip(20)[np.arange(600) % 20]
     path = encode(tmp_path / "long.mp4", frames, fps=30, options={"g": "24", "preset": "ultrafast"})
     decoded = []
-    convert = video_io.Picture
+    convert = video_sources.Picture
     monkeypatch.setattr(
         "gen1_jax.video_sources.Picture", lambda *a: decoded.append(1) or convert(*a)
     )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging as absl_logging
 from etils import epath
 from tqdm import tqdm
 
 from data_pipelines.moving_shapes.records import decode_example, encode_example
 from data_pipelines.moving_shapes.renderer import render
+from data_pipelines.quiet import quiet_tfds, silent_tfds
 from gen1_jax.errors import UserError
 
 __all__ = ["CONFIGS", "SPLITS", "MovingShapes", "build", "decode_example", "load", "split_seed"]
@@ -121,7 +119,7 @@ def build(
         UserError: an unknown config, or a folder that cannot be written.
     """
     try:
-        with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+        with silent_tfds():
             builder = _builder(data_dir, config)
             builder.progress = progress
             builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
@@ -136,7 +134,7 @@ def load(data_dir: str, config: str | MovingShapesConfig, split: str) -> Sequenc
     Raises:
         UserError: an unknown config or split, or a data set not built yet.
     """
-    with _quiet():
+    with quiet_tfds():
         builder = _builder(data_dir, config)
     if not builder.is_prepared():
         raise UserError(
@@ -157,17 +155,5 @@ def _builder(data_dir: str, config: str | MovingShapesConfig) -> MovingShapes:
 
 
 def _source(builder: MovingShapes, split: str) -> Sequence[dict]:
-    with _quiet():
+    with quiet_tfds():
         return builder.as_data_source(split=split)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """TFDS's own bars and notes off; `build` has a bar of its own. Errors still show."""
-    before = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        yield
-    finally:
-        absl_logging.set_verbosity(before)

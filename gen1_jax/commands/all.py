@@ -6,7 +6,7 @@ What is finished is not done again: a run that was stopped goes on where it was.
 from pathlib import Path
 
 from gen1_jax.commands.configs import load_config
-from gen1_jax.commands.processes import add_processes_argument, join
+from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
 
 HELP = "make the world, train every part, edit held-out clips, measure"
@@ -40,12 +40,12 @@ def run(args) -> None:
         if part not in config.parts:
             raise UserError(f"--parts {part}: no such part; known: {', '.join(config.parts)}")
     keep_freed_memory()  # before the first computation
-    join(args)
-    keep_programs()
-    run_all(
-        config,
-        args.workdir,
-        lambda part: load_config(f"{args.config}:{part}"),
-        progress=not args.no_progress,
-        parts=args.parts,
-    )
+    with joined(args):
+        keep_programs()
+        run_all(
+            config,
+            args.workdir,
+            lambda part: load_config(f"{args.config}:{part}"),
+            progress=not args.no_progress,
+            parts=args.parts,
+        )

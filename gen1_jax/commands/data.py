@@ -23,24 +23,64 @@ def make_stream(data, seed: int, split: str = "train") -> Iterator[dict]:
     settings = data.to_dict()
     form = settings.pop("form", None)
     if form == "encoded":
-        from data_pipelines.encoded import EncodedSource, make_encoded_dataset
+        from data_pipelines.encoded import make_encoded_dataset
 
-        clips = EncodedSource(Path(settings.pop("folder")) / split)
-        folders = settings.pop("image_folders", ())
-        images = [EncodedSource(Path(folder) / split) for folder in folders]
-        return iter(make_encoded_dataset(clips, images, **settings, **share))
-    if form == "raw":
+        clips, images = _open_encoded(settings, split)
+        return make_encoded_dataset(clips, images, **settings, **share)
+    if form in ("raw", "footage"):
         from data_pipelines.mixture import make_dataset
-        from data_pipelines.moving_shapes.builder import load
-        from data_pipelines.moving_shapes.records import decode_clip
 
-        source = load(settings.pop("world"), settings.pop("builder"), split)
-        tokenizer = settings.pop("tokenizer")
-        if "tokens" in settings["fields"]:
-            tokenizer = load_tokenizer(tokenizer)
-            settings["tokenizer"] = tokenizer.encode
-        return iter(make_dataset(source, decode=decode_clip, **settings, **share))
-    raise UserError(f"data form {form!r}; accepted: raw, encoded")
+        videos, images = _RAW[form](settings, split)
+        tokenizer = settings.pop("tokenizer", None)
+        if "tokens" in settings["fields"] and tokenizer is not None:
+            settings["tokenizer"] = load_tokenizer(tokenizer).encode
+        return make_dataset(videos, images, **settings, **share)
+    raise UserError(f"data form {form!r}; accepted: raw, footage, encoded")
+
+
+def _open_world(settings: dict, split: str) -> tuple[list, list]:
+    """The buckets of videos and images of the moving-shapes world; takes its own settings out."""
+    from data_pipelines.decoded import Decoded
+    from data_pipelines.mixture import Bucket
+    from data_pipelines.moving_shapes.builder import load
+    from data_pipelines.moving_shapes.records import decode_clip
+
+    source = Decoded(load(settings.pop("world"), settings.pop("builder"), split), decode_clip)
+    sizes = settings.pop("buckets")
+    image_sizes = settings.pop("image_buckets", None) or sizes
+    return [Bucket(s, [source]) for s in sizes], [Bucket(s, [source]) for s in image_sizes]
+
+
+def _open_footage(settings: dict, split: str) -> tuple[list, list]:
+    """The buckets of videos and images of ingested folders; takes its own settings out."""
+    from data_pipelines.footage.mixing import make_buckets
+    from data_pipelines.footage.reader import open_footage
+
+    folders = settings.pop("folder")
+    folders = (folders,) if isinstance(folders, str) else tuple(folders)
+    # A small folder has no validation split: training's then serves for pictures.
+    if split == "validation" and any(split not in open_footage(f).splits() for f in folders):
+        split = "train"
+    names = ("weights", "buckets", "image_buckets", "image_weights")
+    return make_buckets(folders, split, **{k: settings.pop(k) for k in names if k in settings})
+
+
+def _open_encoded(settings: dict, split: str) -> tuple:
+    """The source of clips and those of images; takes their settings out."""
+    from data_pipelines.encoded import EncodedSource
+
+    def open_one(folder: str) -> EncodedSource:
+        # As above.
+        missing = split == "validation" and not (Path(folder) / split).exists()
+        return EncodedSource(Path(folder) / ("train" if missing else split))
+
+    folders = settings.pop("image_folders", ())
+    if settings["image_fraction"] == 0:  # as for pictures of clips
+        folders, settings["image_buckets"] = (), ()
+    return open_one(settings.pop("folder")), list(map(open_one, folders))
+
+
+_RAW = {"raw": _open_world, "footage": _open_footage}
 
 
 def make_preview_batch(data) -> Callable[[], dict]:
@@ -49,7 +89,8 @@ def make_preview_batch(data) -> Callable[[], dict]:
     def make() -> dict:
         preview = data.copy_and_resolve_references()
         preview.image_fraction = 1.0 if data.image_fraction == 1 else 0.0
-        stream = make_stream(preview, seed=0, split="validation")
-        return next(stream)
+        for readers in {"num_threads", "num_workers"} & set(preview):
+            preview[readers] = 0  # it is one batch
+        return next(make_stream(preview, seed=0, split="validation"))
 
     return make

@@ -5,7 +5,6 @@ import shutil
 import time
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from gen1_jax.commands.configs import resolve_paths
@@ -80,61 +79,9 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None
 
 
 def encode(config, workdir: Path, progress: bool) -> None:
-    """Raw clips → the encoded form, once and for all."""
-    import jax
-    import jax.numpy as jnp
+    from gen1_jax.commands.encoding import encode
 
-    from data_pipelines.encoded import EncodedWriter
-    from data_pipelines.moving_shapes.builder import load
-    from data_pipelines.moving_shapes.records import decode_clip
-    from gen1_jax.conditioning import Conditioner
-    from gen1_jax.structure import NUM_LEVELS
-    from gen1_jax.tokenizer import load_tokenizer
-
-    if not 1 <= config.levels_per_clip <= NUM_LEVELS:
-        raise UserError(
-            f"levels_per_clip is {config.levels_per_clip}; 1 to {NUM_LEVELS} are accepted"
-        )
-    conditioner, frozen = Conditioner.load(config.frozen.to_dict(), jnp.dtype(config.dtype))
-    frozen = jax.device_put(frozen)
-    tokenizer = load_tokenizer(config.tokenizer)
-    encode_fn = jax.jit(conditioner.encode_record)
-    size = config.batch_size
-    for number, split in enumerate(config.splits):
-        if (workdir / split / "meta.json").exists():
-            continue
-        source = load(config.world, config.builder, split)
-        rng = np.random.default_rng([config.seed, number])
-        bar = tqdm(
-            total=len(source),
-            desc=f"encode {split}",
-            unit="clip",
-            disable=not progress,
-            dynamic_ncols=True,
-        )
-        with bar, EncodedWriter(workdir / split) as writer:
-            for start in range(0, len(source), size):
-                clips = [
-                    decode_clip(source[i]) for i in range(start, min(start + size, len(source)))
-                ]
-                frames = np.stack([clip["frames"] for clip in clips])
-                # Level 0, and distinct random others for each clip.
-                others = [
-                    1 + rng.permutation(NUM_LEVELS - 1)[: config.levels_per_clip - 1] for _ in clips
-                ]
-                levels = np.stack([np.r_[0, o] for o in others]).astype(np.int32)
-                padding = [(0, size - len(clips))] + [(0, 0)] * 4
-                encoded = encode_fn(
-                    frozen,
-                    np.pad(frames, padding, mode="edge"),
-                    np.pad(levels, padding[:2], mode="edge"),
-                )
-                encoded = {name: np.asarray(x, np.float16) for name, x in encoded.items()}
-                tokens = tokenizer.encode([_text(clip["caption"]) for clip in clips])
-                for i in range(len(clips)):
-                    record = {name: x[i] for name, x in encoded.items()}
-                    writer.write({**record, "levels": levels[i], "tokens": tokens[i]})
-                bar.update(len(clips))
+    encode(config, workdir, progress)
 
 
 def assemble(config, workdir: Path, progress: bool) -> None:

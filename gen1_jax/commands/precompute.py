@@ -1,14 +1,20 @@
-"""Encode clips once and for all: latents, structure at blur levels, CLIP content.
+"""Encode clips and images once and for all: latents, structure at blur levels, CLIP content.
 
-Training then needs no encoders.
+Training then needs no encoders. Output is written in shards, each whole or not there: the same
+command goes on where it was stopped, with any number of processes and devices, and ends with the
+same bytes.
+
+    gen1 precompute --config tiny:encoded --workdir runs/tiny/encoded
+    gen1 precompute --config paper:encoded --workdir runs/paper/encoded --processes 16
 """
 
 from pathlib import Path
 
 from gen1_jax.commands import configs
+from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
 
-HELP = "encode clips ahead of training"
+HELP = "encode clips ahead of training, or go on encoding them"
 
 
 def add_arguments(parser) -> None:
@@ -19,6 +25,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="override a key of the config"
     )
+    add_processes_argument(parser)
     parser.add_argument("--no-progress", action="store_true", help="no bar")
 
 
@@ -32,5 +39,6 @@ def run(args) -> None:
             f"--config {args.config}: this part encodes nothing; name one that does, "
             "e.g. tiny:encoded"
         )
-    keep_programs()
-    run_part(config, args.workdir, progress=not args.no_progress)
+    with joined(args):
+        keep_programs()
+        run_part(config, args.workdir, progress=not args.no_progress)

@@ -1,5 +1,12 @@
 """`--processes`: one command of a job that runs on several hosts."""
 
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 def add_processes_argument(parser) -> None:
     parser.add_argument(
@@ -18,12 +25,30 @@ def add_processes_argument(parser) -> None:
     )
 
 
-def join(args) -> None:
-    """Joins the job's other processes; does nothing where there are none."""
+@contextmanager
+def joined(args) -> Iterator[None]:
+    """Joins the job's other processes; does nothing where there are none.
+
+    One that fails ends at once. As it left by itself jax would have it wait five minutes for the
+    others, and they wait for it; so whoever started them sees it, and ends them.
+    """
     from gen1_jax.errors import UserError
     from gen1_jax.parallel import join_processes
 
     if args.processes < 1 or args.join_timeout < 1:
         raise UserError("--processes and --join-timeout: 1 or more is accepted")
-    if args.processes > 1:
-        join_processes(args.processes, args.join_timeout)
+    if args.processes == 1:
+        yield
+        return
+    join_processes(args.processes, args.join_timeout)
+    # jax takes SIGTERM for a notice, which nothing here reads: nothing would end.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    except UserError as error:
+        print(f"gen1: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        os._exit(2)
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)

@@ -8,7 +8,7 @@ Writes checkpoints/, logs/ (TensorBoard), samples/ (pictures) and, at the end, m
 from pathlib import Path
 
 from gen1_jax.commands import configs
-from gen1_jax.commands.processes import add_processes_argument, join
+from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
 
 HELP = "train one part, or go on training it"
@@ -37,8 +37,8 @@ def run(args) -> None:
             f"--config {args.config}: this part is not trained; name one that is, e.g. tiny:video"
         )
     keep_freed_memory()  # before the first computation
-    join(args)
-    keep_programs()
     if args.profile < 0:
         raise UserError(f"--profile {args.profile}; a number of steps is accepted")
-    run_part(config, args.workdir, progress=not args.no_progress, profile=args.profile)
+    with joined(args):
+        keep_programs()
+        run_part(config, args.workdir, progress=not args.no_progress, profile=args.profile)

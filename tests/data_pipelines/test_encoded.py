@@ -1,21 +1,26 @@
-"""The precomputed encoded form: writing, reading, levels and frames, and the mixture over it."""
+"""Encoded clips: their layout, writing in shards, reading, choosing, and the mixture over them."""
 
 import json
 
 import numpy as np
 import pytest
 
-from data_pipelines import encoded
+from data_pipelines import encoded, mixture, transforms
+from data_pipelines.encoded_records import make_layout
+from data_pipelines.encoded_writer import EncodedWriter
 from gen1_jax.batch import Batch
 from gen1_jax.errors import UserError
+from gen1_jax.structure import NUM_LEVELS
 
 LEVELS = (0, 3, 7)
+COUNT = 10
 
 
 def record(index, n=4, size=6):
     rng = np.random.default_rng(index)
     return {
         "latents": rng.normal(size=(n, size, size, 4)),
+        "latents_logvar": rng.normal(size=(n, size, size, 4)) - 20,
         "structure": np.broadcast_to(
             np.array(LEVELS)[:, None, None, None, None] + 0.0, (3, n, size, size, 4)
         ),
@@ -25,44 +30,264 @@ def record(index, n=4, size=6):
     }
 
 
+def make_writer(folder, count=COUNT, precision="float16", **settings):
+    layout = make_layout({k: v.shape for k, v in record(0).items()}, precision)
+    return EncodedWriter(folder, layout, count=count, settings=settings, records_per_shard=4)
+
+
+def write(writer, shards=None):
+    for shard in writer.missing() if shards is None else shards:
+        writer.write(shard, map(record, writer.records(shard)))
+
+
+def write_folder(folder, **options):
+    writer = make_writer(folder, **options)
+    writer.start()
+    write(writer)
+    writer.finish()
+    return folder
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture
 def folder(tmp_path):
-    with encoded.EncodedWriter(tmp_path / "train", meta={"vae": "x"}, records_per_file=4) as writer:
-        for index in range(10):
-            writer.write(record(index))
-    return tmp_path / "train"
+    return write_folder(tmp_path / "train", vae="x")
 
 
-def test_round_trip(folder):
+def test_all_levels_are_those_of_the_structure():
+    assert transforms.ALL_LEVELS == tuple(range(NUM_LEVELS))
+
+
+@pytest.mark.parametrize(("precision", "error"), [("float16", 2**-11), ("float32", 2**-24)])
+def test_round_trip(tmp_path, precision, error):
+    """Every number comes back, rounded once, to the nearest of its precision."""
+    folder = write_folder(tmp_path / "x", precision=precision, vae="x")
     source = encoded.EncodedSource(folder)
-    assert len(source) == 10 and source.meta["vae"] == "x" and len(source.meta["files"]) == 3
-    assert sorted(p.name for p in folder.iterdir()) == [*source.meta["files"], "meta.json"]
-    for index in range(10):
-        for name, want in record(index).items():
-            have = source[index][name]
-            np.testing.assert_allclose(have, want, rtol=1e-3, atol=1e-3)
-            assert have.dtype == (np.int32 if name in ("levels", "tokens") else np.float16)
-    assert len(encoded.EncodedSource([folder, folder])) == 20
+    assert len(source) == COUNT and source.meta["vae"] == "x" and len(source.meta["files"]) == 3
+    assert sorted(contents(folder)) == [*source.meta["files"], "meta.json"]
+    for index in (*range(COUNT), -1):
+        clip, wanted = source[index], record(index % COUNT)
+        assert set(clip) == set(wanted) and len(clip["structure"]) == len(LEVELS)
+        for name, want in wanted.items():
+            have = np.stack(list(clip[name])) if name == "structure" else clip[name]
+            np.testing.assert_allclose(have, want, rtol=error, atol=2**-25)  # subnormal numbers
+            assert have.dtype == (np.int32 if name in ("levels", "tokens") else precision)
+    assert len(encoded.EncodedSource([folder, folder])) == 2 * COUNT
+    assert encoded.EncodedSource([folder, folder])[COUNT + 3]["tokens"][0] == 3
 
 
-@pytest.mark.parametrize("image", [False, True])
-def test_batch_form(image):
-    stored = encoded.deserialize(encoded.serialize(record(0)))
+def test_shards_in_any_order_by_any_writer_are_the_same_bytes(folder, tmp_path):
+    """Two writers share the shards; both are killed, one in the middle of a shard."""
+    first, second = (make_writer(tmp_path / "x", vae="x") for _ in range(2))
+    first.start()
+    second.write(2, map(record, second.records(2)))
+    before = contents(tmp_path / "x")
+    # What a kill leaves: half a shard under its temporary name, and files of no account.
+    (tmp_path / "x" / ".clips-00001.array_record.part").write_bytes(b"half")
+    (tmp_path / "x" / ".meta.json.part").write_bytes(b"{")
+    again = make_writer(tmp_path / "x", vae="x")
+    again.start()
+    assert again.missing() == [0, 1] and not again.finished
+    with pytest.raises(UserError, match="x lacks clips-00000"):
+        again.finish()
+    write(again, reversed(again.missing()))
+    assert contents(tmp_path / "x")[f"clips-{2:05d}.array_record"] in before.values()
+    again.finish()
+    assert contents(tmp_path / "x") == contents(folder)
+
+
+def test_a_failed_shard_leaves_nothing(tmp_path):
+    """Neither an error among the records, nor too few of them, nor a full disk counts as whole."""
+    writer = make_writer(tmp_path / "x")
+    writer.start()
+
+    def failing():
+        yield record(0)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        writer.write(0, failing())
+    with pytest.raises(UserError, match="cannot write .*x: 15 of 20 entries"):
+        writer.write(0, map(record, range(3)))
+    assert list(contents(tmp_path / "x")) == [".job.json"]
+    with pytest.raises(UserError, match="no finished folder"):
+        encoded.EncodedSource(tmp_path / "x")
+
+
+def test_a_full_disk_is_one_line_and_no_shard(tmp_path):
+    """A limit on the size of files fails a write as a full disk does."""
+    import resource
+
+    writer = make_writer(tmp_path / "x")
+    writer.start()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write .*x: ") as caught:
+            write(writer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert list(contents(tmp_path / "x")) == [".job.json"]
+    write(writer)
+    writer.finish()
+    assert len(encoded.EncodedSource(tmp_path / "x")) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"vae": "y"}, 'x was begun with vae "x", not "y"'),
+        ({"vae": "x", "count": 11}, "x was begun with count 10, not 11"),
+        ({"vae": "x", "precision": "float32"}, 'begun with precision "float16", not "float32"'),
+    ],
+)
+def test_a_job_of_other_settings_is_refused(tmp_path, change, says):
+    make_writer(tmp_path / "x", vae="x").start()
+    make_writer(tmp_path / "x", vae="x").start()
+    with pytest.raises(UserError, match=says):
+        make_writer(tmp_path / "x", **change).start()
+
+
+def test_folders_that_cannot_be_written(folder, tmp_path):
+    with pytest.raises(UserError, match="holds encoded clips already"):
+        make_writer(folder, vae="x").start()
+    (folder / "meta.json").unlink()
+    with pytest.raises(UserError, match="unfinished clips of unknown settings"):
+        make_writer(folder, vae="x").start()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        make_writer(tmp_path / "file" / "sub").start()
+    with pytest.raises(UserError, match="at least one"):
+        make_writer(tmp_path / "x", count=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "says"),
+    [
+        ("latents", lambda x: x * 1e9, "record 0 of .*x: latents holds .*, which float16 cannot"),
+        ("content", lambda x: x * np.nan, "record 0 of .*x: content holds nan, which float16"),
+        ("structure", lambda x: x - np.inf, "structure holds -inf"),
+        ("latents", lambda x: x[:2], r"latents has shape \[2, 6, 6, 4\]; the others have \[4, "),
+    ],
+)
+def test_records_that_do_not_fit_are_named(tmp_path, field, change, says):
+    writer = make_writer(tmp_path / "x")
+    writer.start()
+    bad = record(0) | {field: change(record(0)[field])}
+    with pytest.raises(UserError, match=says):
+        writer.write(0, [bad])
+    with pytest.raises(UserError, match="has latents; the others have latents, "):
+        writer.write(0, [{"latents": bad["latents"]}])
+    assert list(contents(tmp_path / "x")) == [".job.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"latents": (6, 6, 4)}, r"latents has 3 axes; accepted: \[n h w c\]"),
+        ({"content": (2, 5)}, "content of shape .* disagrees"),
+        ({"levels": (1,)}, "levels of shape .* disagrees"),
+        ({"content": (4, 0)}, "1 or more"),
+        ({"extra": (1,)}, "unknown extra"),
+        ({"content": None}, "no content"),
+    ],
+)
+def test_layouts_that_make_no_sense(change, says):
+    shapes = {name: value.shape for name, value in record(0).items()} | change
+    with pytest.raises(UserError, match=says):
+        make_layout({name: shape for name, shape in shapes.items() if shape is not None})
+    with pytest.raises(UserError, match="precision is 'int8'; accepted: float16, float32"):
+        make_layout({name: value.shape for name, value in record(0).items()}, "int8")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"count": 11}, "fewer or more"),
+        ({"files": ["gone.array_record"]}, "lacks gone.array_record"),
+        ({"files": ["../train/clips-00000.array_record"]}, r"lacks \.\./train"),
+        ({"format": 1}, "format 1; 2 is accepted: encode it anew"),
+        ({"fields": {"latents": [4]}}, "meta.json is not readable"),
+        ({"fields": None}, "meta.json is not readable"),
+        ({"precision": "float32"}, "record 0 of .* is damaged"),
+    ],
+)
+def test_folders_that_cannot_be_read(folder, change, says):
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | change))
+    with pytest.raises(UserError, match=says):
+        encoded.EncodedSource(folder)[0]
+
+
+def test_a_damaged_record_is_named(folder):
+    path = folder / "clips-00001.array_record"
+    data = bytearray(path.read_bytes())
+    place = bytes(data).index(encoded.EncodedSource(folder)[5]["content"].tobytes())
+    data[place] ^= 0xFF
+    path.write_bytes(data)
+    source = encoded.EncodedSource(folder)
+    with pytest.raises(UserError, match="record 5 of .*train is damaged"):
+        source[5]
+    assert source[4]["tokens"][0] == 4
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_batch_form(folder, n):
+    stored = encoded.EncodedSource(folder)[0]
     levels, frames = set(), set()
+    fields = (*encoded.FIELDS, "latents_logvar")
     for seed in range(40):
-        example = encoded.to_batch_form(stored, np.random.default_rng(seed), (0, 7, 5), image)
-        n = 1 if image else 4
+        rng = np.random.default_rng(seed)
+        example = encoded.to_batch_form(stored, rng, n, (0, 7, 5), fields)
         assert example["latents"].shape == example["structure"].shape == (n, 6, 6, 4)
-        assert example["latents"].dtype == example["content"].dtype == np.float32
+        assert example["latents_logvar"].shape == (n, 6, 6, 4)
+        assert example["latents"].dtype == example["content"].dtype == np.float16
         level, frame = int(example["structure_level"]), int(round(example["content"][0] / 100))
         assert (example["structure"] == level).all()
-        if image:  # the content is that of the frame itself
-            np.testing.assert_array_equal(
-                example["latents"][0], stored["latents"][frame].astype(np.float32)
-            )
+        if n == 1:  # the content is that of the frame itself
+            np.testing.assert_array_equal(example["latents"][0], stored["latents"][frame])
         levels.add(level)
         frames.add(frame)
     assert levels == {0, 7} and frames == {0, 1, 2, 3}
+    with pytest.raises(UserError, match="no structure level of .* is stored"):
+        encoded.to_batch_form(stored, np.random.default_rng(0), n, (1, 2))
+    with pytest.raises(UserError, match="4 frames is too short: 5 frames"):
+        encoded.to_batch_form(stored, np.random.default_rng(0), 5)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_clips_are_drawn_alike_raw_and_encoded(folder, n):
+    """The same seed takes the same records, frames, level and content frame of either."""
+    source = encoded.EncodedSource(folder)
+
+    class Raw:
+        def __len__(self):
+            return COUNT
+
+        def __getitem__(self, index):  # a frame says which it is
+            numbers = np.uint8(10 * index) + np.arange(4, dtype=np.uint8)
+            return {"frames": np.broadcast_to(numbers[:, None, None, None], (4, 2, 2, 3))}
+
+    shared = {"seed": 3, "component": 1}
+    choice = transforms.ChooseFrames(n, 1, LEVELS)
+    crop = transforms.FitTo((1, 2))  # draws too, from numbers of its own
+    raw = mixture.batches([Raw()], [crop, choice], 2, **shared)
+    form = encoded.ToBatchForm(n, LEVELS, ("latents",))
+    stored = mixture.batches([source], [form], 2, **shared)
+    for step in range(20):
+        a, b = raw[step], stored[step]
+        np.testing.assert_array_equal(a["structure_level"], b["structure_level"])
+        for i in range(2):
+            index, start = divmod(int(a["frames"][i, 0, 0, 0, 0]), 10)
+            assert b["tokens"][i, 0] == index
+            latents = source[index]["latents"][start : start + n]
+            np.testing.assert_array_equal(b["latents"][i], latents)
+            content = source[index]["content"][start + a["content_frame"][i]]
+            np.testing.assert_array_equal(b["content"][i], content)
 
 
 def test_stream_mixes_and_resumes(folder):
@@ -93,45 +318,26 @@ def test_stream_mixes_and_resumes(folder):
         assert all(have[k].tobytes() == batch[k].tobytes() for k in batch)
 
 
-def test_failed_writing_leaves_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError):
-        with encoded.EncodedWriter(tmp_path / "x", records_per_file=1) as writer:
-            writer.write(record(0))
-            writer.write({**record(1), "tokens": np.full(7, 1 // 0)})
-    assert not (tmp_path / "x").exists()
-    with pytest.raises(UserError, match="at least one"):
-        with encoded.EncodedWriter(tmp_path / "x"):
-            pass
-    with pytest.raises(UserError, match="no finished folder"):
-        encoded.EncodedSource(tmp_path / "x")
+def test_structure_is_read_only_where_it_is_wanted(folder, monkeypatch):
+    """A level that is not drawn, or a structure that no field asks for, costs no reading."""
+    source = encoded.EncodedSource(folder)
+    entries = []
+    read = type(source._entries).__getitem__
+    monkeypatch.setattr(
+        type(source._entries), "__getitem__", lambda self, i: (entries.append(i), read(self, i))[1]
+    )
+    rng = np.random.default_rng(0)
+    encoded.to_batch_form(source[2], rng, 4, (7,))
+    assert entries == [10, 14]
+    encoded.to_batch_form(source[2], rng, 4, (7,), ("latents", "content"))
+    assert entries == [10, 14, 10]
 
 
-def test_bad_records_and_folders(folder, tmp_path):
-    good = record(0)
-    for change, says in [
-        ({"latents": good["latents"][0]}, "axes"),
-        ({"content": good["content"][:2]}, "disagrees"),
-        ({"levels": np.array([0])}, "disagrees"),
-        ({"latents": good["latents"] * 1e9}, "float16"),
-        ({"extra": good["tokens"]}, "unknown extra"),
-    ]:
-        with pytest.raises(UserError, match=says):
-            encoded.serialize({**good, **change})
-    with pytest.raises(UserError, match="no content"):
-        encoded.serialize({k: v for k, v in good.items() if k != "content"})
-    with pytest.raises(UserError, match="no structure level"):
-        encoded.to_batch_form(good, np.random.default_rng(0), (1, 2))
-    with pytest.raises(UserError, match="already"):
-        encoded.EncodedWriter(folder)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
-        encoded.EncodedWriter(tmp_path / "file" / "sub")
-    meta = json.loads((folder / "meta.json").read_text())
-    for change, says in [
-        ({"count": 11}, "fewer or more"),
-        ({"files": ["gone.array_record"]}, "lacks"),
-        ({"format": 99}, "format 99"),
-    ]:
-        (folder / "meta.json").write_text(json.dumps({**meta, **change}))
-        with pytest.raises(UserError, match=says):
-            encoded.EncodedSource(folder)
+def test_workers_read_what_one_process_reads(folder):
+    def first(**reading):
+        source = encoded.EncodedSource(folder)
+        stream = iter(encoded.make_encoded_dataset(source, batch_size=2, levels=LEVELS, **reading))
+        return [next(stream) for _ in range(3)]
+
+    for one, other in zip(first(), first(num_workers=1, num_threads=1), strict=True):
+        assert all(one[k].tobytes() == other[k].tobytes() for k in one)

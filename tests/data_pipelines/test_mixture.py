@@ -26,33 +26,19 @@ class Counting:
         return {"frames": frames.astype(np.uint8), "depth": depth, "caption": f"clip {index}"}
 
 
-def decode(record):
-    return record
-
-
 def tokenizer(texts):
     """One token a character, padded to 9."""
     return np.array([[*map(ord, text.ljust(9, "\0"))] for text in texts], np.int32)
 
 
-def make(videos=None, **kwargs):
-    options = {
-        "decode": decode,
-        "batch_size": 2,
-        "num_frames": 2,
-        "buckets": ((4, 4),),
-        "num_threads": 0,
-        **kwargs,
-    }
-    return mixture.make_dataset(videos or Counting(12), **options)
-
-
-def kinds(datasets, steps):
-    return [datasets[step][0] for step in range(steps)]
+def make(videos=None, buckets=((4, 4),), **kwargs):
+    source = Counting(12) if videos is None else videos
+    options = {"batch_size": 2, "num_frames": 2, "num_threads": 0, **kwargs}
+    return mixture.make_dataset([mixture.Bucket(size, [source]) for size in buckets], **options)
 
 
 def labelled(label, seed):
-    return mixture.batches(range(100), [], 1, seed=seed).map(lambda _: label)
+    return mixture.batches([range(100)], [], 1, seed=seed).map(lambda _: label)
 
 
 def test_one_batch_in_eight_is_images_and_never_two_in_a_row():
@@ -139,6 +125,11 @@ def test_resume_is_exact(threads):
             assert have[name].tobytes() == want[name].tobytes()
 
 
+def test_a_foreign_state_is_refused():
+    with pytest.raises(ValueError, match="no place in a stream"):
+        make().set_state({"workers_state": {}})
+
+
 def test_worker_processes_give_the_same_stream_and_resume():
     one, many = iter(make()), iter(make(num_workers=1, num_threads=1))
     for _ in range(5):
@@ -157,6 +148,29 @@ def test_hosts_draw_the_same_kind_and_different_records():
         assert first.shape == second.shape
         assert len(first) == (1 if first.shape[1] == 2 else 2)
         assert not set(first[:, 0, 0, 0, 0] // 10) & set(second[:, 0, 0, 0, 0] // 10)
+
+
+class Recording(Counting):
+    """Remembers what was read of it."""
+
+    def __init__(self, length):
+        super().__init__(length)
+        self.read = []
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return super().__getitem__(index)
+
+
+def test_a_host_reads_its_own_records_alone():
+    sources = [Recording(24) for _ in range(3)]
+    for host, source in enumerate(sources):
+        stream = make(source, batch_size=6, process_index=host, process_count=3, image_fraction=0.0)
+        for _ in range(4):
+            next(stream)
+    # An epoch of four steps: each host read its two clips a step, and all together each clip once.
+    assert [len(source.read) for source in sources] == [8, 8, 8]
+    assert sorted(index for source in sources for index in source.read) == list(range(24))
 
 
 def test_seed_changes_the_order():
@@ -178,11 +192,8 @@ def test_seed_changes_the_order():
     ],
 )
 def test_bad_settings(change, says):
-    videos = change.pop("videos", Counting(12)) if isinstance(change, dict) else None
     with pytest.raises(UserError, match=says):
-        mixture.make_dataset(
-            videos, **{"decode": decode, "batch_size": 2, "num_frames": 2, **change}
-        )
+        make(**change)
 
 
 def test_bad_records():

@@ -1,0 +1,150 @@
+"""What `gen1 precompute` saves a step at the paper's sizes, in FLOPs, and what it costs in bytes.
+
+    python benchmarks/precompute_savings.py [--compile v5p:2x2x1] [--footage DATA]
+
+The training step of the last stage from raw frames (the frozen KL-f8 autoencoder, DPT-Large and
+CLIP ViT-L/14 in the step) against the same from encoded data: products and convolutions as the
+program has them, forward and backward; and XLA's own count, which has all other arithmetic too.
+With --compile also what the TPU compiler makes of both (`pip install gen1-jax[compile]`; about ten
+minutes a program). With --footage a clip's mean bytes as `gen1 ingest` stored it.
+
+The last line is one JSON object; FLOPs are of one clip, or one image, of a step.
+"""
+
+import argparse
+import json
+import math
+import os
+
+from gen1_jax.commands.compile_step import model_configs, prepare_environment
+
+RAW = ("frames", "structure_level", "content_frame")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--compile", metavar="TOPOLOGY", help="e.g. v5p:2x2x1; see gen1 compile")
+    parser.add_argument("--footage", metavar="DATA", help="a folder that gen1 ingest wrote")
+    args = parser.parse_args()
+    prepare_environment(args.compile or "")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    figures = {"video": count(False), "image": count(True)}
+    if args.compile:
+        figures["compiled"] = {form: compiled(form, args.compile) for form in ("raw", "encoded")}
+    figures["bytes_a_clip"] = clip_bytes(args.footage)
+    for kind in ("video", "image"):
+        print(f"{kind}: {figures[kind]}")
+    print(json.dumps(figures))
+
+
+def make_config(form: str):
+    """The paper's last stage, of one clip or one image of the largest size, in either form."""
+    from configs import paper
+
+    config = paper.get_config("blur")
+    config.data.batch_size = config.data.image_batch_size = 1
+    if form == "raw":
+        config.data.fields = RAW
+        config.data.buckets = (paper.VIDEO_SIZE,)
+        config.data.image_buckets = paper.IMAGE_SIZES
+        config.frozen = paper.get_config("encoded").frozen
+    return config
+
+
+def count(images: bool) -> dict[str, float]:
+    """FLOPs of loss and gradient in both forms, and of the encoders among them."""
+    import jax
+    import jax.numpy as jnp
+
+    from gen1_jax import ahead_of_time
+    from gen1_jax.flops import count_flops
+    from gen1_jax.objectives import make_objective
+    from gen1_jax.parallel import make_mesh
+    from gen1_jax.training import make_module
+    from gen1_jax.weights.folder import param_template
+
+    found = {}
+    mesh = make_mesh(devices=jax.devices()[:1])
+    for form in ("raw", "encoded"):
+        config = make_config(form)
+        module, models = make_module(config), model_configs("paper", config.frozen)
+        conditioner, frozen = ahead_of_time.describe_frozen(models, jnp.bfloat16, mesh)
+        loss = make_objective("diffusion", module, conditioner, config.loss.to_dict()).loss
+        step = jax.value_and_grad(loss, has_aux=True)
+        params = param_template(module)
+        batch = ahead_of_time.batch_shapes(config, images)
+        arguments = (params, frozen, batch, jax.random.key(0))
+        found[form] = count_flops(step, *arguments)
+        found[f"{form}_xla"] = jax.jit(step).lower(*arguments).cost_analysis()["flops"]
+        if form == "raw":
+            for name, part in parts(conditioner).items():
+                found[name] = count_flops(part, frozen, batch)
+    found["saved"] = found["raw"] - found["encoded"]
+    found["saved_share"] = found["saved"] / found["raw"]
+    found["saved_share_xla"] = 1 - found["encoded_xla"] / found["raw_xla"]
+    return found
+
+
+def parts(conditioner) -> dict:
+    """The encoders' shares of the raw step, each a function of (frozen, batch)."""
+
+    def structure(frozen, batch):
+        depth = conditioner.estimate_depth(frozen, batch.frames)
+        return conditioner.encode_structure(frozen, depth, batch.structure_level)
+
+    return {
+        "autoencoder": lambda frozen, batch: conditioner.encode_frames(frozen, batch.frames),
+        "depth_and_its_autoencoder": structure,
+        "clip": lambda frozen, batch: conditioner.image_content(frozen, batch.frames[:, 0]),
+    }
+
+
+def compiled(form: str, topology: str) -> dict[str, float]:
+    """What the compiler makes of the whole train step, one clip a chip."""
+    from gen1_jax import ahead_of_time
+
+    target = ahead_of_time.make_target(topology, {"data": -1, "fsdp": 1})
+    config = make_config(form)
+    config.data.batch_size = target.mesh.size
+    models = model_configs("paper", config.frozen)
+    report = ahead_of_time.measure(
+        ahead_of_time.train_work(config, models, target, images=False), target
+    )
+    names = ("flops", "compiler_flops", "bytes", "hbm_used_bytes", "compile_seconds")
+    return {name: getattr(report, name) for name in names}
+
+
+def clip_bytes(footage: str | None) -> dict[str, float]:
+    """Of one clip of the paper's size, in every form."""
+    from configs import paper
+    from data_pipelines.encoded_records import make_layout
+
+    n, (height, width) = paper.NUM_FRAMES, paper.VIDEO_SIZE
+    latents = (n, height // paper.FACTOR, width // paper.FACTOR, 4)
+    width_of_content = paper.get_config("clip").model.projection_dim
+    length = paper.get_config("tokenizer").context_length
+
+    def layout(k: int, precision: str):
+        shapes = {"latents": latents, "latents_logvar": latents, "structure": (k, *latents)}
+        shapes |= {"levels": (k,), "content": (n, width_of_content), "tokens": (length,)}
+        return make_layout(shapes, precision)
+
+    found = {"raw_frames": math.prod((n, height, width, 3))}
+    if footage:
+        from data_pipelines.footage.reader import open_footage
+
+        clips = open_footage(footage).clips("train")
+        sizes = [len(clips[i]["video"]) for i in range(0, len(clips), max(1, len(clips) // 1000))]
+        found["ingested"] = sum(sizes) / len(sizes)
+    for k in (1, 2, 8):
+        found[f"encoded_float16_{k}_levels"] = layout(k, "float16").size
+    found["encoded_float32_8_levels"] = layout(8, "float32").size
+    eight = layout(8, "float16")
+    found["read_a_step_float16"] = eight.first.itemsize + eight.plane.itemsize
+    return found
+
+
+if __name__ == "__main__":
+    main()

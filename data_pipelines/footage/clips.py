@@ -1,0 +1,206 @@
+"""One video -> its clips: n frames a stride apart, back to back within each shot, filtered.
+
+Frames are those of a regular grid at the stream's average rate, so that a variable rate changes
+neither the pace nor the number of frames. They come upright, with square pixels, as 8-bit RGB,
+whatever the pixel format; HDR (PQ, HLG) is converted to BT.709 (`gen1_jax.video_io`). What a clip
+is made of is kept no longer than the clip: memory does not grow with a video's length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.footage.outcomes import Outcome
+from data_pipelines.footage.shots import mark_cuts
+from gen1_jax.errors import UserError
+from gen1_jax.video_io import resize_frame
+from gen1_jax.video_sources import Source, Unreadable, on_grid, open_file, open_folder
+
+_BLACK = 28  # levels; bars are limited-range black and what an encoder makes of it
+_LEAST_BAR = 0.01  # of a side; less is a soft edge
+_MARGIN = 0.005  # of a side, cut off beside a bar: scaling blends it with the picture
+_LUMA = np.array([0.2126, 0.7152, 0.0722])  # BT.709
+_LONGEST_STILL = 60  # seconds of a picture that are looked at; clocks of broken files leap by years
+_CELLS = 32  # motion is measured on means over about 32 x 32 cells
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSettings:
+    """How clips are cut.
+
+    Attributes:
+        size: (height, width) of the stored frames; even.
+        num_frames: of a clip.
+        stride: frames of the source from one frame of a clip to the next.
+        max_clips: of one shot, its first ones; 0 for all.
+        max_upscale: a picture that would have to be enlarged more is too small.
+        min_luma: mean luma, 0..255, below which a clip is too dark.
+        min_motion: mean change of luma between consecutive frames of the clip, in levels of 255
+            over about 32 x 32 cells, below which it is near-still.
+        crop_bars: whether constant black bars are cropped.
+        crf: x264's quality of the stored clip.
+    """
+
+    size: tuple[int, int] = (256, 448)
+    num_frames: int = 8
+    stride: int = 4
+    max_clips: int = 0
+    max_upscale: float = 1.0
+    min_luma: float = 16.0
+    min_motion: float = 0.5
+    crop_bars: bool = True
+    crf: int = 18
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """frames [n H W 3] uint8; times [n] seconds in the source; start, its first frame's number."""
+
+    frames: np.ndarray
+    times: np.ndarray
+    start: int
+
+
+def read_clips(path: Path, settings: ClipSettings, outcome: Outcome) -> Iterator[Clip]:
+    """The clips of a video or folder of pictures; `outcome` takes down all that is dropped.
+
+    Raises:
+        Unreadable: not a video.
+    """
+    with contextlib.ExitStack() as stack:
+        if path.is_dir():
+            source = open_folder(path, None)
+        else:
+            source = open_file(path, 0, stack, strict=True, threads=1)
+        yield from cut_clips(source, settings, outcome)
+
+
+def cut_clips(source: Source, settings: ClipSettings, outcome: Outcome) -> Iterator[Clip]:
+    """See `read_clips`."""
+    n, stride = settings.num_frames, settings.stride
+    roomy = tuple(2 * side for side in settings.size)  # bars are yet to be cropped
+    frames: list[np.ndarray] = []
+    start = made = seen = 0
+    damaged_at = None
+    longest = math.ceil(_LONGEST_STILL * source.rate)
+
+    def end_shot() -> None:
+        if seen and not made:
+            outcome.drop("too short")
+
+    try:
+        for picture, begin, end, cut in mark_cuts(on_grid(source)):
+            if picture.follows_gap and damaged_at is None:
+                damaged_at = seen
+            if cut:
+                end_shot()
+                made = 0
+            if cut or begin > seen:
+                frames, start = [], begin
+            seen = end = min(end, begin + longest)
+            rgb = None
+            while start + len(frames) * stride < end:
+                if settings.max_clips and made == settings.max_clips:
+                    break
+                rgb = picture.rgb(roomy) if rgb is None else rgb
+                frames.append(rgb)
+                if len(frames) == n:
+                    made += 1
+                    finished = _finish(frames, settings)
+                    if isinstance(finished, str):
+                        outcome.drop(finished)
+                    else:
+                        slots = start + stride * np.arange(n)
+                        yield Clip(finished, slots / float(source.rate), start)
+                    frames, start = [], start + n * stride
+    except Unreadable:  # a picture of a folder or animation
+        damaged_at = seen if damaged_at is None else damaged_at
+        source.lost += 1
+    end_shot()
+    if source.lost and damaged_at is None:  # a tail that is cut off
+        damaged_at = seen
+    if damaged_at is not None:
+        lost = f", {source.lost} frames lost" if source.lost else ""
+        outcome.note = f"damaged after frame {damaged_at}{lost}"
+        if not outcome.kept and (not outcome.dropped or set(outcome.dropped) == {"too short"}):
+            outcome.dropped.clear()
+            outcome.drop("damaged")
+    elif not seen:
+        raise Unreadable("damaged", "not one frame can be decoded")
+
+
+def _finish(frames: list[np.ndarray], settings: ClipSettings) -> np.ndarray | str:
+    """Crops, scales and filters: [n H W 3], or the reason to drop the clip."""
+    if len(frames) > 1 and all(frame is frames[0] for frame in frames):
+        return "near-still"
+    shape = frames[0].shape[:2]
+    stack = np.stack([resize_frame(frame, shape) for frame in frames])
+    if settings.crop_bars:
+        top, bottom, left, right = find_bars(stack)
+        stack = stack[:, top : shape[0] - bottom, left : shape[1] - right]
+    means = stack[:, ::4, ::4].mean(axis=(0, 1, 2))
+    if means @ _LUMA < settings.min_luma:
+        return "too dark"
+    scale = max(want / have for want, have in zip(settings.size, stack.shape[1:3], strict=True))
+    if scale > settings.max_upscale:
+        return "too small"
+    stack = np.stack([resize_frame(frame, settings.size) for frame in stack])
+    if measure_motion(stack) < settings.min_motion:
+        return "near-still"
+    return stack
+
+
+def find_bars(frames: np.ndarray) -> tuple[int, int, int, int]:
+    """Rows and columns to cut off at the top, bottom, left and right of frames [n H W 3].
+
+    Bars are black in all frames and come in pairs: a dark floor or sky alone is none.
+    """
+    bars = []
+    for axis, opposite in ((1, 2), (2, 1)):
+        # the borders first, which settles nearly all
+        edges = frames.take([0, -1], axis=axis)
+        if edges.max() > _BLACK:
+            bars += [0, 0]
+            continue
+        bright = np.flatnonzero(frames.max(axis=(0, opposite, 3)) > _BLACK)
+        length = frames.shape[axis]
+        pair = (bright[0], length - 1 - bright[-1]) if len(bright) else (0, 0)
+        if min(pair) < max(1, _LEAST_BAR * length):
+            pair = (0, 0)
+        margin = int(np.ceil(_MARGIN * length))
+        bars += [int(bar) + margin if bar else 0 for bar in pair]
+    return tuple(bars)
+
+
+def measure_motion(frames: np.ndarray) -> float:
+    """Mean change of luma between consecutive frames [n H W 3], 0..255, over coarse cells."""
+    height, width = frames.shape[1:3]
+    rows, columns = max(1, height // _CELLS), max(1, width // _CELLS)
+    cropped = frames[:, : height // rows * rows, : width // columns * columns]
+    cells = cropped.reshape(len(frames), height // rows, rows, width // columns, columns, 3).mean(
+        axis=(2, 4)
+    )
+    return float(np.abs(np.diff(cells @ _LUMA, axis=0)).mean()) if len(frames) > 1 else 255.0
+
+
+def check_settings(settings: ClipSettings) -> None:
+    """UserError where clips cannot be cut so."""
+    if min(settings.size) < 16 or any(side % 2 for side in settings.size):
+        height, width = settings.size
+        raise UserError(f"--size {height}x{width}: even sides of 16 and more are accepted")
+    if settings.num_frames < 1 or settings.stride < 1 or settings.max_clips < 0:
+        raise UserError(
+            f"--num-frames {settings.num_frames}, --stride {settings.stride}, --max-clips "
+            f"{settings.max_clips}: 1 or more, 1 or more, and 0 (all) or more are accepted"
+        )
+    if settings.max_upscale <= 0 or not 0 <= settings.crf <= 51:
+        raise UserError(
+            f"--max-upscale {settings.max_upscale}, --crf {settings.crf}: above 0, and 0 to 51 "
+            "are accepted"
+        )

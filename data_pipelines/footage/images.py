@@ -1,0 +1,170 @@
+"""One image, or an archive of them, -> what is stored: scaled to just cover its bucket."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import math
+import tarfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from data_pipelines.footage.buckets import BUCKETS, best_bucket
+from data_pipelines.footage.inputs import CAPTION_SUFFIXES, IMAGE_SUFFIXES, read_caption
+from data_pipelines.footage.records import encode_image
+from gen1_jax.errors import UserError, one_line
+from gen1_jax.video_pixels import image_to_rgb
+from gen1_jax.video_sources import IMAGE_FORMATS, Unreadable
+
+FORMATS = (*IMAGE_FORMATS, "PPM", "JPEG2000")  # none that runs another program
+WHITE = 255  # behind what is transparent
+_MAX_BYTES = 2**30  # of an encoded image
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings:
+    """How images are stored.
+
+    Attributes:
+        buckets: (height, width) of the sizes that batches of images have.
+        max_upscale: an image that would have to be enlarged more to cover its bucket is too small.
+        quality: of the JPEG.
+    """
+
+    buckets: tuple[tuple[int, int], ...] = BUCKETS
+    max_upscale: float = 1.0
+    quality: int = 92
+
+
+def store_image(
+    data: bytes, caption: str, source: str, settings: ImageSettings
+) -> tuple[dict, tuple[int, int], np.ndarray]:
+    """An encoded image as its record, with its bucket (height, width) and pixels [h w 3].
+
+    Turned upright by its EXIF flag, brought to sRGB by its profile; of an animation the first
+    frame; what is transparent over white. A JPEG that is all that already is stored as it came.
+
+    Raises:
+        Unreadable: not an image, damaged, too small, or too large to open.
+    """
+    if not data:
+        raise Unreadable("empty file", f"{source}: is empty (0 bytes)")
+    with _image_errors(source), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of large images, odd EXIF; what is too large is an error
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            size = (image.width, image.height) if turned else (image.height, image.width)
+            bucket = best_bucket(*size, settings.buckets)
+            scale = max(want / have for want, have in zip(bucket, size, strict=True))
+            if scale > settings.max_upscale:
+                raise Unreadable(
+                    "too small", f"{source}: {size[0]}x{size[1]} for {bucket[0]}x{bucket[1]}"
+                )
+            covering = tuple(
+                max(want, math.floor(have * scale + 0.5))
+                for want, have in zip(bucket, size, strict=True)
+            )
+            plain = image.format == "JPEG" and image.mode == "RGB" and size == covering
+            plain = plain and image.getexif().get(0x0112, 1) == 1
+            # a JPEG is decoded at a half, quarter or eighth where that leaves twice what is needed
+            image.draft(None, (2 * max(covering), 2 * max(covering)))
+            upright = ImageOps.exif_transpose(image)
+            managed = _to_srgb(upright)
+            plain = plain and managed is upright
+            pixels = image_to_rgb(managed, WHITE)
+    if pixels.shape[:2] != covering:
+        resized = Image.fromarray(pixels).resize(covering[::-1], Image.Resampling.LANCZOS)
+        pixels = np.asarray(resized)
+    record = encode_image(pixels, caption, source, quality=settings.quality)
+    if plain:
+        record["image"] = data
+    return record, bucket, pixels
+
+
+def read_tar(path: Path) -> Iterator[tuple[str, bytes | None, str, str | None]]:
+    """Samples of a webdataset archive: (key, image or None, caption, reason it is refused or None).
+
+    A sample is the run of members that share a name up to its first dot: `00012.jpg`, and
+    `00012.txt` or `caption` in `00012.json`, as img2dataset writes them. Nothing is unpacked to
+    disk. Only plain archives are read: a compressed one could hold any amount.
+
+    Raises:
+        Unreadable: not an archive, or damaged; what came before has been yielded.
+    """
+    key, image, texts, refused = None, None, {}, None
+    try:
+        with tarfile.open(path, "r|") as archive:
+            for member in archive:
+                name = PurePosixPath(member.name)
+                if member.isdir():
+                    continue
+                stem, _, suffix = name.name.partition(".")
+                this = str(name.with_name(stem or name.name))
+                if this != key:
+                    if key is not None:
+                        yield key, image, read_caption(texts), refused
+                    key, image, texts, refused = this, None, {}, None
+                suffix = "." + suffix.lower()
+                if name.is_absolute() or ".." in name.parts or not member.isreg():
+                    refused = "outside the source"  # links lead somewhere else, too
+                elif suffix in IMAGE_SUFFIXES and member.size <= _MAX_BYTES:
+                    image = archive.extractfile(member).read()
+                elif suffix in IMAGE_SUFFIXES:
+                    refused = "too many pixels"
+                elif suffix in CAPTION_SUFFIXES and member.size <= 2**24:
+                    texts[suffix] = archive.extractfile(member).read()
+    except (tarfile.TarError, EOFError) as error:
+        if key is not None and image is not None:
+            yield key, image, read_caption(texts), refused
+        raise Unreadable("damaged", f"{path}: not a whole tar archive: {error}") from error
+    except OSError as error:
+        raise Unreadable("cannot be opened", f"{path}: {one_line(error)}") from error
+    if key is not None:
+        yield key, image, read_caption(texts), refused
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """The image itself, or where its colour profile says otherwise, one in sRGB."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "CMYK", "L"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return image
+        return ImageCms.profileToProfile(
+            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError):  # a broken profile is none
+        return image
+
+
+@contextlib.contextmanager
+def _image_errors(source: str) -> Iterator[None]:
+    try:
+        yield
+    except Unreadable:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise Unreadable("not an image", f"{source}: not an image") from error
+    except Image.DecompressionBombError as error:
+        raise Unreadable("too many pixels", f"{source}: {one_line(error)}") from error
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise Unreadable("damaged", f"{source}: {what}") from error
+
+
+def check_settings(settings: ImageSettings) -> None:
+    """UserError where images cannot be stored so."""
+    if not settings.buckets or min(side for size in settings.buckets for side in size) < 8:
+        raise UserError("--buckets: sizes of 8x8 and more are accepted, e.g. 320x320 256x448")
+    if settings.max_upscale <= 0 or not 1 <= settings.quality <= 100:
+        raise UserError(
+            f"--max-upscale {settings.max_upscale}, --quality {settings.quality}: above 0, and 1 "
+            "to 100 are accepted"
+        )

@@ -1,0 +1,203 @@
+"""From a folder of videos or images to a data set: the whole of an ingest, in order.
+
+    list -> parts (Beam: read, cut, filter, encode) -> duplicates (Beam) -> shards (Beam) -> report
+
+The list, the settings and the parts lie in `DATA/.ingest_clips` until all is done, so an ingest
+that was killed goes on where it was. `DATA/clips` has its name only when it is whole, and
+`report.json` comes last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_pipelines.footage import report as reports
+from data_pipelines.footage.clips import ClipSettings
+from data_pipelines.footage.images import ImageSettings
+from data_pipelines.footage.inputs import Group, cut_groups, find_inputs, write_list
+from data_pipelines.footage.parts import Job, is_done, make_part, write_json
+from data_pipelines.footage.pipelines import LOCAL, Runner
+from gen1_jax.errors import UserError, one_line
+
+_FORMAT = 1  # of the parts; another cannot be resumed
+_MOST_INPUTS = {"clips": 64, "images": 4096}  # of a group
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """report: as in `report.json`; fresh: whether anything was done."""
+
+    report: dict
+    fresh: bool
+
+
+def ingest(
+    source: str,
+    data_dir: Path,
+    settings: ClipSettings | ImageSettings,
+    *,
+    validation_fraction: float = 0.01,
+    runner: Runner = LOCAL,
+    progress: bool = True,
+) -> Result:
+    """Fills `data_dir/clips` or `data_dir/images`, whichever the settings are of.
+
+    Raises:
+        UserError: nothing to ingest or nothing of use, a folder that holds something else or cannot
+            be written, another ingest at work on it, or one begun with other settings.
+    """
+    kind = "images" if isinstance(settings, ImageSettings) else "clips"
+    out, work = data_dir / kind, data_dir / f".ingest_{kind}"
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"--validation-fraction {validation_fraction}: 0 to below 1 is accepted")
+    own = [out, *(each.parent for each in data_dir.glob(f"*/{reports.REPORT}"))]
+    root, inputs = find_inputs(source, frame_folders=kind == "clips", without=own)
+    with _work_folder(work):
+        count, fingerprint = write_list(inputs, work / "inputs.new")
+        if not count:
+            raise UserError(f"{source}: holds no files; folders of {kind} are accepted")
+        asked = {
+            "format": _FORMAT,
+            "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
+            "validation_fraction": validation_fraction,
+            "inputs": count,
+            "fingerprint": fingerprint,
+        }
+        done = _read_json(out / reports.REPORT)
+        if done is not None:
+            _check_same(asked, done["asked"], f"{out} holds {kind} made", "give another --out")
+            shutil.rmtree(work)
+            return Result(done, fresh=False)
+        begun = _read_json(work / "asked.json")
+        if begun is not None:
+            how = f"use the same, or remove {work} to start anew"
+            _check_same(asked, begun, f"an ingest into {out} was begun", how)
+        elif out.exists() and any(out.iterdir()):
+            raise UserError(f"{out}: holds something else already; give another --out")
+        os.replace(work / "inputs.new", work / "inputs.jsonl")
+        write_json(work / "asked.json", asked)
+
+        where = str(root.absolute())
+        job = Job(str(work.absolute()), where, settings, validation_fraction)
+        groups = cut_groups(job.inputs, count, _MOST_INPUTS[kind])
+        _make_parts(job, groups, runner, kind, progress)
+        numbers = _make_data_set(job, kind, len(groups), data_dir, runner)
+        report = {"kind": kind, "source": where, **numbers, "asked": asked}
+        reports.write_inputs(job, len(groups), out / reports.INPUTS)
+        reports.write_report(report, out)
+        shutil.rmtree(work)
+    return Result(report, fresh=True)
+
+
+def _make_parts(
+    job: Job, groups: Sequence[Group], runner: Runner, kind: str, progress: bool
+) -> None:
+    import apache_beam as beam
+
+    todo = [group for group in groups if not is_done(job, group.index)]
+    if not todo:
+        return
+    with _bar(job, len(groups), kind, progress), runner.pipeline(len(todo)) as pipeline:
+        _ = (
+            pipeline
+            | "Groups" >> beam.Create(todo)
+            | "Spread" >> beam.Reshuffle()
+            | "MakePart" >> beam.Map(make_part, job)
+        )
+
+
+def _make_data_set(job: Job, kind: str, num_parts: int, data_dir: Path, runner: Runner) -> dict:
+    """Drops duplicates, writes the shards; returns what is there by number."""
+    from data_pipelines.footage.builders import build
+    from data_pipelines.footage.duplicates import resolve
+
+    if not all(job.part(index, ".final.json").exists() for index in range(num_parts)):
+        with runner.pipeline(num_parts // 64) as pipeline:
+            resolve(pipeline, job, range(num_parts))
+    numbers = reports.count(job, num_parts)
+    if not numbers["records"]:
+        shutil.rmtree(job.work)
+        why = ", ".join(f"{number} {reason}" for reason, number in numbers["dropped"].items())
+        raise UserError(f"none of {numbers['inputs']} inputs gives {kind}: {why}")
+    build(kind, data_dir, job, num_parts, runner.pipeline)
+    return numbers
+
+
+@contextlib.contextmanager
+def _work_folder(work: Path) -> Iterator[None]:
+    """Held by one process; left only where there is something to resume."""
+    try:
+        (work / "parts").mkdir(parents=True, exist_ok=True)
+        lock = (work / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write {work}: {one_line(error)}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{work.parent}: another ingest is at work on it") from error
+        try:
+            yield
+        finally:
+            if work.exists() and not (work / "asked.json").exists():
+                shutil.rmtree(work)
+
+
+def _check_same(asked: dict, before: dict, what: str, how: str) -> None:
+    """UserError with what differs between two ingests."""
+    now, then = ({**each, **each["settings"]} for each in (asked, before))
+    changes = [
+        f"{key} {then.get(key)} then, {now[key]} now"
+        for key in now
+        if key not in ("settings", "fingerprint") and now[key] != then.get(key)
+    ]
+    if not changes and asked["fingerprint"] != before["fingerprint"]:
+        changes = ["other inputs or captions"]
+    if changes:
+        raise UserError(f"{what} otherwise: {'; '.join(changes)}; {how}")
+
+
+def _read_json(file: Path) -> dict | None:
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read: {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _bar(job: Job, total: int, kind: str, progress: bool) -> Iterator[None]:
+    """A bar of the parts that are there, whichever process or machine writes them."""
+    stop = threading.Event()
+
+    def watch(bar: tqdm, done: Callable[[], int]) -> None:
+        while not stop.wait(0.5):
+            bar.update(done() - bar.n)
+        bar.update(done() - bar.n)
+
+    def done() -> int:
+        names = os.listdir(Path(job.work) / "parts")
+        return sum(name.endswith(".json") and name[0] != "." for name in names)
+
+    with tqdm(
+        total=total, initial=done(), desc=f"reading {kind}", unit="group", disable=not progress,
+        dynamic_ncols=True,
+    ) as bar:  # fmt: skip
+        watcher = threading.Thread(target=watch, args=(bar, done), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watcher.join()

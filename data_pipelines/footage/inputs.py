@@ -1,0 +1,281 @@
+"""What there is to ingest: a folder tree, glob, file or manifest -> a list of inputs, in order.
+
+The list is written to a file, one JSON array a line, and cut into groups by byte offsets: a group
+is a unit of work, and the same list is always cut the same way.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import glob
+import hashlib
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from gen1_jax.errors import UserError, one_line
+
+MANIFESTS = (".csv", ".jsonl", ".parquet")
+CAPTION_SUFFIXES = (".txt", ".json")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif", ".bmp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
+)
+ACCEPTED = (
+    "a folder, a glob, a file, or a manifest (CSV, JSONL or Parquet with a column `path`) is "
+    "accepted"
+)
+_LEAST_GROUPS = 256  # so that many workers have something to do
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """Something to ingest.
+
+    Attributes:
+        path: relative to the source's root, with `/`.
+        caption: what a manifest says; None where it says nothing.
+        refused: the reason not to read it, or None.
+    """
+
+    path: str
+    caption: str | None = None
+    refused: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Inputs `[offset, offset + length)` of the list, in bytes; the unit of work."""
+
+    index: int
+    offset: int
+    length: int
+
+
+def find_inputs(
+    source: str, *, frame_folders: bool, without: Collection[Path] = ()
+) -> tuple[Path, Iterator[Input]]:
+    """The root that paths are relative to, and the inputs in a fixed order.
+
+    Hidden files are passed over, and so are the folders `without` (what ingest itself writes). A
+    text or JSON file beside an input of the same name is its caption and no input. With
+    `frame_folders`, a folder that holds numbered pictures and nothing else is one video.
+
+    Raises:
+        UserError: nothing there, or a manifest that cannot be read.
+    """
+    path = Path(source)
+    walk = _Walk(frame_folders, frozenset(os.path.realpath(folder) for folder in without))
+    if path.is_dir():
+        return path, walk.below(path, path)
+    if path.is_file() and path.suffix.lower() in MANIFESTS:
+        return path.parent, _read_manifest(path)
+    if path.is_file():
+        return path.parent, iter([Input(path.name)])
+    if glob.has_magic(source):
+        root = path
+        while glob.has_magic(str(root)):
+            root = root.parent
+        return root, _expand(source, root, walk)
+    raise UserError(f"{source}: no such file or folder; {ACCEPTED}")
+
+
+def write_list(inputs: Iterable[Input], file: Path) -> tuple[int, str]:
+    """Writes the list; returns how many inputs and a fingerprint of them."""
+    count, digest = 0, hashlib.sha256()
+    with file.open("wb") as out:
+        for each in inputs:
+            count += 1
+            fields = [each.path, each.caption, each.refused]
+            line = json.dumps(fields, ensure_ascii=True).encode() + b"\n"
+            digest.update(line)
+            out.write(line)
+    return count, digest.hexdigest()
+
+
+def cut_groups(file: Path, count: int, most: int) -> list[Group]:
+    """Cuts a list of `count` inputs into groups of at most `most`, and not too few of them."""
+    size = max(1, min(most, count // _LEAST_GROUPS))
+    groups, offset, length = [], 0, 0
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            length += len(line)
+            if number % size == 0 or number == count:
+                groups.append(Group(len(groups), offset, length))
+                offset, length = offset + length, 0
+    return groups
+
+
+def read_group(file: Path, group: Group) -> list[Input]:
+    with file.open("rb") as list_:
+        list_.seek(group.offset)
+        lines = list_.read(group.length).splitlines()
+    return [Input(*json.loads(line)) for line in lines]
+
+
+def find_caption(path: Path) -> str:
+    """What stands in a `.txt` or `.json` file beside an input; "" where there is none."""
+    texts = {}
+    for suffix in CAPTION_SUFFIXES:
+        beside = _caption_file(path, suffix)
+        if beside != path and beside.is_file():
+            texts[suffix] = beside.read_bytes()
+    return read_caption(texts)
+
+
+def read_caption(texts: dict[str, bytes]) -> str:
+    """What a sample's `.txt` says, or else `caption` in its `.json`; "" where there is none."""
+    if ".txt" in texts:
+        return texts[".txt"].decode("utf-8", "replace").strip()
+    try:
+        caption = json.loads(texts.get(".json", b"{}"))["caption"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return caption.strip() if isinstance(caption, str) else ""
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+def _natural(name: str) -> list:
+    parts = re.split(r"([0-9]+)", name)  # text and digits in turn
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Walk:
+    """Inputs in folders; see `find_inputs`."""
+
+    frame_folders: bool
+    without: frozenset[str]
+
+    def below(self, folder: Path, root: Path, above: tuple[str, ...] = ()) -> Iterator[Input]:
+        """The inputs in a folder, depth first in natural order; `above` it are these folders."""
+        real = os.path.realpath(folder)
+        if real in self.without:
+            return
+        try:
+            if real in above:
+                raise OSError("a link to a folder above it")
+            entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        except OSError as error:
+            if folder == root:
+                raise UserError(f"{root}: cannot be read: {one_line(error)}") from error
+            yield Input(_relative(folder, root), refused="cannot be opened")
+            return
+        entries.sort(key=lambda entry: _natural(entry.name))
+        if self.frame_folders and _is_frame_folder(entries):
+            yield Input(_relative(folder, root))
+            return
+        companions = _companions([entry.name for entry in entries])
+        for entry in entries:
+            if entry.is_dir():
+                yield from self.below(Path(entry.path), root, (*above, real))
+            elif entry.name not in companions:
+                yield Input(_relative(Path(entry.path), root))
+
+
+def _is_frame_folder(entries: list[os.DirEntry]) -> bool:
+    numbered = re.compile(r".*[0-9]")
+    return len(entries) > 1 and all(
+        Path(entry.name).suffix.lower() in IMAGE_SUFFIXES
+        and numbered.fullmatch(Path(entry.name).stem)
+        and entry.is_file()
+        for entry in entries
+    )
+
+
+def _companions(names: list[str]) -> set[str]:
+    """Captions, and what img2dataset writes beside an archive: no inputs."""
+    stems = {Path(name).stem for name in names if Path(name).suffix not in CAPTION_SUFFIXES}
+    stems |= {name for name in names if not Path(name).suffix}  # frame folders
+    archives = {Path(name).stem for name in names if Path(name).suffix == ".tar"}
+    found = set()
+    for name in names:
+        stem, suffix = Path(name).stem, Path(name).suffix
+        if suffix in CAPTION_SUFFIXES and stem in stems:
+            found.add(name)
+        if suffix == ".parquet" and stem in archives:
+            found.add(name)
+        if name.endswith("_stats.json") and name.removesuffix("_stats.json") in archives:
+            found.add(name)
+    return found
+
+
+def _caption_file(path: Path, suffix: str) -> Path:
+    return path.parent / (path.name if path.is_dir() else path.stem + suffix)
+
+
+def _expand(pattern: str, root: Path, walk: _Walk) -> Iterator[Input]:
+    found = sorted(glob.glob(pattern, recursive=True), key=_natural)
+    if not found:
+        raise UserError(f"{pattern}: matches nothing; {ACCEPTED}")
+    names: dict[Path, list[str]] = {}
+    for each in map(Path, found):
+        names.setdefault(each.parent, []).append(each.name)
+    companions = {folder / name for folder in names for name in _companions(names[folder])}
+    for each in map(Path, found):
+        if each.is_dir():
+            # with `**` the files within match by themselves
+            if "**" not in pattern:
+                yield from walk.below(each, root)
+        elif each not in companions and not any(
+            Path(os.path.realpath(each)).is_relative_to(folder) for folder in walk.without
+        ):
+            yield Input(_relative(each, root))
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+# --- manifests ------------------------------------------------------------------------------------
+
+
+def _read_manifest(file: Path) -> Iterator[Input]:
+    root = Path(os.path.abspath(file.parent))
+    number = 0
+    for number, row in enumerate(_rows(file), 1):
+        path, caption = row.get("path"), row.get("caption")
+        if not isinstance(path, str) or not path.strip():
+            raise UserError(f"{file}: row {number} has no `path`; {ACCEPTED}")
+        if caption is not None and not isinstance(caption, str):
+            raise UserError(f"{file}: the `caption` of row {number} is not text")
+        whole = Path(os.path.normpath(root / path))
+        if not whole.is_relative_to(root):
+            yield Input(path, caption, "outside the source")
+            continue
+        name = whole.relative_to(root).as_posix()
+        yield Input(name, caption, None if whole.exists() else "missing")
+    if not number:
+        raise UserError(f"{file}: has no rows; {ACCEPTED}")
+
+
+def _rows(file: Path) -> Iterator[dict]:
+    kind = file.suffix.lower()
+    try:
+        if kind == ".parquet":
+            import pyarrow.parquet as pq
+
+            table = pq.ParquetFile(file)
+            columns = [name for name in ("path", "caption") if name in table.schema_arrow.names]
+            for batch in table.iter_batches(columns=columns):
+                yield from batch.to_pylist()
+            return
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            if kind == ".csv":
+                yield from csv.DictReader(lines)
+                return
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise UserError(f"{file}: line {number} is no JSON object; {ACCEPTED}")
+                    yield row
+    except UserError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are these two
+        raise UserError(f"{file}: not a manifest: {one_line(error)}; {ACCEPTED}") from error

@@ -1,0 +1,70 @@
+"""What becomes of an input: used, or dropped for one of these reasons."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+# Reason -> what it means; the two tables are the whole vocabulary of `report.json`.
+# An input that cannot be read:
+UNREADABLE = {
+    "missing": "a manifest names it, and it is not there",
+    "outside the source": "its path leads out of the source's folder or archive",
+    "cannot be opened": "the operating system refuses it",
+    "empty file": "0 bytes",
+    "not a video": "no container or image that PyAV or Pillow knows",
+    "not an image": "no image that Pillow knows, or a sample of an archive without one",
+    "no video stream": "a container of sound only",
+    "unfinished file": "an mp4 without its index: cut off, or never finished",
+    "unsupported codec": "this build of ffmpeg has no decoder for it",
+    "damaged": "too little can be decoded",
+    "too many pixels": "an image that would fill the memory: a decompression bomb",
+}
+# A shot, clip or image that is read and not wanted:
+UNWANTED = {
+    "too short": "a shot has fewer frames than a clip",
+    "too small": "it would have to be enlarged by more than --max-upscale",
+    "too dark": "its mean luma is below --min-luma",
+    "near-still": "its frames hardly change: below --min-motion",
+    "duplicate": "another input holds nearly the same, and came first",
+}
+REASONS = UNREADABLE | UNWANTED
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of an input.
+
+    Attributes:
+        path: of the input, relative to the source.
+        kept: records made of it.
+        dropped: reason -> how many shots, clips or images were dropped for it; an input that
+            cannot be read has 1.
+        note: what else is to be said, in a few words.
+    """
+
+    path: str
+    kept: int = 0
+    dropped: Counter[str] = dataclasses.field(default_factory=Counter)
+    note: str = ""
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing of it is used: the most frequent reason, of equals the last of `REASONS`."""
+        if self.kept:
+            return None
+        order = list(REASONS)
+        return max(self.dropped, key=lambda reason: (self.dropped[reason], order.index(reason)))
+
+    def drop(self, reason: str, note: str = "") -> None:
+        if reason not in REASONS:
+            raise ValueError(f"unknown reason {reason!r}")
+        self.dropped[reason] += 1
+        self.note = self.note or note
+
+    def to_json(self) -> dict:
+        return {**vars(self), "dropped": dict(self.dropped)}
+
+    @classmethod
+    def from_json(cls, fields: dict) -> Outcome:
+        return cls(**{**fields, "dropped": Counter(fields["dropped"])})

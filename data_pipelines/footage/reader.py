@@ -1,0 +1,142 @@
+"""Reading what `gen1 ingest` wrote, by ArrayRecord alone: neither Beam nor TensorFlow is needed.
+
+DATA/clips/1.0.0     splits `train`, `validation`
+DATA/images/1.0.0    a split a bucket: `train_256x448` (height x width), ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from data_pipelines.quiet import quiet_tfds
+from gen1_jax.errors import UserError
+
+VERSION = "1.0.0"  # of the records' form
+CLIPS, IMAGES = "clips", "images"
+_FIELDS = {
+    CLIPS: {"video", "times", "caption", "source", "start"},
+    IMAGES: {"image", "caption", "source"},
+}
+_IMAGE_SPLIT = re.compile(r"(\w+)_(\d+)x(\d+)")
+
+
+class Records:
+    """Random access to the stored records of one split; see `records.decode_clip`.
+
+    Attributes:
+        name: of the folder, kind and split, for messages.
+    """
+
+    def __init__(self, source: Any, name: str):
+        self._source, self.name = source, name
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Reads a record.
+
+        Raises:
+            UserError: its bytes are not those that were written.
+        """
+        try:
+            return self._source[index]
+        except RuntimeError as error:  # what ArrayRecord makes of a wrong checksum
+            if "Corrupted" not in str(error):
+                raise
+            raise UserError(f"record {index} of {self.name} is damaged: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"Records({self.name}, {len(self)})"
+
+
+class Footage:
+    """An ingested folder; made by `open_footage`."""
+
+    def __init__(self, folder: Path, builders: dict[str, Any]):
+        self.folder, self._builders = folder, builders
+
+    def splits(self) -> list[str]:
+        """The splits of clips or images, as `train`, `validation`."""
+        return sorted({*self._splits(CLIPS), *(split for split, _ in self._image_splits())})
+
+    def has_clips(self, split: str) -> bool:
+        """Whether a split has clips."""
+        return split in self._splits(CLIPS)
+
+    def clips(self, split: str) -> Records:
+        """The clips of a split.
+
+        Raises:
+            UserError: there are none.
+        """
+        if not self.has_clips(split):
+            raise UserError(
+                f"{self.folder} holds no clips of split {split!r}; "
+                f"there: {', '.join(self._splits(CLIPS)) or 'none'}"
+            )
+        return self._records(CLIPS, split)
+
+    def images(self, split: str) -> dict[tuple[int, int], Records]:
+        """The images of a split by bucket (height, width); empty where there are none."""
+        found = {size: name for (own, size), name in self._image_splits().items() if own == split}
+        return {size: self._records(IMAGES, found[size]) for size in sorted(found)}
+
+    def _splits(self, kind: str) -> Collection[str]:
+        return self._builders[kind].info.splits if kind in self._builders else ()
+
+    def _image_splits(self) -> dict[tuple[str, tuple[int, int]], str]:
+        found = {}
+        for name in self._splits(IMAGES):
+            if match := _IMAGE_SPLIT.fullmatch(name):
+                found[match[1], (int(match[2]), int(match[3]))] = name
+        return found
+
+    def _records(self, kind: str, split: str) -> Records:
+        with quiet_tfds():
+            source = self._builders[kind].as_data_source(split)
+        return Records(source, f"{self.folder / kind}, {split}")
+
+
+def open_footage(folder: str | Path) -> Footage:
+    """Opens a folder that `gen1 ingest` wrote.
+
+    Raises:
+        UserError: it holds neither clips nor images, or in another form.
+    """
+    folder = Path(folder)
+    builders = {}
+    for kind in (CLIPS, IMAGES):
+        own = folder / kind / VERSION
+        if (own / "dataset_info.json").is_file():
+            builders[kind] = _open(own, kind)
+    if not builders:
+        raise UserError(
+            f"{folder}: no clips or images of form {VERSION} in it; a folder that `gen1 ingest` "
+            "has finished is accepted"
+        )
+    return Footage(folder, builders)
+
+
+def _open(folder: Path, kind: str) -> Any:
+    try:
+        with quiet_tfds():
+            builder = tfds.builder_from_directory(folder)
+        fields = set(builder.info.features)
+    except Exception as error:  # of TFDS, protobuf, json: one for each way to be unreadable
+        raise UserError(f"{folder}: its dataset_info.json cannot be read: {error}") from error
+    if fields != _FIELDS[kind]:
+        raise UserError(
+            f"{folder} holds records of {', '.join(sorted(fields))}; those of {kind} hold "
+            f"{', '.join(sorted(_FIELDS[kind]))}"
+        )
+    for split in builder.info.splits.values():
+        for path in split.filepaths:
+            if not Path(path).is_file():
+                raise UserError(f"{folder} lacks {Path(path).name}, which belongs to it")
+    return builder

@@ -1,0 +1,95 @@
+"""What became of every input, counted: `report.json`, `inputs.jsonl` and a table to print."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+from data_pipelines.footage.duplicates import read_final
+from data_pipelines.footage.outcomes import REASONS, UNWANTED, Outcome
+from data_pipelines.footage.parts import Job, WritingFailed, write_json
+from gen1_jax.errors import one_line
+
+REPORT, INPUTS = "report.json", "inputs.jsonl"
+
+
+def write_inputs(job: Job, num_parts: int, file: Path) -> None:
+    """One line an input, in order: path, kept, dropped (reason -> count), note, reason."""
+    temporary = file.with_name(f".{file.name}.part")
+    try:
+        with temporary.open("w") as out:
+            for _, final in read_final(job, num_parts):
+                for fields in final["outcomes"]:
+                    reason = Outcome.from_json(fields).reason
+                    out.write(json.dumps({**fields, "reason": reason}) + "\n")
+        os.replace(temporary, file)
+    except OSError as error:
+        raise WritingFailed(f"cannot write {file}: {one_line(error)}") from error
+
+
+def count(job: Job, num_parts: int) -> dict:
+    """The numbers of a report.
+
+    `inputs` = `used` + the sum of `dropped`; every input has one reason at most. `records_dropped`
+    counts shots, clips and images that were read and not wanted, of used inputs too.
+    """
+    used = damaged = kept = 0
+    dropped: Counter[str] = Counter()
+    unwanted: Counter[str] = Counter()
+    splits: dict[str, Counter[str]] = {}
+    for _, final in read_final(job, num_parts):
+        for fields in final["outcomes"]:
+            outcome = Outcome.from_json(fields)
+            kept += outcome.kept
+            if outcome.kept:
+                used += 1
+                damaged += outcome.note.startswith("damaged")
+            else:
+                dropped[outcome.reason] += 1
+            unwanted.update({r: n for r, n in outcome.dropped.items() if r in UNWANTED})
+        for split, records in final["splits"].items():
+            counter = splits.setdefault(split, Counter())
+            counter["records"] += len(records)
+            counter["bytes"] += sum(size for _, size in records)
+    total = sum(counter["records"] for counter in splits.values())
+    if total != kept:
+        raise AssertionError(f"{kept} records are accounted for, {total} are there")
+    return {
+        "inputs": used + dropped.total(),
+        "used": used,
+        "used_though_damaged": damaged,
+        "dropped": _in_order(dropped),
+        "records": kept,
+        "records_dropped": _in_order(unwanted),
+        "splits": {split: dict(splits[split]) for split in sorted(splits)},
+    }
+
+
+def write_report(report: dict, folder: Path) -> None:
+    write_json(folder / REPORT, report)
+
+
+def format_report(report: dict) -> str:
+    """A table for people."""
+    noun = report["kind"]
+    rows = [("inputs", report["inputs"], ""), ("  used", report["used"], "")]
+    if report["used_though_damaged"]:
+        rows.append(("    of them damaged", report["used_though_damaged"], "what is whole is used"))
+    for reason, number in report["dropped"].items():
+        rows.append((f"  dropped: {reason}", number, REASONS[reason]))
+    rows.append((noun, report["records"], ""))
+    for split, numbers in report["splits"].items():
+        size = numbers["bytes"] / numbers["records"] / 1000
+        rows.append((f"  {split}", numbers["records"], f"{size:.1f} kB each"))
+    for reason, number in report["records_dropped"].items():
+        rows.append((f"  not wanted: {reason}", number, ""))
+    width = max(len(name) for name, _, _ in rows)
+    return "\n".join(
+        f"{name:{width}}  {number:>9,}  {note}".rstrip() for name, number, note in rows
+    )
+
+
+def _in_order(counter: Counter[str]) -> dict[str, int]:
+    return {reason: counter[reason] for reason in REASONS if counter[reason]}

@@ -1,0 +1,148 @@
+"""Make a data set of real footage: videos into clips, or captioned images.
+
+    gen1 ingest clips SRC --out DATA
+    gen1 ingest images SRC --out DATA
+
+SRC is a folder tree, a glob, one file, or a manifest: CSV, JSONL or Parquet with a column `path`
+(relative to the manifest, and within its folder) and, if you like, `caption`. Else a caption is
+what stands in a .txt or .json file beside its video or image. Folders of numbered pictures are
+videos; tar archives as img2dataset writes them are images.
+
+Every input ends as used or as dropped with a reason, which DATA/clips/report.json counts and
+DATA/clips/inputs.jsonl tells one by one. An ingest that was stopped goes on where it was when the
+same command is given again. At scale, give Beam's runner and its options; DATA and SRC must then
+be seen by all workers under one path:
+
+    gen1 ingest clips SRC --out DATA --runner FlinkRunner --beam --flink_master=host:8081
+"""
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+from gen1_jax.errors import UserError
+
+HELP = "make a data set of your own videos or images"
+
+
+def add_arguments(parser) -> None:
+    kinds = parser.add_subparsers(
+        dest="kind", metavar="clips|images", required=True, parser_class=type(parser)
+    )
+    clips = kinds.add_parser(
+        "clips",
+        help="videos into clips",
+        description="Videos and folders of numbered pictures -> clips that no cut runs through.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    images = kinds.add_parser(
+        "images",
+        help="captioned images by size",
+        description="Images and webdataset tar archives -> images of the sizes that batches have.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = clips.add_argument
+    add("--size", type=_size, default="256x448", metavar="HxW", help="of frames, height x width")
+    add("--num-frames", type=int, default=8, metavar="N", help="frames of a clip")
+    add("--stride", type=int, default=4, metavar="N", help="source frames from one to the next")
+    add("--max-clips", type=int, default=0, metavar="N", help="of one shot; 0 is all")
+    add(
+        "--min-motion",
+        type=float,
+        default=0.5,
+        metavar="LEVELS",
+        help="mean change of luma from frame to frame, of 255; below, a clip is near-still",
+    )
+    add(
+        "--min-luma",
+        type=float,
+        default=16.0,
+        metavar="LEVELS",
+        help="mean luma, of 255; below, a clip is too dark",
+    )
+    add("--keep-bars", action="store_true", help="do not crop constant black bars")
+    add("--crf", type=int, default=18, help="x264's quality of stored clips; less is better")
+    add = images.add_argument
+    add(
+        "--buckets",
+        type=_size,
+        nargs="+",
+        metavar="HxW",
+        default=tuple(map(_size, ("320x320", "320x384", "384x320", "256x448", "448x256"))),
+        help="sizes, height x width; an image goes to the one that crops the least of it",
+    )
+    add("--quality", type=int, default=92, help="of the stored JPEG")
+    for subparser in (clips, images):
+        add = subparser.add_argument
+        add("source", metavar="SRC", help="folder, glob, file or manifest")
+        add("--out", required=True, type=Path, metavar="DATA", help="folder to write to")
+        add(
+            "--max-upscale",
+            type=float,
+            default=1.0,
+            metavar="FACTOR",
+            help="what would have to be enlarged more is too small",
+        )
+        add(
+            "--validation-fraction",
+            type=float,
+            default=0.01,
+            metavar="SHARE",
+            help="of the inputs, held out as the validation split",
+        )
+        add(
+            "--workers",
+            type=int,
+            default=os.cpu_count() or 1,
+            metavar="N",
+            help="processes, on this machine",
+        )
+        add(
+            "--runner",
+            default="DirectRunner",
+            help="Beam's: DirectRunner (this machine), DataflowRunner, FlinkRunner, SparkRunner",
+        )
+        add("--no-progress", action="store_true", help="no bar")
+        add("--beam", nargs=argparse.REMAINDER, default=[], metavar="OPTION",
+            help="the rest of the line goes to Beam: --beam --project=mine")  # fmt: skip
+
+
+def run(args) -> None:
+    from data_pipelines.footage.pipelines import Runner, check_beam
+
+    check_beam()
+    from data_pipelines.footage import clips, images
+    from data_pipelines.footage.ingest import ingest
+    from data_pipelines.footage.report import format_report
+
+    values = {**vars(args), "crop_bars": not vars(args).get("keep_bars")}
+    module, kind = (
+        (clips, clips.ClipSettings) if args.kind == "clips" else (images, images.ImageSettings)
+    )
+    if args.kind == "images":
+        values["buckets"] = tuple(args.buckets)
+    settings = kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
+    module.check_settings(settings)
+    if args.workers < 1:
+        raise UserError(f"--workers {args.workers}: 1 or more is accepted")
+    runner = Runner(args.runner, args.workers, tuple(args.beam))
+    runner.check()
+    result = ingest(
+        args.source,
+        args.out,
+        settings,
+        validation_fraction=args.validation_fraction,
+        runner=runner,
+        progress=not args.no_progress,
+    )
+    if not result.fresh:
+        print(f"{args.out / args.kind} is complete already; nothing was done")
+    print(format_report(result.report))
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdigit() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; HxW is accepted, e.g. 256x448")
+    return int(sides[0]), int(sides[1])

@@ -1,0 +1,104 @@
+"""Pixels: decoded frames and images of any format -> upright `[h w 3]` uint8 RGB, scaled or not."""
+
+import math
+from collections import defaultdict
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation
+from PIL import Image
+
+from gen1_jax.errors import UserError, one_line
+
+SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+
+def frame_to_rgb(
+    frame: av.VideoFrame,
+    stream,
+    scalers: defaultdict,
+    turn: tuple[bool, bool, bool],
+    path: Path,
+    cover: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Any pixel format -> upright `[h w 3]` uint8 with square pixels; see `Picture`."""
+    conversion = {}
+    if frame.colorspace == 2 and frame.height >= 720:
+        # untagged: players take BT.709 for HD, BT.601 below
+        conversion["src_colorspace"] = Colorspace.ITU709
+    if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
+        conversion.update(dst_color_trc=ColorTrc.BT709, dst_color_primaries=ColorPrimaries.BT709)
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    if aspect <= 0 or not Fraction(1, 8) < aspect < 8:
+        aspect = Fraction(1)
+    height, width = frame.height, max(1, round(frame.width * aspect))
+    transposed, flip_y, flip_x = turn
+    if cover is not None:
+        height, width = least_cover((height, width), cover[::-1] if transposed else cover)
+    alpha = frame.format.has_palette or any(c.is_alpha for c in frame.format.components)
+    to = "rgba" if alpha else "rgb24"
+    try:
+        frame_rgb = scalers[height, width].reformat(
+            frame, width=width, height=height, format=to, interpolation=SCALER, **conversion
+        )
+    except (av.FFmpegError, ValueError) as error:
+        raise UserError(
+            f"{path}: its pixels ({frame.format.name}) cannot be brought to RGB: {one_line(error)}"
+        ) from error
+    array = frame_rgb.to_ndarray()
+    array = _composite(array) if alpha else array
+    array = array.swapaxes(0, 1) if transposed else array
+    return np.ascontiguousarray(array[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+
+
+def display_matrix(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How the container's matrix (16.16; x' = a x + c y, y' = b x + d y) turns and mirrors:
+    (transposed, then flipped in y, flipped in x)."""
+    sides = [s for s in frame.side_data if s.type.name == "DISPLAYMATRIX"]
+    if not sides:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(sides[0]), np.int32)[:5]
+    if abs(int(a)) < abs(int(b)):
+        return True, bool(b < 0), bool(c < 0)
+    return False, bool(d < 0), bool(a < 0)
+
+
+def frame_to_thumbnail(frame: av.VideoFrame, scalers: defaultdict, side: int) -> np.ndarray:
+    scale = min(1, side / max(frame.height, frame.width))
+    height, width = (max(1, round(edge * scale)) for edge in (frame.height, frame.width))
+    small = scalers["thumbnail"].reformat(
+        frame, width=width, height=height, format="rgb24", interpolation=Interpolation.AREA
+    )
+    return small.to_ndarray()
+
+
+def least_cover(size: tuple[int, int], cover: tuple[int, int]) -> tuple[int, int]:
+    """`size` scaled down, its aspect kept, to the least that covers `cover`; never up."""
+    scale = min(1, max(side / edge for side, edge in zip(cover, size, strict=True)))
+    return tuple(math.ceil(edge * scale) for edge in size)
+
+
+def reduced(array: np.ndarray, cover: tuple[int, int] | None) -> np.ndarray:
+    size = array.shape[:2] if cover is None else least_cover(array.shape[:2], cover)
+    if size == array.shape[:2]:
+        return array
+    return np.asarray(Image.fromarray(array).resize(size[::-1], Image.Resampling.LANCZOS))
+
+
+def image_to_rgb(image: Image.Image, background: int = 0) -> np.ndarray:
+    """A Pillow image of any mode -> `[h w 3]` uint8, what is transparent over a grey level."""
+    if image.mode.startswith("I"):  # 16-bit grey; convert() would clip it at 255
+        grey = np.clip(np.asarray(image).astype(np.float64) / 257, 0, 255).round().astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.has_transparency_data:
+        return _composite(np.asarray(image.convert("RGBA")), background)
+    return np.asarray(image.convert("RGB"))
+
+
+def _composite(rgba: np.ndarray, background: int = 0) -> np.ndarray:
+    """`[h w 4]` -> `[h w 3]`, straight alpha over a grey level; black is 0."""
+    alpha = rgba[..., 3:].astype(np.uint16)
+    product = rgba[..., :3] * alpha + background * (255 - alpha)
+    return ((product + 127) // 255).astype(np.uint8)

@@ -1,0 +1,336 @@
+"""The mixture over ingested folders: proportions, kinds, hosts, resume, augmentation, damage."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grain
+import numpy as np
+import pytest
+from footage_files import Images as ImagesBuilder
+from footage_files import image, number_of, write, write_footage
+from ml_collections import ConfigDict
+
+from data_pipelines import mixture
+from data_pipelines.footage.mixing import make_buckets
+from gen1_jax.batch import Batch
+from gen1_jax.commands.data import make_preview_batch, make_stream
+from gen1_jax.errors import UserError
+
+SIZE = (32, 48)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(write_footage(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A second folder: the clips 0..3, and images of one of the sizes."""
+    return str(write_footage(tmp_path_factory.mktemp("other"), 4, {SIZE: 6}))
+
+
+def make(folders, sources=(), image_fraction=0.125, **settings):
+    """A stream over folders; `sources` are the arguments of `make_buckets`."""
+    folders = [folders] if isinstance(folders, str) else folders
+    videos, images = make_buckets(folders, "train", buckets=(SIZE,), **dict(sources))
+    options = {"batch_size": 2, "num_frames": 4, "image_batch_size": 4, "num_threads": 0}
+    return mixture.make_dataset(
+        videos, images, image_fraction=image_fraction, **{**options, **settings}
+    )
+
+
+def equal(one, two):
+    return one.keys() == two.keys() and all(
+        one[k].dtype == two[k].dtype
+        and one[k].shape == two[k].shape
+        and one[k].tobytes() == two[k].tobytes()
+        for k in one
+    )
+
+
+def test_batches_are_clips_and_images_of_the_right_sizes(folder):
+    stream = make(folder)
+    shapes = [Batch.from_dict(next(stream)).frames.shape for _ in range(64)]
+    assert shapes[:8] == [(2, 4, *SIZE, 3)] * 7 + [shapes[7]]
+    images = [shape for shape in shapes if shape[1] == 1]
+    # Nine images to three: by number of records.
+    assert images.count((4, 1, *SIZE, 3)) == 6 and images.count((4, 1, 48, 32, 3)) == 2
+
+
+def test_over_8000_steps_one_in_eight_is_images_never_two_in_a_row_alike_on_every_host(folder):
+    """The kinds of what training would read, by the shares of the folder's buckets."""
+    videos, images = make_buckets([folder], "train", buckets=(SIZE,))
+    shares = [[bucket.share for bucket in each] for each in (videos, images)]
+    hosts = []
+    for process in range(2):
+        kinds = [
+            [
+                grain.MapDataset.source([(kind, bucket.size)]).repeat()[process::2]
+                for bucket in buckets
+            ]
+            for kind, buckets in (("video", videos), ("image", images))
+        ]
+        mixed = mixture.mix(*kinds, shares=shares)
+        hosts.append([mixed[step] for step in range(8000)])
+    assert hosts[0] == hosts[1]
+    drawn = np.array([kind == "image" for kind, _ in hosts[0]])
+    assert drawn.sum() == 1000 and not (drawn[1:] & drawn[:-1]).any()
+    sizes = [size for kind, size in hosts[0] if kind == "image"]
+    assert sizes.count(SIZE) == 750  # nine images to three
+
+
+def test_every_clip_and_image_is_read_as_often(folder):
+    clips = make(folder, image_fraction=0.0)
+    read = np.concatenate([number_of(next(clips)["frames"][:, 0]) for _ in range(18)])
+    assert np.bincount(read).tolist() == [3] * 12
+    images = make(folder, image_fraction=1.0)
+    read = {SIZE: [], (48, 32): []}
+    for _ in range(12):
+        frames = next(images)["frames"]
+        read[frames.shape[2:4]].extend(number_of(frames[:, 0]))
+    assert np.bincount(read[SIZE]).tolist() == [4] * 9
+    assert np.bincount(read[48, 32]).tolist() == [4] * 3
+
+
+def test_crops_are_random_and_not_scaled(tmp_path):
+    """Images that more than cover their bucket are cut out, not scaled."""
+    y, x = np.mgrid[:32, :64]
+    write(ImagesBuilder, tmp_path, {"train_32x48": [_picture(np.stack([x, y, 0 * x], -1) * 3)]})
+    frames = np.concatenate(
+        [next(make([str(tmp_path)], image_fraction=1.0, seed=s))["frames"] for s in range(6)]
+    )
+    assert frames.shape == (24, 1, *SIZE, 3)
+    left = np.rint(frames[:, 0, :, 4, 0].mean(1) / 3) - 4
+    assert left.min() >= 0 and left.max() <= 17 and len(set(left)) > 6
+    np.testing.assert_allclose(np.diff(frames[:, 0, 10:20, 8:40, 0].mean((0, 1))).mean(), 3, 0.05)
+
+
+def _picture(frame):
+    from data_pipelines.footage import records
+
+    return records.encode_image(frame.astype(np.uint8), "", "ramp.png", quality=98)
+
+
+def test_flips_are_seeded_by_step_and_record(tmp_path):
+    half = np.zeros((*SIZE, 3), np.uint8)
+    half[:, 24:] = 200
+    write(ImagesBuilder, tmp_path, {"train_32x48": [_picture(half)]})
+    settings = {"image_fraction": 1.0, "flip": True, "image_batch_size": 40}
+    one, two = (make([str(tmp_path)], **settings) for _ in range(2))
+    first, second = next(one)["frames"], next(one)["frames"]
+    mirrored = first[:, 0, 16, 8, 0] > 100
+    assert 8 < mirrored.sum() < 32
+    assert (mirrored != (second[:, 0, 16, 8, 0] > 100)).any()
+    np.testing.assert_array_equal(first[mirrored][0], first[~mirrored][0][:, :, ::-1])
+    two.set_state({"next_index": 1})
+    assert next(two)["frames"].tobytes() == second.tobytes()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_interrupted_and_resumed_the_next_100_batches_are_equal(folder, workers):
+    settings = {"flip": True, "num_threads": 1, "seed": 5}
+    stop = int(np.random.default_rng(workers).integers(1, 60))
+    stream = make(folder, num_workers=workers, **settings)
+    for _ in range(stop):
+        next(stream)
+    state = json.loads(json.dumps(stream.get_state()))
+    want = [next(stream) for _ in range(100)]
+    stream.close()
+    # Resumed with other threads and processes, and after it had read something else.
+    resumed = make(folder, num_workers=2 - workers, **settings | {"num_threads": 2})
+    next(resumed)
+    resumed.set_state(state)
+    assert all(equal(next(resumed), batch) for batch in want)
+    resumed.close()
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 2), (2, 4)])
+def test_another_number_of_hosts_goes_on_with_the_same_batches(folder, before, after):
+    settings = {"batch_size": 8, "image_batch_size": 8, "flip": True}
+
+    def hosts(count):
+        return [
+            make(folder, process_index=i, process_count=count, **settings) for i in range(count)
+        ]
+
+    def together(streams):
+        parts = [next(stream)["frames"] for stream in streams]
+        assert len({part.shape for part in parts}) == 1
+        return np.concatenate(parts)
+
+    whole = make(folder, **settings)
+    first = hosts(before)
+    for _ in range(13):
+        assert together(first).tobytes() == next(whole)["frames"].tobytes()
+    states = [stream.get_state() for stream in first]
+    assert all(state == states[0] for state in states)
+    second = hosts(after)
+    for stream in second:
+        stream.set_state(states[0])
+    for _ in range(20):
+        assert together(second).tobytes() == next(whole)["frames"].tobytes()
+
+
+def test_folders_by_weight_in_every_batch(folder, other):
+    settings = {"image_fraction": 0.0, "batch_size": 8}
+    # Clips 4 and up are in the first folder only; unweighted, it has 12 of 16.
+    stream = make([folder, other], **settings)
+    read = np.concatenate([number_of(next(stream)["frames"][:, 0]) for _ in range(12)])
+    assert np.bincount(read).tolist() == [12] * 4 + [6] * 8
+    stream = make([folder, other], sources={"weights": (1, 3)}, **settings)
+    for _ in range(3):
+        assert (number_of(next(stream)["frames"][:, 0]) < 4).sum() >= 6
+    images = make([folder, other], sources={"weights": (1, 1)}, image_fraction=1.0)
+    shapes = [next(images)["frames"].shape[2:4] for _ in range(16)]
+    assert shapes.count((48, 32)) == 2  # a quarter of the first folder's half
+
+
+def test_image_buckets_by_choice_and_weight(folder):
+    stream = make(folder, {"image_buckets": ((48, 32),)}, image_fraction=1.0)
+    assert next(stream)["frames"].shape == (4, 1, 48, 32, 3)
+    sources = {"image_buckets": (SIZE, (48, 32)), "image_weights": (1, 3)}
+    stream = make(folder, sources, image_fraction=1.0)
+    shapes = [next(stream)["frames"].shape[2:4] for _ in range(20)]
+    assert shapes.count((48, 32)) == 15
+
+
+def test_without_images_frames_of_clips_serve(tmp_path):
+    clips = str(write_footage(tmp_path, images={}))
+    stream = make(clips, image_fraction=0.5)
+    shapes = {next(stream)["frames"].shape for _ in range(4)}
+    assert shapes == {(2, 4, *SIZE, 3), (4, 1, *SIZE, 3)}
+    stream = make(clips, {"image_buckets": ((16, 16),)}, image_fraction=1.0)
+    assert next(stream)["frames"].shape == (4, 1, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("sources", "says"),
+    [
+        ({"image_buckets": ((64, 64),)}, r"no images of \(64, 64\)"),
+        ({"image_weights": (1,)}, "1 image_weights for 2"),
+        ({"weights": (1, 2)}, "1 folders of footage and 2 weights"),
+        ({"image_weights": (1, 0)}, "above 0"),
+    ],
+)
+def test_bad_settings(folder, sources, says):
+    with pytest.raises(UserError, match=says):
+        make(folder, sources)
+
+
+def test_images_alone_cannot_make_videos(tmp_path):
+    images = str(write_footage(tmp_path, clips=0))
+    assert next(make(images, image_fraction=1.0))["frames"].shape[1] == 1
+    with pytest.raises(UserError, match="needs videos"):
+        make(images)
+
+
+def test_a_damaged_record_neither_stops_nor_hides(tmp_path):
+    records = [image(i, SIZE) for i in range(4)]
+    records[2]["image"] = records[2]["image"][:200]
+    write(ImagesBuilder, tmp_path, {"train_32x48": records})
+    stream = make([str(tmp_path)], image_fraction=1.0)
+    with pytest.warns(UserWarning, match=r"2\.jpg is damaged.*so far 1 of 4 records"):
+        read = np.concatenate([number_of(next(stream)["frames"][:, 0]) for _ in range(5)])
+    assert len(read) == 20 and set(read) == {0, 1, 3}
+    records[3]["image"] = b""
+    write(ImagesBuilder, tmp_path / "two", {"train_32x48": records})
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="2 of 4 records are damaged"):
+        next(make([str(tmp_path / "two")], image_fraction=1.0))
+
+
+READS = """
+import sys
+from data_pipelines import mixture
+from data_pipelines.footage.mixing import make_buckets
+
+if __name__ == "__main__":
+    videos, _ = make_buckets([sys.argv[1]], "train", buckets=((32, 48),))
+    stream = mixture.make_dataset(
+        videos, batch_size=2, num_frames=4, image_fraction=0, num_workers=1
+    )
+    next(stream)
+    import multiprocessing
+
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_readers_end_with_a_run_that_is_killed(folder, tmp_path):
+    script = tmp_path / "reads.py"
+    script.write_text(READS)
+    command = [sys.executable, script, folder]
+    root = Path(mixture.__file__).parents[1]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )
+    with process:
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        process.kill()
+    assert workers
+    for _ in range(300):
+        if not any(map(_runs, workers)):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{workers} are still there")
+
+
+def _runs(pid):
+    """Whether a process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# ---------------------------------------------------------------- as a config says it
+
+
+def config(folder, **fields):
+    return ConfigDict(
+        {
+            "form": "footage",
+            "folder": folder,
+            "fields": ("frames",),
+            "batch_size": 2,
+            "image_batch_size": 4,
+            "image_fraction": 0.125,
+            "num_frames": 4,
+            "stride": 1,
+            "buckets": (SIZE,),
+            "flip": True,
+            "num_threads": 1,
+            "num_workers": 0,
+            **fields,
+        }
+    )
+
+
+def test_a_config_names_footage(folder, other):
+    stream = make_stream(config(folder), seed=3)
+    wanted = make(folder, flip=True, seed=3)
+    assert all(equal(next(stream), next(wanted)) for _ in range(10))
+    both = make_stream(config((folder, other), weights=(1, 1)), seed=3)
+    assert next(both)["frames"].shape == (2, 4, *SIZE, 3)
+
+
+def test_previews_come_from_the_validation_split_if_there_is_one(folder, tmp_path):
+    frames = make_preview_batch(config(folder))()["frames"]
+    assert set(number_of(frames[:, 0])) == {50, 51}
+    no_split = str(write_footage(tmp_path, clips=0))
+    preview = make_preview_batch(config(no_split, image_fraction=1.0))()
+    assert preview["frames"].shape[:2] == (4, 1)
+
+
+def test_unknown_forms(folder):
+    with pytest.raises(UserError, match="accepted: raw, footage, encoded"):
+        make_stream(config(folder, form="film"), seed=0)
