@@ -14,13 +14,13 @@ PARTS = tiny.PARTS
 # Steps of each trained part.
 STEPS = {
     "autoencoder": 700,
-    "clip": 260,
-    "depth": 220,
-    "prior": 220,
-    "image": 150,
-    "video": 80,
-    "structure": 260,
-    "blur": 130,
+    "clip": 230,
+    "depth": 200,
+    "prior": 200,
+    "image": 130,
+    "video": 70,
+    "structure": 230,
+    "blur": 110,
 }
 
 # Parts that picture their fixed batch at the end; compiling a sampler for a UNet stage would take
