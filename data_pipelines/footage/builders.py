@@ -22,6 +22,7 @@ from etils import epath
 from data_pipelines.footage import records
 from data_pipelines.footage.duplicates import read_final
 from data_pipelines.footage.parts import Job, WritingFailed
+from data_pipelines.footage.reader import CLIPS, IMAGES, VERSION
 from data_pipelines.quiet import silent_tfds
 from gen1_jax.errors import one_line
 
@@ -39,24 +40,23 @@ class _FromParts(tfds.core.ShardBasedBuilder):
         job: the ingest.
         num_parts: how many there are.
         run: a context manager that gives a Beam pipeline and runs it, on so many workers at most.
+        features: of the records.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(VERSION)
     # TFDS finds these by importlib_resources, which it needs but does not ask for.
     code_path = epath.Path(__file__)
     pkg_dir_path = epath.Path(__file__).parent
     job: Job
     num_parts: int
     run: Callable[[int], Any]
-
-    def _features(self) -> Any:
-        raise NotImplementedError
+    features: Callable[[], Any]
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
-            features=self._features(),
+            features=self.features(),
             disable_shuffling=True,  # readers shuffle; the order is that of the inputs
         )
 
@@ -96,19 +96,15 @@ class _FromParts(tfds.core.ShardBasedBuilder):
 class Clips(_FromParts):
     """Clips of real footage: short films of frames a stride apart, none across a cut."""
 
-    name = "clips"
-
-    def _features(self) -> Any:
-        return records.clip_features()
+    name = CLIPS
+    features = staticmethod(records.clip_features)
 
 
 class Images(_FromParts):
     """Captioned images, a split for each size that batches have (height x width)."""
 
-    name = "images"
-
-    def _features(self) -> Any:
-        return records.image_features()
+    name = IMAGES
+    features = staticmethod(records.image_features)
 
 
 BUILDERS = {builder.name: builder for builder in (Clips, Images)}
@@ -166,7 +162,7 @@ def _read(job: Job, pieces: Pieces) -> Iterator[bytes]:
 
 def build(kind: str, data_dir: Path, job: Job, num_parts: int, run: Callable[[int], Any]) -> None:
     """Writes `data_dir/kind/1.0.0`, unless it is there."""
-    for left in (data_dir / kind).glob(f"incomplete.*_{_FromParts.VERSION}"):
+    for left in (data_dir / kind).glob(f"incomplete.*_{VERSION}"):
         shutil.rmtree(left)  # by a build that was killed
     array_record = tfds.core.FileFormat.ARRAY_RECORD
     with silent_tfds():
