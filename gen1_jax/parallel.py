@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen1_jax.errors import UserError
@@ -32,7 +32,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, frames: int = 1, devices: list | No
       devices: all of this job if None.
 
     Raises:
-      UserError: the axes do not divide the devices.
+      UserError: the axes do not divide the devices, or `data` not the slices of a TPU job.
     """
     devices = jax.devices() if devices is None else devices
     shape = [data, fsdp, frames]
@@ -43,7 +43,20 @@ def make_mesh(data: int = -1, fsdp: int = 1, frames: int = 1, devices: list | No
         shape[shape.index(-1)] = max(1, len(devices) // -math.prod(shape))
     if math.prod(shape) != len(devices):
         raise UserError(f"{axes} does not fit {len(devices)} devices")
-    return Mesh(np.asarray(devices).reshape(shape), (DATA, FSDP, FRAMES))
+    slices = len({getattr(d, "slice_index", 0) for d in devices if d.platform == "tpu"})
+    if slices > 1 and shape[0] % slices:
+        raise UserError(f"{axes}: the {slices} slices of this job must divide data={shape[0]}")
+    return Mesh(_arrange(shape, devices, max(1, slices)), (DATA, FSDP, FRAMES))
+
+
+def _arrange(shape: Sequence[int], devices: Sequence, slices: int) -> np.ndarray:
+    """Neighbours on an axis become neighbours in the chips' network; slices are parts of `data`."""
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    inner = (shape[0] // slices, *shape[1:])
+    return mesh_utils.create_hybrid_device_mesh(
+        inner, (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def batch_parts(mesh: Mesh) -> int:
