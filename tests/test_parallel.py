@@ -1,5 +1,6 @@
 """The mesh on eight virtual devices: its shapes, where arrays lie, the same numbers as on one."""
 
+import dataclasses
 import re
 
 import jax
@@ -48,6 +49,41 @@ def test_a_mesh_that_does_not_fit_is_refused_in_one_line(data, fsdp):
     )
     with pytest.raises(UserError, match=message):
         make_mesh(data, fsdp, devices=devices())
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh is arranged by, of a TPU that is not there."""
+
+    id: int
+    coords: tuple[int, ...]
+    slice_index: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v5"
+    core_on_chip: int = 0
+    process_index: int = 0
+
+
+def chips(slices: int) -> list[Chip]:
+    """2x2x8 chips a slice, z changes last."""
+    places = [(x, y, z) for z in range(8) for y in range(2) for x in range(2)]
+    return [Chip(32 * s + i, xyz, s) for s in range(slices) for i, xyz in enumerate(places)]
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_what_is_gathered_often_is_gathered_from_neighbours(slices):
+    mesh = make_mesh(-1, 8, devices=chips(slices))
+    assert mesh.devices.shape == (4 * slices, 8, 1)
+    assert len(set(mesh.devices.flat)) == 32 * slices
+    for row in mesh.devices[:, :, 0]:  # a ring along z
+        assert [chip.coords[2] for chip in row] == list(range(8))
+        assert len({(chip.slice_index, *chip.coords[:2]) for chip in row}) == 1
+
+
+def test_slices_are_parts_of_data():
+    message = r"mesh \(data=1, fsdp=-1, frames=1\): the 2 slices of this job must divide data=1"
+    with pytest.raises(UserError, match=message):
+        make_mesh(1, -1, devices=chips(2))
 
 
 @pytest.mark.parametrize(
