@@ -50,7 +50,7 @@ try:
     from gen1_jax.weights.pytorch.pipeline import Gen1Pipeline
     from gen1_jax.weights.pytorch.video_unet import VideoUNet as TorchUNet
 except ImportError as error:
-    sys.exit(f"no {error.name} to compare with: pip install gen1-jax[torch]")
+    sys.exit(f"no {error.name} to compare with: pip install -e '.[torch]'")
 
 TEMPORAL_SCALE, GUIDANCE_SCALE, LEVEL, TIMESTEP = 1.2, 7.5, 2, 601
 # Largest error over spread. Rounding makes about 1e-5 in float32 and, magnified by guidance, some

@@ -2,7 +2,7 @@
 
     python benchmarks/paper_on_tpu.py [CASE ...] [--keep DIR]
 
-`gen1 compile` with the real TPU compiler (`pip install gen1-jax[compile]`), one case after another;
+`gen1 compile` with the real TPU compiler (`pip install -e '.[compile]'`), one case after another;
 each takes 5 to 15 minutes of a CPU core and a few GB. Without names all cases are compiled. With
 --keep a case that was compiled before is read from DIR. docs/performance.md explains the figures.
 

@@ -497,7 +497,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if missing := [name for name in ("torch", "diffusers", "transformers") if not find_spec(name)]:
-        print(f"no {missing[0]} to compare with: pip install gen1-jax[torch]", file=sys.stderr)
+        print(f"no {missing[0]} to compare with: pip install -e '.[torch]'", file=sys.stderr)
         return 2
     if args.child:
         return run_child(args.child, args.small, args.folder)

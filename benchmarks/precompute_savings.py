@@ -5,7 +5,7 @@
 The training step of the last stage from raw frames (the frozen KL-f8 autoencoder, DPT-Large and
 CLIP ViT-L/14 in the step) against the same from encoded data: products and convolutions as the
 program has them, forward and backward; and XLA's own count, which has all other arithmetic too.
-With --compile also what the TPU compiler makes of both (`pip install gen1-jax[compile]`; about ten
+With --compile also what the TPU compiler makes of both (`pip install -e '.[compile]'`; about ten
 minutes a program). With --footage a clip's mean bytes as `gen1 ingest` stored it.
 
 The last line is one JSON object; FLOPs are of one clip, or one image, of a step.

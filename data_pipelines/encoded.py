@@ -15,9 +15,10 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from data_pipelines import mixture
 from data_pipelines.encoded_records import FORMAT, read_layout, unpack_first, unpack_plane
-from data_pipelines.encoded_writer import META, read_settings
+from data_pipelines.encoded_writer import META
 from data_pipelines.transforms import ALL_LEVELS, Choice, Select, choose
 from gen1_jax.errors import UserError
+from gen1_jax.files import read_json
 
 FIELDS = ("latents", "structure", "structure_level", "content")
 
@@ -106,7 +107,7 @@ class Structure(Sequence):
 
 
 def _read_meta(folder: Path) -> dict:
-    meta = read_settings(folder / META) if folder.is_dir() else None
+    meta = read_json(folder / META) if folder.is_dir() else None
     if meta is None:
         raise UserError(
             f"{folder} is no finished folder of encoded clips: it has no meta.json; "

@@ -20,6 +20,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from data_pipelines.encoded_records import FORMAT, Layout, pack
 from gen1_jax.errors import UserError
+from gen1_jax.files import read_json, write_json
 
 META, JOB = "meta.json", ".job.json"
 RECORDS_PER_SHARD = 1024
@@ -79,7 +80,7 @@ class EncodedWriter:
             raise UserError(
                 f"{self._folder} holds encoded clips already; remove it or name another"
             )
-        known = read_settings(self._folder / JOB)
+        known = read_json(self._folder / JOB)
         if known is not None:
             check_same(self.settings, known, self._folder)
             return
@@ -90,7 +91,7 @@ class EncodedWriter:
             )
         with _writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            _write_json(self._folder / JOB, self.settings)
+            write_json(self._folder / JOB, self.settings)
 
     @property
     def finished(self) -> bool:
@@ -154,32 +155,13 @@ class EncodedWriter:
             raise UserError(f"{self._folder} lacks {self._path(missing[0]).name}")
         files = [self._path(k).name for k in range(self.num_shards)]
         with _writing(self._folder):
-            for part in self._folder.glob(".*.part"):
+            for part in self._folder.glob(".*.part*"):
                 part.unlink()
-            _write_json(self._folder / META, {**self.settings, "files": files})
+            write_json(self._folder / META, {**self.settings, "files": files})
             clean(self._folder)
 
     def _path(self, shard: int) -> Path:
         return self._folder / f"clips-{shard:05d}.array_record"
-
-
-def read_settings(path: Path) -> dict[str, Any] | None:
-    """The settings in meta.json or .job.json; None if there is no such file.
-
-    Raises:
-        UserError: it is not readable.
-    """
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError as error:
-        raise UserError(f"cannot write {path.parent}: {error.strerror}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable; remove its folder, or name another") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} is not readable; remove its folder, or name another")
-    return settings
 
 
 def check_same(wanted: dict[str, Any], known: dict[str, Any], folder: Path) -> None:
@@ -195,15 +177,6 @@ def check_same(wanted: dict[str, Any], known: dict[str, Any], folder: Path) -> N
 def clean(folder: Path) -> None:
     """Removes what a finished job leaves behind where it was killed after its last word."""
     (folder / JOB).unlink(missing_ok=True)
-
-
-def _write_json(path: Path, value: dict) -> None:
-    part = path.with_name(f".{path.name.lstrip('.')}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _check_entries(path: Path, count: int) -> None:

@@ -138,7 +138,7 @@ def make_target(topology: str, mesh: Mapping[str, int]) -> Target:
             "v5p:4x4x8 or v5e:8x16, or cpu:N"
         )
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("the TPU compiler is not installed; `pip install gen1-jax[compile]`")
+        raise UserError("the TPU compiler is not installed; `pip install -e '.[compile]'`")
     from jax.experimental import topologies
 
     # A v4 chip has two cores that work as one device; the other versions default to that.

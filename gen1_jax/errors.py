@@ -8,6 +8,10 @@ class UserError(ValueError):
     """
 
 
+class WritingFailed(UserError):
+    """A file cannot be written: the fault of no input."""
+
+
 def one_line(error: Exception) -> str:
     """What another library's error says, for a place in a line of ours."""
     return (

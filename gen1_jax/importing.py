@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from gen1_jax.errors import UserError
 from gen1_jax.exporting import MARKER, Reported, read_model, read_scheduler
+from gen1_jax.files import read_json
 from gen1_jax.weights.clip_towers import join_configs, join_tensors
 from gen1_jax.weights.folder import (
     ModelTensors,
@@ -252,12 +253,7 @@ def _prediction_type(folder: Path) -> str | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no {path.name} in {path.parent}; it is no exported pipeline") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object")
+    content = read_json(path)
+    if content is None:
+        raise UserError(f"no {path.name} in {path.parent}; it is no exported pipeline")
     return content

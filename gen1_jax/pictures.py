@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gen1_jax.errors import UserError
+from gen1_jax.files import replacing
 
 # Matplotlib's "inferno" at 33 equal steps; straight lines between them are within 5/255.
 _INFERNO = (
@@ -191,17 +192,9 @@ def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
     path = Path(path)
     if path.suffix.lower() not in _IMAGE_SUFFIXES:
         raise UserError(f"{path}: not an image name; accepted are {', '.join(_IMAGE_SUFFIXES)}")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     options = {} if path.suffix.lower() == ".png" else {"quality": 92}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(temporary, **options)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary.parent.is_dir():
-            temporary.unlink(missing_ok=True)
+    with replacing(path) as part:
+        Image.fromarray(image).save(part, **options)
 
 
 # --- parts ----------------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image, ImageOps
 
-from gen1_jax.errors import UserError, one_line
+from gen1_jax.errors import UserError, WritingFailed, one_line
+from gen1_jax.files import replacing
 from gen1_jax.video_pixels import SCALER
 from gen1_jax.video_sources import (
     ACCEPTED,
@@ -267,20 +268,14 @@ def write_video(
             f"{path}: {fps} frames per second; accepted is a rate above 0, at most 1000"
         )
     path = check_output(path, overwrite)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix.lower()}")
     write = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp, "": _write_folder}
-    try:
-        write[path.suffix.lower()](temporary, frames, Fraction(fps).limit_denominator(65535))
+    with replacing(path) as part:
+        try:
+            write[path.suffix.lower()](part, frames, Fraction(fps).limit_denominator(65535))
+        except av.FFmpegError as error:
+            raise WritingFailed(f"cannot write {path}: {one_line(error)}") from error
         if path.is_dir():
             shutil.rmtree(path)  # only numbered PNGs, as checked
-        os.replace(temporary, path)
-    except (OSError, av.FFmpegError) as error:
-        raise UserError(f"{path}: cannot be written: {one_line(error)}") from error
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
 
 
 def _write_mp4(path: Path, frames: np.ndarray, fps: Fraction) -> None:

@@ -23,6 +23,7 @@ FLOORS = {
     # pure functions, and leaves that only read or write
     "gen1_jax.attention_kernel": 0,
     "gen1_jax.errors": 0,
+    "gen1_jax.files": 0,
     "gen1_jax.flops": 0,
     "gen1_jax.hardware": 0,
     "gen1_jax.hlo": 0,
@@ -61,6 +62,7 @@ FLOORS = {
 FOR_DATA_PIPELINES = {
     "gen1_jax.batch",
     "gen1_jax.errors",
+    "gen1_jax.files",
     "gen1_jax.video_io",
     "gen1_jax.video_pixels",
     "gen1_jax.video_sources",

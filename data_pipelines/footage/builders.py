@@ -21,10 +21,10 @@ from etils import epath
 
 from data_pipelines.footage import records
 from data_pipelines.footage.duplicates import read_final
-from data_pipelines.footage.parts import Job, WritingFailed
+from data_pipelines.footage.parts import Job
 from data_pipelines.footage.reader import CLIPS, IMAGES, VERSION
 from data_pipelines.quiet import silent_tfds
-from gen1_jax.errors import one_line
+from gen1_jax.errors import WritingFailed, one_line
 
 _SHARD_BYTES = 512 * 2**20
 _AT_ONCE = 64  # records read from a part

@@ -16,7 +16,8 @@ import numpy as np
 
 from data_pipelines.footage.likeness import DISTANCE, bands
 from data_pipelines.footage.outcomes import Outcome
-from data_pipelines.footage.parts import Job, read_part, write_json
+from data_pipelines.footage.parts import Job, read_part
+from gen1_jax.files import write_json
 
 # (part, outcome, record): the place of a record in the order of the inputs
 Place = tuple[int, int, int]
@@ -109,7 +110,7 @@ def write_final(item: tuple[int, Iterable[int]], job: Job) -> int:
         else:
             splits.setdefault(split, []).append((record, size))
     final = {"outcomes": [outcome.to_json() for outcome in outcomes], "splits": splits}
-    write_json(job.part(index, ".final.json"), final)
+    write_json(job.part(index, ".final.json"), final, indent=None)
     return index
 
 

@@ -25,9 +25,10 @@ from data_pipelines.footage import report as reports
 from data_pipelines.footage.clips import ClipSettings
 from data_pipelines.footage.images import ImageSettings
 from data_pipelines.footage.inputs import Group, cut_groups, find_inputs, write_list
-from data_pipelines.footage.parts import Job, is_done, make_part, write_json
+from data_pipelines.footage.parts import Job, is_done, make_part
 from data_pipelines.footage.pipelines import LOCAL, Runner
 from gen1_jax.errors import UserError, one_line
+from gen1_jax.files import read_json, write_json
 
 _FORMAT = 1  # of the parts; another cannot be resumed
 _MOST_INPUTS = {"clips": 64, "images": 4096}  # of a group
@@ -73,12 +74,12 @@ def ingest(
             "inputs": count,
             "fingerprint": fingerprint,
         }
-        done = _read_json(out / reports.REPORT)
+        done = read_json(out / reports.REPORT)
         if done is not None:
             _check_same(asked, done["asked"], f"{out} holds {kind} made", "give another --out")
             shutil.rmtree(work)
             return Result(done, fresh=False)
-        begun = _read_json(work / "asked.json")
+        begun = read_json(work / "asked.json")
         if begun is not None:
             how = f"use the same, or remove {work} to start anew"
             _check_same(asked, begun, f"an ingest into {out} was begun", how)
@@ -136,6 +137,7 @@ def _make_data_set(job: Job, kind: str, num_parts: int, data_dir: Path, runner: 
 @contextlib.contextmanager
 def _work_folder(work: Path) -> Iterator[None]:
     """Held by one process; left only where there is something to resume."""
+    ours = not work.parent.exists()
     try:
         (work / "parts").mkdir(parents=True, exist_ok=True)
         lock = (work / "lock").open("w")
@@ -151,6 +153,8 @@ def _work_folder(work: Path) -> Iterator[None]:
         finally:
             if work.exists() and not (work / "asked.json").exists():
                 shutil.rmtree(work)
+            if ours and not any(work.parent.iterdir()):
+                work.parent.rmdir()
 
 
 def _check_same(asked: dict, before: dict, what: str, how: str) -> None:
@@ -165,15 +169,6 @@ def _check_same(asked: dict, before: dict, what: str, how: str) -> None:
         changes = ["other inputs or captions"]
     if changes:
         raise UserError(f"{what} otherwise: {'; '.join(changes)}; {how}")
-
-
-def _read_json(file: Path) -> dict | None:
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read: {one_line(error)}") from error
 
 
 @contextlib.contextmanager

@@ -25,7 +25,8 @@ from data_pipelines.footage.inputs import Group, Input, find_caption, read_group
 from data_pipelines.footage.likeness import hash_clip, hash_image
 from data_pipelines.footage.outcomes import Outcome
 from data_pipelines.footage.splits import name_split
-from gen1_jax.errors import UserError, one_line
+from gen1_jax.errors import WritingFailed, one_line
+from gen1_jax.files import write_json
 from gen1_jax.video_sources import Unreadable
 
 
@@ -53,10 +54,6 @@ class Job:
         return Path(self.work) / "parts" / f"{index:06d}{suffix}"
 
 
-class WritingFailed(UserError):
-    """A part cannot be written: the fault of no input."""
-
-
 def is_done(job: Job, index: int) -> bool:
     return job.part(index, ".json").exists()
 
@@ -68,20 +65,6 @@ def make_part(group: Group, job: Job) -> int:
             for each in read_group(job.inputs, group):
                 _ingest(each, job, part)
     return group.index
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all.
-
-    Raises:
-        WritingFailed: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(json.dumps(content, separators=(",", ":")))
-        os.replace(temporary, path)
-    except OSError as error:
-        raise WritingFailed(f"cannot write {path}: {one_line(error)}") from error
 
 
 def _ingest(each: Input, job: Job, part: _PartWriter) -> None:
@@ -218,7 +201,7 @@ class _PartWriter:
                 "outcomes": [outcome.to_json() for outcome in self._outcomes],
                 "records": self._records,
             }
-            write_json(self._job.part(self._index, ".json"), content)
+            write_json(self._job.part(self._index, ".json"), content, indent=None)
 
     def _failed(self, error: Exception) -> WritingFailed:
         return WritingFailed(f"cannot write {self._job.work}: {one_line(error)}")

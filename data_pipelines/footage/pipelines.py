@@ -104,7 +104,7 @@ def check_beam() -> None:
             import scenedetect  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"ingest needs {error.name}, which is not installed: pip install 'gen1-jax[beam]'"
+            f"ingest needs {error.name}, which is not installed: pip install -e '.[beam]'"
         ) from error
 
 

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
 from data_pipelines.footage.duplicates import read_final
 from data_pipelines.footage.outcomes import REASONS, UNWANTED, Outcome
-from data_pipelines.footage.parts import Job, WritingFailed, write_json
-from gen1_jax.errors import one_line
+from data_pipelines.footage.parts import Job
+from gen1_jax.files import replacing, write_json
 
 REPORT, INPUTS = "report.json", "inputs.jsonl"
 
 
 def write_inputs(job: Job, num_parts: int, file: Path) -> None:
     """One line an input, in order: path, kept, dropped (reason -> count), note, reason."""
-    temporary = file.with_name(f".{file.name}.part")
-    try:
-        with temporary.open("w") as out:
-            for _, final in read_final(job, num_parts):
-                for fields in final["outcomes"]:
-                    reason = Outcome.from_json(fields).reason
-                    out.write(json.dumps({**fields, "reason": reason}) + "\n")
-        os.replace(temporary, file)
-    except OSError as error:
-        raise WritingFailed(f"cannot write {file}: {one_line(error)}") from error
+    with replacing(file) as part, part.open("w", encoding="utf-8") as out:
+        for _, final in read_final(job, num_parts):
+            for fields in final["outcomes"]:
+                reason = Outcome.from_json(fields).reason
+                out.write(json.dumps({**fields, "reason": reason}) + "\n")
 
 
 def count(job: Job, num_parts: int) -> dict:

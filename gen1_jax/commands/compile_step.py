@@ -4,7 +4,7 @@
     gen1 compile --config paper:blur --topology v5e:16x16 --search
     gen1 compile --config paper:blur --topology v5e:2x4 --what sample
 
-The real TPU compiler does it, on any machine (`pip install gen1-jax[compile]`); no weights and no
+The real TPU compiler does it, on any machine (`pip install -e '.[compile]'`); no weights and no
 data are needed. All seconds and the share of the peak (MFU) are bounds, not measurements. A program
 that does not fit is an answer: exit code 0, and "fits": false in the last line of --json.
 """

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from gen1_jax.conditioning import Conditioner, Frozen
 from gen1_jax.errors import UserError
+from gen1_jax.files import read_json
 from gen1_jax.parallel import batch_parts, batch_sharding, make_mesh, replicated
 from gen1_jax.structure import NUM_LEVELS
 from gen1_jax.tokenizer import load_tokenizer
@@ -240,9 +241,9 @@ def _check(config) -> None:
 
 def _finished(config, folder: Path) -> bool:
     """Whether a folder is whole; UserError if it was made with other settings."""
-    from data_pipelines.encoded_writer import META, check_same, clean, read_settings
+    from data_pipelines.encoded_writer import META, check_same, clean
 
-    known = read_settings(folder / META)
+    known = read_json(folder / META)
     if known is None:
         return False
     check_same({name: config[name] for name in SETTINGS}, known, folder)

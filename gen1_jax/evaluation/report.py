@@ -14,6 +14,7 @@ import numpy as np
 
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation.metrics import Interval, confidence_interval, paired_interval
+from gen1_jax.files import replacing
 
 CONTROLS = ("temporal_scale", "structure_level", "guidance_scale")
 METRICS = (
@@ -243,13 +244,8 @@ def plot_trends(
     path = Path(path)
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"{path}: not a plot's name; accepted are .png, .svg, .pdf")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    with replacing(path) as part:
+        figure.savefig(part)
 
 
 def _plot_curves(panel, control: str, others: list[str], curves: dict, x: str, y: str) -> None:

@@ -22,6 +22,7 @@ from flax import traverse_util
 from safetensors import SafetensorError
 
 from gen1_jax.errors import UserError
+from gen1_jax.files import read_json
 from gen1_jax.weights.naming import (
     match_keys,
     params_to_state_dict,
@@ -240,19 +241,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The content of a model folder's config.json."""
     if not folder.is_dir():
         raise UserError(f"no model folder {folder}; give a folder with {CONFIG} and safetensors")
-    config = _read_json(folder / CONFIG)
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / CONFIG} is no model config; it must hold a JSON object")
+    config = read_json(folder / CONFIG)
+    if config is None:
+        raise UserError(f"no {CONFIG} in {folder}; it is no model folder")
     return config
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no {file.name} in {file.parent}; it is no model folder") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {file}: {error}") from error
 
 
 def _swap(new: Path, folder: Path) -> None:
