@@ -190,7 +190,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     if frozen and not idle:
         notes.append("of the frozen networks model FLOPs count a backward pass too")
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
-    step = make_step(config, loss, optimizer)
+    step = make_step(config, loss, optimizer, state.params)
     settings = {
         "what": "train",
         "batch": _shapes(batch),

@@ -8,6 +8,7 @@ import platform
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,42 @@ def state_sharding(
         return NamedSharding(mesh, PartitionSpec(*spec)) if any(spec) else replicated(mesh)
 
     return jax.tree.map(choose, shapes)
+
+
+def gather(params: PyTree, shardings: PyTree, dtype: Any) -> PyTree:
+    """Split parameters, whole on every device for one pass; their gradients are split again.
+
+    So a device computes with its part of the batch alone. Left to itself the compiler goes on with
+    a kernel's split in what the kernel makes, and then moves activations between devices.
+
+    Args:
+      params: arrays.
+      shardings: where they live, one for each.
+      dtype: compute type; kernels are sent in it, which is what layers use of them.
+    """
+
+    def whole(path, x: jax.Array, sharding: NamedSharding) -> jax.Array:
+        if sharding.is_fully_replicated:
+            return x
+        return _gather(x.astype(dtype) if path[-1].key == "kernel" else x, sharding)
+
+    return jax.tree_util.tree_map_with_path(whole, params, shardings)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gather(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, replicated(sharding.mesh))
+
+
+def _gather_forward(x: jax.Array, sharding: NamedSharding) -> tuple[jax.Array, None]:
+    return _gather(x, sharding), None
+
+
+def _gather_backward(sharding: NamedSharding, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.with_sharding_constraint(gradient, sharding),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
 
 
 def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:

@@ -25,7 +25,7 @@ from gen1_jax.conditioning import Conditioner, Frozen
 from gen1_jax.errors import UserError
 from gen1_jax.models.unet import REMAT
 from gen1_jax.objectives import Loss, Objective, make_objective
-from gen1_jax.parallel import make_mesh, put_batch, replicated, state_sharding, to_host
+from gen1_jax.parallel import gather, make_mesh, put_batch, replicated, state_sharding, to_host
 from gen1_jax.telemetry import FlopCounter, Interval, Profiler, TimeAccount
 from gen1_jax.weights.folder import (
     init_params,
@@ -133,11 +133,19 @@ def accumulate(
     return jax.tree.map(lambda x: x / microbatches, total)
 
 
-def make_step(config: Any, loss: Loss, optimizer: Optimizer) -> Callable:
-    """`train_step` of a config, to be compiled: (state, batch, frozen, learning rate) → same."""
+def make_step(config: Any, loss: Loss, optimizer: Optimizer, params: Any) -> Callable:
+    """`train_step` of a config, to be compiled: (state, batch, frozen, learning rate) → same.
+
+    `params` are those of the state, or their shapes; it is their shardings that count.
+    """
+    shardings, dtype = jax.tree.map(lambda x: x.sharding, params), jnp.dtype(config.dtype)
+
+    def loss_of_split(params: Any, *arguments: Any) -> Any:
+        return loss(gather(params, shardings, dtype), *arguments)
+
     step = partial(
         train_step,
-        loss=loss,
+        loss=loss_of_split,
         optimizer=optimizer,
         ema_decay=config.ema_decay,
         seed=config.seed,
@@ -275,7 +283,7 @@ def train(
         if after is not before:
             state = _replace_params(state, after)
 
-    step_fn = make_step(config, objective.loss, optimizer)
+    step_fn = make_step(config, objective.loss, optimizer, state.params)
     lead = jax.process_index() == 0  # it alone writes and speaks
     workdir.mkdir(parents=True, exist_ok=True)
     if lead:

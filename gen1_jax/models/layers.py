@@ -32,7 +32,10 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class Dense(nn.Module):
-    """y = x @ kernel + bias, over the last axis. Parameters: kernel [in, out], bias [out]."""
+    """y = x @ kernel + bias, over the last axis. Parameters: kernel [in, out], bias [out].
+
+    `apart` returns (x @ kernel, bias), for what comes next to add them.
+    """
 
     features: int
     use_bias: bool = True
@@ -40,11 +43,13 @@ class Dense(nn.Module):
     kernel_init: Callable = fan_in_uniform
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, apart: bool = False) -> Any:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", zeros, (self.features,)) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = matmul(x, kernel)
+        if apart:
+            return y, bias
         return y if bias is None else y + bias
 
 
@@ -298,10 +303,14 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 
 
 @jax.checkpoint
-def geglu(both: jax.Array) -> jax.Array:
-    """hidden · gelu(gate), side by side in `both` [... 2c] → [... c] (Shazeer 2020)."""
-    hidden, gate = jnp.split(both, 2, axis=-1)
-    return hidden * gelu(gate)
+def geglu(both: jax.Array, bias: jax.Array) -> jax.Array:
+    """hidden · gelu(gate), side by side in `both` + `bias` [... 2c] → [... c] (Shazeer 2020).
+
+    The bias is added here, half by half: so its gradient, a sum over all places, is taken where
+    those of hidden and gate are made, and they are not read again for it.
+    """
+    (hidden, gate), (hidden_bias, gate_bias) = jnp.split(both, 2, axis=-1), jnp.split(bias, 2)
+    return (hidden + hidden_bias) * gelu(gate + gate_bias)
 
 
 def gelu(x: jax.Array) -> jax.Array:

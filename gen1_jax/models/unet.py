@@ -184,7 +184,7 @@ class GEGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return geglu(Dense(2 * self.features, dtype=self.dtype, name="proj")(x))
+        return geglu(*Dense(2 * self.features, dtype=self.dtype, name="proj")(x, apart=True))
 
 
 class TransformerBlock(nn.Module):
