@@ -215,6 +215,8 @@ class Program:
         channels = set()
         for instruction, where in self._each():
             kind = instruction.opcode.removesuffix("-start")
+            if kind == "all-reduce" and where.startswith("all-reduce-scatter"):
+                kind = "reduce-scatter"  # on TPU a fusion: each chip gets its slice of the sum
             channel = re.search(r"channel_id=(\d+)", instruction.attributes)
             if kind not in _SENT or (channel and (kind, channel[1]) in channels):
                 continue

@@ -68,6 +68,13 @@ TPU = """HloModule jit_step
   ROOT %dot = bf16[8,128]{1,0} convolution(%p0, %p1), dim_labels=bf_io->bf
 }
 
+%all-reduce-scatter.1 (p2: bf16[8,128]) -> bf16[4,128] {
+  %p2 = bf16[8,128]{1,0} parameter(0)
+  %sum = bf16[8,128]{1,0} all-reduce(%p2), channel_id=2, replica_groups={{0,1},{2,3},{4,5},{6,7}}
+  %zero = s32[] constant(0)
+  ROOT %slice = bf16[4,128]{1,0} dynamic-slice(%sum, %zero, %zero), dynamic_slice_sizes={4,128}
+}
+
 ENTRY %main (a: bf16[8,128], b: bf16[128,128]) -> bf16[8,128] {
   %a = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0)
   %b = bf16[128,128]{1,0:T(8,128)(2,1)S(1)} parameter(1)
@@ -77,6 +84,7 @@ ENTRY %main (a: bf16[8,128], b: bf16[128,128]) -> bf16[8,128] {
     '"transcendentals":"3","bytes_accessed":"5000","remote_bytes_transferred":"0"}}}'
 ) + """
   %u = bf16[8,128]{1,0} custom-call(%k), custom_call_target="tpu_custom_call"
+  %s = bf16[4,128]{1,0} fusion(%u), kind=kCustom, calls=%all-reduce-scatter.1
   ROOT %r = bf16[8,128]{1,0} all-reduce(%u), channel_id=1, """ + (
     "replica_groups=mesh['data'=4,'fsdp'=2] {'data'}, use_global_device_ids=true, to_apply=%sum\n}"
 )  # fmt: skip
@@ -87,7 +95,10 @@ def test_a_tpu_s_program():
     assert program.flops() == 2 * 8 * 128 * 128 + 1000
     array = 8 * 128 * 2
     # The fusion reads a and writes f, for b is in fast memory; a kernel counts as it says, or as
-    # what goes in and out; the sum reads and writes.
-    assert program.memory_traffic() == 2 * array + 5000 + 2 * array + 2 * array
+    # what goes in and out; the sums read and write, the scattered one half.
+    assert program.memory_traffic() == 2 * array + 5000 + 2 * array + 1.5 * array + 2 * array
     assert program.uncounted_kernels() == ["u"]
-    assert program.collectives(8) == {"all-reduce": (1, array, 2 * 3 / 4 * array)}
+    assert program.collectives(8) == {
+        "reduce-scatter": (1, array, 1 / 2 * array),
+        "all-reduce": (1, array, 2 * 3 / 4 * array),
+    }
