@@ -110,6 +110,7 @@ def training(name: str, objective: str, **fields) -> ConfigDict:
         # (Axis of a parameter, axis of the mesh): where parameters and optimiser are split; the
         # first that divides. `out` and `in` are a kernel's channels.
         "sharding": (("out", "fsdp"), ("in", "fsdp")),
+        "split_from": 2**14,  # elements of a parameter; smaller ones are on every device
         "microbatches": 1,  # parts of a batch that are computed one after another
         "remat": "none",  # of a UNet: what the backward pass keeps; gen1_jax/models/unet.py
         "seed": 0,

@@ -172,7 +172,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     conditioner, frozen = describe_frozen(models, jnp.dtype(config.dtype), mesh)
     loss = make_objective(config.objective, module, conditioner, config.loss.to_dict()).loss
     optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
-    state = state_template(module, optimizer, mesh, config.sharding)
+    state = state_template(module, optimizer, mesh, config)
     batch = _placed(batch_shapes(config, images), batch_sharding(mesh))
     if mesh.shape[FRAMES] > 1:
         raise UserError("mesh.frames is for editing; training takes 1")

@@ -86,11 +86,16 @@ _LOGICAL_AXES = {
     3: ("place", "in", "out"),
     4: ("place", "place", "in", "out"),
 }
-SHARDING = (("out", FSDP), ("in", FSDP))  # the rules of a config that has none of its own
+# Where no config says otherwise.
+SHARDING = (("out", FSDP), ("in", FSDP))
+SPLIT_FROM = 2**14
 
 
 def state_sharding(
-    mesh: Mesh, shapes: PyTree, rules: Sequence[tuple[str, str]] = SHARDING
+    mesh: Mesh,
+    shapes: PyTree,
+    rules: Sequence[tuple[str, str]] = SHARDING,
+    split_from: int = SPLIT_FROM,
 ) -> PyTree:
     """A sharding for each array of a state: parameters, their average, the optimiser's moments.
 
@@ -98,8 +103,8 @@ def state_sharding(
       mesh: the devices.
       shapes: of the arrays.
       rules: (logical axis, mesh axis), the first that can be followed first: an axis that the mesh
-        axis does not divide stays whole, and a mesh axis is taken once. Small arrays are
-        everywhere.
+        axis does not divide stays whole, and a mesh axis is taken once.
+      split_from: elements; a smaller array is everywhere.
 
     Raises:
       UserError: a rule that names no axis.
@@ -115,7 +120,7 @@ def state_sharding(
     def choose(x) -> NamedSharding:
         names = _LOGICAL_AXES.get(len(x.shape), ())
         spec: list[str | None] = [None] * len(names)
-        for name, mesh_axis in rules if math.prod(x.shape) >= 2**14 else ():
+        for name, mesh_axis in rules if math.prod(x.shape) >= split_from else ():
             size = mesh.shape[mesh_axis]
             for i in range(len(names)):
                 free = spec[i] is None and mesh_axis not in spec

@@ -264,7 +264,7 @@ def train(
     frozen = jax.device_put(frozen, replicated(mesh))
 
     # ---- restore, or create and prepare from the data
-    restored = checkpoints.restore(state_template(module, optimizer, mesh, config.sharding))
+    restored = checkpoints.restore(state_template(module, optimizer, mesh, config))
     if restored is not None:
         state, data_state = restored
         if int(state.step) > config.num_steps:
@@ -469,13 +469,13 @@ def _replace_params(state: TrainState, params: Any) -> TrainState:
     return state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
 
 
-def state_template(module: nn.Module, optimizer, mesh, rules) -> TrainState:
+def state_template(module: nn.Module, optimizer, mesh, config) -> TrainState:
     """Shapes, types and shardings of a state, without computing any."""
     shapes = jax.eval_shape(partial(_new_state, optimizer), param_template(module))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
-        state_sharding(mesh, shapes, rules),
+        state_sharding(mesh, shapes, config.sharding, config.split_from),
     )
 
 
@@ -494,7 +494,8 @@ def _create_state(config, module: nn.Module, optimizer, mesh) -> TrainState:
         )
         tqdm.write(f"{config.name}: from {config.init_from}: {report}")
     create = partial(_new_state, optimizer)
-    sharding = state_sharding(mesh, jax.eval_shape(create, params), config.sharding)
+    shapes = jax.eval_shape(create, params)
+    sharding = state_sharding(mesh, shapes, config.sharding, config.split_from)
     return jax.jit(create, out_shardings=sharding)(params)
 
 
