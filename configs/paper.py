@@ -237,7 +237,7 @@ def _stage(name: str, init_from: str, num_steps: int, **fields):
         ema_decay=0.9999,
         dtype="bfloat16",  # parameters, their average and Adam's moments are float32
         # Of 128 chips of v5p; `gen1 compile --search` finds what fits elsewhere.
-        mesh={"data": -1, "fsdp": 1, "frames": 1},
+        mesh={"data": -1, "fsdp": 8, "frames": 1},
         microbatches=1,
         remat="none",
         log_every=50,

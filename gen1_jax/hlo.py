@@ -191,7 +191,10 @@ class Program:
             return said
         operands = [self._shapes[where].get(name, ()) for name in instruction.operands]
         read, written = [_main_bytes(s) for s in operands], _main_bytes(instruction.shapes)
-        if opcode.endswith("-start"):  # the result holds the operands again
+        if opcode == "slice-start":  # of the result's arrays the operand is the first
+            part = instruction.shapes[1]
+            read, written = [part.bytes if read[0] else 0], _main_bytes((part,))
+        elif opcode.endswith("-start"):  # the result holds the operands again
             written = max(0, written - sum(read))
         elif opcode == "fusion":
             fused = self.computations[instruction.called()["calls"]]

@@ -83,6 +83,8 @@ ENTRY %main (a: bf16[8,128], b: bf16[128,128]) -> bf16[8,128] {
     'backend_config={"custom_call_config":{"body":"TUz","cost_estimate":{"flops":"1000",'
     '"transcendentals":"3","bytes_accessed":"5000","remote_bytes_transferred":"0"}}}'
 ) + """
+  %k1 = ((bf16[8,128]{1,0}), bf16[2,128]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%k), slice={[0:2]}
+  %k2 = bf16[2,128]{1,0:S(1)} slice-done(%k1)
   %u = bf16[8,128]{1,0} custom-call(%k), custom_call_target="tpu_custom_call"
   %s = bf16[4,128]{1,0} fusion(%u), kind=kCustom, calls=%all-reduce-scatter.1
   ROOT %r = bf16[8,128]{1,0} all-reduce(%u), channel_id=1, """ + (
@@ -96,7 +98,9 @@ def test_a_tpu_s_program():
     array = 8 * 128 * 2
     # The fusion reads a and writes f, for b is in fast memory; a kernel counts as it says, or as
     # what goes in and out; the sums read and write, the scattered one half.
-    assert program.memory_traffic() == 2 * array + 5000 + 2 * array + 1.5 * array + 2 * array
+    # What is sliced into fast memory ahead of its use is read, a quarter of the array.
+    sums = 1.5 * array + 2 * array
+    assert program.memory_traffic() == 2 * array + 5000 + array / 4 + 2 * array + sums
     assert program.uncounted_kernels() == ["u"]
     assert program.collectives(8) == {
         "reduce-scatter": (1, array, 1 / 2 * array),
