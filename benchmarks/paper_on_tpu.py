@@ -23,10 +23,11 @@ CASES = {
     "v5p": f"{VIDEO} --topology v5p:4x4x8",
     "v5p images": f"{IMAGES} --topology v5p:4x4x8",
     "v5e": f"{VIDEO} --topology v5e:8x16 --microbatches 9 --set mesh.fsdp=16",
-    "v6e": f"{VIDEO} --topology v6e:8x16 --microbatches 3 --set mesh.fsdp=4",
-    "sampling": "--config paper:blur --what sample --topology v5p:2x2x1 --steps 50",
+    "v6e": f"{VIDEO} --topology v6e:8x16 --microbatches 9 --set mesh.fsdp=16",
+    "sampling": "--config paper:blur --what sample --topology v5p:2x2x1 --steps 50"
+    " --set mesh.fsdp=1",
     "frames": "--config paper:blur --what sample --topology v5p:2x2x2 --steps 50 --batch-size 1"
-    " --set mesh.data=1 mesh.frames=8",
+    " --set mesh.data=1 mesh.fsdp=1 mesh.frames=8",
 } | {
     f"scaling {chips}": f"{VIDEO} --topology v5p:{layout} --set data.batch_size={9 * chips}"
     f" data.image_batch_size={72 * chips}"

@@ -1,5 +1,6 @@
 """`gen1 compile`: what it reports, on CPU devices; what it says where a program does not fit."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from gen1_jax.ahead_of_time import make_target, measure, read_out_of_memory, tra
 from gen1_jax.commands import compile_step
 from gen1_jax.errors import UserError
 from gen1_jax.hardware import CHIPS
-from gen1_jax.models.unet import VideoUNet
+from gen1_jax.models.unet import REMAT, VideoUNet
 from gen1_jax.weights.folder import param_template
 
 CONFIG = f"{micro.__file__}"
@@ -92,6 +93,56 @@ def test_a_program_that_does_not_fit_is_an_answer():
     assert not report.fits
     assert "does not fit" in compile_step.table(report)
     assert "--microbatches" in compile_step.table(report)
+
+
+# Seconds by microbatches, of four clips a chip: of arithmetic, and of memory; None does not fit.
+@pytest.mark.parametrize(
+    ("seconds", "tried", "best"),
+    [
+        # Arithmetic is all that is waited for, and nothing is computed twice: no more is tried.
+        ({1: (2, 1), 2: (2, 1), 4: (2, 1)}, [("none", 1)], ("none", 1)),
+        ({1: None, 2: (2, 1), 4: (2, 1)}, [("none", 1), ("none", 2)], ("none", 2)),
+        # Waiting for memory, more microbatches may wait less, and other remats too.
+        ({1: (2, 4), 2: (2, 1), 4: (2, 1)}, [("none", 1), ("none", 2)], ("none", 2)),
+        (
+            {1: (2, 5), 2: (2, 4), 4: (2, 3)},
+            [(remat, count) for remat in REMAT for count in (1, 2, 4)],
+            ("none", 4),
+        ),
+        (
+            {1: None, 2: None, 4: None},
+            [(remat, count) for remat in REMAT for count in (1, 2, 4)],
+            None,
+        ),
+    ],
+)
+def test_a_search_ends_where_nothing_can_be_better(monkeypatch, capsys, seconds, tried, best):
+    def measure(work, target):
+        settings = work.settings | {"topology": "v5e:1x2", "chips": 2, "mesh": {"data": 2}}
+        found = seconds[settings["microbatches"]]
+        report = ahead_of_time.Report(settings, 1, found is not None, 2**33, 2**34, 1)
+        if found is None:
+            return report
+        arithmetic, memory = (x + (settings["remat"] != "none") for x in found)
+        return dataclasses.replace(
+            report,
+            **{"flops": 1.0, "bytes": 1.0, "mfu_bound": 0.9 / max(arithmetic, memory)},
+            **{"arithmetic_seconds": arithmetic, "memory_seconds": memory},
+            interconnect_seconds=0.0,
+        )
+
+    monkeypatch.setattr(ahead_of_time, "measure", measure)
+    options = ["--topology", "cpu:2", "--search", "--json", "--set", "data.batch_size=8"]
+    assert cli.main(["compile", "--config", f"{CONFIG}:blur", *options]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    found = json.loads(last)
+
+    def name(report):
+        return report["settings"]["remat"], report["settings"]["microbatches"]
+
+    assert [name(report) for report in found["search"]] == tried
+    assert (found["best"] and name(found["best"])) == best
+    assert any(line.startswith("best" if best else "does not fit") for line in table)
 
 
 # The compiler's own words.

@@ -48,7 +48,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--search",
         action="store_true",
-        help="train: for each remat the fewest microbatches that fit, and the best of these",
+        help="train: tries remats and microbatches, and finds the best that fits",
     )
     parser.add_argument("--batch-size", type=int, help="sample: clips (default: one a chip)")
     parser.add_argument("--steps", type=int, default=50, help="sample: DDIM steps (%(default)s)")
@@ -159,7 +159,12 @@ def model_configs(spec: str, folders) -> dict[str, dict]:
 
 
 def search(args, config, target):
-    """Yields a report for every number of microbatches tried, each printed as it is there."""
+    """Yields a report for every number of microbatches tried, each printed as it is there.
+
+    More microbatches than fit can still be faster: what they compute with stays in fast memory.
+    Not if arithmetic is what is waited for; and if nothing is computed twice either, nothing beats
+    it.
+    """
     from gen1_jax import ahead_of_time
     from gen1_jax.models.unet import REMAT
 
@@ -172,8 +177,16 @@ def search(args, config, target):
             report = ahead_of_time.measure(make_work(args, config, target), target)
             print(search_line(report), flush=True)
             yield report
-            if report.fits:  # more microbatches only move more
+            if report.fits and waits_for_arithmetic(report):
+                if remat == "none":
+                    return
                 break
+
+
+def waits_for_arithmetic(report) -> bool:
+    """Or nothing is known of the chip."""
+    moved = (report.memory_seconds or 0, report.interconnect_seconds or 0)
+    return (report.arithmetic_seconds or 0) >= max(moved)
 
 
 # ---------------------------------------------------------------- tables
