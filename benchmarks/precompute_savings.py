@@ -62,7 +62,7 @@ def count(images: bool) -> dict[str, float]:
     from gen1_jax.flops import count_flops
     from gen1_jax.objectives import make_objective
     from gen1_jax.parallel import make_mesh
-    from gen1_jax.training import make_module
+    from gen1_jax.train_step import make_module
     from gen1_jax.weights.folder import param_template
 
     found = {}

@@ -33,7 +33,7 @@ from gen1_jax.parallel import (
     make_mesh,
     replicated,
 )
-from gen1_jax.training import make_module, make_optimizer, make_step, state_template
+from gen1_jax.train_step import make_module, make_optimizer, make_step, state_template
 from gen1_jax.weights.folder import module_from_config, param_template
 
 TPUS = ("v4", "v5e", "v5p", "v6e")

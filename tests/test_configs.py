@@ -14,7 +14,8 @@ from gen1_jax.commands.parts import KINDS
 from gen1_jax.conditioning import SETTINGS, Conditioner
 from gen1_jax.errors import UserError
 from gen1_jax.objectives import make_objective
-from gen1_jax.training import check_settings, make_optimizer
+from gen1_jax.train_step import make_optimizer
+from gen1_jax.training import check_settings
 from gen1_jax.weights.folder import module_from_config, param_template
 from gen1_jax.weights.merge import merge_params
 

@@ -49,6 +49,7 @@ FLOORS = {
     "gen1_jax.checkpoint": 3,
     # what the software does
     "gen1_jax.objectives": 4,
+    "gen1_jax.train_step": 4,
     "gen1_jax.training": 4,
     "gen1_jax.ahead_of_time": 4,
     "gen1_jax.editing": 4,

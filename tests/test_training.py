@@ -26,7 +26,15 @@ from gen1_jax.errors import UserError
 from gen1_jax.objectives import Objective
 from gen1_jax.parallel import make_mesh
 from gen1_jax.structure import model_input
-from gen1_jax.training import TrainState, make_optimizer, train, train_step
+from gen1_jax.train_step import (
+    TrainState,
+    make_optimizer,
+    make_step,
+    new_state,
+    state_template,
+    train_step,
+)
+from gen1_jax.training import train
 from gen1_jax.weights.folder import load_model, module_from_config
 
 # ------------------------------------------------------------------------------------- one step
@@ -187,7 +195,7 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
     batch = Batch(content=normal(3, 12, 3))
     optimizer = make_optimizer(num_steps=9, learning_rate=0.1, warmup_steps=0)
     settings = {"loss": loss, "optimizer": optimizer, "ema_decay": 0.9, "seed": 0}
-    state = training._new_state(optimizer, PARAMS)
+    state = new_state(optimizer, PARAMS)
     whole, parts = (
         train_step(state, batch, {}, 0.1, **settings, microbatches=count) for count in (1, 4)
     )
@@ -223,7 +231,7 @@ def bad_from(first: int, last: int):
 
 def test_a_step_without_numbers_changes_nothing_and_is_counted():
     optimizer = make_optimizer(num_steps=10, learning_rate=0.1, warmup_steps=0)
-    state = training._new_state(optimizer, PARAMS)
+    state = new_state(optimizer, PARAMS)
     counts = []
     for step in range(5):
         batch = Batch(content=jnp.full((1, 3), step))
@@ -400,13 +408,13 @@ def test_sharded_parameters_train_to_the_same_numbers(quick):
     results = []
     for count, fsdp in ((1, 1), (4, 2)):
         mesh = make_mesh(fsdp=fsdp, devices=jax.devices()[:count])
-        template = training.state_template(module, optimizer, mesh, config)
+        template = state_template(module, optimizer, mesh, config)
         state = jax.tree.map(
             lambda x, t: jax.device_put(np.array(x), t.sharding),
-            training._new_state(optimizer, params),
+            new_state(optimizer, params),
             template,
         )
-        step = training.make_step(config, loss, optimizer, template.params)
+        step = make_step(config, loss, optimizer, template.params)
         state, metrics = step(state, training.put_batch(Batch(content=x), mesh), {}, 1e-3)
         # Adam's first update is a sign; its moment is the gradient.
         moments = optax.tree.get(state.opt_state, "mu")
