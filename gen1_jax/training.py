@@ -1,7 +1,6 @@
 """The training loop, for every model and stage: data, steps, checkpoints, pictures, signals."""
 
 import contextlib
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from gen1_jax.batch import Batch
 from gen1_jax.checkpoint import Checkpoints
 from gen1_jax.conditioning import Conditioner
 from gen1_jax.errors import UserError
+from gen1_jax.files import read_json, write_json
 from gen1_jax.objectives import Objective, make_objective
 from gen1_jax.parallel import make_mesh, put_batch, replicated, state_sharding, to_host
 from gen1_jax.telemetry import FlopCounter, Interval, Profiler, TimeAccount
@@ -123,8 +123,7 @@ def train(
     lead = jax.process_index() == 0  # it alone writes and speaks
     workdir.mkdir(parents=True, exist_ok=True)
     if lead:
-        settings = json.dumps(config.to_dict(), indent=2) + "\n"
-        (workdir / SAVED_CONFIG).write_text(settings, encoding="utf-8")
+        write_json(workdir / SAVED_CONFIG, config.to_dict())
     preview = _Previews(config, workdir, objective, make_preview_batch)
     first = int(state.step)
     # What was logged after the checkpoint is logged again.
@@ -211,8 +210,7 @@ def train(
         if jax.process_index() == 0:
             module = objective.finish(module, average, typed)
             save_model(folder, module, average)
-            finished = json.dumps({"steps": config.num_steps}) + "\n"
-            (workdir / "finished.json").write_text(finished, encoding="utf-8")
+            write_json(workdir / "finished.json", {"steps": config.num_steps})
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("finished")
     return folder
@@ -376,7 +374,4 @@ def _stop_on_signals() -> Iterator[_Stop]:
 
 
 def _finished_steps(workdir: Path) -> int | None:
-    try:
-        return json.loads((workdir / "finished.json").read_text())["steps"]
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
-        return None
+    return (read_json(workdir / "finished.json") or {}).get("steps")

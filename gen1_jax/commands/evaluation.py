@@ -11,6 +11,7 @@ from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation import report
 from gen1_jax.evaluation.sweep import Item, Palette, make_grid, run_sweep
+from gen1_jax.files import write_json
 from gen1_jax.video_io import read_video, write_video
 
 LAST_PICTURE = "edits.gif"  # written after all others
@@ -100,7 +101,7 @@ def summarise(records: list[dict], workdir: Path, grid: list[dict]) -> None:
     ]
     values = {name: [r[name] for r in base if r.get(name) is not None] for name in HEADLINE}
     headline = {name: float(np.clip(np.mean(v), 0, 1)) for name, v in values.items() if v}
-    (workdir / "metrics.json").write_text(json.dumps(headline, indent=2) + "\n")
+    write_json(workdir / "metrics.json", headline)
     # Clips of one frame have no consistency between frames to plot.
     if len(grid) > 1 and any("frame_consistency" in record for record in records):
         report.plot_trends(records, workdir / "trends.png")
