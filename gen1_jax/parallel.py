@@ -43,7 +43,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, frames: int = 1, devices: list | No
     if -1 in shape:
         shape[shape.index(-1)] = max(1, len(devices) // -math.prod(shape))
     if math.prod(shape) != len(devices):
-        raise UserError(f"{axes} does not fit {len(devices)} devices")
+        raise UserError(
+            f"{axes} does not fit {len(devices)} devices; accepted: sizes whose product is that"
+        )
     slices = len({getattr(d, "slice_index", 0) for d in devices if d.platform == "tpu"})
     if slices > 1 and shape[0] % slices:
         raise UserError(f"{axes}: the {slices} slices of this job must divide data={shape[0]}")
