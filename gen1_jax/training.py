@@ -22,7 +22,7 @@ from gen1_jax.conditioning import Conditioner
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json, write_json
 from gen1_jax.objectives import Objective, make_objective
-from gen1_jax.parallel import make_mesh, put_batch, replicated, state_sharding, to_host
+from gen1_jax.parallel import make_mesh, put_batch, replicated, to_host
 from gen1_jax.telemetry import FlopCounter, Interval, Profiler, TimeAccount
 from gen1_jax.train_step import (
     TrainState,
@@ -32,11 +32,7 @@ from gen1_jax.train_step import (
     new_state,
     state_template,
 )
-from gen1_jax.weights.folder import (
-    init_params,
-    load_model,
-    save_model,
-)
+from gen1_jax.weights.folder import init_params, load_model, save_model
 from gen1_jax.weights.merge import merge_params
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -100,7 +96,8 @@ def train(
     frozen = jax.device_put(frozen, replicated(mesh))
 
     # ---- restore, or create and prepare from the data
-    restored = checkpoints.restore(state_template(module, optimizer, mesh, config))
+    template = state_template(module, optimizer, mesh, config)
+    restored = checkpoints.restore(template)
     if restored is not None:
         state, data_state = restored
         if int(state.step) > config.num_steps:
@@ -110,7 +107,7 @@ def train(
             )
         _set_data_state(batches, data_state, config.name)
     else:
-        state = _create_state(config, module, optimizer, mesh)
+        state = _create_state(config, module, optimizer, template)
         data_state = batches.get_state()
         typed = (Batch.from_dict(batch).widened() for batch in batches)
         before = to_host(state.params)
@@ -297,7 +294,7 @@ def _replace_params(state: TrainState, params: Any) -> TrainState:
     return state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
 
 
-def _create_state(config, module: nn.Module, optimizer, mesh) -> TrainState:
+def _create_state(config, module: nn.Module, optimizer, template: TrainState) -> TrainState:
     """Random parameters, or those of `init_from` merged loudly; the state is sharded at birth."""
     loaded = None
     if config.init_from:
@@ -311,10 +308,8 @@ def _create_state(config, module: nn.Module, optimizer, mesh) -> TrainState:
             init_params(module, key, known=loaded), loaded, **config.merge.to_dict()
         )
         tqdm.write(f"{config.name}: from {config.init_from}: {report}")
-    create = partial(new_state, optimizer)
-    shapes = jax.eval_shape(create, params)
-    sharding = state_sharding(mesh, shapes, config.sharding, config.split_from)
-    return jax.jit(create, out_shardings=sharding)(params)
+    sharding = jax.tree.map(lambda x: x.sharding, template)
+    return jax.jit(partial(new_state, optimizer), out_shardings=sharding)(params)
 
 
 class _Previews:
@@ -374,4 +369,7 @@ def _stop_on_signals() -> Iterator[_Stop]:
 
 
 def _finished_steps(workdir: Path) -> int | None:
-    return (read_json(workdir / "finished.json") or {}).get("steps")
+    try:
+        return (read_json(workdir / "finished.json") or {}).get("steps")
+    except UserError:  # damaged: the run ends, and says so, once more
+        return None

@@ -317,7 +317,8 @@ def start(config):
     module = module_from_config(config.model.to_dict())
     optimizer = make_optimizer(num_steps=2, **config.optimizer)
     mesh = make_mesh(devices=jax.devices()[:1])
-    return training._create_state(config, module, optimizer, mesh), module
+    template = state_template(module, optimizer, mesh, config)
+    return training._create_state(config, module, optimizer, template), module
 
 
 def test_the_image_stage_starts_from_an_imported_checkpoint(micro_run, quick, tmp_path, capsys):
