@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	&& echo $$p && break; done)
-# Two files of tests at a time: one compiles while the other computes.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Two files of tests at a time: one compiles while the other computes. A process that crashes ends
+# the run and names its test: replaced, it can leave pytest-xdist (3.8) waiting for ever.
+PYTEST_ARGS ?= -n 2 --dist loadfile --max-worker-restart 0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := $(BIN)/pip-compile --quiet --strip-extras --no-annotate --no-header --no-emit-options \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host

@@ -97,13 +97,19 @@ class Profiler(contextlib.AbstractContextManager):
     def __init__(self, folder: Path, count: int, first: int):
         self._folder, self._steps, self._on = folder, (first + 2, first + 2 + count), False
 
-    def before(self, step: int) -> None:
+    def step(self, step: int) -> contextlib.AbstractContextManager:
+        """To enter around a step; the profile shows it by its number."""
         begin, end = self._steps
         if step == begin < end:
-            jax.profiler.start_trace(str(self._folder))
+            options = jax.profiler.ProfileOptions()
+            # Tracing Python's calls reaches into the states of all threads, and crashes the
+            # process where one ends meanwhile; readers and savers of checkpoints do.
+            options.python_tracer_level = 0
+            jax.profiler.start_trace(str(self._folder), profiler_options=options)
             self._on = True
         elif step == end:
             self.__exit__()
+        return jax.profiler.StepTraceAnnotation("train", step_num=step)
 
     def __exit__(self, *error: Any) -> None:
         if self._on:

@@ -160,8 +160,7 @@ def train(
             shape = jax.tree.map(jnp.shape, batch)
             new = str(shape) not in seen
             seen.add(str(shape))
-            with time_account.spend("compile" if new else "step"):
-                profiler.before(step)
+            with time_account.spend("compile" if new else "step"), profiler.step(step):
                 flops.add(state.params, frozen, batch)
                 with jax.set_mesh(mesh):  # for kernels, which each device runs on its own part
                     state, metrics = step_fn(state, batch, frozen, optimizer.learning_rate(step))

@@ -303,7 +303,16 @@ def test_a_run_says_where_its_time_goes(micro_run, quick, tmp_path, monkeypatch)
     monkeypatch.setattr(training.SummaryWriter, "add_scalar", record)
     config = load(micro_run, "autoencoder", num_steps=6)
     train(config, tmp_path, stream(config), None, progress=False, profile=2)
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    events = [
+        event
+        for plane in jax.profiler.ProfileData.from_file(str(trace)).planes
+        for line in plane.lines
+        for event in line.events
+    ]
+    assert [dict(event.stats)["step_num"] for event in events if event.name == "train"] == [2, 3]
+    # Nor the calls of Python (`$file.py:1 name`): tracing those can crash a process of threads.
+    assert not [event.name for event in events if event.name.startswith("$")]
     for name in ("examples_per_second", "model_teraflops_per_second", "time/data", "time/other"):
         assert len(scalars[name]) == 6 and min(scalars[name]) > 0, name
     assert scalars["time/compile"][0] > 0 and "mfu" not in scalars  # nobody rates a CPU so
