@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
-from gen1_jax.errors import UserError
+from gen1_jax.errors import UserError, one_line
 
 MAX_FAILURES = 3  # saves in a row that may fail before training stops
 
@@ -20,25 +21,41 @@ MAX_FAILURES = 3  # saves in a row that may fail before training stops
 class Checkpoints:
     """The checkpoints of one run folder.
 
-    Saving is asynchronous, and a checkpoint appears whole or not at all.
+    Saving is asynchronous, and a checkpoint appears whole or not at all. Among several processes
+    all call the same methods at the same steps, and what fails on one has failed on all.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
         self._folder, self._keep = Path(folder).absolute(), keep
         self._saving: int | None = None  # the step whose save is under way
         self._failures = 0  # saves that failed in a row
+        self._managers = 0  # made so far
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
         """Made when it is needed: a run that fails before its first save leaves no folder."""
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every file it touches
-        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Named, they meet through the coordinator, and one that fails is missed after a while. Else
+        # they would meet in collectives, where it would meet the others in the wrong one. Meetings
+        # are counted by each process, so a manager after a failure has others.
+        self._managers += 1
+        processes = set(range(jax.process_count())) if jax.process_count() > 1 else None
+        meeting = ocp.options.MultiprocessingOptions(
+            active_processes=processes, barrier_sync_key_prefix=f"{self._managers}"
+        )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep, create=False, multiprocessing_options=meeting
+        )
         handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
         return ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
-    @property
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step() if self._folder.is_dir() else None
+    def steps(self) -> list[int]:
+        """Of the whole checkpoints, in order."""
+        names = ocp.path.step.standard_name_format().find_all(self._folder)
+        return sorted(found.step for found in names)
+
+    # ------------------------------------------------------------------------------------ saving
 
     def save(self, step: int, state: Any, data: dict) -> None:
         """Begins to save; returns once the arrays are copied.
@@ -50,44 +67,53 @@ class Checkpoints:
           UserError: several failed in a row.
         """
         self._finish()
-        if step in self._manager.all_steps():
-            return
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
-        self._saving = step
+        error, self._saving = None, step
         try:
-            self._manager.save(step, args=items, force=True)
-        except Exception as error:  # of the file system, or of tensorstore, in many kinds
-            self._fail(error)
+            if step not in self._manager.all_steps():
+                self._manager.save(step, args=items, force=True)
+        except Exception as caught:  # of the file system, or of tensorstore, in many kinds
+            error = caught
+        self._note(error)
 
-    def wait(self) -> None:
-        """Waits for a save under way, which must succeed.
+    def save_now(self, step: int, state: Any, data: dict) -> None:
+        """Saves, and waits until it is done; for the step after which nothing is tried again.
 
         Raises:
-          UserError: it failed.
+          UserError: several tries failed.
         """
-        self._finish()
-        if self._failures:
-            raise UserError(f"the last checkpoint could not be saved to {self._folder}")
+        while True:
+            self.save(step, state, data)
+            self._finish()
+            if not self._failures:
+                return
 
     def _finish(self) -> None:
         """Waits for the save under way, and notes how it ended."""
         if self._saving is None:
             return
+        error = None
         try:
             self._manager.wait_until_finished()
-        except Exception as error:
-            self._fail(error)
-        else:
+        except Exception as caught:
+            error = caught
+        self._note(error)
+        if self._saving is not None:
             self._saving, self._failures = None, 0
 
-    def _fail(self, error: Exception) -> None:
+    def _note(self, error: Exception | None) -> None:
+        """Counts a failure, on whichever process."""
+        if not (failed := _processes_where(error is not None)):
+            return
         step, self._saving = self._saving, None
         self._failures += 1
-        what = f"saving step {step} to {self._folder} failed: {' '.join(str(error).split())[:200]}"
+        what = f"saving step {step} to {self._folder} failed: {_why(error, failed)}"
         if self._failures >= MAX_FAILURES:
             raise UserError(f"{what}; {self._failures} times in a row") from error
-        warnings.warn(f"{what}; training goes on, and the next save is tried", stacklevel=3)
+        warnings.warn(f"{what}; training goes on, and it is tried again", stacklevel=3)
         self.__dict__.pop("_manager", None)  # its state of mind is not to be relied on
+
+    # ----------------------------------------------------------------------------------- restoring
 
     def restore(self, template: Any) -> tuple[Any, dict] | None:
         """The newest whole (state, data iterator state), or None if there is none yet.
@@ -98,37 +124,60 @@ class Checkpoints:
           template: a state of the wanted shapes, types and shardings.
 
         Raises:
-          UserError: the checkpoint is of another model, or all are damaged.
+          UserError: the checkpoint is of another model, none can be read, or the processes do not
+            see the same ones.
         """
-        if self.latest_step is None:
-            return None
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = self.steps()
+        newest = np.int64(steps[-1] if steps else -1)
+        if jax.process_count() > 1 and len(set(multihost_utils.process_allgather(newest))) > 1:
+            raise UserError(
+                f"the processes do not see the same checkpoints in {self._folder}; accepted: a "
+                "work folder that all of them share"
+            )
+        passed_over: dict[int, str] = {}
+        for step in reversed(steps):
+            restored = error = None
             try:
-                return self._restore(step, template)
+                restored = self._restore(step, template)
             except UserError:
                 raise
-            except Exception as error:  # orbax and tensorstore raise many kinds
-                self._set_aside(step, error)
+            except Exception as caught:  # orbax and tensorstore raise many kinds
+                error = caught
+            if failed := _processes_where(error is not None):
+                passed_over[step] = _why(error, failed)
+                continue
+            self._set_aside(passed_over, step)
+            return restored
+        if not passed_over:
+            return None
+        step, why = next(iter(passed_over.items()))
         raise UserError(
-            f"no checkpoint in {self._folder} can be read; the damaged ones are beside it as "
-            "damaged_STEP. Remove the folder to begin anew"
+            f"no checkpoint in {self._folder} can be read, not that of step {step} for one: {why}; "
+            "remove the folder to begin anew"
         )
 
-    def _set_aside(self, step: int, error: Exception) -> None:
-        aside = self._folder / f"damaged_{step}"
-        if jax.process_index() == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            (self._folder / str(step)).rename(aside)
-        self._manager.reload()
-        warnings.warn(
-            f"the checkpoint of step {step} in {self._folder} cannot be read and is now "
-            f"{aside.name}; the one before is taken: {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}",
-            stacklevel=3,
-        )
+    def _set_aside(self, steps: dict[int, str], taken: int) -> None:
+        """Renames damaged checkpoints; only once another could be read, so that a fault that is
+        not theirs costs none."""
+        for step, why in steps.items():
+            aside = self._folder / f"damaged_{step}"
+            if jax.process_index() == 0:
+                shutil.rmtree(aside, ignore_errors=True)
+                (self._folder / str(step)).rename(aside)
+            warnings.warn(
+                f"the checkpoint of step {step} in {self._folder} cannot be read and is now "
+                f"{aside.name}; that of step {taken} is taken: {why}",
+                stacklevel=3,
+            )
+        if steps:
+            self.__dict__.pop("_manager", None)
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("set aside")
 
     def _restore(self, step: int, template: Any) -> tuple[Any, dict]:
-        saved = self._manager.item_metadata(step)["state"]
+        """By orbax's handlers alone: its managers wait for the other processes."""
+        folder, handler = self._folder / str(step), ocp.StandardCheckpointHandler()
+        saved = handler.metadata(folder / "state")
         shapes = [dict(_shapes(tree)) for tree in (getattr(saved, "tree", saved), template)]
         if shapes[0] != shapes[1]:
             name = sorted(
@@ -142,18 +191,29 @@ class Checkpoints:
                 f"{there} there and {here} in the config"
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
-        )
-        restored = self._manager.restore(step, args=items)
-        return restored["state"], restored["data"]
+        state = handler.restore(folder / "state", args=ocp.args.StandardRestore(abstract))
+        data = ocp.JsonCheckpointHandler().restore(folder / "data", args=ocp.args.JsonRestore())
+        return state, data
 
     def close(self) -> None:
-        """Waits for a save under way, however it ends; see `wait`."""
+        """Waits for a save under way, however it ends; see `save_now`."""
         if "_manager" in self.__dict__:
             with contextlib.suppress(Exception):
                 self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _processes_where(here: bool) -> list[int]:
+    """The processes where it is so; all must ask."""
+    if jax.process_count() == 1:
+        return [0] if here else []
+    return np.flatnonzero(multihost_utils.process_allgather(np.bool_(here))).tolist()
+
+
+def _why(error: Exception | None, processes: list[int]) -> str:
+    if error is None:
+        return f"on process {', '.join(map(str, processes))}, which says why"
+    return f"{type(error).__name__}: {one_line(error)[:200]}"
 
 
 def read_params(folder: str | Path, template: Any, which: str = "ema") -> tuple[int, Any]:
@@ -171,10 +231,10 @@ def read_params(folder: str | Path, template: Any, which: str = "ema") -> tuple[
       UserError: no checkpoint, one of another model, or a damaged one.
     """
     name = {"ema": "ema", "raw": "params"}[which]
-    checkpoints = Checkpoints(folder)
-    step = checkpoints.latest_step
-    if step is None:
+    steps = Checkpoints(folder).steps()
+    if not steps:
         raise UserError(f"no checkpoint in {folder}; accepted: the `checkpoints` of a run")
+    step = steps[-1]
     path = Path(folder).absolute() / str(step) / "state"
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:

@@ -35,6 +35,7 @@ from gen1_jax.train_step import (
 from gen1_jax.weights.folder import init_params, load_model, save_model
 from gen1_jax.weights.merge import merge_params
 
+STEPS_TO_AGREE = 10  # between asking the other processes whether one was told to stop
 DTYPES = ("float32", "bfloat16", "float16")
 SAVED_CONFIG = "config.json"  # in the work folder: what the run was started with, paths resolved
 
@@ -172,7 +173,8 @@ def train(
             since.examples += batch.size
             last = done == config.num_steps
             logging = last or done % config.log_every == 0
-            stopping = _agree(stop, logging)
+            with time_account.spend("step"):  # which it waits for
+                stopping = stop.agreed(done)
             saving = last or stopping or done % config.checkpoint_every == 0
             if logging or saving:
                 with time_account.spend("step"):
@@ -192,13 +194,12 @@ def train(
                 with time_account.spend("evaluation"):
                     preview(to_host(state.ema), host_frozen, done, writer)
             if saving:
+                save = checkpoints.save_now if last or stopping else checkpoints.save
                 with time_account.spend("checkpoint"):
-                    checkpoints.save(done, state, batches.get_state())
+                    save(done, state, batches.get_state())
             if stopping:
-                checkpoints.wait()
-                kind = Preempted if stop.signal == signal.SIGTERM else Stopped
+                kind = Preempted if stopping == signal.SIGTERM else Stopped
                 raise kind(f"{config.name}: stopped and saved at step {done} of {config.num_steps}")
-        checkpoints.wait()
 
         # ---- the finished model
         typed = (Batch.from_dict(batch).widened() for batch in batches)
@@ -258,17 +259,6 @@ def _check_step(config, workdir: Path, previous: tuple | None) -> int:
         f"{config.name}: {what}, the {count}th in a row; its batch is in {path}. Lower the "
         "learning rate, or look at the data"
     )
-
-
-def _agree(stop: "_Stop", logging: bool) -> bool:
-    """Whether to stop; among several processes all stop at the same step, asked as they log."""
-    if jax.process_count() == 1:
-        return stop.is_set()
-    if not logging:
-        return False
-    asked = multihost_utils.process_allgather(np.int32(stop.signal or 0))
-    stop.signal = int(asked.max()) or None
-    return stop.is_set()
 
 
 def _set_data_state(batches, data_state: dict, name: str) -> None:
@@ -335,13 +325,19 @@ class _Previews:
 
 
 class _Stop:
-    """Set by Ctrl-C or SIGTERM, with the signal's number."""
+    """The number of the signal that asked this process to stop; 0 if none did."""
 
     def __init__(self):
-        self.signal: int | None = None
+        self.received = 0
 
-    def is_set(self) -> bool:
-        return self.signal is not None
+    def agreed(self, step: int) -> int:
+        """The signal to stop for after this step; several processes ask each other now and then."""
+        if jax.process_count() == 1:
+            return self.received
+        if step % STEPS_TO_AGREE:
+            return 0
+        # What comes while this waits is told the next time.
+        return int(multihost_utils.process_allgather(np.int32(self.received)).max())
 
 
 @contextlib.contextmanager
@@ -354,9 +350,9 @@ def _stop_on_signals() -> Iterator[_Stop]:
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def on_signal(number, frame):
-        if stop.is_set():
+        if stop.received:
             raise KeyboardInterrupt
-        stop.signal = number
+        stop.received = number
 
     for number in before:
         signal.signal(number, on_signal)

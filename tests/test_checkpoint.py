@@ -33,7 +33,7 @@ def test_the_newest_checkpoint_comes_back_whole(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c")
     restored, data = checkpoints.restore(template)
     checkpoints.close()
-    assert data == {"next": 50} and checkpoints.latest_step == 5
+    assert data == {"next": 50} and checkpoints.steps()[-1] == 5
     jax.tree.map(np.testing.assert_array_equal, restored, state(5))
     assert jax.tree.structure(restored) == jax.tree.structure(state(5))
     assert sorted(p.name for p in (tmp_path / "c").iterdir() if p.name.isdigit()) == ["2", "5"]
@@ -41,7 +41,7 @@ def test_the_newest_checkpoint_comes_back_whole(tmp_path):
 
 def test_a_run_without_checkpoints_makes_no_folder(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c")
-    assert checkpoints.restore(state()) is None and checkpoints.latest_step is None
+    assert checkpoints.restore(state()) is None and not checkpoints.steps()
     checkpoints.close()
     assert not any(tmp_path.iterdir())
 
@@ -82,48 +82,75 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, target
     saved(tmp_path, 1, 2)
     damage(tmp_path / "2", target)
     checkpoints = Checkpoints(tmp_path)
-    with pytest.warns(UserWarning, match="step 2 .* is now damaged_2; the one before is taken"):
+    with pytest.warns(UserWarning, match="step 2 .* is now damaged_2; that of step 1 is taken"):
         restored, data = checkpoints.restore(state())
     assert int(restored.step) == 1 and data == {"next": 10}
-    assert (tmp_path / "damaged_2").is_dir() and checkpoints.latest_step == 1
-    checkpoints.save(2, state(2), {"next": 20})  # the place is free again
-    checkpoints.wait()
+    assert (tmp_path / "damaged_2").is_dir() and checkpoints.steps() == [1]
+    checkpoints.save_now(2, state(2), {"next": 20})  # the place is free again
     assert int(checkpoints.restore(state())[0].step) == 2
     checkpoints.close()
 
 
 def test_damaged_checkpoints_alone_do_not_begin_a_run_anew(tmp_path):
-    saved(tmp_path, 1)
+    saved(tmp_path, 1, 2)
     damage(tmp_path / "1", "state")
-    with pytest.warns(UserWarning, match="damaged_1"):
-        assert "no checkpoint in" in refused(tmp_path, state())
+    damage(tmp_path / "2", "data")
+    for _ in range(2):  # as a cluster starts it again
+        assert "not that of step 2 for one: " in refused(tmp_path, state())
+    assert Checkpoints(tmp_path).steps() == [1, 2]
 
 
-def test_a_failed_save_is_tried_again_and_ends_a_run_only_when_it_goes_on(tmp_path, monkeypatch):
-    checkpoints, fail = Checkpoints(tmp_path), True
-    save = ocp.CheckpointManager.save
+def test_a_fault_that_is_not_the_checkpoints_costs_none(tmp_path, monkeypatch):
+    saved(tmp_path, 1, 2)
+    with monkeypatch.context() as patch:
+
+        def full(self, *arguments, **keywords):
+            raise MemoryError("no room on the device")
+
+        patch.setattr(ocp.StandardCheckpointHandler, "restore", full)
+        assert "MemoryError: no room on the device" in refused(tmp_path, state())
+    assert int(Checkpoints(tmp_path).restore(state())[0].step) == 2
+
+
+def failing_saves(monkeypatch) -> list[bool]:
+    """What the next saves do: fail while it holds True."""
+    save, fail = ocp.CheckpointManager.save, []
 
     def full(self, *arguments, **keywords):
-        if fail:
+        if fail and fail.pop():
             raise OSError("no space left on device")
         return save(self, *arguments, **keywords)
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", full)
-    for step in (1, 2):
-        with pytest.warns(UserWarning, match=f"saving step {step} .* no space left .* goes on"):
-            checkpoints.save(step, state(step), {"next": step})
-    fail = False
-    checkpoints.save(3, state(3), {"next": 3})
-    checkpoints.wait()
-    assert checkpoints.latest_step == 3
-    fail = True
-    for step in (4, 5):
-        with pytest.warns(UserWarning, match="goes on"):
-            checkpoints.save(step, state(step), {"next": step})
+    return fail
+
+
+def test_a_failed_save_is_tried_again_and_ends_a_run_only_when_it_goes_on(tmp_path, monkeypatch):
+    checkpoints, fail = Checkpoints(tmp_path), failing_saves(monkeypatch)
+    for start in (0, 3):
+        for step in (start + 1, start + 2):
+            fail.append(True)
+            with pytest.warns(UserWarning, match=f"saving step {step} .* no space left .* goes on"):
+                checkpoints.save(step, state(step), {"next": step})
+        if start == 0:
+            checkpoints.save(3, state(3), {"next": 3})
+            checkpoints.close()
+            assert checkpoints.steps() == [3]
+    fail.append(True)
     with pytest.raises(UserError, match="saving step 6 .* 3 times in a row"):
         checkpoints.save(6, state(6), {"next": 6})
-    with pytest.raises(UserError, match="could not be saved"):
-        checkpoints.wait()
+    checkpoints.close()
+
+
+def test_the_last_save_is_tried_again_at_once(tmp_path, monkeypatch):
+    checkpoints, fail = Checkpoints(tmp_path), failing_saves(monkeypatch)
+    fail += [True, True]
+    with pytest.warns(UserWarning, match="saving step 7 .* tried again"):
+        checkpoints.save_now(7, state(7), {"next": 70})
+    assert checkpoints.steps() == [7] and not fail
+    fail += [True] * 3
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="step 8 .* 3 times in a row"):
+        checkpoints.save_now(8, state(8), {"next": 80})
     checkpoints.close()
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from micro_run import load
 from safetensors.numpy import load_file
 
@@ -16,8 +17,9 @@ STEPS = 8
 
 
 def launch(processes: int, devices: int, *command) -> subprocess.CompletedProcess:
+    """Runs `python COMMAND` in each process."""
     launcher = [sys.executable, ROOT / "launch" / "local.py", "--processes", processes]
-    command = [*launcher, "--devices", devices, "--", sys.executable, "-m", *command]
+    command = [*launcher, "--devices", devices, "--", sys.executable, *command]
     # Programs that compile fast, and devices by the launcher alone.
     inherited = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.run(
@@ -32,7 +34,7 @@ def launch(processes: int, devices: int, *command) -> subprocess.CompletedProces
 
 def train(folder: Path, processes: int, *arguments) -> list[str]:
     return [
-        "gen1_jax.cli", "train", "--config", "tests/micro.py:blur", "--workdir", str(folder),
+        "-m", "gen1_jax.cli", "train", "--config", "tests/micro.py:blur", "--workdir", str(folder),
         "--processes", str(processes), "--no-progress", *arguments,
     ]  # fmt: skip
 
@@ -60,3 +62,28 @@ def test_processes_that_do_not_come_together_stop(tmp_path):
     assert done.returncode != 0 and not (tmp_path / "x").exists()
     assert "gen1: this process could not join the 3 of the job within 5 s" in done.stdout
     assert "stack trace" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("a_checkpoint_that_one_cannot_read", "restored 1.0 1, there are ['1', '2', 'damaged_2']"),
+        ("a_save_that_one_does_not_begin", "saved [1, 3]"),
+        ("a_save_that_fails_on_one", "saved [4]"),
+        ("a_signal_to_one", "signal 15 at step 10"),
+    ],
+)
+def test_what_happens_to_one_process_happens_to_all(tmp_path, fault, said):
+    done = launch(2, 1, "tests/fault_job.py", fault, tmp_path / "run")
+    assert done.returncode == 0, done.stdout[-3000:]
+    for process in (0, 1):
+        assert f"[{process}] {said}" in done.stdout.splitlines()
+    if fault != "a_signal_to_one":  # each says so, and one says why
+        assert "on process" in done.stdout or "Barrier timed out" in done.stdout
+        assert "OSError: " in done.stdout
+
+
+def test_a_work_folder_that_is_not_shared_is_refused(tmp_path):
+    done = launch(2, 1, "tests/fault_job.py", "folders_that_are_not_shared", tmp_path)
+    assert done.returncode == 2
+    assert "gen1: the processes do not see the same checkpoints in" in done.stdout

@@ -1,0 +1,129 @@
+"""What one of two processes does while something fails or is asked of one alone.
+
+    python launch/local.py --processes 2 --devices 1 -- python tests/fault_job.py FAULT FOLDER
+
+Each prints the words that the other must print, too. A process that is not where the other one is
+would wait for ever.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gen1_jax import training
+from gen1_jax.checkpoint import Checkpoints
+from gen1_jax.commands.processes import joined
+
+
+def state(mesh, value: float):
+    def array(shape, spec):
+        sharding = NamedSharding(mesh, spec)
+        whole = np.full(shape, value, np.float32)
+        return jax.make_array_from_callback(shape, sharding, lambda part: whole[part])
+
+    return {"step": array((), PartitionSpec()), "w": array((4, 4), PartitionSpec("fsdp"))}
+
+
+def save(checkpoints: Checkpoints, mesh, step: int) -> None:
+    multihost_utils.process_allgather(np.int32(step))  # as a step of training
+    checkpoints.save_now(step, state(mesh, step), {"next": step})
+
+
+def a_checkpoint_that_one_cannot_read(folder: Path, mesh) -> str:
+    checkpoints = Checkpoints(folder)
+    for step in (1, 2):
+        save(checkpoints, mesh, step)
+    checkpoints.close()
+    restore = ocp.StandardCheckpointHandler.restore
+
+    def stale(self, directory, args):
+        if jax.process_index() == 1 and directory.parent.name == "2":
+            raise OSError("Stale file handle")
+        return restore(self, directory, args=args)
+
+    ocp.StandardCheckpointHandler.restore = stale
+    checkpoints = Checkpoints(folder)
+    restored, data = checkpoints.restore(state(mesh, 0))
+    value = float(restored["w"].addressable_data(0)[0, 0])
+    save(checkpoints, mesh, 2)  # its place is free again, and known to be on both
+    checkpoints.close()
+    return f"restored {value} {data['next']}, there are {sorted(os.listdir(folder))}"
+
+
+def a_save_that_one_does_not_begin(folder: Path, mesh) -> str:
+    begin = ocp.CheckpointManager.save
+
+    def full(self, step, **keywords):
+        if jax.process_index() == 1 and step == 2:
+            raise OSError(28, "No space left on device")
+        return begin(self, step, **keywords)
+
+    ocp.CheckpointManager.save = full
+    checkpoints = Checkpoints(folder)
+    for step in (1, 2, 3):
+        multihost_utils.process_allgather(np.int32(step))
+        checkpoints.save(step, state(mesh, step), {"next": step})
+    checkpoints.close()
+    return f"saved {checkpoints.steps()}"
+
+
+def a_save_that_fails_on_one(folder: Path, mesh) -> str:
+    checkpoints = Checkpoints(folder, keep=1)
+    save(checkpoints, mesh, 1)
+    if jax.process_index() == 0:
+
+        def not_empty(steps):
+            raise OSError(39, "Directory not empty")
+
+        checkpoints._manager._checkpoint_deleter.delete_steps = not_empty
+    for step in (2, 3, 4):
+        multihost_utils.process_allgather(np.int32(step))
+        checkpoints.save(step, state(mesh, step), {"next": step})
+    checkpoints.close()
+    return f"saved {checkpoints.steps()}"
+
+
+def folders_that_are_not_shared(folder: Path, mesh) -> str:
+    checkpoints = Checkpoints(folder / str(jax.process_index()))
+    if jax.process_index() == 0:
+        (folder / "0" / "5").mkdir(parents=True)
+    multihost_utils.sync_global_devices("made")
+    checkpoints.restore(state(mesh, 0))
+
+
+def a_signal_to_one(folder: Path, mesh) -> str:
+    with training._stop_on_signals() as stop:
+        for step in range(1, 100):
+            if step == 5 and jax.process_index() == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if number := stop.agreed(step):
+                if jax.process_index() == 0:  # the cluster's own, which comes late
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return f"signal {number} at step {step}"
+
+
+FAULTS = {
+    f.__name__: f
+    for f in (
+        a_checkpoint_that_one_cannot_read,
+        a_save_that_one_does_not_begin,
+        a_save_that_fails_on_one,
+        folders_that_are_not_shared,
+        a_signal_to_one,
+    )
+}
+
+if __name__ == "__main__":
+    ocp.multihost._DEFAULT_BARRIER_TIMEOUT = 5  # seconds; it is minutes
+    with joined(argparse.Namespace(processes=2, join_timeout=60)):
+        mesh = jax.sharding.Mesh(np.array(jax.devices()), ("fsdp",))
+        print(FAULTS[sys.argv[1]](Path(sys.argv[2]), mesh), flush=True)
+        multihost_utils.sync_global_devices("done")
