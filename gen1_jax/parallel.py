@@ -229,6 +229,30 @@ def join_processes(count: int, timeout: int = 300) -> None:
         raise UserError(f"{jax.process_count()} processes came together; --processes says {count}")
 
 
+def check_shared(folder: Path) -> None:
+    """Makes sure that all processes see one folder, and makes it; does nothing for one process.
+
+    Raises:
+      UserError: some do not see what the first one writes there.
+    """
+    if jax.process_count() == 1:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    number = multihost_utils.broadcast_one_to_all(np.uint32(int.from_bytes(os.urandom(4))))
+    mark = folder / f".shared_{int(number):08x}"
+    if jax.process_index() == 0:
+        mark.touch()
+    multihost_utils.sync_global_devices("marked")
+    seen = multihost_utils.process_allgather(np.bool_(mark.exists()))
+    if jax.process_index() == 0:
+        mark.unlink()
+    if not seen.all():
+        raise UserError(
+            f"processes {', '.join(map(str, np.flatnonzero(~seen)))} do not see what process 0 "
+            f"writes in {folder}; accepted: a folder that all share"
+        )
+
+
 def to_host(tree: PyTree) -> PyTree:
     """Arrays that may lie over several processes → numpy arrays, whole, on every process."""
     if jax.process_count() == 1:

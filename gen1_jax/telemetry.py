@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
+from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from gen1_jax.batch import Batch
+from gen1_jax.errors import one_line
 from gen1_jax.flops import count_flops
 from gen1_jax.hardware import find_chip
 
@@ -75,18 +79,21 @@ class Interval:
     def report(
         self, step: int, account: TimeAccount, flops: FlopCounter, mesh: Mesh
     ) -> dict[str, float]:
-        """Scalars: steps, examples, TFLOP a second; MFU on chips that are known; time by name."""
+        """Scalars: steps, examples, TFLOP a second; MFU on chips that are known; time by name.
+
+        Without the FLOPs and the MFU where steps do what is not counted.
+        """
         seconds = account.report()
         total = seconds.pop("total")
-        rate = (flops.total - self._flops) / total
         values = {
             "steps_per_second": (step - self._step) / total,
             "examples_per_second": self.examples / total,
-            "model_teraflops_per_second": rate / 1e12,
             **{f"time/{name}": value for name, value in seconds.items()},
         }
-        if chip := find_chip(mesh.devices.flat[0].device_kind):
-            values["mfu"] = rate / (chip.flops * mesh.size)
+        if rate := (flops.total - self._flops) / total:
+            values["model_teraflops_per_second"] = rate / 1e12
+            if chip := find_chip(mesh.devices.flat[0].device_kind):
+                values["mfu"] = rate / (chip.flops * mesh.size)
         self.examples, self._step, self._flops = 0, step, flops.total
         return values
 
@@ -97,8 +104,8 @@ class Profiler(contextlib.AbstractContextManager):
     def __init__(self, folder: Path, count: int, first: int):
         self._folder, self._steps, self._on = folder, (first + 2, first + 2 + count), False
 
-    def step(self, step: int) -> contextlib.AbstractContextManager:
-        """To enter around a step; the profile shows it by its number."""
+    def step(self, step: int, state: Any) -> contextlib.AbstractContextManager:
+        """To enter around a step, with the state before it; the trace shows it by its number."""
         begin, end = self._steps
         if step == begin < end:
             options = jax.profiler.ProfileOptions()
@@ -108,6 +115,7 @@ class Profiler(contextlib.AbstractContextManager):
             jax.profiler.start_trace(str(self._folder), profiler_options=options)
             self._on = True
         elif step == end:
+            jax.block_until_ready(state)  # the last step's end is a part of it
             self.__exit__()
         return jax.profiler.StepTraceAnnotation("train", step_num=step)
 
@@ -116,3 +124,60 @@ class Profiler(contextlib.AbstractContextManager):
             jax.profiler.stop_trace()
             self._on = False
             tqdm.write(f"profile: {self._folder}, for TensorBoard or xprof")
+
+
+class EventLog(contextlib.AbstractContextManager):
+    """TensorBoard's log of a run. Where it cannot be written that is reported, and training goes on.
+
+    tensorboardX writes in a thread that ends with its first error (a full disk); who goes on adding
+    to it then waits for ever. So the thread is looked at, and a new file begun.
+
+    Args:
+      folder: of the log.
+      first: the step that training starts from; what was logged after it is to be logged again.
+      write: whether to write; one process of a job does.
+    """
+
+    def __init__(self, folder: Path, first: int, write: bool = True):
+        self._folder, self._write, self._files = folder, write, 0
+        self._writer = self._open(purge_step=first + 1 if first else None)
+
+    def _open(self, **options: Any) -> SummaryWriter | None:
+        if not self._write:
+            return None
+        self._files += 1  # files of one second would have one name
+        options |= {"max_queue": 100, "filename_suffix": f".{self._files}"}
+        try:
+            return SummaryWriter(str(self._folder), **options)
+        except OSError as error:
+            self._report(one_line(error))
+            return None
+
+    def _report(self, why: str) -> None:
+        warnings.warn(f"cannot write the log {self._folder}: {why}; training goes on", stacklevel=4)
+
+    def _living(self) -> SummaryWriter | None:
+        if self._writer is not None:
+            events = self._writer.file_writer.event_writer
+            if events._worker.is_alive():
+                return self._writer
+            events._event_queue.cancel_join_thread()  # nobody reads what is left in it
+            self._report("the thread that does has failed")
+        self._writer = self._open()
+        return self._writer
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        if (writer := self._living()) is not None:
+            writer.add_scalar(name, value, step)
+
+    def add_image(self, name: str, image: np.ndarray, step: int) -> None:
+        """`image`: [h w c]."""
+        if (writer := self._living()) is not None:
+            writer.add_image(name, image, step, dataformats="HWC")
+
+    def __exit__(self, *raised: Any) -> None:
+        try:
+            if (writer := self._living()) is not None:
+                writer.close()
+        except OSError as error:
+            self._report(one_line(error))

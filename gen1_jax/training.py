@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,17 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from gen1_jax.batch import Batch
 from gen1_jax.checkpoint import Checkpoints
 from gen1_jax.conditioning import Conditioner
-from gen1_jax.errors import UserError
-from gen1_jax.files import read_json, write_json
+from gen1_jax.errors import UserError, WritingFailed
+from gen1_jax.files import read_json, replacing, write_json
 from gen1_jax.objectives import Objective, make_objective
 from gen1_jax.parallel import make_mesh, put_batch, replicated, to_host
-from gen1_jax.telemetry import FlopCounter, Interval, Profiler, TimeAccount
+from gen1_jax.telemetry import EventLog, FlopCounter, Interval, Profiler, TimeAccount
 from gen1_jax.train_step import (
     TrainState,
     make_module,
@@ -124,11 +124,6 @@ def train(
         write_json(workdir / SAVED_CONFIG, config.to_dict())
     preview = _Previews(config, workdir, objective, make_preview_batch)
     first = int(state.step)
-    # What was logged after the checkpoint is logged again.
-    purge = first + 1 if first else None
-    writer = SummaryWriter(
-        str(workdir / "logs"), max_queue=100, purge_step=purge, write_to_disk=lead
-    )
     bar = tqdm(
         total=config.num_steps,
         initial=first,
@@ -148,7 +143,7 @@ def train(
     )
     with contextlib.ExitStack() as stack:
         stack.callback(getattr(batches, "close", lambda: None))
-        stack.callback(writer.close)
+        log = stack.enter_context(EventLog(workdir / "logs", first, write=lead))
         stack.callback(checkpoints.close)
         stack.callback(bar.close)
         stop = stack.enter_context(_stop_on_signals())
@@ -161,7 +156,7 @@ def train(
             shape = jax.tree.map(jnp.shape, batch)
             new = str(shape) not in seen
             seen.add(str(shape))
-            with time_account.spend("compile" if new else "step"), profiler.step(step):
+            with time_account.spend("compile" if new else "step"), profiler.step(step, state):
                 flops.add(state.params, frozen, batch)
                 with jax.set_mesh(mesh):  # for kernels, which each device runs on its own part
                     state, metrics = step_fn(state, batch, frozen, optimizer.learning_rate(step))
@@ -185,14 +180,14 @@ def train(
                 kind = "image" if batch.num_frames == 1 else "video"
                 values["bad_steps"] = bad_total
                 for name, value in values.items():
-                    writer.add_scalar(f"{name}/{kind}" if name == "loss" else name, value, done)
+                    log.add_scalar(f"{name}/{kind}" if name == "loss" else name, value, done)
                 for name, value in since.report(done, time_account, flops, mesh).items():
-                    writer.add_scalar(name, value, done)
+                    log.add_scalar(name, value, done)
                 hidden = {"gradient_norm"} | (set() if bad_total else {"bad_steps"})
                 bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k not in hidden})
             if config.sample_every and (last or done % config.sample_every == 0):
                 with time_account.spend("evaluation"):
-                    preview(to_host(state.ema), host_frozen, done, writer)
+                    preview(to_host(state.ema), host_frozen, done, log)
             if saving:
                 save = checkpoints.save_now if last or stopping else checkpoints.save
                 with time_account.spend("checkpoint"):
@@ -254,7 +249,10 @@ def _check_step(config, workdir: Path, previous: tuple | None) -> int:
         tqdm.write(f"{config.name}: {what}: skipped ({count} in a row)")
         return 1
     path = workdir / f"bad_batch_{step}_{jax.process_index()}.npz"
-    np.savez(path, **{name: x for name, x in batch.items() if x is not None})
+    with replacing(path) as part:
+        np.savez(part, **{name: x for name, x in batch.items() if x is not None})
+    if jax.process_count() > 1:  # the first to end ends the others
+        multihost_utils.sync_global_devices("bad batch")
     raise UserError(
         f"{config.name}: {what}, the {count}th in a row; its batch is in {path}. Lower the "
         "learning rate, or look at the data"
@@ -308,7 +306,7 @@ class _Previews:
         self._folder, self._objective, self._make = workdir / "samples", objective, make_batch
         self._batch = None
 
-    def __call__(self, params, frozen, step: int, writer: SummaryWriter) -> None:
+    def __call__(self, params, frozen, step: int, log: EventLog) -> None:
         from gen1_jax.pictures import save_image
 
         if self._make is None or jax.process_index() > 0:
@@ -317,11 +315,13 @@ class _Previews:
             self._batch = Batch.from_dict(self._make()).widened()
         for name, value in self._objective.preview(params, frozen, self._batch).items():
             if isinstance(value, float):
-                writer.add_scalar(f"preview/{name}", value, step)
+                log.add_scalar(f"preview/{name}", value, step)
             else:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                save_image(self._folder / f"{name}_{step:07d}.png", value)
-                writer.add_image(name, value, step, dataformats="HWC")
+                log.add_image(name, value, step)
+                try:
+                    save_image(self._folder / f"{name}_{step:07d}.png", value)
+                except WritingFailed as error:
+                    warnings.warn(f"{error}; training goes on", stacklevel=2)
 
 
 class _Stop:

@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gen1_jax import training
 from gen1_jax.checkpoint import Checkpoints
 from gen1_jax.commands.processes import joined
+from gen1_jax.parallel import check_shared
 
 
 def state(mesh, value: float):
@@ -91,7 +92,13 @@ def a_save_that_fails_on_one(folder: Path, mesh) -> str:
     return f"saved {checkpoints.steps()}"
 
 
-def folders_that_are_not_shared(folder: Path, mesh) -> str:
+def a_folder_that_is_not_shared(folder: Path, mesh) -> str:
+    check_shared(folder)
+    print("shared", flush=True)
+    check_shared(folder / str(jax.process_index()))
+
+
+def checkpoints_that_one_does_not_see(folder: Path, mesh) -> str:
     checkpoints = Checkpoints(folder / str(jax.process_index()))
     if jax.process_index() == 0:
         (folder / "0" / "5").mkdir(parents=True)
@@ -116,7 +123,8 @@ FAULTS = {
         a_checkpoint_that_one_cannot_read,
         a_save_that_one_does_not_begin,
         a_save_that_fails_on_one,
-        folders_that_are_not_shared,
+        a_folder_that_is_not_shared,
+        checkpoints_that_one_does_not_see,
         a_signal_to_one,
     )
 }

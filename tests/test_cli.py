@@ -472,3 +472,19 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
         ["bash", "-c", command], capture_output=True, text=True, env=os.environ, cwd=tmp_path
     )
     assert done.returncode == 0 and "Traceback" not in done.stderr and done.stdout
+
+
+def test_a_work_folder_that_is_an_address_is_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--config", "tiny:video", "--workdir", "gs://bucket/runs/video"]
+    refused(capsys, *command, words="gs:/bucket/runs/video is an address; a folder is accepted")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("variable", ["GEN1_PROCESSES", "SLURM_STEP_NUM_TASKS"])
+@pytest.mark.parametrize("command", ["train --config tiny:video", "all --config tiny"])
+def test_several_processes_do_not_run_alone(capsys, tmp_path, monkeypatch, variable, command):
+    monkeypatch.setenv(variable, "4")
+    command = [*command.split(), "--workdir", tmp_path / "run"]
+    refused(capsys, *command, words="one of 4 processes, and would run alone.*--processes 4")
+    assert not any(tmp_path.iterdir())

@@ -83,7 +83,15 @@ def test_what_happens_to_one_process_happens_to_all(tmp_path, fault, said):
         assert "OSError: " in done.stdout
 
 
-def test_a_work_folder_that_is_not_shared_is_refused(tmp_path):
-    done = launch(2, 1, "tests/fault_job.py", "folders_that_are_not_shared", tmp_path)
-    assert done.returncode == 2
-    assert "gen1: the processes do not see the same checkpoints in" in done.stdout
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("a_folder_that_is_not_shared", "processes 1 do not see what process 0 writes in"),
+        ("checkpoints_that_one_does_not_see", "the processes do not see the same checkpoints in"),
+    ],
+)
+def test_a_work_folder_must_be_shared(tmp_path, fault, said):
+    done = launch(2, 1, "tests/fault_job.py", fault, tmp_path)
+    assert done.returncode == 2 and f"gen1: {said}" in done.stdout
+    assert not list(tmp_path.glob(".shared*"))
+    assert "[0] shared" in done.stdout or fault != "a_folder_that_is_not_shared"

@@ -26,6 +26,7 @@ from gen1_jax.errors import UserError
 from gen1_jax.objectives import Objective
 from gen1_jax.parallel import make_mesh
 from gen1_jax.structure import model_input
+from gen1_jax.telemetry import EventLog
 from gen1_jax.train_step import (
     TrainState,
     make_optimizer,
@@ -294,13 +295,13 @@ def test_a_signal_saves_and_has_its_own_exit_code(micro_run, quick, tmp_path, nu
 
 
 def test_a_run_says_where_its_time_goes(micro_run, quick, tmp_path, monkeypatch):
-    scalars, add = {}, training.SummaryWriter.add_scalar
+    scalars, add = {}, EventLog.add_scalar
 
     def record(self, name, value, step):
         scalars.setdefault(name, []).append(value)
         return add(self, name, value, step)
 
-    monkeypatch.setattr(training.SummaryWriter, "add_scalar", record)
+    monkeypatch.setattr(EventLog, "add_scalar", record)
     config = load(micro_run, "autoencoder", num_steps=6)
     train(config, tmp_path, stream(config), None, progress=False, profile=2)
     (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")

@@ -1,12 +1,13 @@
 """Run every part of a config in order: make the world, train all models, assemble, edit, evaluate.
 
-What is finished is not done again: a run that was stopped goes on where it was.
+What is finished is not done again: a run that was stopped goes on where it was. Jobs of several
+processes run the parts one by one, by `gen1 train` and `gen1 precompute`.
 """
 
 from pathlib import Path
 
 from gen1_jax.commands.configs import load_config
-from gen1_jax.commands.processes import add_processes_argument, joined
+from gen1_jax.commands.processes import refuse_one_of_many
 from gen1_jax.errors import UserError
 
 HELP = "make the world, train every part, edit held-out clips, measure"
@@ -22,7 +23,6 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--parts", nargs="+", metavar="PART", help="only these parts, in this order"
     )
-    add_processes_argument(parser)
     parser.add_argument("--no-progress", action="store_true", help="no bars")
 
 
@@ -40,12 +40,12 @@ def run(args) -> None:
         if part not in config.parts:
             raise UserError(f"--parts {part}: no such part; known: {', '.join(config.parts)}")
     keep_freed_memory()  # before the first computation
-    with joined(args):
-        keep_programs()
-        run_all(
-            config,
-            args.workdir,
-            lambda part: load_config(f"{args.config}:{part}"),
-            progress=not args.no_progress,
-            parts=args.parts,
-        )
+    refuse_one_of_many()
+    keep_programs()
+    run_all(
+        config,
+        args.workdir,
+        lambda part: load_config(f"{args.config}:{part}"),
+        progress=not args.no_progress,
+        parts=args.parts,
+    )

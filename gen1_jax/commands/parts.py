@@ -1,6 +1,7 @@
 """The parts of a config, each run by its kind: world, training, encoding, pipeline, evaluation."""
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from tqdm import tqdm
 
 from gen1_jax.commands.configs import resolve_paths
 from gen1_jax.errors import UserError
+from gen1_jax.parallel import check_shared
 
 
 def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
@@ -17,14 +19,20 @@ def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
     `options` are those of the part's kind: `profile`, of training.
 
     Raises:
-      UserError: bad settings, or a part that this one needs is missing.
+      UserError: bad settings, a part that this one needs is missing, or a folder that not all
+        processes see.
     """
     if config.kind not in KINDS:
         raise UserError(f"a config of kind {config.get('kind')!r}; accepted: {', '.join(KINDS)}")
     workdir = Path(workdir)
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(workdir)):  # Path makes one of two slashes
+        raise UserError(
+            f"--workdir {workdir} is an address; a folder is accepted, also that of a mounted bucket"
+        )
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir} is a file; a folder is accepted")
     try:
+        check_shared(workdir)
         KINDS[config.kind](resolve_paths(config, workdir), workdir, progress, **options)
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise UserError(f"--workdir {workdir} cannot be written: {error}") from error

@@ -25,6 +25,22 @@ def add_processes_argument(parser) -> None:
     )
 
 
+def refuse_one_of_many() -> None:
+    """Raises UserError where several processes were started, each of which would run alone."""
+    import jax
+
+    from gen1_jax.errors import UserError
+
+    said = (os.environ.get(name, "") for name in ("GEN1_PROCESSES", "SLURM_STEP_NUM_TASKS"))
+    started = next((int(count) for count in said if count.isdecimal()), 1)
+    # A host of a TPU slice sees the others without being told.
+    if (started := max(started, jax.process_count())) > 1:
+        raise UserError(
+            f"this is one of {started} processes, and would run alone; accepted: a command with "
+            f"--processes {started}, or one process"
+        )
+
+
 @contextmanager
 def joined(args) -> Iterator[None]:
     """Joins the job's other processes; does nothing where there are none.
@@ -38,6 +54,7 @@ def joined(args) -> Iterator[None]:
     if args.processes < 1 or args.join_timeout < 1:
         raise UserError("--processes and --join-timeout: 1 or more is accepted")
     if args.processes == 1:
+        refuse_one_of_many()
         yield
         return
     join_processes(args.processes, args.join_timeout)
