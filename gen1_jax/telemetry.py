@@ -102,32 +102,37 @@ class Profiler(contextlib.AbstractContextManager):
     """Writes a trace of `count` steps, from the third on: the first two compile."""
 
     def __init__(self, folder: Path, count: int, first: int):
-        self._folder, self._steps, self._on = folder, (first + 2, first + 2 + count), False
+        self._folder, self._begin, self._end = folder, first + 2, first + 2 + count
+        self._on, self._wanted = False, count > 0
 
     def step(self, step: int, state: Any) -> contextlib.AbstractContextManager:
         """To enter around a step, with the state before it; the trace shows it by its number."""
-        begin, end = self._steps
-        if step == begin < end:
+        if self._wanted and step == self._begin:
             options = jax.profiler.ProfileOptions()
             # Tracing Python's calls reaches into the states of all threads, and crashes the
             # process where one ends meanwhile; readers and savers of checkpoints do.
             options.python_tracer_level = 0
             jax.profiler.start_trace(str(self._folder), profiler_options=options)
             self._on = True
-        elif step == end:
+        elif self._on and step == self._end:
             jax.block_until_ready(state)  # the last step's end is a part of it
-            self.__exit__()
+            self._stop()
         return jax.profiler.StepTraceAnnotation("train", step_num=step)
 
-    def __exit__(self, *error: Any) -> None:
+    def _stop(self) -> None:
+        jax.profiler.stop_trace()
+        self._on = self._wanted = False
+        tqdm.write(f"profile: {self._folder}, for TensorBoard or xprof")
+
+    def __exit__(self, *raised: Any) -> None:
         if self._on:
-            jax.profiler.stop_trace()
-            self._on = False
-            tqdm.write(f"profile: {self._folder}, for TensorBoard or xprof")
+            self._stop()
+        elif self._wanted:
+            tqdm.write("profile: none; steps from the third on are traced, and there were fewer")
 
 
 class EventLog(contextlib.AbstractContextManager):
-    """TensorBoard's log of a run. Where it cannot be written that is reported, and training goes on.
+    """TensorBoard's log of a run; where it cannot be written, that is reported and costs no step.
 
     tensorboardX writes in a thread that ends with its first error (a full disk); who goes on adding
     to it then waits for ever. So the thread is looked at, and a new file begun.

@@ -273,16 +273,15 @@ def _replace_params(state: TrainState, params: Any) -> TrainState:
     """The state with other parameters (host arrays), and an average that starts from them."""
     if jax.process_count() > 1:  # each has seen its own part of the data
         params = multihost_utils.broadcast_one_to_all(params)
-
-    def put(new: Any, old: jax.Array) -> jax.Array:
-        return jax.make_array_from_callback(old.shape, old.sharding, lambda i: np.asarray(new)[i])
-
-    params = jax.tree.map(put, params, state.params)
+    params = _place(params, state.params)
     return state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
 
 
 def _create_state(config, module: nn.Module, optimizer, template: TrainState) -> TrainState:
-    """Random parameters, or those of `init_from` merged loudly; the state is sharded at birth."""
+    """Random parameters, or those of `init_from` merged loudly; the state is sharded at birth.
+
+    Parameters alone are drawn on one device, and leave it before the state is made.
+    """
     loaded = None
     if config.init_from:
         _, loaded = load_model(config.init_from)
@@ -295,8 +294,18 @@ def _create_state(config, module: nn.Module, optimizer, template: TrainState) ->
             init_params(module, key, known=loaded), loaded, **config.merge.to_dict()
         )
         tqdm.write(f"{config.name}: from {config.init_from}: {report}")
+    params = _place(jax.device_get(params), template.params)
     sharding = jax.tree.map(lambda x: x.sharding, template)
     return jax.jit(partial(new_state, optimizer), out_shardings=sharding)(params)
+
+
+def _place(params: Any, like: Any) -> Any:
+    """Host arrays → arrays of which each device gets its own part, where those of `like` lie."""
+
+    def put(new: np.ndarray, old: Any) -> jax.Array:
+        return jax.make_array_from_callback(old.shape, old.sharding, lambda i: np.asarray(new)[i])
+
+    return jax.tree.map(put, params, like)
 
 
 class _Previews:

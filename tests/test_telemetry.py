@@ -5,7 +5,7 @@ import threading
 import pytest
 from tensorboardX.event_file_writer import EventsWriter
 
-from gen1_jax.telemetry import EventLog
+from gen1_jax.telemetry import EventLog, Profiler
 
 
 def test_a_log_that_cannot_be_written_is_begun_anew(tmp_path, monkeypatch):
@@ -32,7 +32,7 @@ def test_a_log_that_cannot_be_written_is_begun_anew(tmp_path, monkeypatch):
 
 def test_a_log_without_a_place_costs_nothing(tmp_path):
     (tmp_path / "logs").write_text("a file")
-    with pytest.warns(UserWarning, match="cannot write the log .*: Not a directory; training goes on"):
+    with pytest.warns(UserWarning, match="cannot write .*: Not a directory; training goes on"):
         with EventLog(tmp_path / "logs", 0) as log:
             log.add_scalar("loss", 1.0, 1)
 
@@ -40,4 +40,13 @@ def test_a_log_without_a_place_costs_nothing(tmp_path):
 def test_one_process_writes(tmp_path):
     with EventLog(tmp_path / "logs", 0, write=False) as log:
         log.add_scalar("loss", 1.0, 1)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_profile_of_no_step_says_so(tmp_path, capsys):
+    with Profiler(tmp_path / "profile", 2, first=4) as profiler:
+        for step in (4, 5):
+            with profiler.step(step, None):
+                pass
+    assert "profile: none; steps from the third on are traced" in capsys.readouterr().out
     assert not any(tmp_path.iterdir())

@@ -27,7 +27,7 @@ def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
     workdir = Path(workdir)
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(workdir)):  # Path makes one of two slashes
         raise UserError(
-            f"--workdir {workdir} is an address; a folder is accepted, also that of a mounted bucket"
+            f"--workdir {workdir} is an address; a folder is accepted, such as a mounted bucket"
         )
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir} is a file; a folder is accepted")
