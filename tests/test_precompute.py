@@ -40,7 +40,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def arguments(workdir: Path, processes: int = 1, **changes) -> list[str]:
     settings = [f"{name}={value}" for name, value in (JOB | changes).items()]
     return [
-        "gen1_jax.cli", "precompute", "--config", "tests/micro.py:encoded", "--workdir",
+        "-m", "gen1_jax.cli", "precompute", "--config", "tests/micro.py:encoded", "--workdir",
         str(workdir), "--no-progress", "--processes", str(processes), "--set", *settings,
     ]  # fmt: skip
 
@@ -71,7 +71,7 @@ def test_killed_it_ends_with_the_same_bytes(micro_run, alone):
     """Real kills, each somewhere in a shard; finished shards are kept as they are."""
     folder, rng, kept = micro_run / "encoded_killed", np.random.default_rng(0), {}
     environment = os.environ | {"XLA_FLAGS": QUICK}
-    command = [sys.executable, "-m", *arguments(folder)]
+    command = [sys.executable, *arguments(folder)]
     for _ in range(2):
         with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
             while process.poll() is None and len(shards(folder)) <= len(kept):
@@ -128,7 +128,7 @@ def test_a_process_whose_disk_is_full_ends_the_job_in_one_line(micro_run):
     """The limit on the size of files is the second's alone; the first would wait for its shards."""
     folder = micro_run / "encoded_full"
     limited = 'if [ "$GEN1_PROCESS" = 1 ]; then ulimit -f 100; fi; exec "$0" "$@"'
-    command = [sys.executable, "-m", *arguments(folder, processes=2)]
+    command = [sys.executable, *arguments(folder, processes=2)]
     launcher = [sys.executable, ROOT / "launch" / "local.py", "--processes", "2", "--devices", "1"]
     with subprocess.Popen(
         [*map(str, launcher), "--", "bash", "-c", limited, *command],
