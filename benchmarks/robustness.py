@@ -8,10 +8,13 @@ Everything runs through the command line, on CPU, with the small models of tests
   2 processes of 4 devices, parameters split in two over fsdp: the largest difference of a loss, and
   of a parameter at the end;
 - the same stage killed (SIGKILL) at a random moment of its life, from the start of the process to
-  its last save, and started again: whether its parameters are, to the last bit, those of a run that
-  was left alone. Each kill is a run of its own.
+  its end, and started again: whether its parameters are, to the last bit, those of a run that was
+  left alone. Each kill is a run of its own. What has ended before its moment came is no kill, and
+  another run is drawn for it, until --kills processes have died of the signal.
 
-The last line is one JSON object: "loss_difference", "parameter_difference", "kills", "lost".
+The last line is one JSON object: "loss_difference", "parameter_difference", "kills" (processes that
+died of SIGKILL), "saved_before" (those of them that had a checkpoint), "too_late" (runs that had
+ended, and are not counted), "lost".
 """
 
 import argparse
@@ -104,9 +107,10 @@ def measure_kills(work: Path, steps: int, kills: int, seed: int) -> dict[str, in
     life = time.perf_counter() - started
     expected = (whole / WEIGHTS).read_bytes()
     moments = random.Random(seed)
-    lost = unfinished = 0
-    for number in tqdm(range(kills), desc="kills", unit="run"):
-        folder = work / f"killed_{number}"
+    killed = saved_before = too_late = lost = 0
+    bar = tqdm(total=kills, desc="kills", unit="run")
+    while killed < kills:
+        folder = work / f"killed_{killed + too_late}"
         arguments = command(folder, steps)
         process = subprocess.Popen(
             arguments, cwd=ROOT, env=environment(1),
@@ -114,12 +118,21 @@ def measure_kills(work: Path, steps: int, kills: int, seed: int) -> dict[str, in
         )  # fmt: skip
         time.sleep(moments.uniform(0, life))
         process.send_signal(signal.SIGKILL)
-        unfinished += process.wait() == -signal.SIGKILL
+        code = process.wait()
+        if code == 0:
+            too_late += 1
+            continue
+        if code != -signal.SIGKILL:
+            sys.exit(f"{' '.join(arguments)} ended with {code}, and not of SIGKILL")
+        killed += 1
+        saved_before += any(path.name.isdecimal() for path in folder.glob("checkpoints/*"))
         run(arguments)
         lost += (folder / WEIGHTS).read_bytes() != expected
-    print(f"{kills} kills within {life:.0f} s of life ({unfinished} found the process at work): "
-          f"{lost} lost")  # fmt: skip
-    return {"kills": kills, "found_at_work": unfinished, "lost": lost}
+        bar.update()
+    bar.close()
+    print(f"{killed} processes killed within {life:.0f} s of life, {saved_before} of them with a "
+          f"checkpoint ({too_late} more had ended before): {lost} lost")  # fmt: skip
+    return {"kills": killed, "saved_before": saved_before, "too_late": too_late, "lost": lost}
 
 
 def main() -> None:
@@ -129,10 +142,14 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments of killing")
-    parser.add_argument("--keep", type=Path, help="a folder for the runs, instead of a temporary")
+    parser.add_argument("--keep", type=Path, help="a new folder to keep the runs in")
     args = parser.parse_args()
+    keep = args.keep
+    # Runs of before would be found finished: nothing would be trained, and nothing killed.
+    if keep and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+        parser.exit(2, f"--keep {keep}: a folder that is new or empty is accepted\n")
     with tempfile.TemporaryDirectory() as temporary:
-        work = (args.keep or Path(temporary)).resolve()
+        work = (keep or Path(temporary)).resolve()
         print("making a small run to start from …", flush=True)
         run([*GEN1, "all", "--config", CONFIG, "--workdir", str(work), "--no-progress"])
         figures = measure_exactness(work, args.steps)

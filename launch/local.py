@@ -52,9 +52,7 @@ def main() -> int:
 def start(command: list[str], index: int, coordinator: str, devices: int | None):
     environment = os.environ | {"GEN1_COORDINATOR": coordinator, "GEN1_PROCESS": str(index)}
     if devices:
-        flags = (
-            f"{environment.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-        )
+        flags = f"{environment.get('XLA_FLAGS', '')} {_DEVICES}={devices}"
         environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
     return subprocess.Popen(
         command,
