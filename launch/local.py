@@ -36,7 +36,8 @@ def main() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
-    processes = [start(command, i, coordinator, args.devices) for i in range(args.processes)]
+    meeting = {"GEN1_COORDINATOR": coordinator, "GEN1_PROCESSES": str(args.processes)}
+    processes = [start(command, i, meeting, args.devices) for i in range(args.processes)]
     readers = [threading.Thread(target=echo, args=(i, p)) for i, p in enumerate(processes)]
     for reader in readers:
         reader.start()
@@ -49,8 +50,8 @@ def main() -> int:
     return code
 
 
-def start(command: list[str], index: int, coordinator: str, devices: int | None):
-    environment = os.environ | {"GEN1_COORDINATOR": coordinator, "GEN1_PROCESS": str(index)}
+def start(command: list[str], index: int, meeting: dict[str, str], devices: int | None):
+    environment = os.environ | meeting | {"GEN1_PROCESS": str(index)}
     if devices:
         flags = f"{environment.get('XLA_FLAGS', '')} {_DEVICES}={devices}"
         environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}

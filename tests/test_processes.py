@@ -64,6 +64,12 @@ def test_processes_that_do_not_come_together_stop(tmp_path):
     assert "stack trace" not in done.stdout
 
 
+def test_processes_that_are_not_told_of_each_other_stop(tmp_path):
+    done = launch(2, 1, *train(tmp_path / "x", 1))
+    assert done.returncode == 2 and not (tmp_path / "x").exists()
+    assert "gen1: this is one of 2 processes, and would run alone" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
