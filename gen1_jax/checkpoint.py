@@ -35,11 +35,11 @@ class Checkpoints:
     def _manager(self) -> ocp.CheckpointManager:
         """Made when it is needed: a run that fails before its first save leaves no folder."""
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every file it touches
-        self._folder.mkdir(parents=True, exist_ok=True)
         # Named, they meet through the coordinator, and one that fails is missed after a while. Else
         # they would meet in collectives, where it would meet the others in the wrong one. Meetings
         # are counted by each process, so a manager after a failure has others.
         self._managers += 1
+        self._folder.mkdir(parents=True, exist_ok=True)
         processes = set(range(jax.process_count())) if jax.process_count() > 1 else None
         meeting = ocp.options.MultiprocessingOptions(
             active_processes=processes, barrier_sync_key_prefix=f"{self._managers}"
