@@ -1,4 +1,4 @@
-"""The paper's training step on TPUs that are not there: does it fit, and what bounds it?
+"""The paper's programs on TPUs that are not there: do they fit, and what bounds them?
 
     python benchmarks/paper_on_tpu.py [CASE ...] [--keep DIR]
 
@@ -28,6 +28,7 @@ CASES = {
     " --set mesh.fsdp=1",
     "frames": "--config paper:blur --what sample --topology v5p:2x2x2 --steps 50 --batch-size 1"
     " --set mesh.data=1 mesh.fsdp=1 mesh.frames=8",
+    "encode": "--config paper:encoded --what encode --topology v5p:2x2x1",
 } | {
     f"scaling {chips}": f"{VIDEO} --topology v5p:{layout} --set data.batch_size={9 * chips}"
     f" data.image_batch_size={72 * chips}"

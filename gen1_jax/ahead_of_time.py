@@ -38,6 +38,7 @@ from gen1_jax.weights.folder import module_from_config, param_template
 
 TPUS = ("v4", "v5e", "v5p", "v6e")
 LATENT_CHANNELS = 4
+_COUNT = r"[1-9]\d*"
 
 
 class Target(NamedTuple):
@@ -79,7 +80,7 @@ class Report:
       parameters: of the model.
       fits: whether the chip's memory is enough. If not, all figures but memory's are None.
       hbm_used_bytes: arguments + outputs − aliased + temporaries + code + beside.
-      hbm_available_bytes: of the chip.
+      hbm_available_bytes: of the chip, what programs get.
       hbm: the terms of that sum, by name.
       model_flops: see `Work`; of all chips together.
       flops: of the compiled program's products and convolutions, with what is computed again.
@@ -89,6 +90,7 @@ class Report:
       collectives: kind -> count, bytes (of the arrays), sent (by one chip, in a ring).
       arithmetic_seconds, memory_seconds, interconnect_seconds: at the chip's peaks.
       mfu_bound: model FLOPs over the peak's in the longest of these.
+      refused: why the compiler makes no program of it, whatever memory there is; else None.
       notes: what the figures leave out.
     """
 
@@ -110,6 +112,7 @@ class Report:
     mfu_bound: float | None = None
     lower_seconds: float = 0.0
     compile_seconds: float = 0.0
+    refused: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -127,12 +130,12 @@ def make_target(topology: str, mesh: Mapping[str, int]) -> Target:
       UserError: no such topology, libtpu is missing, or the mesh does not fit.
     """
     version, _, layout = topology.partition(":")
-    if version == "cpu" and layout.isdecimal():
+    if version == "cpu" and re.fullmatch(_COUNT, layout):
         devices = jax.devices("cpu")[: int(layout)]
         if len(devices) != int(layout):
             raise UserError(f"--topology {topology}: this process has {len(devices)} CPU devices")
         return Target(topology, make_mesh(**mesh, devices=devices), None)
-    if version not in TPUS or not re.fullmatch(r"\d+(x\d+)*", layout):
+    if version not in TPUS or not re.fullmatch(rf"{_COUNT}(x{_COUNT})*", layout):
         raise UserError(
             f"--topology {topology}; accepted: a version ({', '.join(TPUS)}) and its chips, e.g. "
             "v5p:4x4x8 or v5e:8x16, or cpu:N"
@@ -193,6 +196,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     step = make_step(config, loss, optimizer, state.params)
     settings = {
         "what": "train",
+        "objective": config.objective,
         "batch": _shapes(batch),
         "microbatches": config.microbatches,
         "remat": config.remat,
@@ -208,13 +212,20 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
 
 
 def sample_work(
-    config: Any, pipeline: Mapping[str, Any], target: Target, batch_size: int, num_steps: int
+    config: Any,
+    pipeline: Mapping[str, Any],
+    models: Mapping[str, dict],
+    target: Target,
+    batch_size: int,
+    num_steps: int,
 ) -> Work:
     """Guided DDIM of a batch of clips: `num_steps` steps of three predictions each.
 
     Args:
       config: of a trained UNet stage.
       pipeline: the settings of its pipeline part.
+      models: config.json's content of the pipeline's other models, by name. An editor has them on
+        every chip, whatever it computes.
       target: what it is compiled for.
       batch_size: clips, over all chips.
       num_steps: DDIM steps.
@@ -223,6 +234,7 @@ def sample_work(
     module = make_module(config).clone(remat="none")
     schedule = make_schedule(**pipeline["schedule"])
     params = _placed(param_template(module), replicated(mesh))
+    _, frozen = describe_frozen(models, jnp.dtype(config.dtype), mesh)
     shapes = batch_shapes(config, images=False)
     parts, split = batch_parts(mesh), mesh.shape[FRAMES]
     if batch_size % parts:
@@ -259,6 +271,7 @@ def sample_work(
         settings,
         _size(params),
         _count(sample, *arguments),
+        beside=_bytes(frozen),
     )
 
 
@@ -296,9 +309,18 @@ def encode_work(
 
 
 def batch_shapes(config: Any, images: bool) -> Batch:
-    """The shapes of a config's batches, over all hosts; of several buckets the largest."""
+    """The shapes of a config's batches, over all hosts; of several buckets the largest.
+
+    Raises:
+      UserError: a number below 1, a bucket that is no size, or a field that no batch has.
+    """
     data, model = config.data, config.model
+    for name in ("image_batch_size" if images else "batch_size", "num_frames"):
+        if data[name] < 1:
+            raise UserError(f"data.{name} is {data[name]}; 1 or more is accepted")
     buckets = (images and data.get("image_buckets")) or data.buckets
+    if not buckets or not all(map(_is_size, buckets)):
+        raise UserError(f"data.buckets is {tuple(buckets)}; accepted: pairs (height, width)")
     height, width = max(buckets, key=lambda size: size[0] * size[1])
     b = data.image_batch_size if images else data.batch_size
     clip = (b, 1 if images else data.num_frames, height, width)
@@ -316,7 +338,15 @@ def batch_shapes(config: Any, images: bool) -> Batch:
         "structure_level": ((b,), jnp.int32),
         "content": ((b, content), jnp.float32),
     }
+    if not data.fields or not set(data.fields) <= set(shapes):
+        raise UserError(f"data.fields is {tuple(data.fields)}; accepted: {', '.join(shapes)}")
     return Batch(**{name: jax.ShapeDtypeStruct(*shapes[name]) for name in data.fields})
+
+
+def _is_size(size: Any) -> bool:
+    return (
+        isinstance(size, tuple) and len(size) == 2 and all(type(x) is int and x > 0 for x in size)
+    )
 
 
 def describe_frozen(
@@ -361,14 +391,7 @@ def measure(work: Work, target: Target) -> Report:
       UserError: the compiler refused the program for another reason.
     """
     mesh, chip = target.mesh, target.chip
-    settings = {
-        **work.settings,
-        "topology": target.topology,
-        "chips": mesh.size,
-        "mesh": {name: int(size) for name, size in mesh.shape.items()},
-    }
-    same = (settings, work.parameters)
-    available = int(chip.memory) if chip else None
+    settings, available = _settings(work, target), _available(target)
     started = time.perf_counter()
     with jax.set_mesh(mesh):
         lowered = work.lower()
@@ -378,8 +401,16 @@ def measure(work: Work, target: Target) -> Report:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         seconds["compile_seconds"] = time.perf_counter() - lowered_at
-        used, available = read_out_of_memory(str(error), available)
-        return Report(*same, False, used, available, work.model_flops, **seconds)
+        used, room = read_out_of_memory(str(error))
+        return Report(
+            settings,
+            work.parameters,
+            fits=False,
+            hbm_used_bytes=None if used is None else used + work.beside,
+            hbm_available_bytes=room if available is None else available,
+            model_flops=work.model_flops,
+            **seconds,
+        )
     seconds["compile_seconds"] = time.perf_counter() - lowered_at
 
     hbm = _memory(compiled.memory_analysis(), work.beside)
@@ -398,7 +429,8 @@ def measure(work: Work, target: Target) -> Report:
         longest = max(bounds.values())
         bounds["mfu_bound"] = work.model_flops / mesh.size / (chip.flops * longest)
     return Report(
-        *same,
+        settings,
+        work.parameters,
         fits=available is None or used <= available,
         hbm_used_bytes=used,
         hbm_available_bytes=available,
@@ -413,6 +445,32 @@ def measure(work: Work, target: Target) -> Report:
         **seconds,
         notes=(*work.notes, *_notes(program)),
     )
+
+
+def refusal(work: Work, target: Target, reason: str) -> Report:
+    """The report of a program that `measure` raises UserError for."""
+    return Report(
+        _settings(work, target),
+        work.parameters,
+        fits=False,
+        hbm_used_bytes=None,
+        hbm_available_bytes=_available(target),
+        model_flops=work.model_flops,
+        refused=reason,
+    )
+
+
+def _settings(work: Work, target: Target) -> dict[str, Any]:
+    return {
+        **work.settings,
+        "topology": target.topology,
+        "chips": target.mesh.size,
+        "mesh": {name: int(size) for name, size in target.mesh.shape.items()},
+    }
+
+
+def _available(target: Target) -> int | None:
+    return int(target.chip.memory) if target.chip else None
 
 
 def _memory(analysis: Any, beside: int) -> dict[str, int]:
@@ -436,22 +494,24 @@ def _notes(program: hlo.Program) -> list[str]:
 
 
 _SCALE = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_OUT_OF_MEMORY = (
+# Of the main memory. Of the fast one it is a fault of the program: no smaller batch helps.
+_OUT_OF_MEMORY = r"Ran out of memory (?:in memory space|on) hbm\b"
+_AMOUNTS = (
     r"memory required for [^(]*\(([\d.]+)([KMGT]?)\) exceeds available \w+ \(([\d.]+)([KMGT]?)\)",
     r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm",
 )
 
 
-def read_out_of_memory(message: str, available: int | None) -> tuple[int | None, int | None]:
+def read_out_of_memory(message: str) -> tuple[int | None, int | None]:
     """(bytes needed, bytes there are) of the compiler's message; None where it does not say.
 
     Raises:
       UserError: the message is about something else.
     """
-    if "RESOURCE_EXHAUSTED" not in message and "Ran out of memory" not in message:
+    if not re.search(_OUT_OF_MEMORY, message, re.IGNORECASE):
         raise UserError(f"the compiler refused the program: {message.splitlines()[0]}")
-    for pattern in _OUT_OF_MEMORY:
+    for pattern in _AMOUNTS:
         if found := re.search(pattern, message):
             used, room = (int(float(found[i]) * _SCALE[found[i + 1]]) for i in (1, 3))
             return used, room
-    return None, available
+    return None, None

@@ -7,8 +7,9 @@ tiles of 8 x 128, not to 128.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 
+from gen1_jax.hardware import find_chip
+
 _VMEM = 16 * 2**20  # bytes of fast memory that a kernel may take; a v4 has no more
-_LANES = 128
+_SUBLANES, _LANES = 8, 128  # a tile of memory
 
 
 class Tiles(NamedTuple):
@@ -27,17 +30,25 @@ class Tiles(NamedTuple):
     queries: int
 
 
-def choose_tiles(length: int, heads: int, d: int) -> Tiles | None:
-    """As many heads as fit; None if not even one does."""
+def choose_tiles(length: int, heads: int, d: int, q_type: Any, v_type: Any) -> Tiles | None:
+    """As many heads as fit; None if not even one does. Keys are of the queries' type."""
+    q_type, v_type = jnp.dtype(q_type), jnp.dtype(v_type)
+    long = _round_up(length, _LANES)
     for queries in (2 * _LANES, _LANES):
-        # Scores, weights and their gradients.
-        room = 0.9 * _VMEM - 4 * 4 * length * min(queries, length)
-        # Keys, values and their gradients, each twice to be moved while it is used; float32 sums.
-        each = (4 * 2 * 2 + 2 * 4) * length * d
+        queries = min(queries, length)
+        room = 0.9 * _VMEM - 3 * 4 * long * queries  # scores, weights and their gradients
+        # Keys, values and their gradients; queries, results and theirs; each twice, to be moved
+        # while it is used. Float32 sums.
+        moved = 2 * 2 * (q_type.itemsize + v_type.itemsize)
+        each = d * (moved * (long + queries) + 2 * 4 * long)
         if room >= each:
             fitting = (n for n in range(1, heads + 1) if heads % n == 0 and n * each <= room)
             return Tiles(max(fitting), queries)
     return None
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -66,7 +77,7 @@ def _over_devices(function):
 
 def _attend(q, k, v):
     b, heads, d, length = q.shape
-    grid, part, whole, rows = _split(b, heads, d, length)
+    grid, part, whole, rows = _split(q, v)
     y, lse = pl.pallas_call(
         _forward_kernel,
         grid=grid,
@@ -77,7 +88,7 @@ def _attend(q, k, v):
             jax.ShapeDtypeStruct((b, grid[1], heads // grid[1], length), jnp.float32),
         ],
         compiler_params=_parameters(),
-        cost_estimate=_cost(2, (q, k, v, v), b, heads, d, length),
+        cost_estimate=_cost(2, (q, k, v, v), grid[2] * part.block_shape[3]),
         name="attention_forward",
     )(q, k, v)
     return y, lse.reshape(b, heads, length)
@@ -85,7 +96,7 @@ def _attend(q, k, v):
 
 def _attend_backward(q, k, v, y, lse, dy):
     b, heads, d, length = q.shape
-    grid, part, whole, rows = _split(b, heads, d, length)
+    grid, part, whole, rows = _split(q, v)
     sums = pltpu.VMEM((heads // grid[1], d, length), jnp.float32)
     return pl.pallas_call(
         partial(_backward_kernel, length=length),
@@ -95,18 +106,18 @@ def _attend_backward(q, k, v, y, lse, dy):
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)],
         scratch_shapes=[sums, sums],
         compiler_params=_parameters(),
-        cost_estimate=_cost(5, (q, k, v, y, dy, q, k, v), b, heads, d, length),
+        cost_estimate=_cost(5, (q, k, v, y, dy, q, k, v), grid[2] * part.block_shape[3]),
         name="attention_backward",
     )(q, k, v, y, lse.reshape(b, grid[1], -1, length), dy)
 
 
-def _split(b: int, heads: int, d: int, length: int):
+def _split(q: jax.Array, v: jax.Array):
     """The grid (image, group of heads, block of queries), and what a step of it sees.
 
     A block of queries, all keys, a row of a number a query [b groups heads l].
     """
-    tiles = choose_tiles(length, heads, d)
-    n, queries = tiles.heads, min(tiles.queries, length)
+    b, heads, d, length = q.shape
+    n, queries = choose_tiles(length, heads, d, q.dtype, v.dtype)
     return (
         (b, heads // n, pl.cdiv(length, queries)),
         pl.BlockSpec((1, n, d, queries), lambda i, g, j: (i, g, 0, j)),
@@ -121,15 +132,33 @@ def _parameters() -> pltpu.CompilerParams:
     return pltpu.CompilerParams(dimension_semantics=order, vmem_limit_bytes=_VMEM)
 
 
-def _cost(products: int, arrays: tuple, b: int, heads: int, d: int, length: int) -> pl.CostEstimate:
-    """What the kernel does, with what it does in vain: the matrix unit is 128 wide."""
-    wide, long = (math.ceil(size / _LANES) * _LANES for size in (d, length))
-    rows = 4 * b * heads * length
+def _cost(products: int, arrays: Sequence[jax.Array], queries: int) -> pl.CostEstimate:
+    """What a kernel does, with what it does in vain.
+
+    Its last block of queries is a whole one, the matrix unit takes as long for a part of its
+    width, and memory moves in tiles.
+
+    Args:
+      products: of queries, keys and a head's channels, however they are summed.
+      arrays: that are read or written once, [b heads d l].
+      queries: that are computed, in whole blocks.
+    """
+    b, heads, d, length = arrays[0].shape
+    width, pairs = _matrix_width(), b * heads
+    each = math.prod(_round_up(size, width) for size in (queries, length, d))
+    rows = sum(_round_up(d, _SUBLANES) * x.dtype.itemsize for x in arrays) + 4  # lse's
     return pl.CostEstimate(
-        flops=2 * products * b * heads * long * long * wide,
-        transcendentals=b * heads * length * length,
-        bytes_accessed=sum(x.size * x.dtype.itemsize for x in arrays) + rows,
+        flops=2 * products * pairs * each,
+        transcendentals=pairs * queries * length,
+        bytes_accessed=pairs * rows * _round_up(length, _LANES),
     )
+
+
+def _matrix_width() -> int:
+    """Of the chips of the mesh; 128 where it does not tell, which all but a v6e have."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    chip = find_chip(device.device_kind) if device else None
+    return chip.matrix_width if chip and chip.matrix_width else 128
 
 
 def _product(x: jax.Array, y: jax.Array, axes: tuple[int, int]) -> jax.Array:

@@ -1,7 +1,8 @@
 """Arithmetic of a function: multiplications and additions of its products and convolutions.
 
 Counted from the program as it was written, before any compiler: recomputation by the back end,
-padding and fusion do not count. This is the "model FLOPs" of MFU.
+padding and fusion do not count. This is the "model FLOPs" of MFU. Of branches that data choose
+between the dearest counts.
 """
 
 import functools
@@ -31,8 +32,10 @@ def _count_equation(equation: Any) -> int:
         return 2 * inner * math.prod(equation.outvars[0].aval.shape)
     if name == "conv_general_dilated":
         return _count_convolution(equation)
-    if name == "cond":  # the dearest branch
-        return max(_count(branch.jaxpr) for branch in params["branches"])
+    if name == "cond":
+        costs = [_count(branch.jaxpr) for branch in params["branches"]]
+        # Of ways for certain platforms that for all others, which stands last: it is the formula.
+        return costs[-1] if params.get("branches_platforms") else max(costs)
     times = params["length"] if name == "scan" else 1
     return times * sum(_count(inner) for inner in _inner_programs(params))
 

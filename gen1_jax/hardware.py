@@ -9,10 +9,12 @@ class Chip(NamedTuple):
     Attributes:
       flops: bfloat16 FLOP/s, dense.
       bandwidth: of its main memory (HBM), bytes/s.
-      memory: bytes of it. Programs get a little less: 15.75 of a v5e's 16 GiB.
+      memory: bytes of it that programs get; of TPUs as their compiler says it (libtpu 0.0.51):
+        their makers give 32, 16, 95 and 32 GiB.
       interconnect: bytes/s that it sends to other chips over all its links together. Makers give
         twice that where they count both directions.
       source: where the figures stand.
+      matrix_width: a side of a TPU's matrix unit; a product's shorter sides take as long.
     """
 
     flops: float
@@ -20,15 +22,16 @@ class Chip(NamedTuple):
     memory: float
     interconnect: float
     source: str
+    matrix_width: int | None = None
 
 
 _TPU = "docs.cloud.google.com/tpu/docs, page of the version"
 _GIB = 2**30
 CHIPS = {
-    "v4": Chip(275e12, 1228e9, 32 * _GIB, 300e9, _TPU),
-    "v5e": Chip(197e12, 819e9, 16 * _GIB, 200e9, _TPU),
-    "v5p": Chip(459e12, 2765e9, 95 * _GIB, 600e9, _TPU),
-    "v6e": Chip(918e12, 1640e9, 32 * _GIB, 400e9, _TPU),
+    "v4": Chip(275e12, 1228e9, 30.75 * _GIB, 300e9, _TPU, 128),
+    "v5e": Chip(197e12, 819e9, 15.75 * _GIB, 200e9, _TPU, 128),
+    "v5p": Chip(459e12, 2765e9, 95.73 * _GIB, 600e9, _TPU, 128),
+    "v6e": Chip(918e12, 1640e9, 31.24 * _GIB, 400e9, _TPU, 256),
     "h100": Chip(989e12, 3350e9, 80e9, 450e9, "nvidia.com, H100 SXM data sheet"),
     "h200": Chip(989e12, 4800e9, 141e9, 450e9, "nvidia.com, H200 SXM data sheet"),
     "a100": Chip(312e12, 2039e9, 80e9, 300e9, "nvidia.com, A100 80GB SXM data sheet"),

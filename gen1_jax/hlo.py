@@ -1,8 +1,9 @@
 """What a compiled program does, read from its HLO text: arithmetic, memory traffic, collectives.
 
 XLA's own cost analysis counts the body of a loop once; here it counts as often as it runs. Its
-bytes are those of every memory, a TPU's fast VMEM too; here they are of the main memory alone.
-Pallas kernels count as what they say of themselves (`pl.CostEstimate`).
+bytes are those of every memory, a TPU's fast VMEM too; here they are of the main memory alone, with
+what fills up the tiles that arrays are stored in. What is sent counts without that. Pallas kernels
+count as what they say of themselves (`pl.CostEstimate`).
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import NamedTuple
 
 from gen1_jax.flops import count_taps
@@ -39,11 +41,11 @@ _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 
 
 class Shape(NamedTuple):
-    """One array. `S(n)` in a layout names another memory than the main one, as VMEM."""
+    """One array, and how it is stored, as `{1,0:T(8,128)(2,1)S(1)}`."""
 
     dtype: str
     dims: tuple[int, ...]
-    in_main_memory: bool
+    layout: str = ""
 
     @property
     def size(self) -> int:
@@ -51,7 +53,25 @@ class Shape(NamedTuple):
 
     @property
     def bytes(self) -> int:
+        """Of the elements alone."""
         return self.size * _BYTES.get(self.dtype, 0)
+
+    @property
+    def stored_bytes(self) -> int:
+        """With what fills up tiles. A layout has axes from the innermost on, and a tile's last
+        size is the innermost's: 320 channels take the place of 384 in tiles of 8 x 128."""
+        found = re.match(r"\{([\d,]*):[^}]*?T\(([\d,]+)\)", self.layout)
+        if not found:
+            return self.bytes
+        sizes = [self.dims[int(axis)] for axis in found[1].split(",") if axis]
+        tile = [int(size) for size in reversed(found[2].split(","))]
+        whole = (-(-size // t) * t for size, t in zip_longest(sizes, tile, fillvalue=1))
+        return math.prod(whole) * _BYTES.get(self.dtype, 0)
+
+    @property
+    def in_main_memory(self) -> bool:
+        """`S(n)` names another memory, as VMEM."""
+        return "S(" not in self.layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +97,8 @@ class Instruction:
     def called(self) -> dict[str, str]:
         """The computations that it runs, by attribute; not those it reduces or sorts with."""
         found = dict(_CALLED.findall(self.attributes))
+        if self.opcode == "call":
+            found |= re.findall(r"\b(to_apply)=%?([\w.\-]+)", self.attributes)
         if branches := re.search(r"branch_computations=\{([^}]*)\}", self.attributes):
             for number, name in enumerate(re.findall(r"[\w.\-]+", branches[1])):
                 found[f"branch {number}"] = name
@@ -193,7 +215,7 @@ class Program:
         read, written = [_main_bytes(s) for s in operands], _main_bytes(instruction.shapes)
         if opcode == "slice-start":  # of the result's arrays the operand is the first
             part = instruction.shapes[1]
-            read, written = [part.bytes if read[0] else 0], _main_bytes((part,))
+            read, written = [part.stored_bytes if read[0] else 0], _main_bytes((part,))
         elif opcode.endswith("-start"):  # the result holds the operands again
             written = max(0, written - sum(read))
         elif opcode == "fusion":
@@ -201,30 +223,22 @@ class Program:
             read = [min(r, _read_of(i, fused)) for i, r in enumerate(read)]
             written = min(written, _written_of(fused))
         elif opcode in _SLICES:
-            read[0] = min(read[0], sum(shape.bytes for shape in instruction.shapes))
+            read[0] = min(read[0], sum(shape.stored_bytes for shape in instruction.shapes))
         elif opcode == "dynamic-update-slice":
-            read[0], written = 0, min(written, sum(shape.bytes for shape in operands[1]))
+            read[0], written = 0, min(written, sum(shape.stored_bytes for shape in operands[1]))
         return sum(read) + written
 
     # ---------------------------------------------------------------- collectives
 
     def collectives(self, num_chips: int) -> dict[str, Traffic]:
-        """Kind -> what one chip does of it, loops counted as often as they run.
-
-        A TPU's compiler may show one collective in several fusions, beside the arithmetic that
-        hides it; they have its channel in common, and count once.
-        """
+        """Kind -> what one chip does of it, loops counted as often as they run."""
         total: dict[str, Traffic] = {}
-        channels = set()
         for instruction, where in self._each():
             kind = instruction.opcode.removesuffix("-start")
             if kind == "all-reduce" and where.startswith("all-reduce-scatter"):
                 kind = "reduce-scatter"  # on TPU a fusion: each chip gets its slice of the sum
-            channel = re.search(r"channel_id=(\d+)", instruction.attributes)
-            if kind not in _SENT or (channel and (kind, channel[1]) in channels):
+            if kind not in _SENT or self._is_continued(instruction, where):
                 continue
-            if channel:
-                channels.add((kind, channel[1]))
             group = _group_size(instruction.attributes, num_chips)
             operands = (self._shapes[where].get(name, ()) for name in instruction.operands)
             size = sum(shape.bytes for shapes in operands for shape in shapes)
@@ -236,6 +250,17 @@ class Program:
                 before.sent + runs * size * _SENT[kind](group),
             )
         return total
+
+    def _is_continued(self, collective: Instruction, where: str) -> bool:
+        """Whether another fusion started this collective.
+
+        A TPU's compiler shows one in a fusion that starts it, in those whose arithmetic hides it,
+        and in one that waits for its end. Its channel does not tell: unrelated ones share theirs.
+        """
+        if "async_collective_fusion_config" not in collective.attributes:
+            return False
+        starts = 'custom_call_target="AsyncCollectiveStart"'
+        return not any(starts in i.attributes for i in self.computations[where])
 
 
 def _convolution_flops(
@@ -269,7 +294,7 @@ def _window(attributes: str) -> str:
 
 
 def _main_bytes(shapes: tuple[Shape, ...]) -> int:
-    return sum(shape.bytes for shape in shapes if shape.in_main_memory)
+    return sum(shape.stored_bytes for shape in shapes if shape.in_main_memory)
 
 
 def _read_of(number: int, fused: list[Instruction]) -> float:
@@ -280,7 +305,7 @@ def _read_of(number: int, fused: list[Instruction]) -> float:
     users = [i for i in fused if name in i.operands]
     if users and all(user.operands[0] == name for user in users):
         if all(user.opcode in _SLICES for user in users):
-            return sum(user.shapes[0].bytes for user in users)
+            return sum(user.shapes[0].stored_bytes for user in users)
         if all(user.opcode == "dynamic-update-slice" for user in users):
             return 0  # written in place
     return math.inf
@@ -291,7 +316,7 @@ def _written_of(fused: list[Instruction]) -> float:
     root = next(i for i in fused if i.is_root)
     if root.opcode != "dynamic-update-slice":
         return math.inf
-    return next(i.shapes[0].bytes for i in fused if i.name == root.operands[1])
+    return next(i.shapes[0].stored_bytes for i in fused if i.name == root.operands[1])
 
 
 def _group_size(attributes: str, num_chips: int) -> int:
@@ -333,7 +358,7 @@ def _parse_instruction(line: str) -> Instruction:
         left.removeprefix("ROOT ").lstrip("%"),
         rest[:opening],
         tuple(
-            Shape(dtype, tuple(int(d) for d in dims.split(",") if d), "S(" not in layout)
+            Shape(dtype, tuple(int(d) for d in dims.split(",") if d), layout)
             for dtype, dims, layout in _SHAPE.findall(shapes)
         ),
         rest[opening + 1 : closing - 1],

@@ -11,12 +11,12 @@ import micro
 import pytest
 
 from gen1_jax import ahead_of_time, cli
-from gen1_jax.ahead_of_time import make_target, measure, read_out_of_memory, train_work
+from gen1_jax.ahead_of_time import Work, make_target, measure, read_out_of_memory, train_work
 from gen1_jax.commands import compile_step
 from gen1_jax.errors import UserError
 from gen1_jax.hardware import CHIPS
 from gen1_jax.models.unet import REMAT, VideoUNet
-from gen1_jax.weights.folder import param_template
+from gen1_jax.weights.folder import module_from_config, param_template
 
 CONFIG = f"{micro.__file__}"
 KEYS = {
@@ -61,6 +61,30 @@ def arguments(what: str, **options):
     )
 
 
+def bytes_of(*parts: str) -> int:
+    models = (module_from_config(config_of(part).model.to_dict()) for part in parts)
+    return sum(4 * x.size for module in models for x in jax.tree.leaves(param_template(module)))
+
+
+def test_encoding_costs_its_levels():
+    """A second t_s costs as much as a third; frames are encoded once, whatever their number."""
+    target = make_target("cpu:2", {"data": -1, "fsdp": 1})
+    one, two, three = (
+        compile_step.make_work(
+            arguments("encode", config=f"{CONFIG}:encoded"),
+            config_of("encoded", levels_per_clip=levels),
+            target,
+        )
+        for levels in (1, 2, 3)
+    )
+    each = two.model_flops - one.model_flops
+    assert 0 < each < one.model_flops and three.model_flops - two.model_flops == each
+    assert one.settings["batch"]["frames"][0] == 2 * micro.BATCH
+    assert one.parameters == bytes_of("autoencoder", "clip", "depth") / 4
+    first, third = measure(one, target), measure(three, target)
+    assert third.flops - first.flops == pytest.approx(2 * each / 2, rel=0.05)  # on each of two
+
+
 def test_sampling_costs_its_steps_and_no_collective():
     """The branches g stay together on each device: nothing is sent for guidance."""
     target = make_target("cpu:8", {"data": -1, "fsdp": 1})
@@ -71,6 +95,8 @@ def test_sampling_costs_its_steps_and_no_collective():
         for n in (2, 4)
     ]
     assert reports[1].flops == pytest.approx(2 * reports[0].flops, rel=0.05)
+    # An editor has its other models on every device too.
+    assert reports[0].hbm["beside"] == bytes_of("autoencoder", "clip", "depth", "prior")
     assert all(report.collectives == {} for report in reports)
 
 
@@ -79,6 +105,7 @@ def test_known_peaks_bound_the_share_of_them():
     work = train_work(config_of("depth"), {}, target, images=False)
     report = measure(work, target)
     longest = max(report.arithmetic_seconds, report.memory_seconds, report.interconnect_seconds)
+    assert report.hbm_available_bytes == int(15.75 * 2**30)
     assert report.memory_seconds == report.bytes / CHIPS["v5e"].bandwidth
     assert report.mfu_bound == pytest.approx(
         report.model_flops / 2 / (CHIPS["v5e"].flops * longest)
@@ -93,6 +120,15 @@ def test_a_program_that_does_not_fit_is_an_answer():
     assert not report.fits
     assert "does not fit" in compile_step.table(report)
     assert "--microbatches" in compile_step.table(report)
+    assert "--remat" not in compile_step.table(report)  # which is for the UNet's stages
+    settings = {"what": "train", "objective": "diffusion"}
+    of_unet = dataclasses.replace(report, settings=settings)
+    assert "--remat layer" in compile_step.advice(of_unet)
+    assert "more chips" in compile_step.advice(of_unet, searched=True)
+    assert "--" not in compile_step.advice(of_unet, searched=True).replace("(--set)", "")
+
+
+REFUSED = "the compiler refused the program: it has no mind to"
 
 
 # Seconds by microbatches, of four clips a chip: of arithmetic, and of memory; None does not fit.
@@ -102,6 +138,8 @@ def test_a_program_that_does_not_fit_is_an_answer():
         # Arithmetic is all that is waited for, and nothing is computed twice: no more is tried.
         ({1: (2, 1), 2: (2, 1), 4: (2, 1)}, [("none", 1)], ("none", 1)),
         ({1: None, 2: (2, 1), 4: (2, 1)}, [("none", 1), ("none", 2)], ("none", 2)),
+        # What the compiler refuses is noted, and the next is tried.
+        ({1: REFUSED, 2: (2, 1), 4: (2, 1)}, [("none", 1), ("none", 2)], ("none", 2)),
         # Waiting for memory, more microbatches may wait less, and other remats too.
         ({1: (2, 4), 2: (2, 1), 4: (2, 1)}, [("none", 1), ("none", 2)], ("none", 2)),
         (
@@ -120,6 +158,8 @@ def test_a_search_ends_where_nothing_can_be_better(monkeypatch, capsys, seconds,
     def measure(work, target):
         settings = work.settings | {"topology": "v5e:1x2", "chips": 2, "mesh": {"data": 2}}
         found = seconds[settings["microbatches"]]
+        if found == REFUSED:
+            raise UserError(REFUSED)
         report = ahead_of_time.Report(settings, 1, found is not None, 2**33, 2**34, 1)
         if found is None:
             return report
@@ -142,21 +182,53 @@ def test_a_search_ends_where_nothing_can_be_better(monkeypatch, capsys, seconds,
 
     assert [name(report) for report in found["search"]] == tried
     assert (found["best"] and name(found["best"])) == best
+    refused = [report["refused"] for report in found["search"]]
+    assert (
+        refused.count(REFUSED)
+        == list(seconds.values()).count(REFUSED)
+        == len([line for line in table if REFUSED in line])
+    )
     assert any(line.startswith("best" if best else "does not fit") for line in table)
 
 
 # The compiler's own words.
-V5E = (
+OF_HBM = (
     "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
-    "Used 20.45G of 15.75G hbm. Exceeded hbm capacity by 4.70G."
+    "Used 20.45G of 15.75G hbm. Exceeded hbm capacity by 4.70G.",
+    "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+    "required for HLO temporaries (20.45G) exceeds available HBM (15.75G). HLO module: jit_f.",
+)
+OF_VMEM = (
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space vmem. "
+    "Used 16.69M of 16.00M vmem. Exceeded vmem capacity by 704.0K.\n  Program vmem requirement"
 )
 
 
-def test_out_of_memory_is_read_from_the_compiler_s_message():
-    assert read_out_of_memory(V5E, None) == (int(20.45 * 2**30), int(15.75 * 2**30))
-    assert read_out_of_memory("RESOURCE_EXHAUSTED: no numbers here", 7) == (None, 7)
-    with pytest.raises(UserError, match="refused the program: INTERNAL: Mosaic failed"):
-        read_out_of_memory("INTERNAL: Mosaic failed\nand so on", None)
+@pytest.mark.parametrize("message", OF_HBM)
+def test_out_of_memory_is_read_from_the_compiler_s_message(message):
+    assert read_out_of_memory(message) == (int(20.45 * 2**30), int(15.75 * 2**30))
+    assert read_out_of_memory("Ran out of memory on HBM: no numbers here") == (None, None)
+
+
+@pytest.mark.parametrize("message", [OF_VMEM, "INTERNAL: Mosaic failed\nand so on"])
+def test_what_no_smaller_batch_helps_is_refused(message):
+    with pytest.raises(UserError, match="refused the program") as refusal:
+        read_out_of_memory(message)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("message", OF_HBM)
+def test_memory_is_the_same_whoever_finds_it_too_small(message):
+    """What the compiler found, with what lies beside; of the memory that programs get."""
+
+    def fail():
+        raise jax.errors.JaxRuntimeError(message)
+
+    target = make_target("cpu:2", {"data": -1, "fsdp": 1})._replace(chip=CHIPS["v5e"])
+    lowered = SimpleNamespace(compile=fail)
+    report = measure(Work(lambda: lowered, {"what": "sample"}, 1, 1, beside=2**30), target)
+    assert not report.fits and report.hbm_used_bytes == int(20.45 * 2**30) + 2**30
+    assert report.hbm_available_bytes == int(15.75 * 2**30)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +236,17 @@ def test_out_of_memory_is_read_from_the_compiler_s_message():
     [
         (["--topology", "v9:2x2"], "accepted: a version"),
         (["--topology", "v5e:two"], "accepted: a version"),
+        (["--topology", "v5e:0x2"], "accepted: a version"),
+        (["--topology", "cpu:0"], "accepted: a version"),
+        (["--topology", "cpu:8", "--set", "dtype=float99"], "accepted: float32, bfloat16"),
+        (["--topology", "cpu:8", "--set", "data.batch_size=0"], "1 or more is accepted"),
+        (["--topology", "cpu:8", "--set", "data.num_frames=0"], "1 or more is accepted"),
+        (["--topology", "cpu:8", "--set", 'data.fields=("foo",)'], "accepted: frames, depth"),
+        (["--topology", "cpu:8", "--set", "data.fields=()"], "accepted: frames, depth"),
+        (["--topology", "cpu:8", "--set", "data.buckets=(3,)"], "pairs (height, width)"),
+        (["--topology", "cpu:8", "--set", "mesh.frames=2"], "training accepts 1"),
+        (["--topology", "cpu:8", "--batch-size", "8"], "goes with --what sample only"),
+        (["--topology", "cpu:8", "--steps", "0"], "goes with --what sample only"),
         (["--topology", "cpu:99"], "this process has 8 CPU devices"),
         (["--topology", "cpu:3"], "does not divide over 3 chips"),
         (["--topology", "cpu:8", "--remat", "some"], "accepted: none, products, layer"),
@@ -177,6 +260,20 @@ def test_bad_input_ends_in_one_line(capsys, options, message):
     assert cli.main(["compile", "--config", f"{CONFIG}:blur", *options]) == 2
     out, err = capsys.readouterr()
     assert message in err and len(err.strip().splitlines()) == 1, err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("dtype=float99", "accepted: float32, bfloat16"),
+        ("batch_size=0", "1 or more is accepted"),
+        ("levels_per_clip=9", "1 to 8 are accepted"),
+    ],
+)
+def test_bad_settings_of_encoding_end_in_one_line(capsys, change, message):
+    options = ["--topology", "cpu:8", "--what", "encode", "--set", change]
+    assert cli.main(["compile", "--config", f"{CONFIG}:encoded", *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas as pl
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from tiny_unet import normal
 
+from gen1_jax import attention_kernel
 from gen1_jax.models import layers
 from gen1_jax.parallel import make_mesh
 
@@ -81,3 +83,48 @@ def test_only_a_tpu_s_long_sequences_go_to_the_kernels():
         ("cpu", 256, 0),
     ):
         assert lowered_for(platform, length).count("tpu_custom_call") == kernels, (platform, length)
+
+
+def cost_of(function, *arrays) -> pl.CostEstimate:
+    def find(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "pallas_call":
+                return equation.params["cost_estimate"]
+            if "jaxpr" in equation.params:
+                inner = equation.params["jaxpr"]
+                return find(getattr(inner, "jaxpr", inner))
+
+    return find(jax.make_jaxpr(function)(*arrays).jaxpr)
+
+
+def test_a_kernel_s_cost_has_what_it_does_in_vain():
+    """Half a block of queries, heads narrower than the matrix unit, tiles of memory."""
+    b, heads, d, length = 2, 8, 20, 1920
+    x = jax.ShapeDtypeStruct((b, heads, d, length), jnp.bfloat16)
+    row = jax.ShapeDtypeStruct((b, heads, length), jnp.float32)
+    forward = cost_of(attention_kernel.attend, x, x, x)
+    assert forward.flops == 2 * 2 * b * heads * 2048 * 1920 * 128
+    assert forward.transcendentals == b * heads * 2048 * 1920
+    assert forward.bytes_accessed == b * heads * 1920 * (4 * 2 * 24 + 4)
+    backward = cost_of(attention_kernel.attend_backward, x, x, x, x, row, x)
+    assert backward.flops == 5 / 2 * forward.flops
+    assert backward.bytes_accessed == b * heads * 1920 * (8 * 2 * 24 + 4)
+    short = jax.ShapeDtypeStruct((b, heads, d, 448), jnp.bfloat16)
+    assert cost_of(attention_kernel.attend, short, short, short).bytes_accessed == (
+        b * heads * 512 * (4 * 2 * 24 + 4)
+    )
+    v6e = AbstractDevice(device_kind="TPU v6 lite", num_cores=1, platform="tpu")
+    with use_abstract_mesh(AbstractMesh((1,), ("data",), abstract_device=v6e)):
+        wide = cost_of(lambda *x: attention_kernel.attend(*x), x, x, x)
+    assert wide.flops == 2 * 2 * b * heads * 2048 * 2048 * 256
+
+
+@pytest.mark.parametrize("types", ["bb", "fb", "ff"])
+def test_tiles_fit_into_a_v4_s_fast_memory(types):
+    """What is there for sure: keys, values and their gradients twice, sums, a block of scores."""
+    q_type, v_type = ({"b": jnp.bfloat16, "f": jnp.float32}[each] for each in types)
+    sizes = jnp.dtype(q_type).itemsize, jnp.dtype(v_type).itemsize
+    for length, heads, d in ((448, 8, 80), (1024, 10, 64), (1792, 8, 40), (1920, 8, 40)):
+        tiles = attention_kernel.choose_tiles(length, heads, d, q_type, v_type)
+        there = tiles.heads * d * length * (4 * sum(sizes) + 8) + 4 * length * tiles.queries
+        assert heads % tiles.heads == 0 and there < 16 * 2**20

@@ -40,21 +40,81 @@ def test_a_strided_convolution():
     assert count_flops(conv, X, KERNEL) == 2 * (2 * 5) * (11 * 11 * 3)
 
 
-def test_the_paper_s_network_on_one_clip():
-    """About 3.5 TFLOP forward on 8 frames of 448x256, 2.4 without its temporal layers."""
-    for video_branches, wanted in ((None, 3.53e12), (0, 2.44e12)):
-        unet = VideoUNet(in_channels=12)
-        template = jax.eval_shape(lambda m=unet: param_template(m))
-        arguments = (
-            jax.ShapeDtypeStruct((1, 1, 8, 32, 56, 12), jnp.float32),
-            jax.ShapeDtypeStruct((1,), jnp.int32),
-            jax.ShapeDtypeStruct((1, 1, 1, 768), jnp.float32),
-        )
+def test_of_ways_for_platforms_the_one_for_all_others_counts():
+    def product(a):
+        return jax.lax.platform_dependent(a, cpu=lambda a: a @ a @ a, default=lambda a: a @ a)
 
-        def apply(params, *inputs, m=unet, k=video_branches):
-            return m.apply({"params": params}, *inputs, num_video_branches=k)
+    shape = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    assert count_flops(product, shape) == 128
+    assert count_flops(lambda a: jax.lax.cond(True, lambda: a, lambda: a @ a), shape) == 128
 
-        assert count_flops(apply, template, *arguments) == pytest.approx(wanted, rel=0.03)
+
+def by_hand(n: int, height: int, width: int, channels: int, temporal: bool) -> int:
+    """FLOPs of Stable Diffusion 1.5's network on n frames with one content token, as Gen-1 has it.
+
+    Multiply-adds of each layer by its formula; a 3x3 convolution reads 3l - 2 places of l, for the
+    outermost taps of the first and last are padding.
+    """
+    widths, d = (320, 640, 1280, 1280), 768
+    places = [(height >> i, width >> i) for i in range(4)]
+
+    def conv3(c_in, c_out, level):
+        h, w = places[level]
+        return n * c_in * c_out * (3 * h - 2) * (3 * w - 2)
+
+    def residual(c_in, c, level):
+        h, w = places[level]
+        total = conv3(c_in, c, level) + conv3(c, c, level) + n * 1280 * c  # the time's projection
+        total += (c_in != c) * n * h * w * c_in * c
+        return total + temporal * 2 * (3 * n - 2) * h * w * c * c
+
+    def attention(c, level):
+        tokens = places[level][0] * places[level][1]
+        # proj_in, proj_out; q, k, v, out; feed-forward of 4 c, gated; one token's value, its out
+        spatial = tokens * c * c * (2 + 4 + 12) + 2 * tokens * tokens * c + d * c + c * c
+        over_time = tokens * (c * c * (2 + 4 + 12) + 2 * n * c)
+        return n * (spatial + temporal * over_time)
+
+    total = 320 * 1280 + 1280 * 1280 + conv3(channels, 320, 0) + conv3(320, 4, 0)
+    skips, c_in = [320], 320
+    for level, c in enumerate(widths):
+        for _ in range(2):
+            total += residual(c_in, c, level) + (level < 3) * attention(c, level)
+            c_in = c
+            skips.append(c)
+        if level < 3:  # in steps of two, only the first place of each axis reads padding
+            h, w = places[level + 1]
+            total += n * c * c * (3 * h - 1) * (3 * w - 1)
+            skips.append(c)
+    total += 2 * residual(1280, 1280, 3) + attention(1280, 3)
+    for level in (3, 2, 1, 0):
+        c = widths[level]
+        for _ in range(3):
+            total += residual(c_in + skips.pop(), c, level) + (level < 3) * attention(c, level)
+            c_in = c
+        if level:
+            total += conv3(c, c, level - 1)
+    return 2 * total
+
+
+@pytest.mark.parametrize("temporal", [True, False])
+def test_the_paper_s_network_on_one_clip(temporal):
+    """3.42 TFLOP forward on 8 frames of 448x256, 2.34 without its temporal layers."""
+    wanted = by_hand(8, 32, 56, 12, temporal)
+    assert wanted == pytest.approx(3.42e12 if temporal else 2.34e12, rel=0.005)
+    unet = VideoUNet(in_channels=12)
+    template = jax.eval_shape(lambda: param_template(unet))
+    arguments = (
+        jax.ShapeDtypeStruct((1, 1, 8, 32, 56, 12), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+        jax.ShapeDtypeStruct((1, 1, 1, 768), jnp.float32),
+    )
+
+    def apply(params, *inputs):
+        branches = None if temporal else 0
+        return unet.apply({"params": params}, *inputs, num_video_branches=branches)
+
+    assert count_flops(apply, template, *arguments) == wanted
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from gen1_jax.hlo import Program
+from gen1_jax.hlo import Program, Shape
 from gen1_jax.parallel import make_mesh
 
 X = jax.ShapeDtypeStruct((16, 32), jnp.float32)
@@ -105,4 +105,115 @@ def test_a_tpu_s_program():
     assert program.collectives(8) == {
         "reduce-scatter": (1, array, 1 / 2 * array),
         "all-reduce": (1, array, 2 * 3 / 4 * array),
+    }
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dims", "layout", "stored"),
+    [
+        ("bf16", (72, 32, 56, 320), "{3,2,1,0:T(8,128)(2,1)}", 2 * 72 * 32 * 56 * 384),
+        ("bf16", (72, 32, 56, 320), "{0,3,2,1:T(8,128)(2,1)S(1)}", 2 * 128 * 32 * 56 * 320),
+        ("f32", (72, 2, 4, 1920), "{3,2,1,0:T(4,128)}", 4 * 72 * 2 * 4 * 1920),
+        ("bf16", (300, 300), "{1,0:T(8,128)(2,1)}", 2 * 304 * 384),
+        ("f32", (300,), "{0:T(512)}", 4 * 512),
+        ("f32", (), "{:T(128)}", 4 * 128),
+        ("f32", (300, 300), "{1,0}", 4 * 300 * 300),
+        ("f32", (300,), "", 4 * 300),
+    ],
+)
+def test_tiles_are_stored_whole(dtype, dims, layout, stored):
+    assert Shape(dtype, dims, layout).stored_bytes == stored
+
+
+def test_memory_traffic_is_of_whole_tiles_and_what_is_sent_is_not():
+    program = Program("""ENTRY %main (a: bf16[16,320]) -> bf16[16,320] {
+  %a = bf16[16,320]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %r = bf16[16,320]{1,0:T(8,128)(2,1)} all-reduce(%a), replica_groups={{0,1}}, to_apply=%sum
+}""")
+    assert program.memory_traffic() == 2 * 2 * 16 * 384
+    assert program.collectives(2)["all-reduce"].bytes == 2 * 16 * 320
+
+
+def test_a_call_s_inside_counts():
+    """As XLA's CPU compiler writes `call`; what a reduction applies is no such thing."""
+    program = Program("""%inner (p: f32[8,16], q: f32[16,4]) -> f32[8,4] {
+  %p = f32[8,16]{1,0} parameter(0)
+  %q = f32[16,4]{1,0} parameter(1)
+  ROOT %d = f32[8,4]{1,0} dot(%p, %q), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%sum (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %s = f32[] add(%x, %y)
+}
+
+ENTRY %main (a: f32[8,16], b: f32[16,4]) -> f32[8] {
+  %a = f32[8,16]{1,0} parameter(0)
+  %b = f32[16,4]{1,0} parameter(1)
+  %zero = f32[] constant(0)
+  %c = f32[8,4]{1,0} call(%a, %b), to_apply=%inner
+  ROOT %r = f32[8]{0} reduce(%c, %zero), dimensions={1}, to_apply=%sum
+}""")
+    assert program.flops() == 2 * 8 * 16 * 4
+    product, reduction = 4 * (8 * 16 + 16 * 4 + 8 * 4), 4 * (8 * 4 + 1 + 8)
+    assert program.memory_traffic() == product + reduction
+    assert set(program.runs) == {"main", "inner"}
+
+
+# Two combined scatters, which have the channel of all that were combined; and one gather that a
+# v5e's compiler starts in a fusion, goes on with beside a product, and waits for in a third.
+SHARED = """%all-reduce-scatter.1 (p0: bf16[8,128]) -> bf16[4,128] {
+  %p0 = bf16[8,128]{1,0} parameter(0)
+  ROOT %sum.1 = bf16[8,128]{1,0} all-reduce(%p0), channel_id=1, replica_groups={{0,1},{2,3}}
+}
+
+%all-reduce-scatter.2 (p1: bf16[32,128]) -> bf16[16,128] {
+  %p1 = bf16[32,128]{1,0} parameter(0)
+  ROOT %sum.2 = bf16[32,128]{1,0} all-reduce(%p1), channel_id=1, replica_groups={{0,1},{2,3}}
+}
+
+%started (p2: bf16[64,32]) -> (bf16[64,32], bf16[64,128], u32[]) {
+  %p2 = bf16[64,32]{1,0} parameter(0)
+  %g.1 = bf16[64,128]{1,0} all-gather(%p2), GATHER{"flag_start":"-1","flag_end":"-1"}}
+  ROOT %c.1 = (bf16[64,32], bf16[64,128]{1,0}, u32[]) custom-call(%g.1), START
+}
+
+%async_collective_fusion.1 (p3: bf16[64,32], p4: bf16[64,64]) -> (bf16[64,64], bf16[64,128]) {
+  %p3 = bf16[64,32]{1,0} parameter(0)
+  %p4 = bf16[64,64]{1,0} parameter(1)
+  %d = bf16[64,64]{1,0} convolution(%p4, %p4), dim_labels=bf_io->bf
+  %g.2 = bf16[64,128]{1,0} all-gather(%p3), GATHER{"flag_start":"2","flag_end":"8"}}
+  ROOT %t = (bf16[64,64], bf16[64,128]) tuple(%d, %g.2)
+}
+
+%waited (p5: bf16[64,32]) -> bf16[64,128] {
+  %p5 = bf16[64,32]{1,0} parameter(0)
+  %g.3 = bf16[64,128]{1,0} all-gather(%p5), GATHER{"flag_start":"2","flag_end":"8"}}
+  ROOT %c.2 = bf16[64,128] custom-call(%g.3), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (a: bf16[8,128], b: bf16[32,128], c: bf16[64,32], d: bf16[64,64]) -> bf16[64,128] {
+  %a = bf16[8,128]{1,0} parameter(0)
+  %b = bf16[32,128]{1,0} parameter(1)
+  %c = bf16[64,32]{1,0} parameter(2)
+  %e = bf16[64,64]{1,0} parameter(3)
+  %f.1 = bf16[4,128]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
+  %f.2 = bf16[16,128]{1,0} fusion(%b), kind=kCustom, calls=%all-reduce-scatter.2
+  %s = (bf16[64,32], bf16[64,128], u32[]) fusion(%c), kind=kCustom, calls=%started
+  %o = (bf16[64,64], bf16[64,128]) fusion(%c, %e), kind=kOutput, calls=%async_collective_fusion.1
+  ROOT %w = bf16[64,128]{1,0} fusion(%c), kind=kCustom, calls=%waited
+}"""
+
+
+def test_collectives_of_one_channel_are_told_apart():
+    text = SHARED.replace(
+        "GATHER",
+        "channel_id=1, replica_groups={{0,1,2,3}}, dimensions={1}, "
+        'backend_config={"flag_configs":[],"async_collective_fusion_config":',
+    ).replace("START", 'custom_call_target="AsyncCollectiveStart"')
+    scattered, gathered = 2 * (8 + 32) * 128, 2 * 64 * 128
+    assert Program(text).collectives(4) == {
+        "reduce-scatter": (2, scattered, scattered / 2),
+        "all-gather": (1, gathered, 3 / 4 * gathered),
     }

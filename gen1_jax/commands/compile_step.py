@@ -15,6 +15,8 @@ import os
 import re
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from gen1_jax.commands import configs
 from gen1_jax.errors import UserError
 
@@ -26,6 +28,7 @@ ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is taken, so several may compile at once
 }
+STEPS = 50
 HELP = "compile the train step for TPUs that are not there; bounds its speed"
 
 
@@ -51,7 +54,7 @@ def add_arguments(parser) -> None:
         help="train: tries remats and microbatches, and finds the best that fits",
     )
     parser.add_argument("--batch-size", type=int, help="sample: clips (default: one a chip)")
-    parser.add_argument("--steps", type=int, default=50, help="sample: DDIM steps (%(default)s)")
+    parser.add_argument("--steps", type=int, help=f"sample: DDIM steps ({STEPS})")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="override, e.g. mesh.fsdp=8"
     )
@@ -59,8 +62,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    config = load(args)
     prepare_environment(args.topology)
+    config = load(args)
     from gen1_jax import ahead_of_time
 
     mesh = config.mesh.to_dict() if "mesh" in config else {"data": -1, "fsdp": 1}
@@ -87,7 +90,7 @@ def prepare_environment(topology: str) -> None:
     """Sets what jax and libtpu read when they are imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if count := re.fullmatch(r"cpu:(\d+)", topology):
+    if count := re.fullmatch(r"cpu:([1-9]\d*)", topology):
         flags = os.environ.get("XLA_FLAGS", "")
         if "xla_force_host_platform_device_count" not in flags:
             flag = f"--xla_force_host_platform_device_count={count[1]}"
@@ -98,11 +101,20 @@ def load(args):
     """The config with the command's changes.
 
     Raises:
-      UserError: no such config, an option that does not go with --what, a part of another kind.
+      UserError: no such config, an option that does not go with --what, a part of another kind,
+        settings that nothing runs with.
     """
-    for name in ("images", "microbatches", "remat", "search"):
-        if getattr(args, name) and args.what != "train":
-            raise UserError(f"--{name} goes with --what train only")
+    from gen1_jax.commands import encoding
+    from gen1_jax.training import check_settings
+
+    for what, names in (
+        ("train", ("images", "microbatches", "remat", "search")),
+        ("sample", ("batch_size", "steps")),
+    ):
+        for name in names:
+            given = getattr(args, name)
+            if given is not None and given is not False and args.what != what:
+                raise UserError(f"--{name.replace('_', '-')} goes with --what {what} only")
     if args.search and (args.microbatches or args.remat):
         raise UserError("--search tries every --microbatches and --remat: give neither")
     overrides = list(args.set)
@@ -115,6 +127,7 @@ def load(args):
     if args.what == "encode":
         if "levels_per_clip" not in config:
             raise UserError(f"--config {args.config}: this part encodes nothing; e.g. tiny:encoded")
+        encoding.check_settings(config)
         return config
     if config.kind != "train":
         raise UserError(
@@ -122,8 +135,8 @@ def load(args):
         )
     if args.what == "sample" and config.objective != "diffusion":
         raise UserError(f"--config {args.config}: --what sample takes a stage of the UNet")
-    if config.microbatches < 1:
-        raise UserError(f"--microbatches {config.microbatches}; 1 or more is accepted")
+    # Sampling may split a clip's frames over chips, which training may not.
+    check_settings(config if args.what == "train" else ConfigDict({**config, "mesh": {}}))
     return config
 
 
@@ -136,14 +149,18 @@ def make_work(args, config, target):
         return ahead_of_time.train_work(config, models, target, args.images)
     from gen1_jax.parallel import batch_parts
 
-    pipeline = other_part(args.config, "pipeline").settings.to_dict()
+    part = other_part(args.config, "pipeline")
+    pipeline = part.settings.to_dict()
     if args.what == "encode":
         models = model_configs(args.config, config.frozen)
         return ahead_of_time.encode_work(config, pipeline, models, target)
     batch_size = batch_parts(target.mesh) if args.batch_size is None else args.batch_size
-    if batch_size < 1 or not 1 <= args.steps <= 1000:
+    steps = STEPS if args.steps is None else args.steps
+    if batch_size < 1 or not 1 <= steps <= 1000:
         raise UserError("--batch-size: 1 or more is accepted; --steps: 1 to 1000")
-    return ahead_of_time.sample_work(config, pipeline, target, batch_size, args.steps)
+    others = {name: folder for name, folder in part.folders.items() if name != "unet"}
+    models = model_configs(args.config, others)
+    return ahead_of_time.sample_work(config, pipeline, models, target, batch_size, steps)
 
 
 def other_part(spec: str, part: str):
@@ -174,7 +191,11 @@ def search(args, config, target):
     for remat in REMAT if config.objective == "diffusion" else ("none",):
         for count in divisors:
             config.remat, config.microbatches = remat, count
-            report = ahead_of_time.measure(make_work(args, config, target), target)
+            work = make_work(args, config, target)
+            try:
+                report = ahead_of_time.measure(work, target)
+            except UserError as error:
+                report = ahead_of_time.refusal(work, target, str(error))
             print(search_line(report), flush=True)
             yield report
             if report.fits and waits_for_arithmetic(report):
@@ -234,10 +255,15 @@ def memory(report) -> str:
     return f"{text} ({parts})" if parts else text
 
 
-def advice(report) -> str:
+def advice(report, searched: bool = False) -> str:
+    """What may make it fit, beside what a search has tried."""
     change = "a smaller batch, or more chips"
     if report.settings["what"] == "train":
-        change = "more --microbatches, --remat layer, a larger mesh.fsdp (--set), or more chips"
+        change = "a larger mesh.fsdp (--set), or more chips"
+        if not searched and report.settings["objective"] == "diffusion":
+            change = f"--remat layer, {change}"
+        if not searched:
+            change = f"more --microbatches, {change}"
     return (
         f"does not fit: {_size(report.hbm_used_bytes)} needed, "
         f"{_size(report.hbm_available_bytes)} there; try {change}"
@@ -247,6 +273,8 @@ def advice(report) -> str:
 def search_line(report) -> str:
     s = report.settings
     text = f"remat {s['remat']:<9} microbatches {s['microbatches']:<4} {memory_short(report):<26}"
+    if report.refused:
+        return f"{text} {report.refused}"
     if not report.fits:
         return f"{text} does not fit"
     return text if report.mfu_bound is None else f"{text} MFU at most {report.mfu_bound:.1%}"
@@ -258,7 +286,8 @@ def memory_short(report) -> str:
 
 def search_table(reports: list, best) -> str:
     if not any(report.fits for report in reports):
-        return advice(reports[-1])
+        too_large = [report for report in reports if not report.refused]
+        return advice(too_large[-1], searched=True) if too_large else reports[-1].refused
     if best is None:  # the chip's figures are not known
         return "\n".join(["", *map(search_line, reports)])
     return f"\nbest: {search_line(best)}\n{table(best)}"

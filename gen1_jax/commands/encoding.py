@@ -26,6 +26,7 @@ from gen1_jax.files import read_json
 from gen1_jax.parallel import batch_parts, batch_sharding, make_mesh, replicated
 from gen1_jax.structure import NUM_LEVELS
 from gen1_jax.tokenizer import load_tokenizer
+from gen1_jax.training import DTYPES
 
 # Of a config: what the stored numbers follow from, beside data and models.
 SETTINGS = ("levels_per_clip", "precision", "records_per_shard", "batch_size", "dtype", "seed")
@@ -61,7 +62,7 @@ def encode(config, workdir: Path, progress: bool) -> None:
       UserError: bad settings, missing data or models, a half-done job of other settings, numbers
         that the precision cannot hold, or no place left.
     """
-    _check(config)
+    check_settings(config)
     lead = jax.process_index() == 0
     raws = [raw for split in config.splits for raw in open_raw(config.data.to_dict(), split)]
     if not raws:
@@ -229,7 +230,10 @@ def open_raw(data: dict[str, Any], split: str) -> list[Raw]:
     raise UserError(f"data form {form!r}; accepted: raw, footage")
 
 
-def _check(config) -> None:
+def check_settings(config) -> None:
+    """Raises UserError for counts or a type that nothing is encoded with."""
+    if config.dtype not in DTYPES:
+        raise UserError(f"dtype is {config.dtype!r}; accepted: {', '.join(DTYPES)}")
     if not 1 <= config.levels_per_clip <= NUM_LEVELS:
         raise UserError(
             f"levels_per_clip is {config.levels_per_clip}; 1 to {NUM_LEVELS} are accepted"

@@ -239,7 +239,7 @@ def _of_platform(by_kernel, by_products, q, k, v, mask, *others):
         return plain(q, k, v, *others)
     from gen1_jax import attention_kernel  # Pallas takes a while to import
 
-    if attention_kernel.choose_tiles(length, heads, d) is None:
+    if attention_kernel.choose_tiles(length, heads, d, q.dtype, v.dtype) is None:
         return plain(q, k, v, *others)
     return jax.lax.platform_dependent(q, k, v, *others, tpu=by_kernel, default=plain)
 

@@ -154,11 +154,14 @@ class Attention(nn.Module):
             y = Dense(channels, use_bias=False, dtype=self.dtype, name=name)(y)
             return rearrange(y, f"{folded} -> {unfolded}", heads=self.heads)
 
-        q, k, v = project("to_q", x), project("to_k", context), project("to_v", context)
-        if self.upcast:
-            q, k = q.astype(jnp.float32), k.astype(jnp.float32)
         # The softmax over one key is 1: every query reads the one value, whatever q and k are.
-        y = v if context.shape[1] == 1 else attention(q, k, v)
+        one_key = context.shape[1] == 1
+        if not one_key or self.is_initializing():  # the parameters are there all the same
+            q, k = project("to_q", x), project("to_k", context)
+            if self.upcast:
+                q, k = q.astype(jnp.float32), k.astype(jnp.float32)
+        v = project("to_v", context)
+        y = v if one_key else attention(q, k, v)
         y = rearrange(y, f"{unfolded} -> {folded}", b=x.shape[0])
         y = Dense(channels, dtype=self.dtype, name="to_out_0")(y)
         return jnp.broadcast_to(y, x.shape)
