@@ -58,7 +58,7 @@ def count(images: bool) -> dict[str, float]:
     import jax
     import jax.numpy as jnp
 
-    from gen1_jax import ahead_of_time
+    from gen1_jax import programs
     from gen1_jax.flops import count_flops
     from gen1_jax.objectives import make_objective
     from gen1_jax.parallel import make_mesh
@@ -70,11 +70,11 @@ def count(images: bool) -> dict[str, float]:
     for form in ("raw", "encoded"):
         config = make_config(form)
         module, models = make_module(config), model_configs("paper", config.frozen)
-        conditioner, frozen = ahead_of_time.describe_frozen(models, jnp.bfloat16, mesh)
+        conditioner, frozen = programs.describe_frozen(models, jnp.bfloat16, mesh)
         loss = make_objective("diffusion", module, conditioner, config.loss.to_dict()).loss
         step = jax.value_and_grad(loss, has_aux=True)
         params = param_template(module)
-        batch = ahead_of_time.batch_shapes(config, images)
+        batch = programs.batch_shapes(config, images)
         arguments = (params, frozen, batch, jax.random.key(0))
         found[form] = count_flops(step, *arguments)
         found[f"{form}_xla"] = jax.jit(step).lower(*arguments).cost_analysis()["flops"]
@@ -103,14 +103,14 @@ def parts(conditioner) -> dict:
 
 def compiled(form: str, topology: str) -> dict[str, float]:
     """What the compiler makes of the whole train step, one clip a chip."""
-    from gen1_jax import ahead_of_time
+    from gen1_jax import ahead_of_time, programs
 
     target = ahead_of_time.make_target(topology, {"data": -1, "fsdp": 1})
     config = make_config(form)
     config.data.batch_size = target.mesh.size
     models = model_configs("paper", config.frozen)
     report = ahead_of_time.measure(
-        ahead_of_time.train_work(config, models, target, images=False), target
+        programs.train_work(config, models, target, images=False), target
     )
     names = ("flops", "compiler_flops", "bytes", "hbm_used_bytes", "compile_seconds")
     return {name: getattr(report, name) for name in names}

@@ -11,11 +11,12 @@ import micro
 import pytest
 
 from gen1_jax import ahead_of_time, cli
-from gen1_jax.ahead_of_time import Work, make_target, measure, read_out_of_memory, train_work
+from gen1_jax.ahead_of_time import Work, make_target, measure, read_out_of_memory
 from gen1_jax.commands import compile_step
 from gen1_jax.errors import UserError
 from gen1_jax.hardware import CHIPS
 from gen1_jax.models.unet import REMAT, VideoUNet
+from gen1_jax.programs import train_work
 from gen1_jax.weights.folder import module_from_config, param_template
 
 CONFIG = f"{micro.__file__}"

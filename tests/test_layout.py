@@ -52,6 +52,7 @@ FLOORS = {
     "gen1_jax.train_step": 4,
     "gen1_jax.training": 4,
     "gen1_jax.ahead_of_time": 4,
+    "gen1_jax.programs": 4,
     "gen1_jax.editing": 4,
     "gen1_jax.exporting": 4,
     "gen1_jax.importing": 4,

@@ -142,25 +142,25 @@ def load(args):
 
 def make_work(args, config, target):
     """The program that the arguments ask for."""
-    from gen1_jax import ahead_of_time
+    from gen1_jax import programs
 
     if args.what == "train":
         models = model_configs(args.config, config.frozen)
-        return ahead_of_time.train_work(config, models, target, args.images)
+        return programs.train_work(config, models, target, args.images)
     from gen1_jax.parallel import batch_parts
 
     part = other_part(args.config, "pipeline")
     pipeline = part.settings.to_dict()
     if args.what == "encode":
         models = model_configs(args.config, config.frozen)
-        return ahead_of_time.encode_work(config, pipeline, models, target)
+        return programs.encode_work(config, pipeline, models, target)
     batch_size = batch_parts(target.mesh) if args.batch_size is None else args.batch_size
     steps = STEPS if args.steps is None else args.steps
     if batch_size < 1 or not 1 <= steps <= 1000:
         raise UserError("--batch-size: 1 or more is accepted; --steps: 1 to 1000")
     others = {name: folder for name, folder in part.folders.items() if name != "unet"}
     models = model_configs(args.config, others)
-    return ahead_of_time.sample_work(config, pipeline, models, target, batch_size, steps)
+    return programs.sample_work(config, pipeline, models, target, batch_size, steps)
 
 
 def other_part(spec: str, part: str):
@@ -182,10 +182,10 @@ def search(args, config, target):
     Not if arithmetic is what is waited for; and if nothing is computed twice either, nothing beats
     it.
     """
-    from gen1_jax import ahead_of_time
+    from gen1_jax import ahead_of_time, programs
     from gen1_jax.models.unet import REMAT
 
-    batch = ahead_of_time.batch_shapes(config, args.images)
+    batch = programs.batch_shapes(config, args.images)
     per_chip = max(1, batch.size // target.mesh.size)
     divisors = [n for n in range(1, per_chip + 1) if per_chip % n == 0]
     for remat in REMAT if config.objective == "diffusion" else ("none",):
