@@ -38,9 +38,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from gen1_jax.batch import Batch
 from gen1_jax.models.unet import VideoUNet
 from gen1_jax.parallel import keep_freed_memory
-from gen1_jax.train_step import TrainState, make_optimizer, train_step
+from gen1_jax.train_step import make_optimizer, new_state, train_step
 from gen1_jax.weights.folder import init_params
 from gen1_jax.weights.naming import params_to_state_dict
 from gen1_jax.weights.pytorch import video_unet as torch_unet
@@ -98,24 +99,21 @@ class Ours:
             num_steps=1000, learning_rate=LEARNING_RATE, warmup_steps=1, weight_decay=WEIGHT_DECAY
         )
 
-        def loss(params, frozen, batch, key):
-            *inputs, v = batch
+        def loss(params, arrays, batch, key):  # the arrays go in with what is not trained
+            *inputs, v = arrays
             return jnp.square(module.apply({"params": params}, *inputs) - v).mean(), {}
 
         step = partial(train_step, loss=loss, optimizer=optimizer, ema_decay=EMA_DECAY, seed=0)
-        params = jax.tree.map(jnp.copy, self.params)
-        ema = jax.tree.map(jnp.copy, params)
-        zero = jnp.zeros((), jnp.int32)
-        self.state = TrainState(zero, params, ema, optimizer.init(params), zero)
-        self.batch = jax.device_put(arrays)
+        self.state = jax.jit(partial(new_state, optimizer))(self.params)
+        self.arguments = Batch(), jax.device_put(arrays), LEARNING_RATE
         start = time.perf_counter()
-        lowered = jax.jit(step, donate_argnums=0).lower(self.state, self.batch, {}, LEARNING_RATE)
+        lowered = jax.jit(step, donate_argnums=0).lower(self.state, *self.arguments)
         self.step = lowered.compile()
         self.compile_seconds = time.perf_counter() - start
         self.temporary_mib = self.step.memory_analysis().temp_size_in_bytes / 2**20
 
     def __call__(self) -> float:
-        self.state, metrics = self.step(self.state, self.batch, {}, LEARNING_RATE)
+        self.state, metrics = self.step(self.state, *self.arguments)
         return float(metrics["loss"])
 
     def parts(self, steps: int = 5) -> dict[str, float]:
