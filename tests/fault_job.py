@@ -38,6 +38,15 @@ def save(checkpoints: Checkpoints, mesh, step: int) -> None:
     checkpoints.save_now(step, state(mesh, step), {"next": step})
 
 
+def save_each(checkpoints: Checkpoints, mesh, steps: tuple[int, ...]) -> str:
+    """Saves as training goes on; what is there at the end."""
+    for step in steps:
+        multihost_utils.process_allgather(np.int32(step))
+        checkpoints.save(step, state(mesh, step), {"next": step})
+    checkpoints.close()
+    return f"saved {checkpoints.steps()}"
+
+
 def a_checkpoint_that_one_cannot_read(folder: Path, mesh) -> str:
     checkpoints = Checkpoints(folder)
     for step in (1, 2):
@@ -68,12 +77,7 @@ def a_save_that_one_does_not_begin(folder: Path, mesh) -> str:
         return begin(self, step, **keywords)
 
     ocp.CheckpointManager.save = full
-    checkpoints = Checkpoints(folder)
-    for step in (1, 2, 3):
-        multihost_utils.process_allgather(np.int32(step))
-        checkpoints.save(step, state(mesh, step), {"next": step})
-    checkpoints.close()
-    return f"saved {checkpoints.steps()}"
+    return save_each(Checkpoints(folder), mesh, (1, 2, 3))
 
 
 def a_save_that_fails_on_one(folder: Path, mesh) -> str:
@@ -85,11 +89,7 @@ def a_save_that_fails_on_one(folder: Path, mesh) -> str:
             raise OSError(39, "Directory not empty")
 
         checkpoints._manager._checkpoint_deleter.delete_steps = not_empty
-    for step in (2, 3, 4):
-        multihost_utils.process_allgather(np.int32(step))
-        checkpoints.save(step, state(mesh, step), {"next": step})
-    checkpoints.close()
-    return f"saved {checkpoints.steps()}"
+    return save_each(checkpoints, mesh, (2, 3, 4))
 
 
 def a_folder_that_is_not_shared(folder: Path, mesh) -> str:
