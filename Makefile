@@ -1,17 +1,16 @@
-# `make demo` and `make test` do all the set-up there is: they need Python 3.11 or 3.12 and nothing else.
+# `make demo` and `make test` do all the set-up there is: they need Python 3.11, 3.12 or 3.13 and nothing else.
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The first of these that is Python 3.11 or 3.12; `make PYTHON=... demo` to choose.
-PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+# The first of these that is Python 3.11 to 3.13; `make PYTHON=... demo` to choose.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& echo $$p && break; done)
 # Two files of tests at a time: one compiles while the other computes. A process that crashes ends
 # the run and names its test: replaced, it can leave pytest-xdist (3.8) waiting for ever.
 PYTEST_ARGS ?= -n 2 --dist loadfile --max-worker-restart 0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-LOCK := $(BIN)/pip-compile --quiet --strip-extras --no-annotate --no-header --no-emit-options \
-	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header
 
 .PHONY: demo test lint format install install-dev lock clean
 
@@ -34,7 +33,7 @@ install-dev: $(VENV)/.dev
 
 # The stamps are written last, so that what broke off half-way is done again.
 $(VENV)/.venv:
-	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or 3.12 (make PYTHON=/path/to/python3.12)" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11, 3.12 or 3.13 (make PYTHON=/path/to/python3.12)" >&2; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
 	touch $@
 
@@ -49,13 +48,16 @@ $(VENV)/.dev: requirements-test.lock $(VENV)/.core
 	touch $@
 
 # Pins anew what pyproject.toml allows. `make lock LOCK_ARGS=--upgrade` takes the newest.
-# A build's local tag ("+cpu") is dropped: which build is the machine's choice, not the lock's.
+# Left out of the locks: markers of systems, and what only a CUDA build of torch asks for, because
+# which build of torch is installed is the machine's choice.
 lock: install-dev
 	$(LOCK) $(LOCK_ARGS) --extra beam --extra test --extra dev \
 		--output-file requirements-test.lock pyproject.toml
 	$(LOCK) $(LOCK_ARGS) --constraint requirements-test.lock --output-file requirements.lock \
 		pyproject.toml
-	sed -i.bak -E 's/\+[a-z0-9.]+$$//; /^#/d; /^$$/d' requirements.lock requirements-test.lock
+	sed -i.bak -E "/^(nvidia-|cuda-|triton==|pip==|setuptools==)/d; \
+		s/ ; (python_full_version [<>=]+ '3\.1[23]')? ?.*/ ; \1/; s/ ; $$//" \
+		requirements.lock requirements-test.lock
 	rm -f requirements.lock.bak requirements-test.lock.bak
 
 # Leaves runs/ alone.
