@@ -42,11 +42,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from data_pipelines import encoded, mixture
-from data_pipelines.encoded_records import make_layout
-from data_pipelines.encoded_writer import EncodedWriter
-from data_pipelines.footage.mixing import make_buckets
-from data_pipelines.footage.reader import open_footage
+from gen1_jax.data_pipelines import mixture
+from gen1_jax.data_pipelines.encoded import reader as encoded
+from gen1_jax.data_pipelines.encoded.records import make_layout
+from gen1_jax.data_pipelines.encoded.writer import EncodedWriter
+from gen1_jax.data_pipelines.footage.mixing import make_buckets
+from gen1_jax.data_pipelines.footage.reader import open_footage
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (256, 448)  # (height, width) of clips

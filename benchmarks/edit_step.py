@@ -2,11 +2,12 @@
 
     python benchmarks/edit_step.py [--size tiny sd15] [--repeats N] [--devices cpu gpu] [--small]
 
-A step is `gen1_jax.guidance.guided_prediction`: the branches video with content, video without and
-image without in one call of the UNet, and their combination, for one clip of 8 frames. "tiny" is
-the UNet of configs/tiny.py at 16x16 latents. "sd15" has Stable Diffusion 1.5's widths at 32x56
-latents (448x256 video): 1.2 billion parameters, about 17 GB of memory, and on few cores a minute or
-more a step. The other side is `guided_prediction` of the pipeline that `gen1 export` writes.
+A step is `gen1_jax.diffusion.guidance.guided_prediction`: the branches video with content, video
+without and image without in one call of the UNet, and their combination, for one clip of 8 frames.
+"tiny" is the UNet of configs/tiny.py at 16x16 latents. "sd15" has Stable Diffusion 1.5's widths at
+32x56 latents (448x256 video): 1.2 billion parameters, about 17 GB of memory, and on few cores a
+minute or more a step. The other side is `guided_prediction` of the pipeline that `gen1 export`
+writes.
 
 Both have the same random weights and inputs; that they predict the same is checked before anything
 is timed. They run in one process in turns: ours, then PyTorch's (at "tiny" with one thread and with
@@ -38,8 +39,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from configs.tiny import get_config
-from gen1_jax.guidance import guided_prediction
+from gen1_jax.configs.tiny import get_config
+from gen1_jax.diffusion.guidance import guided_prediction
 from gen1_jax.models.unet import VideoUNet
 from gen1_jax.weights.folder import param_template
 from gen1_jax.weights.naming import to_torch, torch_key
@@ -124,7 +125,7 @@ def make_weights(module: VideoUNet) -> tuple[dict[str, Any], dict[str, torch.Ten
 
 
 class Ours:
-    """`gen1_jax.guidance.guided_prediction`, compiled."""
+    """`gen1_jax.diffusion.guidance.guided_prediction`, compiled."""
 
     def __init__(self, module: VideoUNet, params: dict, inputs: Inputs, device: jax.Device):
         @jax.jit

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_pipelines.footage.reader import open_footage
-from data_pipelines.footage.records import decode_clip
+from gen1_jax.data_pipelines.footage.reader import open_footage
+from gen1_jax.data_pipelines.footage.records import decode_clip
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = {"clips": 6.4e6, "images": 240e6}  # Gen-1 paper, section 4.1

@@ -56,11 +56,11 @@ def compare_guided_call() -> dict:
     import jax
     import jax.numpy as jnp
 
-    from configs.paper import get_config
-    from gen1_jax.ahead_of_time import make_target
-    from gen1_jax.hlo import Program
+    from gen1_jax.aot.hlo import Program
+    from gen1_jax.aot.target import make_target
+    from gen1_jax.configs.paper import get_config
+    from gen1_jax.distributed import batch_sharding, replicated
     from gen1_jax.models.unet import VideoUNet
-    from gen1_jax.parallel import batch_sharding, replicated
     from gen1_jax.weights.folder import param_template
 
     mesh = make_target("v5p:2x2x1", {"data": -1}).mesh

@@ -425,7 +425,7 @@ def compare(name: str, small: bool, folder: Path) -> dict[str, Any]:
       UserError: the import failed, or the numbers of tensors or parameters are not as expected.
     """
     from gen1_jax.errors import UserError
-    from gen1_jax.importing import find_source, import_part
+    from gen1_jax.weights.importing import find_source, import_part
 
     start = time.perf_counter()
     model = MODELS[name]

@@ -41,7 +41,7 @@ def main() -> None:
 
 def make_config(form: str):
     """The paper's last stage, of one clip or one image of the largest size, in either form."""
-    from configs import paper
+    from gen1_jax.configs import paper
 
     config = paper.get_config("blur")
     config.data.batch_size = config.data.image_batch_size = 1
@@ -58,11 +58,11 @@ def count(images: bool) -> dict[str, float]:
     import jax
     import jax.numpy as jnp
 
-    from gen1_jax import programs
+    from gen1_jax.aot import programs
+    from gen1_jax.distributed import make_mesh
     from gen1_jax.flops import count_flops
-    from gen1_jax.objectives import make_objective
-    from gen1_jax.parallel import make_mesh
-    from gen1_jax.train_step import make_module
+    from gen1_jax.training.objectives import make_objective
+    from gen1_jax.training.step import make_module
     from gen1_jax.weights.folder import param_template
 
     found = {}
@@ -103,7 +103,8 @@ def parts(conditioner) -> dict:
 
 def compiled(form: str, topology: str) -> dict[str, float]:
     """What the compiler makes of the whole train step, one clip a chip."""
-    from gen1_jax import ahead_of_time, programs
+    from gen1_jax.aot import programs
+    from gen1_jax.aot import target as ahead_of_time
 
     target = ahead_of_time.make_target(topology, {"data": -1, "fsdp": 1})
     config = make_config(form)
@@ -118,8 +119,8 @@ def compiled(form: str, topology: str) -> dict[str, float]:
 
 def clip_bytes(footage: str | None) -> dict[str, float]:
     """Of one clip of the paper's size, in every form."""
-    from configs import paper
-    from data_pipelines.encoded_records import make_layout
+    from gen1_jax.configs import paper
+    from gen1_jax.data_pipelines.encoded.records import make_layout
 
     n, (height, width) = paper.NUM_FRAMES, paper.VIDEO_SIZE
     latents = (n, height // paper.FACTOR, width // paper.FACTOR, 4)
@@ -133,7 +134,7 @@ def clip_bytes(footage: str | None) -> dict[str, float]:
 
     found = {"raw_frames": math.prod((n, height, width, 3))}
     if footage:
-        from data_pipelines.footage.reader import open_footage
+        from gen1_jax.data_pipelines.footage.reader import open_footage
 
         clips = open_footage(footage).clips("train")
         sizes = [len(clips[i]["video"]) for i in range(0, len(clips), max(1, len(clips) // 1000))]

@@ -7,7 +7,7 @@ Parts, models and data are those of `configs/tiny.py`, on a smaller world.
 
 from ml_collections import ConfigDict
 
-from configs import tiny
+from gen1_jax.configs import tiny
 
 PARTS = tiny.PARTS
 

@@ -23,7 +23,7 @@ those of Stable Diffusion's own training where known.
 
 from ml_collections import ConfigDict
 
-from configs import tiny
+from gen1_jax.configs import tiny
 
 PARTS = (
     "unet", "autoencoder", "clip", "depth", "prior", "tokenizer", "footage", "encoded",

@@ -85,14 +85,14 @@ def training(name: str, objective: str, **fields) -> ConfigDict:
     config = {
         "kind": "train",
         "name": name,
-        "objective": objective,  # a name in gen1_jax/objectives.py
+        "objective": objective,  # a name in gen1_jax/training/objectives.py
         "loss": {},  # that objective's settings
         "model": {},  # as in the public config.json
         "init_from": "",  # model folder to start from; empty: random
         # Patterns of the parameters that may differ from init_from's.
         "merge": {"new": (), "dropped": (), "widened": ()},
         "frozen": {},  # folders of the frozen networks that the loss uses
-        "data": {},  # see gen1_jax/commands/data.py
+        "data": {},  # see data_pipelines/sources.py
         "optimizer": {
             "learning_rate": 1e-3,  # highest, after warm-up
             "warmup_steps": 50,
@@ -355,7 +355,7 @@ def _pipeline() -> ConfigDict:
             "folders": {"unet": "../blur/model", **frozen("vae", "clip", "depth", "prior")},
             "tokenizer": "../tokenizer",
             "settings": {
-                "schedule": {"zero_terminal_snr": False},  # of gen1_jax.diffusion.make_schedule
+                "schedule": {"zero_terminal_snr": False},  # of diffusion/process.py
                 "spacing": "leading",  # of DDIM's timesteps
                 "size": (SIZE, SIZE),  # frames that the model was trained on
                 "num_frames": NUM_FRAMES,

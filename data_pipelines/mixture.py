@@ -24,7 +24,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from data_pipelines import transforms
+from gen1_jax.data_pipelines import transforms
 from gen1_jax.errors import UserError
 
 IMAGE_FRACTION = 0.125  # of batches; Gen-1 paper, section 4

@@ -18,7 +18,7 @@ from PIL import Image
 from gen1_jax.errors import UserError
 
 Example = dict[str, Any]
-ALL_LEVELS = tuple(range(8))  # of blur, t_s; as gen1_jax.structure.NUM_LEVELS
+ALL_LEVELS = tuple(range(8))  # of blur, t_s; as gen1_jax.diffusion.structure.NUM_LEVELS
 
 _PER_FRAME = ("frames", "depth", "mask")  # [n H W ...]
 

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from gen1_jax import prior_diffusion
 from gen1_jax.batch import Batch
+from gen1_jax.diffusion import prior as prior_diffusion
+from gen1_jax.diffusion.structure import structure_image
 from gen1_jax.errors import UserError
 from gen1_jax.models import clip, dpt
-from gen1_jax.structure import structure_image
 from gen1_jax.weights.folder import load_model
 
 Frozen = dict[str, Any]

@@ -54,9 +54,9 @@ def compile_fast(monkeypatch, root) -> None:
     import jax
     from tiny_unet import quick_jit
 
-    from gen1_jax import training
-    from gen1_jax.commands import encoding
-    from gen1_jax.parallel import make_mesh
+    from gen1_jax import precompute as encoding
+    from gen1_jax.distributed import make_mesh
+    from gen1_jax.training import loop as training
 
     one = jax.devices()[:1]
     monkeypatch.setattr(jax, "jit", quick_jit)

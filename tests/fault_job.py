@@ -18,10 +18,10 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gen1_jax import training
-from gen1_jax.checkpoint import Checkpoints
 from gen1_jax.commands.processes import joined
-from gen1_jax.parallel import check_shared
+from gen1_jax.distributed import check_shared
+from gen1_jax.training import loop as training
+from gen1_jax.training.checkpoint import Checkpoints
 
 
 def state(mesh, value: float):

@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from data_pipelines.footage import records
-from data_pipelines.quiet import silent_tfds
+from gen1_jax.data_pipelines.footage import records
+from gen1_jax.data_pipelines.quiet import silent_tfds
 
 
 class Written(tfds.core.GeneratorBasedBuilder):

@@ -7,7 +7,7 @@ goes through all of it; tests/micro_run.py spares most of the training.
 
 from ml_collections import ConfigDict
 
-from configs import tiny
+from gen1_jax.configs import tiny
 
 # Without evaluation, which has tests of its own.
 PARTS = tuple(part for part in tiny.PARTS if part != "evaluation")

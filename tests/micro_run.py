@@ -7,11 +7,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from tiny_unet import drawn_params
 
-from configs import tiny
-from gen1_jax.commands.configs import resolve_paths
-from gen1_jax.commands.parts import run_part
+from gen1_jax.config import resolve_paths
+from gen1_jax.configs import tiny
 from gen1_jax.tokenizer import load_tokenizer
 from gen1_jax.weights.folder import module_from_config, save_model
+from gen1_jax.workflow import run_part
 
 
 def make_run(root: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from gen1_jax import cli, editing
 from gen1_jax.editing import VideoEditor
-from gen1_jax.video_io import read_video, write_video
+from gen1_jax.video.io import read_video, write_video
 
 CONFIG = Path(__file__).parent / "micro.py"
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import demo, paper, tiny
-from gen1_jax.commands.configs import load_config, resolve_paths
-from gen1_jax.commands.parts import KINDS
 from gen1_jax.conditioning import SETTINGS, Conditioner
+from gen1_jax.config import load_config, resolve_paths
+from gen1_jax.configs import demo, paper, tiny
 from gen1_jax.errors import UserError
-from gen1_jax.objectives import make_objective
-from gen1_jax.train_step import make_optimizer
-from gen1_jax.training import check_settings
+from gen1_jax.training.loop import check_settings
+from gen1_jax.training.objectives import make_objective
+from gen1_jax.training.step import make_optimizer
 from gen1_jax.weights.folder import module_from_config, param_template
 from gen1_jax.weights.merge import merge_params
+from gen1_jax.workflow import KINDS
 
 CONFIGS = {"tiny": tiny, "demo": demo, "paper": paper}
 EACH = [(name, part) for name, module in CONFIGS.items() for part in module.PARTS]

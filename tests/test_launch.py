@@ -34,7 +34,7 @@ exit $code
 GEN1 = """#!{python}
 import json, os, sys
 import jax
-from gen1_jax.parallel import join_processes
+from gen1_jax.distributed import join_processes
 
 if os.environ.get("JOIN"):
     join_processes(int(sys.argv[sys.argv.index("--processes") + 1]), 60)

@@ -17,16 +17,16 @@ from micro_run import load
 from ml_collections import ConfigDict
 from test_processes import ROOT, launch
 
-from data_pipelines.encoded import EncodedSource
-from data_pipelines.encoded_writer import EncodedWriter
-from data_pipelines.footage import records
 from gen1_jax.batch import Batch
-from gen1_jax.commands.data import make_stream
-from gen1_jax.commands.parts import run_part
 from gen1_jax.conditioning import Conditioner
+from gen1_jax.data_pipelines.encoded.reader import EncodedSource
+from gen1_jax.data_pipelines.encoded.writer import EncodedWriter
+from gen1_jax.data_pipelines.footage import records
+from gen1_jax.data_pipelines.sources import make_stream
 from gen1_jax.errors import UserError
-from gen1_jax.objectives import make_objective
+from gen1_jax.training.objectives import make_objective
 from gen1_jax.weights.folder import load_model
+from gen1_jax.workflow import run_part
 
 JOB = {"batch_size": 2, "records_per_shard": 4}
 QUICK = "--xla_backend_optimization_level=0"

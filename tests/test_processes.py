@@ -10,7 +10,7 @@ import pytest
 from micro_run import load
 from safetensors.numpy import load_file
 
-from gen1_jax.commands.parts import run_part
+from gen1_jax.workflow import run_part
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 8

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gen1_jax.errors import UserError
-from gen1_jax.video_io import read_video
+from gen1_jax.video.io import read_video
 
 
 def clip(n: int = 8, h: int = 48, w: int = 64) -> np.ndarray:

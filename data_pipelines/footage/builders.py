@@ -19,11 +19,11 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
 
-from data_pipelines.footage import records
-from data_pipelines.footage.duplicates import read_final
-from data_pipelines.footage.parts import Job
-from data_pipelines.footage.reader import CLIPS, IMAGES, VERSION
-from data_pipelines.quiet import silent_tfds
+from gen1_jax.data_pipelines.footage import records
+from gen1_jax.data_pipelines.footage.duplicates import read_final
+from gen1_jax.data_pipelines.footage.parts import Job
+from gen1_jax.data_pipelines.footage.reader import CLIPS, IMAGES, VERSION
+from gen1_jax.data_pipelines.quiet import silent_tfds
 from gen1_jax.errors import WritingFailed, one_line
 
 _SHARD_BYTES = 512 * 2**20

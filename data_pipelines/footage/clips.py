@@ -2,7 +2,7 @@
 
 Frames are those of a regular grid at the stream's average rate, so that a variable rate changes
 neither the pace nor the number of frames. They come upright, with square pixels, as 8-bit RGB,
-whatever the pixel format; HDR (PQ, HLG) is converted to BT.709 (`gen1_jax.video_io`). What a clip
+whatever the pixel format; HDR (PQ, HLG) is converted to BT.709 (`gen1_jax.video.io`). What a clip
 is made of is kept no longer than the clip: memory does not grow with a video's length.
 """
 
@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.footage.outcomes import Outcome
-from data_pipelines.footage.shots import mark_cuts
+from gen1_jax.data_pipelines.footage.outcomes import Outcome
+from gen1_jax.data_pipelines.footage.shots import mark_cuts
 from gen1_jax.errors import UserError
-from gen1_jax.video_io import resize_frame
-from gen1_jax.video_sources import Source, Unreadable, on_grid, open_file, open_folder
+from gen1_jax.video.io import resize_frame
+from gen1_jax.video.sources import Source, Unreadable, on_grid, open_file, open_folder
 
 _BLACK = 28  # levels; bars are limited-range black and what an encoder makes of it
 _LEAST_BAR = 0.01  # of a side; less is a soft edge

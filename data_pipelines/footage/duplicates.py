@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.footage.likeness import DISTANCE, bands
-from data_pipelines.footage.outcomes import Outcome
-from data_pipelines.footage.parts import Job, read_part
+from gen1_jax.data_pipelines.footage.likeness import DISTANCE, bands
+from gen1_jax.data_pipelines.footage.outcomes import Outcome
+from gen1_jax.data_pipelines.footage.parts import Job, read_part
 from gen1_jax.files import write_json
 
 # (part, outcome, record): the place of a record in the order of the inputs

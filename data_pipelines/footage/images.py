@@ -14,12 +14,16 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from data_pipelines.footage.buckets import BUCKETS, best_bucket
-from data_pipelines.footage.inputs import CAPTION_SUFFIXES, IMAGE_SUFFIXES, read_caption
-from data_pipelines.footage.records import encode_image
+from gen1_jax.data_pipelines.footage.buckets import BUCKETS, best_bucket
+from gen1_jax.data_pipelines.footage.inputs import (
+    CAPTION_SUFFIXES,
+    IMAGE_SUFFIXES,
+    read_caption,
+)
+from gen1_jax.data_pipelines.footage.records import encode_image
 from gen1_jax.errors import UserError, one_line
-from gen1_jax.video_pixels import image_to_rgb
-from gen1_jax.video_sources import IMAGE_FORMATS, Unreadable
+from gen1_jax.video.pixels import image_to_rgb
+from gen1_jax.video.sources import IMAGE_FORMATS, Unreadable
 
 FORMATS = (*IMAGE_FORMATS, "PPM", "JPEG2000")  # none that runs another program
 WHITE = 255  # behind what is transparent

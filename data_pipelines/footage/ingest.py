@@ -21,12 +21,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_pipelines.footage import report as reports
-from data_pipelines.footage.clips import ClipSettings
-from data_pipelines.footage.images import ImageSettings
-from data_pipelines.footage.inputs import Group, cut_groups, find_inputs, write_list
-from data_pipelines.footage.parts import Job, is_done, make_part
-from data_pipelines.footage.pipelines import LOCAL, Runner
+from gen1_jax.data_pipelines.footage import report as reports
+from gen1_jax.data_pipelines.footage.clips import ClipSettings
+from gen1_jax.data_pipelines.footage.images import ImageSettings
+from gen1_jax.data_pipelines.footage.inputs import Group, cut_groups, find_inputs, write_list
+from gen1_jax.data_pipelines.footage.parts import Job, is_done, make_part
+from gen1_jax.data_pipelines.footage.runner import LOCAL, Runner
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import read_json, write_json
 
@@ -119,8 +119,8 @@ def _make_parts(
 
 def _make_data_set(job: Job, kind: str, num_parts: int, data_dir: Path, runner: Runner) -> dict:
     """Drops duplicates, writes the shards; returns what is there by number."""
-    from data_pipelines.footage.builders import build
-    from data_pipelines.footage.duplicates import resolve
+    from gen1_jax.data_pipelines.footage.builders import build
+    from gen1_jax.data_pipelines.footage.duplicates import resolve
 
     if not all(job.part(index, ".final.json").exists() for index in range(num_parts)):
         with runner.pipeline(num_parts // 64) as pipeline:

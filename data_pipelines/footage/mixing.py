@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data_pipelines.decoded import Decoded
-from data_pipelines.footage.reader import open_footage
-from data_pipelines.footage.records import decode_clip, decode_image
-from data_pipelines.mixture import Bucket
+from gen1_jax.data_pipelines.decoded import Decoded
+from gen1_jax.data_pipelines.footage.reader import open_footage
+from gen1_jax.data_pipelines.footage.records import decode_clip, decode_image
+from gen1_jax.data_pipelines.mixture import Bucket
 from gen1_jax.errors import UserError
 
 Size = tuple[int, int]  # (height, width)

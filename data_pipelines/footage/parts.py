@@ -18,16 +18,16 @@ from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from data_pipelines.footage import records
-from data_pipelines.footage.clips import ClipSettings, read_clips
-from data_pipelines.footage.images import ImageSettings, read_tar, store_image
-from data_pipelines.footage.inputs import Group, Input, find_caption, read_group
-from data_pipelines.footage.likeness import hash_clip, hash_image
-from data_pipelines.footage.outcomes import Outcome
-from data_pipelines.footage.splits import name_split
+from gen1_jax.data_pipelines.footage import records
+from gen1_jax.data_pipelines.footage.clips import ClipSettings, read_clips
+from gen1_jax.data_pipelines.footage.images import ImageSettings, read_tar, store_image
+from gen1_jax.data_pipelines.footage.inputs import Group, Input, find_caption, read_group
+from gen1_jax.data_pipelines.footage.likeness import hash_clip, hash_image
+from gen1_jax.data_pipelines.footage.outcomes import Outcome
+from gen1_jax.data_pipelines.footage.splits import name_split
 from gen1_jax.errors import WritingFailed, one_line
 from gen1_jax.files import write_json
-from gen1_jax.video_sources import Unreadable
+from gen1_jax.video.sources import Unreadable
 
 
 @dataclasses.dataclass(frozen=True)

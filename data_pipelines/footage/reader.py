@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.quiet import quiet_tfds
+from gen1_jax.data_pipelines.quiet import quiet_tfds
 from gen1_jax.errors import UserError
 
 VERSION = "1.0.0"  # of the records' form

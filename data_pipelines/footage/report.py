@@ -6,9 +6,9 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from data_pipelines.footage.duplicates import read_final
-from data_pipelines.footage.outcomes import REASONS, UNWANTED, Outcome
-from data_pipelines.footage.parts import Job
+from gen1_jax.data_pipelines.footage.duplicates import read_final
+from gen1_jax.data_pipelines.footage.outcomes import REASONS, UNWANTED, Outcome
+from gen1_jax.data_pipelines.footage.parts import Job
 from gen1_jax.files import replacing, write_json
 
 REPORT, INPUTS = "report.json", "inputs.jsonl"

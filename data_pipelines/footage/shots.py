@@ -15,7 +15,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from gen1_jax.video_sources import Picture
+from gen1_jax.video.sources import Picture
 
 RATIO = 2.5  # PySceneDetect's 3 misses cuts from or to motion
 LEAST_CHANGE = 8.0  # PySceneDetect's 15 misses cuts between dark or pale scenes

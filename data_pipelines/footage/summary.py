@@ -14,7 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from data_pipelines.footage.reader import CLIPS, IMAGES, Footage, Records
+from gen1_jax.data_pipelines.footage.reader import CLIPS, IMAGES, Footage, Records
 from gen1_jax.errors import UserError
 
 LOOKED_AT = 1000  # records of each part, by default

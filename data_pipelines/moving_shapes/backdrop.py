@@ -11,7 +11,7 @@ import functools
 
 import numpy as np
 
-from data_pipelines.moving_shapes.vocabulary import GEOMETRIES, LOOKS
+from gen1_jax.data_pipelines.moving_shapes.vocabulary import GEOMETRIES, LOOKS
 
 TILE = 256  # texels; a power of two, so wrapping is a bit mask
 _TEXELS_PER_UNIT = 15.0  # texels per unit of scene length

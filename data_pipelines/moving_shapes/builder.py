@@ -11,9 +11,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tqdm import tqdm
 
-from data_pipelines.moving_shapes.records import decode_example, encode_example
-from data_pipelines.moving_shapes.renderer import render
-from data_pipelines.quiet import quiet_tfds, silent_tfds
+from gen1_jax.data_pipelines.moving_shapes.records import decode_example, encode_example
+from gen1_jax.data_pipelines.moving_shapes.renderer import render
+from gen1_jax.data_pipelines.quiet import quiet_tfds, silent_tfds
 from gen1_jax.errors import UserError
 
 __all__ = ["CONFIGS", "SPLITS", "MovingShapes", "build", "decode_example", "load", "split_seed"]

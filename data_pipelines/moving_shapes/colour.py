@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_pipelines.moving_shapes.vocabulary import COLOURS
+from gen1_jax.data_pipelines.moving_shapes.vocabulary import COLOURS
 from gen1_jax.errors import UserError
 
 # Shading and texture change lightness far more than chroma, so lightness counts for less.

@@ -12,7 +12,7 @@ import json
 import av
 import numpy as np
 
-from data_pipelines.moving_shapes.renderer import Clip
+from gen1_jax.data_pipelines.moving_shapes.renderer import Clip
 from gen1_jax.errors import UserError
 
 _DEPTH_STEPS = 65535

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipelines.moving_shapes import backdrop, solids
-from data_pipelines.moving_shapes.colour import colour_of
-from data_pipelines.moving_shapes.vocabulary import (
+from gen1_jax.data_pipelines.moving_shapes import backdrop, solids
+from gen1_jax.data_pipelines.moving_shapes.colour import colour_of
+from gen1_jax.data_pipelines.moving_shapes.vocabulary import (
     BACKGROUNDS,
     CAMERAS,
     COLOURS,

@@ -6,8 +6,8 @@ processes run the parts one by one, by `gen1 train` and `gen1 precompute`.
 
 from pathlib import Path
 
-from gen1_jax.commands.configs import load_config
 from gen1_jax.commands.processes import refuse_one_of_many
+from gen1_jax.config import load_config
 from gen1_jax.errors import UserError
 
 HELP = "make the world, train every part, edit held-out clips, measure"
@@ -27,8 +27,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from gen1_jax.commands.parts import run_all
-    from gen1_jax.parallel import keep_freed_memory, keep_programs
+    from gen1_jax.runtime import keep_freed_memory, keep_programs
+    from gen1_jax.workflow import run_all
 
     config = load_config(args.config)
     if config.kind != "all":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from gen1_jax.commands import configs
+from gen1_jax import config as configs
 from gen1_jax.errors import UserError
 
 # libtpu looks for the machine of a TPU; it is told that this is none.
@@ -64,7 +64,7 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     prepare_environment(args.topology)
     config = load(args)
-    from gen1_jax import ahead_of_time
+    from gen1_jax.aot import target as ahead_of_time
 
     mesh = config.mesh.to_dict() if "mesh" in config else {"data": -1, "fsdp": 1}
     target = ahead_of_time.make_target(args.topology, mesh)
@@ -104,8 +104,8 @@ def load(args):
       UserError: no such config, an option that does not go with --what, a part of another kind,
         settings that nothing runs with.
     """
-    from gen1_jax.commands import encoding
-    from gen1_jax.training import check_settings
+    from gen1_jax import precompute as encoding
+    from gen1_jax.training.loop import check_settings
 
     for what, names in (
         ("train", ("images", "microbatches", "remat", "search")),
@@ -142,12 +142,12 @@ def load(args):
 
 def make_work(args, config, target):
     """The program that the arguments ask for."""
-    from gen1_jax import programs
+    from gen1_jax.aot import programs
 
     if args.what == "train":
         models = model_configs(args.config, config.frozen)
         return programs.train_work(config, models, target, args.images)
-    from gen1_jax.parallel import batch_parts
+    from gen1_jax.distributed import batch_parts
 
     part = other_part(args.config, "pipeline")
     pipeline = part.settings.to_dict()
@@ -182,7 +182,8 @@ def search(args, config, target):
     Not if arithmetic is what is waited for; and if nothing is computed twice either, nothing beats
     it.
     """
-    from gen1_jax import ahead_of_time, programs
+    from gen1_jax.aot import programs
+    from gen1_jax.aot import target as ahead_of_time
     from gen1_jax.models.unet import REMAT
 
     batch = programs.batch_shapes(config, args.images)

@@ -78,10 +78,10 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from gen1_jax import pictures
     from gen1_jax.editing import Controls, VideoEditor
-    from gen1_jax.parallel import keep_programs
-    from gen1_jax.video_io import check_output, read_video, write_video
+    from gen1_jax.runtime import keep_programs
+    from gen1_jax.video import pictures
+    from gen1_jax.video.io import check_output, read_video, write_video
 
     # Everything that can be wrong is found out before the model is loaded.
     Controls(args.structure_level, args.temporal_scale, args.guidance_scale, args.steps).check()
@@ -144,7 +144,7 @@ def run(args) -> None:
 
 def read_clip(args, limit: int, size: tuple[int, int], wanted: bool):
     """`limit` frames of the input, or all of a shorter one unless so many were asked for."""
-    from gen1_jax.video_io import Video, read_video
+    from gen1_jax.video.io import Video, read_video
 
     if wanted:
         return read_video(

@@ -62,10 +62,10 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     import numpy as np
 
-    from gen1_jax.commands.evaluation import file_items, summarise, world_items
     from gen1_jax.editing import Controls, VideoEditor
     from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep
-    from gen1_jax.parallel import keep_programs
+    from gen1_jax.evaluation.world import file_items, summarise, world_items
+    from gen1_jax.runtime import keep_programs
 
     keep_programs()
     controls = {

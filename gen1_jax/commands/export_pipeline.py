@@ -46,7 +46,7 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     from gen1_jax.commands.import_models import check_new
     from gen1_jax.commands.progress import byte_bar
-    from gen1_jax.exporting import export_pipeline
+    from gen1_jax.weights.exporting import export_pipeline
 
     size = parse_size(args.max_shard_size)
     if args.weights == "raw" and not args.run:
@@ -67,8 +67,8 @@ def run(args) -> None:
 
 def read_checkpoint(folder: Path, weights: str):
     """(module, parameters, a word on their origin) of a run's newest checkpoint."""
-    from gen1_jax.checkpoint import read_params
-    from gen1_jax.commands.configs import load_saved_config
+    from gen1_jax.config import load_saved_config
+    from gen1_jax.training.checkpoint import read_params
     from gen1_jax.weights.folder import module_from_config, param_template
 
     module = module_from_config(load_saved_config(folder).model.to_dict(), where=str(folder))

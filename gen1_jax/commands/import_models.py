@@ -40,8 +40,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from gen1_jax import importing
     from gen1_jax.commands.progress import byte_bar
+    from gen1_jax.weights import importing
 
     given = {part: getattr(args, part) for part in importing.PARTS if getattr(args, part)}
     towers = (args.text_encoder, args.image_encoder)
@@ -96,7 +96,7 @@ def run(args) -> None:
 
 def find_tokenizer(args, sources) -> Path | None:
     """The folder of the tokenizer that was asked for, or that lies beside --clip."""
-    from gen1_jax import importing
+    from gen1_jax.weights import importing
 
     if args.tokenizer:
         folder = importing.find_source(args.tokenizer).folder

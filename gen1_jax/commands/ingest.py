@@ -109,12 +109,12 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from data_pipelines.footage.pipelines import Runner, check_beam
+    from gen1_jax.data_pipelines.footage.runner import Runner, check_beam
 
     check_beam()
-    from data_pipelines.footage import clips, images
-    from data_pipelines.footage.ingest import ingest
-    from data_pipelines.footage.report import format_report
+    from gen1_jax.data_pipelines.footage import clips, images
+    from gen1_jax.data_pipelines.footage.ingest import ingest
+    from gen1_jax.data_pipelines.footage.report import format_report
 
     values = {**vars(args), "crop_bars": not vars(args).get("keep_bars")}
     module, kind = (

@@ -36,7 +36,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from gen1_jax.commands.inspecting import open_data, show
+    from gen1_jax.data_pipelines.footage.inspect import open_data, show
 
     if args.items < 1:
         raise UserError(f"--items {args.items}; 1 or more is accepted")

@@ -22,7 +22,7 @@ def make_mesh_of(args):
     """
     if not args.mesh:
         return None
-    from gen1_jax.parallel import make_mesh
+    from gen1_jax.distributed import make_mesh
 
     sizes = {"data": 1}
     for entry in args.mesh:

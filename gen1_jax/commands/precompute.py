@@ -10,7 +10,7 @@ same bytes.
 
 from pathlib import Path
 
-from gen1_jax.commands import configs
+from gen1_jax import config as configs
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
 
@@ -30,8 +30,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from gen1_jax.commands.parts import run_part
-    from gen1_jax.parallel import keep_programs
+    from gen1_jax.runtime import keep_programs
+    from gen1_jax.workflow import run_part
 
     config = configs.load_config(args.config, args.set, default_part="encoded")
     if config.kind != "encode":

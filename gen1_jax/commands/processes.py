@@ -48,8 +48,8 @@ def joined(args) -> Iterator[None]:
     One that fails ends at once. As it left by itself jax would have it wait five minutes for the
     others, and they wait for it; so whoever started them sees it, and ends them.
     """
+    from gen1_jax.distributed import join_processes
     from gen1_jax.errors import UserError
-    from gen1_jax.parallel import join_processes
 
     if args.processes < 1 or args.join_timeout < 1:
         raise UserError("--processes and --join-timeout: 1 or more is accepted")

@@ -7,7 +7,7 @@ Writes checkpoints/, logs/ (TensorBoard), samples/ (pictures) and, at the end, m
 
 from pathlib import Path
 
-from gen1_jax.commands import configs
+from gen1_jax import config as configs
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
 
@@ -28,8 +28,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from gen1_jax.commands.parts import run_part
-    from gen1_jax.parallel import keep_freed_memory, keep_programs
+    from gen1_jax.runtime import keep_freed_memory, keep_programs
+    from gen1_jax.workflow import run_part
 
     config = configs.load_config(args.config, args.set)
     if config.kind != "train":

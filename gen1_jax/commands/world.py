@@ -26,10 +26,10 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     import numpy as np
 
-    from data_pipelines.moving_shapes.builder import build
-    from data_pipelines.moving_shapes.records import decode_example
-    from gen1_jax import pictures
-    from gen1_jax.video_io import write_video
+    from gen1_jax.data_pipelines.moving_shapes.builder import build
+    from gen1_jax.data_pipelines.moving_shapes.records import decode_example
+    from gen1_jax.video import pictures
+    from gen1_jax.video.io import write_video
 
     source = build(args.workdir, args.builder, progress=not args.no_progress)
     for split, records in source.items():

@@ -237,7 +237,7 @@ def _of_platform(by_kernel, by_products, q, k, v, mask, *others):
     plain = partial(by_products, mask)
     if mask is not None or k.shape[1] != length or length < KERNEL_MIN_LENGTH or length % 8:
         return plain(q, k, v, *others)
-    from gen1_jax import attention_kernel  # Pallas takes a while to import
+    from gen1_jax.models import attention_tpu as attention_kernel  # Pallas takes a while to import
 
     if attention_kernel.choose_tiles(length, heads, d, q.dtype, v.dtype) is None:
         return plain(q, k, v, *others)
@@ -284,14 +284,14 @@ def _channels_first(x: jax.Array) -> jax.Array:
 
 
 def _attend_by_kernel(q, k, v):
-    from gen1_jax.attention_kernel import attend
+    from gen1_jax.models.attention_tpu import attend
 
     y, lse = attend(*map(_channels_first, (q, k, v)))
     return y.transpose(0, 3, 1, 2), lse
 
 
 def _gradients_by_kernel(q, k, v, y, lse, dy):
-    from gen1_jax.attention_kernel import attend_backward
+    from gen1_jax.models.attention_tpu import attend_backward
 
     q, k, v, y, dy = map(_channels_first, (q, k, v, y, dy))
     return tuple(x.transpose(0, 3, 1, 2) for x in attend_backward(q, k, v, y, lse, dy))

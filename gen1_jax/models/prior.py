@@ -2,7 +2,7 @@
 
 Karlo and Kandinsky 2.1 publish one. A causal transformer over `[text tokens, pooled text, time,
 noisy image embedding, learned token]` reads off the learned token which image embedding was there
-before the noise. Its diffusion process is in `gen1_jax/prior_diffusion.py`.
+before the noise. Its diffusion process is in `gen1_jax/diffusion/prior.py`.
 """
 
 from collections.abc import Mapping

@@ -5,8 +5,8 @@ import importlib.util
 import numpy as np
 import pytest
 
-from data_pipelines.moving_shapes import builder, records
-from data_pipelines.moving_shapes.renderer import render
+from gen1_jax.data_pipelines.moving_shapes import builder, records
+from gen1_jax.data_pipelines.moving_shapes.renderer import render
 from gen1_jax.errors import UserError
 
 

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from data_pipelines.decoded import Decoded
+from gen1_jax.data_pipelines.decoded import Decoded
 from gen1_jax.errors import UserError
 
 

@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from data_pipelines import encoded, mixture, transforms
-from data_pipelines.encoded_records import make_layout
-from data_pipelines.encoded_writer import EncodedWriter
 from gen1_jax.batch import Batch
+from gen1_jax.data_pipelines import mixture, transforms
+from gen1_jax.data_pipelines.encoded import reader as encoded
+from gen1_jax.data_pipelines.encoded.records import make_layout
+from gen1_jax.data_pipelines.encoded.writer import EncodedWriter
+from gen1_jax.diffusion.structure import NUM_LEVELS
 from gen1_jax.errors import UserError
-from gen1_jax.structure import NUM_LEVELS
 
 LEVELS = (0, 3, 7)
 COUNT = 10

@@ -29,15 +29,20 @@ from known_footage import (
 from PIL import Image
 from video_files import psnr
 
-from data_pipelines.footage.clips import ClipSettings, find_bars, measure_motion, read_clips
-from data_pipelines.footage.ingest import ingest
-from data_pipelines.footage.outcomes import REASONS, Outcome
-from data_pipelines.footage.records import decode_clip
-from data_pipelines.footage.shots import mark_cuts
-from gen1_jax import video_sources
+from gen1_jax.data_pipelines.footage.clips import (
+    ClipSettings,
+    find_bars,
+    measure_motion,
+    read_clips,
+)
+from gen1_jax.data_pipelines.footage.ingest import ingest
+from gen1_jax.data_pipelines.footage.outcomes import REASONS, Outcome
+from gen1_jax.data_pipelines.footage.records import decode_clip
+from gen1_jax.data_pipelines.footage.shots import mark_cuts
 from gen1_jax.errors import UserError
-from gen1_jax.video_io import resize_frame
-from gen1_jax.video_sources import on_grid, open_file, open_folder
+from gen1_jax.video import sources as video_sources
+from gen1_jax.video.io import resize_frame
+from gen1_jax.video.sources import on_grid, open_file, open_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 N, STRIDE, SIZE = 4, 3, (36, 64)
@@ -335,8 +340,8 @@ def test_memory_does_not_grow_with_length(tmp_path):
         film_file(path, 0, slow, options={"preset": "ultrafast"})
         code = (
             "import re, sys, pathlib\n"
-            "from data_pipelines.footage.clips import ClipSettings, read_clips\n"
-            "from data_pipelines.footage.outcomes import Outcome\n"
+            "from gen1_jax.data_pipelines.footage.clips import ClipSettings, read_clips\n"
+            "from gen1_jax.data_pipelines.footage.outcomes import Outcome\n"
             "path = pathlib.Path(sys.argv[1])\n"
             "clips = sum(1 for _ in read_clips(path, ClipSettings(size=(72, 128)), Outcome('')))\n"
             # not getrusage's, which begins with what the parent had

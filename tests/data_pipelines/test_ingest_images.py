@@ -14,9 +14,9 @@ from known_footage import WORDS, archive, film_file, jpeg, read_inputs, shot
 from PIL import Image, ImageCms
 from video_files import psnr
 
-from data_pipelines.footage.images import ImageSettings
-from data_pipelines.footage.ingest import ingest
-from data_pipelines.footage.records import decode_image
+from gen1_jax.data_pipelines.footage.images import ImageSettings
+from gen1_jax.data_pipelines.footage.ingest import ingest
+from gen1_jax.data_pipelines.footage.records import decode_image
 from gen1_jax.errors import UserError
 
 SETTINGS = ImageSettings(buckets=((40, 40), (32, 56), (56, 32)))

@@ -12,11 +12,11 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 from known_footage import WORDS, film_file, read_inputs
 
-from data_pipelines.footage import duplicates, parts
-from data_pipelines.footage.clips import ClipSettings
-from data_pipelines.footage.ingest import ingest
-from data_pipelines.footage.pipelines import Runner
 from gen1_jax import cli
+from gen1_jax.data_pipelines.footage import duplicates, parts
+from gen1_jax.data_pipelines.footage.clips import ClipSettings
+from gen1_jax.data_pipelines.footage.ingest import ingest
+from gen1_jax.data_pipelines.footage.runner import Runner
 from gen1_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,9 +89,9 @@ def test_killed_and_resumed(source, uninterrupted, tmp_path):
 @pytest.mark.parametrize("moment", ["resolve", "build", "report"])
 def test_stopped_between_phases(source, uninterrupted, tmp_path, monkeypatch, moment):
     places = {
-        "resolve": "data_pipelines.footage.duplicates.write_final",
-        "build": "data_pipelines.footage.builders.copy_shard",
-        "report": "data_pipelines.footage.report.write_report",
+        "resolve": "gen1_jax.data_pipelines.footage.duplicates.write_final",
+        "build": "gen1_jax.data_pipelines.footage.builders.copy_shard",
+        "report": "gen1_jax.data_pipelines.footage.report.write_report",
     }
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(places[moment], stop)

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from data_pipelines import mixture, transforms
 from gen1_jax.batch import Batch
+from gen1_jax.data_pipelines import mixture, transforms
 from gen1_jax.errors import UserError
 
 

@@ -5,8 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from data_pipelines.moving_shapes import renderer, vocabulary
-from data_pipelines.moving_shapes.renderer import COLOURS, colour_of, edit_prompt, render
+from gen1_jax.data_pipelines.moving_shapes import renderer, vocabulary
+from gen1_jax.data_pipelines.moving_shapes.renderer import (
+    COLOURS,
+    colour_of,
+    edit_prompt,
+    render,
+)
 from gen1_jax.errors import UserError
 
 

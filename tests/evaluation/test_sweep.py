@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from gen1_jax.commands import evaluation
-from gen1_jax.commands.evaluation import summarise, world_items
 from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
+from gen1_jax.evaluation import world as evaluation
 from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep
+from gen1_jax.evaluation.world import summarise, world_items
 
 GRID = make_grid((0, 7), (1.0,), (None,))
 

@@ -7,7 +7,13 @@ import pytest
 from PIL import Image
 
 from gen1_jax.errors import UserError
-from gen1_jax.models.dpt import ConvTranspose, DPTConfig, DPTForDepthEstimation, Head, preprocess
+from gen1_jax.models.dpt import (
+    ConvTranspose,
+    DPTConfig,
+    DPTForDepthEstimation,
+    Head,
+    preprocess,
+)
 from gen1_jax.weights.folder import param_template
 from gen1_jax.weights.naming import params_to_state_dict, state_dict_to_params
 

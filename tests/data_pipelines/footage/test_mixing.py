@@ -14,10 +14,10 @@ from footage_files import Images as ImagesBuilder
 from footage_files import image, number_of, write, write_footage
 from ml_collections import ConfigDict
 
-from data_pipelines import mixture
-from data_pipelines.footage.mixing import make_buckets
 from gen1_jax.batch import Batch
-from gen1_jax.commands.data import make_preview_batch, make_stream
+from gen1_jax.data_pipelines import mixture
+from gen1_jax.data_pipelines.footage.mixing import make_buckets
+from gen1_jax.data_pipelines.sources import make_preview_batch, make_stream
 from gen1_jax.errors import UserError
 
 SIZE = (32, 48)
@@ -111,7 +111,7 @@ def test_crops_are_random_and_not_scaled(tmp_path):
 
 
 def _picture(frame):
-    from data_pipelines.footage import records
+    from gen1_jax.data_pipelines.footage import records
 
     return records.encode_image(frame.astype(np.uint8), "", "ramp.png", quality=98)
 
@@ -245,8 +245,8 @@ def test_a_damaged_record_neither_stops_nor_hides(tmp_path):
 
 READS = """
 import sys
-from data_pipelines import mixture
-from data_pipelines.footage.mixing import make_buckets
+from gen1_jax.data_pipelines import mixture
+from gen1_jax.data_pipelines.footage.mixing import make_buckets
 
 if __name__ == "__main__":
     videos, _ = make_buckets([sys.argv[1]], "train", buckets=((32, 48),))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from footage_files import number_of, write_footage
 
-from data_pipelines.footage.reader import open_footage
-from data_pipelines.footage.records import decode_clip, decode_image
+from gen1_jax.data_pipelines.footage.reader import open_footage
+from gen1_jax.data_pipelines.footage.records import decode_clip, decode_image
 from gen1_jax.errors import UserError
 
 
@@ -62,8 +62,8 @@ def test_clips_or_images_alone(tmp_path):
 def test_reading_needs_neither_beam_nor_tensorflow(folder):
     code = (
         "import sys\n"
-        "from data_pipelines.footage.reader import open_footage\n"
-        "from data_pipelines.footage.records import decode_clip\n"
+        "from gen1_jax.data_pipelines.footage.reader import open_footage\n"
+        "from gen1_jax.data_pipelines.footage.records import decode_clip\n"
         f"clip = decode_clip(open_footage({str(folder)!r}).clips('train')[0])\n"
         "print(len(clip['frames']), {'apache_beam', 'tensorflow', 'torch'} & set(sys.modules))"
     )

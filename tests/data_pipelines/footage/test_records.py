@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.footage import records
+from gen1_jax.data_pipelines.footage import records
 from gen1_jax.errors import UserError
 
 

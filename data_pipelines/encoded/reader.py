@@ -1,0 +1,271 @@
+"""Reading encoded clips: what the frozen encoders made of each, once and for all.
+
+How a record is stored is in `records.py`, how a folder comes about in `writer.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from gen1_jax.data_pipelines import mixture
+from gen1_jax.data_pipelines.encoded.records import (
+    FORMAT,
+    read_layout,
+    unpack_first,
+    unpack_plane,
+)
+from gen1_jax.data_pipelines.encoded.writer import META
+from gen1_jax.data_pipelines.transforms import ALL_LEVELS, Choice, Select, choose
+from gen1_jax.errors import UserError
+from gen1_jax.files import read_json
+
+FIELDS = ("latents", "structure", "structure_level", "content")
+
+
+class EncodedSource:
+    """Random access to the clips of one finished folder or several.
+
+    Of a clip, `clip["structure"][i]` is [n h w c], at blur level `clip["levels"][i]`.
+
+    Attributes:
+        meta: of the (first) folder: its settings.
+        folder: the (first) folder.
+
+    Raises:
+        UserError: a folder that is missing, unfinished, of another format, or unlike the others.
+    """
+
+    def __init__(self, folders: str | Path | Sequence[str | Path]):
+        if isinstance(folders, (str, Path)):
+            folders = [folders]
+        metas, paths = [], []
+        for folder in map(Path, folders):
+            metas.append(_read_meta(folder))
+            paths += [str(folder / name) for name in metas[-1]["files"]]
+        layouts = [meta.pop("layout") for meta in metas]
+        if set(layouts) != {layouts[0]}:
+            other = next(f for f, x in zip(folders, layouts, strict=True) if x != layouts[0])
+            raise UserError(f"{other} holds clips of another form than {folders[0]}")
+        self.meta, self.layout = metas[0], layouts[0]
+        self.folder = Path(folders[0])
+        self._paths = paths
+        self._entries = ArrayRecordDataSource(paths)
+        if len(self._entries) != sum(m["count"] for m in metas) * self.layout.entries:
+            raise UserError(f"{folders[0]} holds fewer or more clips than its meta.json says")
+
+    def __len__(self) -> int:
+        return len(self._entries) // self.layout.entries
+
+    def __getitem__(self, index: int) -> Clip:
+        return Clip(self, range(0, len(self._entries), self.layout.entries)[index])
+
+    def __repr__(self) -> str:
+        return f"EncodedSource(paths={self._paths!r})"
+
+    def read(self, entry: int, unpack: Callable) -> Any:
+        """An entry of the files; UserError naming the clip where it is damaged."""
+        try:
+            return unpack(self._entries[entry], self.layout)
+        except (ValueError, RuntimeError) as error:  # ours, and ArrayRecord's
+            index = entry // self.layout.entries
+            raise UserError(f"record {index} of {self.folder} is damaged: {error}") from error
+
+
+class Clip(Mapping):
+    """A stored clip by the names of `encoded_records`; large fields are read when asked for."""
+
+    def __init__(self, source: EncodedSource, entry: int):
+        self._source, self._entry = source, entry
+        self._first = source.read(entry, unpack_first)
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "latents_logvar":
+            return self._source.read(self._entry + 1, unpack_plane)
+        if name == "structure":
+            return Structure(self._source, self._entry + 2)
+        return self._first[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._source.layout.shapes)
+
+    def __len__(self) -> int:
+        return len(self._source.layout.shapes)
+
+
+class Structure(Sequence):
+    """A clip's structure latents [k n h w c]; a level is read when it is asked for."""
+
+    def __init__(self, source: EncodedSource, entry: int):
+        self._source, self._entries = source, range(entry, entry + source.layout.num_levels)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._source.read(self._entries[index], unpack_plane)
+
+
+def _read_meta(folder: Path) -> dict:
+    meta = read_json(folder / META) if folder.is_dir() else None
+    if meta is None:
+        raise UserError(
+            f"{folder} is no finished folder of encoded clips: it has no meta.json; "
+            "`gen1 precompute` makes one, or goes on where it was stopped"
+        )
+    if meta.get("format") != FORMAT:
+        raise UserError(
+            f"{folder} has format {meta.get('format')}; {FORMAT} is accepted: encode it anew"
+        )
+    try:
+        meta["layout"] = read_layout(meta)
+        missing = [name for name in meta["files"] if not (folder / name).is_file()]
+        outside = [name for name in meta["files"] if Path(name).name != name]
+        meta["count"] = int(meta["count"])
+    except (KeyError, TypeError, ValueError, UserError) as error:
+        raise UserError(f"{folder / META} is not readable: {error}") from error
+    if missing or outside:
+        raise UserError(f"{folder} lacks {(outside or missing)[0]}, which its meta.json names")
+    return meta
+
+
+class ToBatchForm(grain.transforms.RandomMap):
+    """From a stored clip to an example of Batch's encoded form; see `to_batch_form`."""
+
+    name = Choice.__name__  # the draws of `transforms.ChooseFrames`
+
+    def __init__(
+        self,
+        num_frames: int,
+        levels: Sequence[int] = ALL_LEVELS,
+        fields: Sequence[str] = FIELDS,
+    ):
+        self._settings = num_frames, tuple(levels), tuple(fields)
+
+    def random_map(self, element: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        return to_batch_form(element, rng, *self._settings)
+
+
+def to_batch_form(
+    record: Mapping[str, Any],
+    rng: np.random.Generator,
+    num_frames: int,
+    levels: Sequence[int] = ALL_LEVELS,
+    fields: Sequence[str] = FIELDS,
+) -> dict[str, np.ndarray]:
+    """Chooses frames, a level and a frame for the content, as `transforms.ChooseFrames` does.
+
+    Args:
+        record: of an `EncodedSource`.
+        rng: of the draws.
+        num_frames: n; 1 makes an image.
+        levels: permitted blur levels, of which some must be stored.
+        fields: what is wanted of latents [n h w c], latents_logvar [n h w c], structure
+            [n h w c], structure_level [], content [d] and tokens [l]. What is not is not read.
+
+    Numbers stay in the precision that they are stored in; a step widens them on its device.
+
+    Raises:
+        UserError: none of the permitted levels is stored, or too few frames.
+    """
+    stored = record["levels"].tolist()
+    usable = sorted(set(stored) & set(levels))
+    if not usable:
+        raise UserError(f"no structure level of {tuple(levels)} is stored; {stored} are")
+    choice = choose(rng, len(record["latents"]), num_frames, 1, usable)
+    example = {
+        name: record[name][choice.frames]
+        for name in ("latents", "latents_logvar")
+        if name in fields
+    }
+    if "structure" in fields:
+        structure = record["structure"][stored.index(choice.level)]
+        example["structure"] = structure[choice.frames]
+    if "tokens" in record:
+        example["tokens"] = record["tokens"]
+    example["content"] = record["content"][choice.frames][choice.content_frame]
+    example["structure_level"] = np.int32(choice.level)
+    return example
+
+
+def make_encoded_dataset(
+    videos: EncodedSource,
+    images: Sequence[EncodedSource] = (),
+    *,
+    batch_size: int,
+    image_batch_size: int | None = None,
+    image_fraction: float = mixture.IMAGE_FRACTION,
+    num_frames: int | None = None,
+    buckets: Sequence[tuple[int, int]] = (),
+    image_buckets: Sequence[tuple[int, int]] = (),
+    levels: Sequence[int] = ALL_LEVELS,
+    fields: Sequence[str] = FIELDS,
+    seed: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    **reading: int,
+) -> mixture.Stream:
+    """An endless stream of encoded batches, mixed as `mixture.make_dataset` mixes raw ones.
+
+    Args:
+        videos: encoded clips.
+        images: encoded images, one source a size, each drawn as often as it has records; by
+            default random frames of `videos`.
+        batch_size: clips in a batch, over all processes.
+        image_batch_size: images in a batch; by default frames are as many as in a video batch.
+        image_fraction: of batches that are images.
+        num_frames: n of video batches, that clips must have; by default what they have.
+        buckets: the size (h, w) that their latents must have, if one is given.
+        image_buckets: sizes of the latents of `images`, in their order.
+        levels: permitted blur levels.
+        fields: what a batch holds.
+        seed: of the order, levels and frames.
+        process_index: this host.
+        process_count: hosts.
+        **reading: `num_threads`, `prefetch`, `num_workers`, as in `mixture.Stream`.
+
+    Raises:
+        UserError: an empty source, or one whose records have another size.
+    """
+    shared = {"seed": seed, "process_index": process_index, "process_count": process_count}
+
+    def batches(source: EncodedSource, n: int, size: int, component: int) -> grain.MapDataset:
+        steps = [ToBatchForm(n, levels, fields), Select(tuple(fields))]
+        return mixture.batches([source], steps, size, component=component, **shared)
+
+    if not all(map(len, (videos, *images))):
+        raise UserError("a source of 0 records cannot feed training")
+    _check_sizes([videos], buckets, num_frames)
+    _check_sizes(images, image_buckets, None)
+    n = num_frames or len(videos[0]["latents"])
+    per_batch = image_batch_size or batch_size * n
+    # Components are numbered as those of raw data, so that both are read in the same order.
+    clips = [batches(videos, n, batch_size, 0)] if image_fraction < 1 else []
+    sources = (images or [videos]) if image_fraction > 0 else []
+    pictures = [batches(each, 1, per_batch, 2 * i + 1) for i, each in enumerate(sources)]
+    shares = None, [len(each) for each in sources]
+    return mixture.Stream(mixture.mix(clips, pictures, image_fraction, shares=shares), **reading)
+
+
+def _check_sizes(
+    sources: Sequence[EncodedSource], sizes: Sequence[tuple[int, int]], num_frames: int | None
+) -> None:
+    """UserError where a source's records are not what the config says."""
+    if sizes and len(sizes) != len(sources):
+        raise UserError(
+            f"{len(sources)} folders of encoded data, but {len(sizes)} sizes of latents"
+        )
+    for source, size in zip(sources, sizes or [None] * len(sources), strict=True):
+        n, *stored, _ = dict(source.layout.shapes)["latents"]
+        # Not fewer frames either: depth is normalised over the whole clip.
+        if tuple(stored) != tuple(size or stored) or num_frames not in (None, n):
+            height, width = size or stored
+            raise UserError(
+                f"{source.folder} holds latents of {n} frames of {stored[0]} x {stored[1]}; the "
+                f"config says {num_frames or n} frames of {height} x {width}"
+            )

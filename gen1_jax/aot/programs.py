@@ -1,0 +1,248 @@
+"""The programs that can be compiled ahead of time: a training step, sampling, encoding.
+
+Each is the one that runs, lowered from the shapes of what goes in.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from gen1_jax.aot.target import Target, Work
+from gen1_jax.batch import Batch
+from gen1_jax.conditioning import Conditioner, Frozen
+from gen1_jax.diffusion.process import make_schedule
+from gen1_jax.distributed import FRAMES, batch_parts, batch_sharding, clip_sharding, replicated
+from gen1_jax.errors import UserError
+from gen1_jax.flops import count_flops
+from gen1_jax.training.objectives import make_objective, sample_latents
+from gen1_jax.training.step import make_module, make_optimizer, make_step, state_template
+from gen1_jax.weights.folder import module_from_config, param_template
+
+LATENT_CHANNELS = 4
+
+
+def train_work(config: Any, models: Mapping[str, dict], target: Target, images: bool) -> Work:
+    """The train step that `gen1 train` runs.
+
+    Args:
+      config: of a trained part.
+      models: config.json's content of the frozen models, by name.
+      target: what it is compiled for.
+      images: the step of an image batch, not of a video batch.
+
+    Raises:
+      UserError: bad settings, or a batch that does not divide over the chips.
+    """
+    mesh = target.mesh
+    module = make_module(config)
+    conditioner, frozen = describe_frozen(models, jnp.dtype(config.dtype), mesh)
+    loss = make_objective(config.objective, module, conditioner, config.loss.to_dict()).loss
+    optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
+    state = state_template(module, optimizer, mesh, config)
+    batch = _placed(batch_shapes(config, images), batch_sharding(mesh))
+    if mesh.shape[FRAMES] > 1:
+        raise UserError("mesh.frames is for editing; training takes 1")
+    if batch.size % mesh.size:
+        raise UserError(f"a batch of {batch.size} does not divide over {mesh.size} chips")
+    notes = []
+    if batch.size // mesh.size % config.microbatches:
+        notes.append(
+            f"{batch.size // mesh.size} examples a chip do not divide into {config.microbatches} "
+            "microbatches: they move between chips, or some wait"
+        )
+    # Encoded batches need no encoder: the frozen models are for pictures, and lie beside.
+    idle = config.objective == "diffusion" and batch.encoded
+    model_flops = 3 * _count(loss, state.params, frozen, batch, jax.random.key(0))
+    if frozen and not idle:
+        notes.append("of the frozen networks model FLOPs count a backward pass too")
+    rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
+    step = make_step(config, loss, optimizer, state.params)
+    settings = {
+        "what": "train",
+        "objective": config.objective,
+        "batch": _shapes(batch),
+        "microbatches": config.microbatches,
+        "remat": config.remat,
+    }
+    return Work(
+        partial(step.lower, state, batch, frozen, rate),
+        settings,
+        _size(state.params),
+        model_flops,
+        beside=_bytes(frozen) if idle else 0,
+        notes=tuple(notes),
+    )
+
+
+def sample_work(
+    config: Any,
+    pipeline: Mapping[str, Any],
+    models: Mapping[str, dict],
+    target: Target,
+    batch_size: int,
+    num_steps: int,
+) -> Work:
+    """Guided DDIM of a batch of clips: `num_steps` steps of three predictions each.
+
+    Args:
+      config: of a trained UNet stage.
+      pipeline: the settings of its pipeline part.
+      models: config.json's content of the pipeline's other models, by name. An editor has them on
+        every chip, whatever it computes.
+      target: what it is compiled for.
+      batch_size: clips, over all chips.
+      num_steps: DDIM steps.
+    """
+    mesh = target.mesh
+    module = make_module(config).clone(remat="none")
+    schedule = make_schedule(**pipeline["schedule"])
+    params = _placed(param_template(module), replicated(mesh))
+    _, frozen = describe_frozen(models, jnp.dtype(config.dtype), mesh)
+    shapes = batch_shapes(config, images=False)
+    parts, split = batch_parts(mesh), mesh.shape[FRAMES]
+    if batch_size % parts:
+        raise UserError(f"a batch of {batch_size} clips does not divide over {parts} parts")
+    if config.data.num_frames % split:
+        raise UserError(f"{config.data.num_frames} frames do not divide over {split} chips")
+
+    def place(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sharding = (clip_sharding if len(x.shape) == 5 else batch_sharding)(mesh)
+        return jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype, sharding=sharding)
+
+    batch = jax.tree.map(place, shapes)
+    structured = module.in_channels > module.out_channels
+    condition = (batch.structure, batch.structure_level) if structured else (None, None)
+
+    def sample(params, noise, content, structure, level):
+        return sample_latents(
+            module,
+            params,
+            schedule,
+            noise,
+            content,
+            structure,
+            level,
+            guidance_scale=pipeline["guidance_scale"],
+            num_steps=num_steps,
+            spacing=pipeline["spacing"],
+        )
+
+    arguments = (params, batch.latents, batch.content, *condition)
+    settings = {"what": "sample", "batch": _shapes(batch), "num_steps": num_steps}
+    return Work(
+        partial(jax.jit(sample).lower, *arguments),
+        settings,
+        _size(params),
+        _count(sample, *arguments),
+        beside=_bytes(frozen),
+    )
+
+
+def encode_work(
+    config: Any, pipeline: Mapping[str, Any], models: Mapping[str, dict], target: Target
+) -> Work:
+    """What `gen1 precompute` runs on a batch of clips, here over all chips.
+
+    Args:
+      config: of an encoding part.
+      pipeline: the settings of the pipeline part: clip length and frame size.
+      models: config.json's content of vae, clip and depth.
+      target: what it is compiled for.
+    """
+    mesh = target.mesh
+    b = config.batch_size * batch_parts(mesh)
+    conditioner, frozen = describe_frozen(models, jnp.dtype(config.dtype), mesh)
+    frames = (b, pipeline["num_frames"], *pipeline["size"], 3)
+    shapes = (
+        jax.ShapeDtypeStruct(frames, jnp.uint8),
+        jax.ShapeDtypeStruct((b, config.levels_per_clip), jnp.int32),
+    )
+    arguments = (frozen, *_placed(shapes, batch_sharding(mesh)))
+    settings = {
+        "what": "encode",
+        "batch": {"frames": list(frames)},
+        "levels": config.levels_per_clip,
+    }
+    return Work(
+        partial(jax.jit(conditioner.encode_record).lower, *arguments),
+        settings,
+        _size(frozen),
+        _count(conditioner.encode_record, *arguments),
+    )
+
+
+def batch_shapes(config: Any, images: bool) -> Batch:
+    """The shapes of a config's batches, over all hosts; of several buckets the largest.
+
+    Raises:
+      UserError: a number below 1, a bucket that is no size, or a field that no batch has.
+    """
+    data, model = config.data, config.model
+    for name in ("image_batch_size" if images else "batch_size", "num_frames"):
+        if data[name] < 1:
+            raise UserError(f"data.{name} is {data[name]}; 1 or more is accepted")
+    buckets = (images and data.get("image_buckets")) or data.buckets
+    if not buckets or not all(map(_is_size, buckets)):
+        raise UserError(f"data.buckets is {tuple(buckets)}; accepted: pairs (height, width)")
+    height, width = max(buckets, key=lambda size: size[0] * size[1])
+    b = data.image_batch_size if images else data.batch_size
+    clip = (b, 1 if images else data.num_frames, height, width)
+    text = model.get("text_config", {})
+    length = text.get("max_position_embeddings") or model.get("num_embeddings", 0)
+    content = model.get("cross_attention_dim") or model.get("embedding_dim", 0)
+    shapes = {
+        "frames": ((*clip, 3), jnp.uint8),
+        "depth": (clip, jnp.float32),
+        "tokens": ((b, length), jnp.int32),
+        "content_frame": ((b,), jnp.int32),
+        "latents": ((*clip, LATENT_CHANNELS), jnp.float32),
+        "latents_logvar": ((*clip, LATENT_CHANNELS), jnp.float32),
+        "structure": ((*clip, LATENT_CHANNELS), jnp.float32),
+        "structure_level": ((b,), jnp.int32),
+        "content": ((b, content), jnp.float32),
+    }
+    if not data.fields or not set(data.fields) <= set(shapes):
+        raise UserError(f"data.fields is {tuple(data.fields)}; accepted: {', '.join(shapes)}")
+    return Batch(**{name: jax.ShapeDtypeStruct(*shapes[name]) for name in data.fields})
+
+
+def _is_size(size: Any) -> bool:
+    return (
+        isinstance(size, tuple) and len(size) == 2 and all(type(x) is int and x > 0 for x in size)
+    )
+
+
+def describe_frozen(
+    models: Mapping[str, dict], dtype: Any, mesh: Mesh
+) -> tuple[Conditioner, Frozen]:
+    """As `Conditioner.load`, with the shapes of parameters that are on every chip."""
+    modules = {
+        name: module_from_config(config, dtype=dtype, where=name) for name, config in models.items()
+    }
+    frozen = {name: param_template(module) for name, module in modules.items()}
+    return Conditioner(**modules), _placed(frozen, replicated(mesh))
+
+
+def _placed(shapes: Any, sharding: NamedSharding) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def _count(function: Callable, *arguments: Any) -> int:
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    return count_flops(function, *shapes)
+
+
+def _shapes(batch: Batch) -> dict[str, list[int]]:
+    return {name: list(x.shape) for name, x in batch.fields().items()}
+
+
+def _size(tree: Any) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

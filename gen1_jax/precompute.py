@@ -1,0 +1,288 @@
+"""Raw clips and images → the encoded form: a job that several processes share and any can resume.
+
+What is written of a record follows from the settings, the models and the record's number alone: a
+device encodes fixed ranges of records together, however many devices and processes there are. (As
+with all arithmetic of XLA, another kind of device, or a CPU's number of threads, may round other.)
+"""
+
+import hashlib
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from gen1_jax.conditioning import Conditioner, Frozen
+from gen1_jax.diffusion.structure import NUM_LEVELS
+from gen1_jax.distributed import batch_parts, batch_sharding, make_mesh, replicated
+from gen1_jax.errors import UserError
+from gen1_jax.files import read_json
+from gen1_jax.tokenizer import load_tokenizer
+from gen1_jax.training.loop import DTYPES
+
+# Of a config: what the stored numbers follow from, beside data and models.
+SETTINGS = ("levels_per_clip", "precision", "records_per_shard", "batch_size", "dtype", "seed")
+PATHS = ("world", "folder")  # of a config's data, which may move while a job is stopped
+
+
+class Raw(NamedTuple):
+    """Clips or images to encode.
+
+    Attributes:
+      folder: where they go, relative to the part's own.
+      source: examples by number: frames [n H W 3] uint8, and a caption where there is one.
+      size: (H, W) that frames are scaled to cover and cut to, in the middle; None: as they are.
+    """
+
+    folder: str
+    source: Sequence[dict]
+    size: tuple[int, int] | None = None
+
+    def clip(self, index: int) -> dict:
+        from gen1_jax.data_pipelines.transforms import FitTo
+
+        clip = self.source[index]
+        if self.size is None:
+            return clip
+        return FitTo(self.size, random_crop=False).random_map(clip, None)
+
+
+def encode(config, workdir: Path, progress: bool) -> None:
+    """Encodes all splits of a config's data; what is finished is not done again.
+
+    Raises:
+      UserError: bad settings, missing data or models, a half-done job of other settings, numbers
+        that the precision cannot hold, or no place left.
+    """
+    check_settings(config)
+    lead = jax.process_index() == 0
+    raws = [raw for split in config.splits for raw in open_raw(config.data.to_dict(), split)]
+    if not raws:
+        raise UserError(f"nothing to encode: no split of {', '.join(config.splits)} is there")
+    raws = [raw for raw in raws if not _finished(config, workdir / raw.folder)]
+    if not raws:
+        return
+    conditioner, frozen = Conditioner.load(config.frozen.to_dict(), jnp.dtype(config.dtype))
+    encoder = Encoder(conditioner, frozen, config)
+    writers = [encoder.make_writer(raw, workdir / raw.folder) for raw in raws]
+    if lead:
+        for writer in writers:
+            writer.start()
+    shards = _share(writers)
+    bar = tqdm(
+        total=sum(len(writers[k].records(shard)) for k, shard in shards),
+        unit="clip",
+        disable=not (progress and lead),
+        dynamic_ncols=True,
+    )
+    with bar:
+        for k, shard in shards:
+            bar.set_description(f"encode {raws[k].folder}")
+            records = encoder.records(raws[k], writers[k].records(shard))
+            writers[k].write(shard, _counted(records, bar))
+    for raw, writer in zip(raws, writers, strict=True):
+        if lead:
+            _wait(lambda writer=writer: not writer.missing())
+            writer.finish()
+            if progress:
+                tqdm.write(f"{workdir / raw.folder}: {writer.summary()}")
+        else:  # nobody leaves a job that is not whole
+            _wait(lambda writer=writer: writer.finished)
+
+
+class Encoder:
+    """The frozen networks on this process's devices, each with `batch_size` clips at a time."""
+
+    def __init__(self, conditioner: Conditioner, frozen: Frozen, config: Any):
+        self._config = config
+        self._tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
+        self._models = {name: _digest(params) for name, params in frozen.items()}
+        self._mesh = make_mesh(devices=jax.local_devices())
+        self._sharding = batch_sharding(self._mesh)
+        self._size = config.batch_size * batch_parts(self._mesh)
+        self._frozen = jax.device_put(frozen, replicated(self._mesh))
+        self._function = conditioner.encode_record
+        self._encode = jax.jit(self._function, out_shardings=self._sharding)
+
+    def make_writer(self, raw: Raw, folder: Path):
+        """The writer of a folder, with all that its bytes follow from."""
+        from gen1_jax.data_pipelines.encoded.records import make_layout
+        from gen1_jax.data_pipelines.encoded.writer import EncodedWriter
+
+        if not len(raw.source):
+            raise UserError(f"{raw.folder} holds no records to encode; at least one is needed")
+        first, config = raw.clip(0), self._config
+        frames, levels = first["frames"][None], self._levels(raw, 0)
+        shapes = jax.eval_shape(self._function, self._frozen, frames, levels[None])
+        shapes = {name: x.shape[1:] for name, x in shapes.items()} | {"levels": levels.shape}
+        if self._tokenizer:
+            shapes["tokens"] = self._tokens(first).shape
+        settings = {name: config[name] for name in SETTINGS}
+        data = {k: v for k, v in config.data.to_dict().items() if k not in PATHS}
+        return EncodedWriter(
+            folder,
+            make_layout(shapes, config.precision),
+            count=len(raw.source),
+            records_per_shard=config.records_per_shard,
+            settings=settings
+            | {"data": data, "models": self._models}
+            | {"first_record": hashlib.sha256(first["frames"].tobytes()).hexdigest()},
+        )
+
+    def records(self, raw: Raw, numbers: range) -> Iterator[dict[str, np.ndarray]]:
+        """The encoded records of a range, in order; one group is computed while another is read."""
+        clips, before = self._decoded(raw, numbers), None
+        for start in range(0, len(numbers), self._size):
+            group = list(islice(clips, self._size))
+            after = group, self._launch(raw, group, numbers[start : start + self._size])
+            if before:
+                yield from self._fetch(*before)
+            before = after
+        yield from self._fetch(*before)
+
+    def _decoded(self, raw: Raw, numbers: range) -> Iterator[dict]:
+        import grain
+
+        threads = self._config.num_threads
+        dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(raw.clip)
+        return iter(
+            dataset.to_iter_dataset(
+                grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * self._size)
+            )
+        )
+
+    def _launch(self, raw: Raw, clips: list[dict], numbers: range) -> dict[str, Any]:
+        shape = clips[0]["frames"].shape
+        for index, clip in zip(numbers, clips, strict=True):
+            if clip["frames"].shape != shape:
+                raise UserError(
+                    f"record {index} of {raw.folder} has frames of {list(clip['frames'].shape)}, "
+                    f"others {list(shape)}; one size is accepted"
+                )
+        # The last group is filled up with its last clip.
+        padding = [(0, self._size - len(clips))]
+        frames = np.stack([clip["frames"] for clip in clips])
+        levels = np.stack([self._levels(raw, index) for index in numbers])
+        padded = (
+            np.pad(x, padding + [(0, 0)] * (x.ndim - 1), mode="edge") for x in (frames, levels)
+        )
+        placed = jax.device_put(tuple(padded), self._sharding)
+        with jax.set_mesh(self._mesh):  # for kernels, which each device runs on its own part
+            encoded = self._encode(self._frozen, *placed)
+        return encoded | {"levels": levels}
+
+    def _fetch(self, clips: list[dict], encoded: dict) -> Iterator[dict[str, np.ndarray]]:
+        encoded = jax.device_get(encoded)
+        for i, clip in enumerate(clips):
+            record = {name: x[i] for name, x in encoded.items()}
+            yield record | ({"tokens": self._tokens(clip)} if self._tokenizer else {})
+
+    def _levels(self, raw: Raw, index: int) -> np.ndarray:
+        """Level 0, and distinct random others."""
+        rng = np.random.default_rng([self._config.seed, zlib.crc32(raw.folder.encode()), index])
+        others = rng.permutation(NUM_LEVELS - 1)[: self._config.levels_per_clip - 1]
+        return np.r_[0, np.sort(1 + others)].astype(np.int32)
+
+    def _tokens(self, clip: dict) -> np.ndarray:
+        """Of the caption; where there is none, those of the empty text."""
+        return self._tokenizer.encode([clip.get("caption", "")])[0]
+
+
+def open_raw(data: dict[str, Any], split: str) -> list[Raw]:
+    """The records of a config's `data`.
+
+    Raises:
+      UserError: an unknown form, or data that are not there.
+    """
+    from gen1_jax.data_pipelines.decoded import Decoded
+
+    form = data.get("form")
+    if form == "raw":
+        from gen1_jax.data_pipelines.moving_shapes.builder import load
+        from gen1_jax.data_pipelines.moving_shapes.records import decode_clip
+
+        return [Raw(split, Decoded(load(data["world"], data["builder"], split), decode_clip))]
+    if form == "footage":
+        from gen1_jax.data_pipelines.footage.reader import open_footage
+        from gen1_jax.data_pipelines.footage.records import decode_clip, decode_image
+
+        footage = open_footage(data["folder"])
+        if split not in footage.splits():
+            there = ", ".join(footage.splits()) or "none"
+            warnings.warn(f"{footage.folder} has no split {split!r}; there: {there}", stacklevel=2)
+            return []
+        raws = []
+        if footage.has_clips(split):
+            clips = Decoded(footage.clips(split), decode_clip)
+            raws.append(Raw(f"clips/{split}", clips, tuple(data["size"])))
+        for (height, width), images in footage.images(split).items():
+            folder = f"images_{height}x{width}/{split}"
+            raws.append(Raw(folder, Decoded(images, decode_image), (height, width)))
+        return raws
+    raise UserError(f"data form {form!r}; accepted: raw, footage")
+
+
+def check_settings(config) -> None:
+    """Raises UserError for counts or a type that nothing is encoded with."""
+    if config.dtype not in DTYPES:
+        raise UserError(f"dtype is {config.dtype!r}; accepted: {', '.join(DTYPES)}")
+    if not 1 <= config.levels_per_clip <= NUM_LEVELS:
+        raise UserError(
+            f"levels_per_clip is {config.levels_per_clip}; 1 to {NUM_LEVELS} are accepted"
+        )
+    for name in ("batch_size", "records_per_shard", "num_threads"):
+        if config[name] < 1:
+            raise UserError(f"{name} is {config[name]}; 1 or more is accepted")
+
+
+def _finished(config, folder: Path) -> bool:
+    """Whether a folder is whole; UserError if it was made with other settings."""
+    from gen1_jax.data_pipelines.encoded.writer import META, check_same, clean
+
+    known = read_json(folder / META)
+    if known is None:
+        return False
+    check_same({name: config[name] for name in SETTINGS}, known, folder)
+    clean(folder)
+    return True
+
+
+def _share(writers: list) -> list[tuple[int, int]]:
+    """(writer, shard) of those that this process writes; all agree on what is missing."""
+    missing = [np.isin(np.arange(w.num_shards), w.missing()) for w in writers]
+    flags = np.concatenate(missing)
+    if jax.process_count() > 1:  # what one of us has written already is still its own
+        flags = multihost_utils.broadcast_one_to_all(flags)
+    every = [(k, shard) for k, w in enumerate(writers) for shard in range(w.num_shards)]
+    left = [every[i] for i in np.flatnonzero(flags)]
+    return left[jax.process_index() :: jax.process_count()]
+
+
+def _wait(done: Callable[[], bool], seconds: float = 0.2) -> None:
+    """For the other processes; if one of them ends early, the cluster or jax ends this one."""
+    while not done():
+        time.sleep(seconds)
+
+
+def _counted(records: Iterator, bar: tqdm) -> Iterator:
+    for record in records:
+        yield record
+        bar.update()
+
+
+def _digest(params: Any) -> str:
+    """SHA-256 of parameters: of names, shapes and numbers."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.data.cast("B") if array.size else b"")
+    return digest.hexdigest()

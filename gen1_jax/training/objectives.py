@@ -1,0 +1,381 @@
+"""What each model is trained for: a loss, and a picture of how far it is. One loop serves all.
+
+A loss is `loss(params, frozen, batch, key) -> (scalar, metrics)`; a preview is
+`preview(params, frozen, batch) -> {name: picture [H W 3] uint8, or a number}`, on a fixed batch.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from einops import rearrange
+
+from gen1_jax.batch import Batch
+from gen1_jax.conditioning import Conditioner, Frozen, to_content
+from gen1_jax.diffusion import prior as prior_diffusion
+from gen1_jax.diffusion.guidance import guided_prediction
+from gen1_jax.diffusion.process import Schedule, make_schedule, q_sample, target
+from gen1_jax.diffusion.sampler import ddim_sample
+from gen1_jax.diffusion.structure import model_input
+from gen1_jax.errors import UserError
+from gen1_jax.models import clip, dpt
+from gen1_jax.video import pictures
+
+Params = Any
+Loss = Callable[[Params, Frozen, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+CALIBRATION_BATCHES = 8
+
+
+def _nothing(params: Params, frozen: Frozen, batch: Batch) -> dict[str, Any]:
+    return {}
+
+
+def _keep(params: Params, frozen: Frozen, batches: Iterator[Batch]) -> Params:
+    return params
+
+
+def _keep_module(module: nn.Module, params: Params, batches: Iterator[Batch]) -> nn.Module:
+    return module
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A loss with what surrounds it."""
+
+    loss: Loss
+    preview: Callable[[Params, Frozen, Batch], dict[str, Any]] = _nothing
+    # Before the first step: parameters that are statistics of the data (the prior's mean and
+    # deviation).
+    prepare: Callable[[Params, Frozen, Iterator[Batch]], Params] = _keep
+    # After the last: settings that are statistics of the trained model (the autoencoder's scale).
+    finish: Callable[[nn.Module, Params, Iterator[Batch]], nn.Module] = _keep_module
+
+
+def make_objective(
+    name: str, module: nn.Module, conditioner: Conditioner, settings: dict[str, Any]
+) -> Objective:
+    """The objective of a config: `name` with its `settings`.
+
+    Raises:
+      UserError: an unknown name or setting.
+    """
+    if name not in OBJECTIVES:
+        raise UserError(f"unknown objective {name!r}; accepted: {', '.join(OBJECTIVES)}")
+    make = OBJECTIVES[name]
+    accepted = make.__kwdefaults__ or {}
+    unknown = sorted(set(settings) - set(accepted))
+    if unknown:
+        raise UserError(
+            f"objective {name} has no setting {unknown[0]!r}; accepted: {', '.join(accepted)}"
+        )
+    return make(module, conditioner, **settings)
+
+
+# -------------------------------------------------------------------------------- autoencoder
+
+
+def autoencoder(
+    module: nn.Module,
+    conditioner: Conditioner,
+    *,
+    kl_weight: float = 1e-6,
+    initial_logvar: float = -6.0,
+) -> Objective:
+    """Mean of |x − D(E(x))| and its square, plus that of the KL of q(z|x) to N(0, 1)."""
+
+    def loss(params, frozen, batch, key):
+        images = rearrange(batch.frames, "b n h w c -> (b n) h w c").astype(jnp.float32) / 127.5 - 1
+        mean, logvar = module.apply({"params": params}, images, method="encode")
+        latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+        error = module.apply({"params": params}, latents, method="decode") - images
+        kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - 1 - logvar)
+        square = jnp.mean(jnp.square(error))
+        psnr = -10 * jnp.log10(square / 4)
+        return jnp.mean(jnp.abs(error)) + square + kl_weight * kl, {"psnr": psnr, "kl": kl}
+
+    def prepare(params, frozen, batches):
+        """Starts the log variance low: noise as strong as the first latents would slow learning."""
+        bias = params["quant_conv"]["bias"]
+        bias = jnp.asarray(bias).at[bias.shape[0] // 2 :].add(initial_logvar)
+        return {**params, "quant_conv": {**params["quant_conv"], "bias": bias}}
+
+    @jax.jit
+    def reconstruct(params, frames):
+        return module.apply({"params": params}, frames.astype(jnp.float32) / 127.5 - 1)
+
+    def preview(params, frozen, batch):
+        frames = np.asarray(batch.frames[:8, 0])
+        images = np.clip((np.asarray(reconstruct(params, frames)) + 1) * 127.5, 0, 255).astype(
+            np.uint8
+        )
+        return {"reconstruction": _grid(frames, images)}
+
+    @jax.jit
+    def moments(params, frames):
+        images = rearrange(frames, "b n h w c -> (b n) h w c").astype(jnp.float32) / 127.5 - 1
+        mean, _ = module.apply({"params": params}, images, method="encode")
+        return mean.mean(), jnp.square(mean).mean()
+
+    def finish(module, params, batches):
+        """Sets `scaling_factor` so that latents have unit variance, as SD's 0.18215 was found."""
+        values = [moments(params, next(batches).frames) for _ in range(CALIBRATION_BATCHES)]
+        first, second = np.mean(np.asarray(values, np.float64), axis=0)
+        return module.clone(scaling_factor=float((second - first**2) ** -0.5))
+
+    return Objective(loss, preview, prepare, finish)
+
+
+# -------------------------------------------------------------------------------- CLIP
+
+
+def contrastive(
+    module: nn.Module, conditioner: Conditioner, *, max_logit_scale: float = 4.6052
+) -> Objective:
+    """CLIP's symmetric cross-entropy between frames and captions; equal captions count as one."""
+
+    def logits(params, batch):
+        pixels = clip.preprocess(batch.frames[:, 0], module.vision_config.image_size)
+        params = {**params, "logit_scale": jnp.minimum(params["logit_scale"], max_logit_scale)}
+        images, texts, scale = module.apply({"params": params}, pixels, batch.tokens)
+        return scale * images @ texts.T
+
+    def loss(params, frozen, batch, key):
+        scores = logits(params, batch)
+        same = jnp.all(batch.tokens[:, None] == batch.tokens[None], axis=-1)
+        goal = same / same.sum(-1, keepdims=True)
+        both = optax.softmax_cross_entropy(scores, goal) + optax.softmax_cross_entropy(
+            scores.T, goal
+        )
+        hit = jnp.take_along_axis(same, scores.argmax(-1)[:, None], axis=-1)
+        return both.mean() / 2, {"retrieval": hit.mean()}
+
+    return Objective(loss)
+
+
+# -------------------------------------------------------------------------------- depth
+
+
+def depth(
+    module: nn.Module, conditioner: Conditioner, *, gradient_weight: float = 0.5, scales: int = 3
+) -> Objective:
+    """MiDaS's scale-and-shift-invariant error with its gradient term.
+
+    Ranftl et al. 1907.01341, equations 5, 6 and 11, but for means in place of medians. Scale
+    and shift are one pair for a clip, not for a frame, so that the estimate does not flicker.
+    """
+
+    def estimate(params, frames):
+        b = frames.shape[0]
+        height, width = frames.shape[2:4]
+        pixels = dpt.preprocess(rearrange(frames, "b n h w c -> (b n) h w c"), (height, width))
+        return rearrange(module.apply({"params": params}, pixels), "(b n) h w -> b n h w", b=b)
+
+    def loss(params, frozen, batch, key):
+        predicted, truth = estimate(params, batch.frames), batch.depth
+        # Both to zero mean and unit mean deviation over the clip. (A least-squares scale would do,
+        # but it may be negative, and then a network learns depth upside down.)
+        axes = (1, 2, 3)
+
+        def standardise(x):
+            x = x - x.mean(axes, keepdims=True)
+            return x / (jnp.abs(x).mean(axes, keepdims=True) + 1e-6)
+
+        p, t = standardise(predicted), standardise(truth)
+        error = p - t
+        total = jnp.abs(error).mean()
+        for k in range(scales):
+            e = error[:, :, :: 2**k, :: 2**k]
+            total += (
+                gradient_weight
+                / scales
+                * (jnp.abs(jnp.diff(e, axis=2)).mean() + jnp.abs(jnp.diff(e, axis=3)).mean())
+            )
+        norm = jnp.sqrt(jnp.square(p).sum(axes) * jnp.square(t).sum(axes))
+        correlation = (p * t).sum(axes) / (norm + 1e-6)
+        return total, {"correlation": correlation.mean()}
+
+    jitted = jax.jit(estimate)
+
+    def preview(params, frozen, batch):
+        frames, truth = np.asarray(batch.frames[:8, :1]), np.asarray(batch.depth[:8, :1])
+        estimated = np.asarray(jitted(params, frames))
+        maps = [
+            np.concatenate([pictures.colour_depth(d) for d in each]) for each in (truth, estimated)
+        ]
+        return {"depth": _grid(frames[:, 0], *maps)}
+
+    return Objective(loss, preview)
+
+
+# -------------------------------------------------------------------------------- prior
+
+
+def prior(module: nn.Module, conditioner: Conditioner, *, drop_rate: float = 0.1) -> Objective:
+    """x_0-prediction of the standardised content embedding; the caption is dropped for guidance."""
+
+    def null_tokens(tokens):
+        """The empty prompt, [1 l]: start, then end-of-text as end and padding."""
+        first = tokens[:1, :1]
+        end = tokens[:1, -1:]  # the last place is end-of-text or padding, which is the same token
+        return jnp.concatenate([first, jnp.repeat(end, tokens.shape[1] - 1, axis=1)], axis=1)
+
+    def loss(params, frozen, batch, key):
+        text = conditioner.text_condition(frozen, batch.tokens)
+        null = conditioner.text_condition(frozen, null_tokens(batch.tokens))
+        x0 = (batch.content - params["clip_mean"]) / params["clip_std"]
+
+        def predict(*arguments):
+            return module.apply({"params": params}, *arguments)
+
+        # Statistics of the data are no weights: no gradient reaches them.
+        x0 = jax.lax.stop_gradient(x0)
+        return prior_diffusion.prior_loss(predict, x0, text, key, null, drop_rate), {}
+
+    def prepare(params, frozen, batches):
+        content = np.concatenate([next(batches).content for _ in range(CALIBRATION_BATCHES)])
+        return {
+            **params,
+            "clip_mean": content.mean(0, keepdims=True),
+            "clip_std": content.std(0, keepdims=True) + 1e-4,
+        }
+
+    @jax.jit
+    def sample(params, frozen, tokens):
+        sampler = dataclasses.replace(conditioner, prior=module)
+        return sampler.text_content(
+            {**frozen, "prior": params}, tokens, null_tokens(tokens), jax.random.key(0)
+        )
+
+    def preview(params, frozen, batch):
+        sampled, true = (
+            to_content(x) for x in (sample(params, frozen, batch.tokens), batch.content)
+        )
+        return {"cosine": float((sampled * true).mean(-1).mean())}
+
+    return Objective(loss, preview, prepare=prepare)
+
+
+# -------------------------------------------------------------------------------- video diffusion
+
+
+def diffusion(
+    module: nn.Module,
+    conditioner: Conditioner,
+    *,
+    content_drop_rate: float = 0.1,
+    latents_drawn: bool = False,
+    zero_terminal_snr: bool = False,
+    prediction_type: str = "v_prediction",
+    preview_steps: int = 20,
+    preview_guidance: float = 3.0,
+) -> Objective:
+    """Gen-1's ‖v − v_θ(z_t, t, s, c)‖², the same for images and videos; null content is zeros.
+
+    `prediction_type` "epsilon" goes on with a UNet that predicts noise, as Stable Diffusion 1.x's.
+    `latents_drawn` takes z from the autoencoder's distribution, as Stable Diffusion was trained,
+    where else it is the mean; encoded data then need the field `latents_logvar`.
+    """
+    schedule = make_schedule(zero_terminal_snr=zero_terminal_snr, prediction_type=prediction_type)
+    structured = module.in_channels > module.out_channels
+
+    def condition(batch: Batch) -> tuple[jax.Array | None, jax.Array | None]:
+        return (batch.structure, batch.structure_level) if structured else (None, None)
+
+    def loss(params, frozen, batch, key):
+        time_key, noise_key, drop_key, latent_key = jax.random.split(key, 4)
+        if not batch.encoded:
+            batch = jax.lax.stop_gradient(conditioner.encode_batch(frozen, batch))
+        z0 = draw_latents(batch, latent_key) if latents_drawn else batch.latents
+        t = jax.random.randint(time_key, z0.shape[:1], 0, schedule.num_timesteps)
+        eps = jax.random.normal(noise_key, z0.shape)
+        kept = jax.random.bernoulli(drop_key, 1 - content_drop_rate, (z0.shape[0], 1))
+        content = jnp.where(kept, batch.content, 0)
+        inputs = model_input(q_sample(schedule, z0, eps, t), *condition(batch))
+        v = module.apply({"params": params}, inputs[:, None], t, content[:, None, None])[:, 0]
+        return jnp.mean(jnp.square(v - target(schedule, z0, eps, t))), {}
+
+    @jax.jit
+    def sample(params, frozen, batch, key):
+        if not batch.encoded:
+            batch = conditioner.encode_batch(frozen, batch)
+        noise = jax.random.normal(key, batch.latents.shape)
+        sampled = sample_latents(
+            module,
+            params,
+            schedule,
+            noise,
+            batch.content,
+            *condition(batch),
+            guidance_scale=preview_guidance,
+            num_steps=preview_steps,
+            spacing="trailing" if zero_terminal_snr else "leading",
+        )
+        return conditioner.decode(frozen, batch.latents), conditioner.decode(frozen, sampled)
+
+    def preview(params, frozen, batch):
+        batch = jax.tree.map(lambda x: x[:4], batch)
+        real, sampled = map(np.asarray, sample(params, frozen, batch, jax.random.key(0)))
+        frames = np.linspace(0, real.shape[1] - 1, min(4, real.shape[1])).astype(int)
+        rows = [rearrange(x[:, frames], "b n h w c -> (b h) (n w) c") for x in (real, sampled)]
+        return {"samples": np.concatenate(rows, axis=1)}
+
+    return Objective(loss, preview)
+
+
+def draw_latents(batch: Batch, key: jax.Array) -> jax.Array:
+    """Latents [b n h w 4] by their mean and variance.
+
+    Raises:
+      UserError: the batch has no variance.
+    """
+    if batch.latents_logvar is None:
+        raise UserError("latents_drawn needs latents_logvar: add it to data.fields")
+    noise = jax.random.normal(key, batch.latents.shape)
+    return batch.latents + jnp.exp(0.5 * batch.latents_logvar) * noise
+
+
+def sample_latents(
+    module: nn.Module,
+    params: Params,
+    schedule: Schedule,
+    noise: jax.Array,
+    content: jax.Array,
+    structure: jax.Array | None,
+    level: jax.Array | None,
+    *,
+    temporal_scale: jax.Array | float = 1.0,
+    guidance_scale: jax.Array | float = 1.0,
+    num_steps: int = 50,
+    **options: Any,
+) -> jax.Array:
+    """Guided DDIM: noise [b n h w 4] and content [b d] → latents. `options` are `ddim_sample`'s."""
+
+    def network(*arguments, **keywords):
+        return module.apply({"params": params}, *arguments, **keywords)
+
+    def denoise(z, t):
+        tokens = content[:, None]
+        return guided_prediction(
+            network, z, t, tokens, structure, level, temporal_scale, guidance_scale
+        )
+
+    return ddim_sample(denoise, schedule, noise, num_steps, **options)
+
+
+def _grid(*rows: np.ndarray) -> np.ndarray:
+    """Rows of images [b H W 3] → one picture."""
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+
+
+OBJECTIVES = {
+    "autoencoder": autoencoder,
+    "contrastive": contrastive,
+    "depth": depth,
+    "prior": prior,
+    "diffusion": diffusion,
+}

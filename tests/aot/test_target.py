@@ -1,0 +1,316 @@
+"""`gen1 compile`: what it reports, on CPU devices; what it says where a program does not fit."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import micro
+import pytest
+
+from gen1_jax import cli
+from gen1_jax.aot import target as ahead_of_time
+from gen1_jax.aot.programs import train_work
+from gen1_jax.aot.target import Work, make_target, measure, read_out_of_memory
+from gen1_jax.commands import compile_step
+from gen1_jax.errors import UserError
+from gen1_jax.hardware import CHIPS
+from gen1_jax.models.unet import REMAT, VideoUNet
+from gen1_jax.weights.folder import module_from_config, param_template
+
+CONFIG = f"{micro.__file__}"
+KEYS = {
+    *("settings", "parameters", "fits", "hbm_used_bytes", "hbm_available_bytes", "model_flops"),
+    *("flops", "bytes", "collectives", "arithmetic_seconds", "memory_seconds"),
+    *("interconnect_seconds", "mfu_bound", "notes"),
+}
+
+
+def test_the_command_ends_in_one_line_of_json():
+    command = ["compile", "--config", f"{CONFIG}:blur", "--topology", "cpu:4", "--json"]
+    code = "import sys; from gen1_jax.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    *table, last = done.stdout.splitlines()
+    assert any(line.startswith("chips") and "4 as data 4 x fsdp 1" in line for line in table)
+    report = json.loads(last)
+    assert report.keys() >= KEYS
+    module = VideoUNet.from_config(micro.get_config("blur").model.to_dict())
+    count = sum(x.size for x in jax.tree.leaves(param_template(module)))
+    assert report["parameters"] == count
+    assert report["fits"] and report["hbm_used_bytes"] > 16 * count  # params, EMA, two moments
+    assert report["settings"]["chips"] == 4 and report["mfu_bound"] is None  # no peak is known
+    # Gradients are summed over the four; with one token to attend to, queries have none.
+    assert report["collectives"]["all-reduce"]["bytes"] > 0.95 * 4 * count
+    assert 0.6 < 4 * report["flops"] / report["model_flops"] < 1.1
+
+
+def config_of(part: str, **changes):
+    config = micro.get_config(part)
+    config.update(changes)
+    return config
+
+
+def arguments(what: str, **options):
+    return SimpleNamespace(
+        **{"config": f"{CONFIG}:blur", "what": what, "images": False, "steps": 3}
+        | {"batch_size": None}
+        | options
+    )
+
+
+def bytes_of(*parts: str) -> int:
+    models = (module_from_config(config_of(part).model.to_dict()) for part in parts)
+    return sum(4 * x.size for module in models for x in jax.tree.leaves(param_template(module)))
+
+
+def test_encoding_costs_its_levels():
+    """A second t_s costs as much as a third; frames are encoded once, whatever their number."""
+    target = make_target("cpu:2", {"data": -1, "fsdp": 1})
+    one, two, three = (
+        compile_step.make_work(
+            arguments("encode", config=f"{CONFIG}:encoded"),
+            config_of("encoded", levels_per_clip=levels),
+            target,
+        )
+        for levels in (1, 2, 3)
+    )
+    each = two.model_flops - one.model_flops
+    assert 0 < each < one.model_flops and three.model_flops - two.model_flops == each
+    assert one.settings["batch"]["frames"][0] == 2 * micro.BATCH
+    assert one.parameters == bytes_of("autoencoder", "clip", "depth") / 4
+    first, third = measure(one, target), measure(three, target)
+    assert third.flops - first.flops == pytest.approx(2 * each / 2, rel=0.05)  # on each of two
+
+
+def test_sampling_costs_its_steps_and_no_collective():
+    """The branches g stay together on each device: nothing is sent for guidance."""
+    target = make_target("cpu:8", {"data": -1, "fsdp": 1})
+    reports = [
+        measure(
+            compile_step.make_work(arguments("sample", steps=n), config_of("blur"), target), target
+        )
+        for n in (2, 4)
+    ]
+    assert reports[1].flops == pytest.approx(2 * reports[0].flops, rel=0.05)
+    # An editor has its other models on every device too.
+    assert reports[0].hbm["beside"] == bytes_of("autoencoder", "clip", "depth", "prior")
+    assert all(report.collectives == {} for report in reports)
+
+
+def test_known_peaks_bound_the_share_of_them():
+    target = make_target("cpu:2", {"data": -1, "fsdp": 1})._replace(chip=CHIPS["v5e"])
+    work = train_work(config_of("depth"), {}, target, images=False)
+    report = measure(work, target)
+    longest = max(report.arithmetic_seconds, report.memory_seconds, report.interconnect_seconds)
+    assert report.hbm_available_bytes == int(15.75 * 2**30)
+    assert report.memory_seconds == report.bytes / CHIPS["v5e"].bandwidth
+    assert report.mfu_bound == pytest.approx(
+        report.model_flops / 2 / (CHIPS["v5e"].flops * longest)
+    )
+    assert "MFU" in compile_step.table(report)
+
+
+def test_a_program_that_does_not_fit_is_an_answer():
+    target = make_target("cpu:2", {"data": -1, "fsdp": 1})
+    small = target._replace(chip=CHIPS["v5e"]._replace(memory=1e5))
+    report = measure(train_work(config_of("depth"), {}, small, images=False), small)
+    assert not report.fits
+    assert "does not fit" in compile_step.table(report)
+    assert "--microbatches" in compile_step.table(report)
+    assert "--remat" not in compile_step.table(report)  # which is for the UNet's stages
+    settings = {"what": "train", "objective": "diffusion"}
+    of_unet = dataclasses.replace(report, settings=settings)
+    assert "--remat layer" in compile_step.advice(of_unet)
+    assert "more chips" in compile_step.advice(of_unet, searched=True)
+    assert "--" not in compile_step.advice(of_unet, searched=True).replace("(--set)", "")
+
+
+REFUSED = "the compiler refused the program: it has no mind to"
+
+
+# Seconds by microbatches, of four clips a chip: of arithmetic, and of memory; None does not fit.
+@pytest.mark.parametrize(
+    ("seconds", "tried", "best"),
+    [
+        # Arithmetic is all that is waited for, and nothing is computed twice: no more is tried.
+        ({1: (2, 1), 2: (2, 1), 4: (2, 1)}, [("none", 1)], ("none", 1)),
+        ({1: None, 2: (2, 1), 4: (2, 1)}, [("none", 1), ("none", 2)], ("none", 2)),
+        # What the compiler refuses is noted, and the next is tried.
+        ({1: REFUSED, 2: (2, 1), 4: (2, 1)}, [("none", 1), ("none", 2)], ("none", 2)),
+        # Waiting for memory, more microbatches may wait less, and other remats too.
+        ({1: (2, 4), 2: (2, 1), 4: (2, 1)}, [("none", 1), ("none", 2)], ("none", 2)),
+        (
+            {1: (2, 5), 2: (2, 4), 4: (2, 3)},
+            [(remat, count) for remat in REMAT for count in (1, 2, 4)],
+            ("none", 4),
+        ),
+        (
+            {1: None, 2: None, 4: None},
+            [(remat, count) for remat in REMAT for count in (1, 2, 4)],
+            None,
+        ),
+    ],
+)
+def test_a_search_ends_where_nothing_can_be_better(monkeypatch, capsys, seconds, tried, best):
+    def measure(work, target):
+        settings = work.settings | {"topology": "v5e:1x2", "chips": 2, "mesh": {"data": 2}}
+        found = seconds[settings["microbatches"]]
+        if found == REFUSED:
+            raise UserError(REFUSED)
+        report = ahead_of_time.Report(settings, 1, found is not None, 2**33, 2**34, 1)
+        if found is None:
+            return report
+        arithmetic, memory = (x + (settings["remat"] != "none") for x in found)
+        return dataclasses.replace(
+            report,
+            **{"flops": 1.0, "bytes": 1.0, "mfu_bound": 0.9 / max(arithmetic, memory)},
+            **{"arithmetic_seconds": arithmetic, "memory_seconds": memory},
+            interconnect_seconds=0.0,
+        )
+
+    monkeypatch.setattr(ahead_of_time, "measure", measure)
+    options = ["--topology", "cpu:2", "--search", "--json", "--set", "data.batch_size=8"]
+    assert cli.main(["compile", "--config", f"{CONFIG}:blur", *options]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    found = json.loads(last)
+
+    def name(report):
+        return report["settings"]["remat"], report["settings"]["microbatches"]
+
+    assert [name(report) for report in found["search"]] == tried
+    assert (found["best"] and name(found["best"])) == best
+    refused = [report["refused"] for report in found["search"]]
+    assert (
+        refused.count(REFUSED)
+        == list(seconds.values()).count(REFUSED)
+        == len([line for line in table if REFUSED in line])
+    )
+    assert any(line.startswith("best" if best else "does not fit") for line in table)
+
+
+# The compiler's own words.
+OF_HBM = (
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+    "Used 20.45G of 15.75G hbm. Exceeded hbm capacity by 4.70G.",
+    "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+    "required for HLO temporaries (20.45G) exceeds available HBM (15.75G). HLO module: jit_f.",
+)
+OF_VMEM = (
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space vmem. "
+    "Used 16.69M of 16.00M vmem. Exceeded vmem capacity by 704.0K.\n  Program vmem requirement"
+)
+
+
+@pytest.mark.parametrize("message", OF_HBM)
+def test_out_of_memory_is_read_from_the_compiler_s_message(message):
+    assert read_out_of_memory(message) == (int(20.45 * 2**30), int(15.75 * 2**30))
+    assert read_out_of_memory("Ran out of memory on HBM: no numbers here") == (None, None)
+
+
+@pytest.mark.parametrize("message", [OF_VMEM, "INTERNAL: Mosaic failed\nand so on"])
+def test_what_no_smaller_batch_helps_is_refused(message):
+    with pytest.raises(UserError, match="refused the program") as refusal:
+        read_out_of_memory(message)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("message", OF_HBM)
+def test_memory_is_the_same_whoever_finds_it_too_small(message):
+    """What the compiler found, with what lies beside; of the memory that programs get."""
+
+    def fail():
+        raise jax.errors.JaxRuntimeError(message)
+
+    target = make_target("cpu:2", {"data": -1, "fsdp": 1})._replace(chip=CHIPS["v5e"])
+    lowered = SimpleNamespace(compile=fail)
+    report = measure(Work(lambda: lowered, {"what": "sample"}, 1, 1, beside=2**30), target)
+    assert not report.fits and report.hbm_used_bytes == int(20.45 * 2**30) + 2**30
+    assert report.hbm_available_bytes == int(15.75 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--topology", "v9:2x2"], "accepted: a version"),
+        (["--topology", "v5e:two"], "accepted: a version"),
+        (["--topology", "v5e:0x2"], "accepted: a version"),
+        (["--topology", "cpu:0"], "accepted: a version"),
+        (["--topology", "cpu:8", "--set", "dtype=float99"], "accepted: float32, bfloat16"),
+        (["--topology", "cpu:8", "--set", "data.batch_size=0"], "1 or more is accepted"),
+        (["--topology", "cpu:8", "--set", "data.num_frames=0"], "1 or more is accepted"),
+        (["--topology", "cpu:8", "--set", 'data.fields=("foo",)'], "accepted: frames, depth"),
+        (["--topology", "cpu:8", "--set", "data.fields=()"], "accepted: frames, depth"),
+        (["--topology", "cpu:8", "--set", "data.buckets=(3,)"], "pairs (height, width)"),
+        (["--topology", "cpu:8", "--set", "mesh.frames=2"], "training accepts 1"),
+        (["--topology", "cpu:8", "--batch-size", "8"], "goes with --what sample only"),
+        (["--topology", "cpu:8", "--steps", "0"], "goes with --what sample only"),
+        (["--topology", "cpu:99"], "this process has 8 CPU devices"),
+        (["--topology", "cpu:3"], "does not divide over 3 chips"),
+        (["--topology", "cpu:8", "--remat", "some"], "accepted: none, products, layer"),
+        (["--topology", "cpu:8", "--microbatches", "0"], "1 or more is accepted"),
+        (["--topology", "cpu:8", "--what", "sample", "--images"], "goes with --what train only"),
+        (["--topology", "cpu:8", "--search", "--remat", "none"], "give neither"),
+        (["--topology", "cpu:8", "--what", "sample", "--steps", "0"], "--steps: 1 to 1000"),
+    ],
+)
+def test_bad_input_ends_in_one_line(capsys, options, message):
+    assert cli.main(["compile", "--config", f"{CONFIG}:blur", *options]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and len(err.strip().splitlines()) == 1, err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("dtype=float99", "accepted: float32, bfloat16"),
+        ("batch_size=0", "1 or more is accepted"),
+        ("levels_per_clip=9", "1 to 8 are accepted"),
+    ],
+)
+def test_bad_settings_of_encoding_end_in_one_line(capsys, change, message):
+    options = ["--topology", "cpu:8", "--what", "encode", "--set", change]
+    assert cli.main(["compile", "--config", f"{CONFIG}:encoded", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("part", "what", "message"),
+    [
+        ("world", "train", "not trained"),
+        ("clip", "sample", "a stage of the UNet"),
+        ("blur", "encode", "encodes nothing"),
+    ],
+)
+def test_a_part_of_another_kind_is_refused(capsys, part, what, message):
+    command = ["compile", "--config", f"{CONFIG}:{part}", "--topology", "cpu:8", "--what", what]
+    assert cli.main(command) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_the_tpu_s_compiler_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(ahead_of_time.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install -e '.\[compile\]'"):
+        make_target("v5p:2x2x1", {"data": -1, "fsdp": 1})
+
+
+def test_split_parameters_are_sent_and_activations_are_not():
+    """A larger batch sends no more between devices that have parts of the parameters."""
+    target = make_target("cpu:8", {"data": 2, "fsdp": 4})
+    sent = []
+    for batch_size in (16, 32):
+        config = config_of("image", microbatches=2)
+        config.model.update(
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            block_out_channels=(64, 64),
+        )
+        config.data.image_batch_size = batch_size
+        report = measure(train_work(config, {}, target, images=True), target)
+        assert report.collectives["all-gather"]["bytes"] > 0.7 * 4 * report.parameters
+        sent.append(sum(each["bytes"] for each in report.collectives.values()))
+    assert sent[1] == pytest.approx(sent[0], rel=0.02)

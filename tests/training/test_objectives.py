@@ -1,0 +1,186 @@
+"""Every objective: a finite loss that falls on one fixed batch, and what surrounds it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from micro_run import load
+from tiny_unet import drawn_params, flat, normal
+
+from gen1_jax.batch import Batch
+from gen1_jax.conditioning import Conditioner
+from gen1_jax.data_pipelines.sources import make_stream
+from gen1_jax.errors import UserError
+from gen1_jax.training.objectives import make_objective
+from gen1_jax.weights.folder import load_model, module_from_config
+
+PARTS = ("autoencoder", "clip", "depth", "prior", "image", "blur")
+
+
+def setting(root, part: str, **changes):
+    """(objective, parameters, frozen parameters, one batch) of a part."""
+    config = load(root, part, **changes)
+    module, params = load_model(root / part / "model")
+    conditioner, frozen = Conditioner.load(config.frozen.to_dict())
+    objective = make_objective(config.objective, module, conditioner, config.loss.to_dict())
+    return objective, params, frozen, Batch.from_dict(next(make_stream(config.data, 0)))
+
+
+def fall(objective, params, frozen, batch, steps: int = 30) -> np.ndarray:
+    """The losses of Adam's steps on one batch with one draw of everything random."""
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, state):
+        def loss(params):
+            return objective.loss(params, frozen, batch, jax.random.key(0))
+
+        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(params, updates), state, value, metrics, gradient
+
+    state, losses = optimizer.init(params), []
+    for _ in range(steps):
+        params, state, value, metrics, gradient = step(params, state)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves((value, metrics, gradient)))
+        losses.append(float(value))
+    return np.array(losses)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_loss_falls(micro_run, quick, part):
+    # Clips for depth and the last stage, images for the others.
+    changes = {"data.image_fraction": 0.0, "data.batch_size": 2} if part == "blur" else {}
+    objective, params, frozen, batch = setting(micro_run, part, **changes)
+    losses = fall(objective, params, frozen, batch)
+    assert losses[-5:].mean() < 0.9 * losses[0], losses
+
+
+def test_an_image_is_a_clip_of_one_frame(micro_run, quick):
+    """The video model's loss on an image batch, without a gradient of temporal parameters."""
+    changes = {"data.image_fraction": 1.0, "data.image_batch_size": 2}
+    objective, params, frozen, batch = setting(micro_run, "blur", **changes)
+    assert batch.num_frames == 1
+
+    def loss(params):
+        return objective.loss(params, frozen, batch, jax.random.key(0))[0]
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    assert np.isfinite(value)
+    temporal = [x for path, x in flat(gradient).items() if "temporal" in path]
+    assert temporal and not any(np.any(x) for x in temporal)
+    assert np.any(gradient["conv_in"]["kernel"])
+
+
+def test_raw_batches_train_as_encoded_ones_do(micro_run, quick):
+    """The loss is the same, encoded in the step or before it; latents are drawn, so both moments
+    count."""
+    config = load(micro_run, "blur")
+    module, params = load_model(micro_run / "blur" / "model")
+    folders = {name: micro_run / "pipeline" / name for name in ("vae", "clip", "depth")}
+    conditioner, frozen = Conditioner.load(folders)
+    settings = config.loss.to_dict() | {"latents_drawn": True}
+    loss = make_objective("diffusion", module, conditioner, settings).loss
+    rng = np.random.default_rng(0)
+    raw = Batch(
+        frames=rng.integers(0, 256, (2, 3, 16, 16, 3), np.uint8),
+        structure_level=np.array([0, 4]),
+        content_frame=np.array([2, 1]),
+    )
+    key = jax.random.key(5)
+    encoded = jax.jit(conditioner.encode_batch)(frozen, raw)
+    # The gradient is the frozen networks': they learn nothing.
+    both = jax.jit(jax.value_and_grad(lambda f: loss(params, f, raw, key)[0]))
+    value, gradient = both(frozen)
+    expected = jax.jit(loss)(params, {}, encoded, key)[0]
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert not any(np.any(x) for x in jax.tree.leaves(gradient))
+
+
+def test_raw_batches_without_their_encoders_are_refused(micro_run):
+    module = module_from_config(load(micro_run, "blur").model.to_dict())
+    loss = make_objective("diffusion", module, Conditioner(), {}).loss
+    raw = Batch(frames=np.zeros((1, 2, 16, 16, 3), np.uint8))
+    with pytest.raises(UserError, match="vae, clip and depth.*missing: vae, clip, depth"):
+        loss({}, {}, raw, jax.random.key(0))
+
+
+def test_content_is_dropped_for_zeros(micro_run, quick):
+    """At a rate of 1 the content of a batch has no influence; at 0 all of it has."""
+    module, params = load_model(micro_run / "blur" / "model")
+    batch = Batch(
+        latents=normal(0, 4, 2, 8, 8, 4),
+        structure=normal(1, 4, 2, 8, 8, 4),
+        structure_level=np.arange(4, dtype=np.int32),
+        content=normal(2, 4, 16),
+    )
+    other = batch.replace(content=normal(3, 4, 16))
+    for rate, same in ((1.0, True), (0.0, False)):
+        settings = {"content_drop_rate": rate}
+        loss = jax.jit(make_objective("diffusion", module, Conditioner(), settings).loss)
+        values = [float(loss(params, {}, b, jax.random.key(1))[0]) for b in (batch, other)]
+        assert (values[0] == values[1]) == same
+
+
+def test_the_prior_prepares_the_statistics_of_its_data():
+    objective = make_objective("prior", None, Conditioner(), {})
+    params = {"clip_mean": np.zeros((1, 3)), "clip_std": np.ones((1, 3)), "x": 5}
+    content = 2 + 3 * normal(0, 8, 10, 3)
+    prepared = objective.prepare(params, {}, (Batch(content=c) for c in content))
+    rows = content.reshape(-1, 3)
+    np.testing.assert_allclose(prepared["clip_mean"], rows.mean(0, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(prepared["clip_std"], rows.std(0, keepdims=True), rtol=1e-3)
+    assert prepared["x"] == 5 and params["clip_std"].sum() == 3
+
+
+def test_depth_is_learned_up_to_a_scale_and_a_shift_and_the_right_way_up(micro_run, quick):
+    """The loss does not change with either of the truth; depth upside down is no solution."""
+    objective, params, frozen, batch = setting(micro_run, "depth")
+    loss = jax.jit(objective.loss)
+    key = jax.random.key(0)
+    value, metrics = loss(params, frozen, batch, key)
+    scaled, _ = loss(params, frozen, batch.replace(depth=3 * batch.depth + 7), key)
+    turned, other = loss(params, frozen, batch.replace(depth=-batch.depth), key)
+    np.testing.assert_allclose(value, scaled, rtol=1e-3)
+    assert abs(turned - value) > 1e-4
+    np.testing.assert_allclose(metrics["correlation"], -other["correlation"], atol=1e-5)
+    level = batch.replace(depth=jnp.ones_like(batch.depth))
+    assert all(np.isfinite(x) for x in jax.tree.leaves(loss(params, frozen, level, key)))
+
+
+def test_equal_captions_are_no_mistake(micro_run, quick):
+    """Two examples with one caption: neither is the other's negative."""
+    objective, params, frozen, batch = setting(micro_run, "clip", **{"data.image_batch_size": 8})
+    same = batch.replace(tokens=np.repeat(batch.tokens[:1], 8, axis=0))
+    value, metrics = jax.jit(objective.loss)(params, frozen, same, jax.random.key(0))
+    assert metrics["retrieval"] == 1 and np.isfinite(value)
+
+
+def test_previews_are_pictures_and_numbers(micro_run, quick):
+    for part, name in (("autoencoder", "reconstruction"), ("depth", "depth")):
+        objective, params, frozen, batch = setting(micro_run, part)
+        picture = objective.preview(params, frozen, batch)[name]
+        assert picture.dtype == np.uint8 and picture.shape[-1] == 3 and picture.ndim == 3
+    objective, params, frozen, batch = setting(micro_run, "prior")
+    cosine = objective.preview(params, frozen, batch)["cosine"]
+    assert isinstance(cosine, float) and -1 <= cosine <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("guess", {}, "unknown objective 'guess'; accepted: autoencoder"),
+        ("prior", {"rate": 1}, "prior has no setting 'rate'; accepted: drop_rate"),
+        ("contrastive", {"kl": 1}, "no setting 'kl'; accepted: max_logit_scale"),
+    ],
+)
+def test_unknown_names_are_refused(name, settings, words):
+    with pytest.raises(UserError, match=words):
+        make_objective(name, None, Conditioner(), settings)
+
+
+def test_drawn_parameters_are_the_modules(micro_run):
+    """What these tests start from: no parameter of the micro models is missing or zero."""
+    module = module_from_config(load(micro_run, "video").model.to_dict())
+    assert all(np.any(x) for x in jax.tree.leaves(drawn_params(module)))

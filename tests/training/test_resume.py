@@ -1,0 +1,175 @@
+"""A run that was killed, stopped or broken off ends with the same parameters, to the last bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from micro_run import load
+
+from gen1_jax.data_pipelines.sources import make_stream
+from gen1_jax.errors import UserError
+from gen1_jax.training.loop import train
+
+CONFIG = Path(__file__).parents[1] / "micro.py"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+class Breaks:
+    """A stream that raises after `count` batches, as a machine that fails would."""
+
+    def __init__(self, stream, count: int):
+        self._stream, self._left = stream, count
+        self.get_state, self.set_state = stream.get_state, stream.set_state
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self._left == 0:
+            raise RuntimeError("broken off")
+        self._left -= 1
+        return next(self._stream)
+
+
+def run(config, folder: Path, breaks_after: int | None = None) -> bytes:
+    def batches():
+        stream = make_stream(config.data, config.seed)
+        return stream if breaks_after is None else Breaks(stream, breaks_after)
+
+    return (train(config, folder, batches, progress=False) / WEIGHTS).read_bytes()
+
+
+@pytest.fixture
+def cached(quick, monkeypatch, tmp_path_factory):
+    """Programs that are compiled again come from a file."""
+    folder = tmp_path_factory.mktemp("cache")
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in zip(names, (str(folder), 0), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # whether there is one is asked but once
+    yield
+    assert any(folder.iterdir())
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def test_a_stage_broken_off_at_a_random_step_goes_on_to_the_same_numbers(
+    micro_run, cached, tmp_path, capsys
+):
+    """Images and videos by turns, encoded clips, drawn levels, EMA."""
+    changes = {"num_steps": 7, "checkpoint_every": 2, "data.image_fraction": 0.5}
+    config = load(micro_run, "blur", **changes)
+    expected = run(config, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="broken off"):
+        run(config, tmp_path / "broken", random.Random(time.time_ns()).randint(2, 6))
+    capsys.readouterr()
+    assert run(config, tmp_path / "broken") == expected
+    # Going on takes nothing from the model that the stage began with.
+    assert "from" not in capsys.readouterr().out
+
+
+def test_what_a_run_prepares_from_data_is_prepared_once(micro_run, cached, tmp_path):
+    """The prior's statistics come of the first batches; the first steps read those again."""
+    config = load(micro_run, "prior", num_steps=3, checkpoint_every=1, sample_every=1000)
+    expected = run(config, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="broken off"):
+        run(config, tmp_path / "broken", 8 + random.Random(time.time_ns()).randint(1, 2))
+    assert run(config, tmp_path / "broken") == expected
+    for change, words in (
+        ({"num_steps": 2}, "beyond num_steps=2"),
+        ({"model.num_layers": 2, "num_steps": 9}, "of another model"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            run(load(micro_run, "prior", **change), tmp_path / "broken")
+        assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------- signals
+
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def start(micro_run, tmp_path_factory):
+    """Starts `gen1 train` on the micro CLIP, in RUN/name, as a process of its own."""
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+    def start(name: str) -> subprocess.Popen:
+        settings = (f"num_steps={STEPS}", "checkpoint_every=5", "log_every=1", "sample_every=1000")
+        command = (sys.executable, "-m", "gen1_jax.cli", "train", "--config", f"{CONFIG}:clip")
+        command += ("--workdir", str(micro_run / name), "--no-progress", "--set", *settings)
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    return start
+
+
+def newest_step(folder: Path) -> int:
+    names = (p.name for p in folder.glob("checkpoints/*"))
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def stop(process: subprocess.Popen, folder: Path, beyond: int, number: int) -> str:
+    """Sends a signal once a checkpoint beyond a step is there; the last line of stderr."""
+    while newest_step(folder) <= beyond:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.send_signal(number)
+    return process.communicate(timeout=120)[1]
+
+
+def test_a_process_killed_and_stopped_by_ctrl_c_ends_with_the_same_parameters(micro_run, start):
+    whole = start("clip_whole")
+    out, err = whole.communicate(timeout=120)
+    assert whole.returncode == 0 and "Traceback" not in err, err
+
+    folder, draw = micro_run / "clip_stopped", random.Random(time.time_ns())
+    killed = start(folder.name)
+    stop(killed, folder, draw.randint(0, STEPS // 4), signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL and not (folder / "model").exists()
+    at = newest_step(folder)
+    assert 0 < at < STEPS
+
+    stopped = start(folder.name)
+    line = stop(stopped, folder, at + draw.randint(0, STEPS // 4), signal.SIGINT)
+    after = newest_step(folder)
+    assert stopped.returncode == 130, line
+    assert line.strip().splitlines()[-1] == f"gen1: clip: stopped and saved at step {after} of 60"
+    assert at < after < STEPS and not (folder / "model").exists()
+
+    resumed = start(folder.name)
+    out, err = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, err
+    files = [micro_run / n / "model/model.safetensors" for n in ("clip_whole", folder.name)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_stream_goes_on_where_it_was(micro_run):
+    """What the loop relies on: a stream's place is its state, whatever was read ahead."""
+    data = load(micro_run, "blur", **{"data.image_fraction": 0.5}).data
+    stream = make_stream(data, 0)
+    for _ in islice(stream, 3):
+        pass
+    place, rest = stream.get_state(), list(islice(stream, 3))
+    again = make_stream(data, 0)
+    again.set_state(place)
+    for one, two in zip(rest, islice(again, 3), strict=True):
+        assert one.keys() == two.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], two[name])
