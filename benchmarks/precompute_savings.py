@@ -70,17 +70,17 @@ def count(images: bool) -> dict[str, float]:
     for form in ("raw", "encoded"):
         config = make_config(form)
         module, models = make_module(config), model_configs("paper", config.frozen)
-        conditioner, frozen = programs.describe_frozen(models, jnp.bfloat16, mesh)
+        conditioner, encoder_params = programs.describe_frozen(models, jnp.bfloat16, mesh)
         loss = make_objective("diffusion", module, conditioner, config.loss.to_dict()).loss
         step = jax.value_and_grad(loss, has_aux=True)
         params = param_template(module)
         batch = programs.batch_shapes(config, images)
-        arguments = (params, frozen, batch, jax.random.key(0))
+        arguments = (params, encoder_params, batch, jax.random.key(0))
         found[form] = count_flops(step, *arguments)
         found[f"{form}_xla"] = jax.jit(step).lower(*arguments).cost_analysis()["flops"]
         if form == "raw":
             for name, part in parts(conditioner).items():
-                found[name] = count_flops(part, frozen, batch)
+                found[name] = count_flops(part, encoder_params, batch)
     found["saved"] = found["raw"] - found["encoded"]
     found["saved_share"] = found["saved"] / found["raw"]
     found["saved_share_xla"] = 1 - found["encoded_xla"] / found["raw_xla"]
@@ -90,14 +90,18 @@ def count(images: bool) -> dict[str, float]:
 def parts(conditioner) -> dict:
     """The encoders' shares of the raw step, each a function of (frozen, batch)."""
 
-    def structure(frozen, batch):
-        depth = conditioner.estimate_depth(frozen, batch.frames)
-        return conditioner.encode_structure(frozen, depth, batch.structure_level)
+    def structure(encoder_params, batch):
+        depth = conditioner.estimate_depth(encoder_params, batch.frames)
+        return conditioner.encode_structure(encoder_params, depth, batch.structure_level)
 
     return {
-        "autoencoder": lambda frozen, batch: conditioner.encode_frames(frozen, batch.frames),
+        "autoencoder": lambda encoder_params, batch: conditioner.encode_frames(
+            encoder_params, batch.frames
+        ),
         "depth_and_its_autoencoder": structure,
-        "clip": lambda frozen, batch: conditioner.image_content(frozen, batch.frames[:, 0]),
+        "clip": lambda encoder_params, batch: conditioner.image_content(
+            encoder_params, batch.frames[:, 0]
+        ),
     }
 
 

@@ -1,6 +1,6 @@
 """The frozen networks around the UNet: latents, structure and content of frames and texts.
 
-`Conditioner` holds the modules; their parameters come in as the argument `frozen`, a dictionary by
+`Conditioner` holds the modules; their parameters come in as the argument `encoder_params`, a dictionary by
 the same names, so that every function here is pure and can run inside a jitted step.
 """
 
@@ -23,7 +23,7 @@ from gen1_jax.errors import UserError
 from gen1_jax.models import clip, dpt
 from gen1_jax.weights.folder import load_model
 
-Frozen = dict[str, Any]
+EncoderParams = dict[str, Any]
 
 
 def to_content(embedding: jax.Array) -> jax.Array:
@@ -49,7 +49,7 @@ class Conditioner:
     @classmethod
     def load(
         cls, folders: dict[str, str | Path], dtype: Any = None
-    ) -> tuple["Conditioner", Frozen]:
+    ) -> tuple["Conditioner", EncoderParams]:
         """Modules and parameters from model folders by name (vae, clip, depth, prior).
 
         Raises:
@@ -61,7 +61,7 @@ class Conditioner:
             "depth": "DPTForDepthEstimation",
             "prior": "PriorTransformer",
         }
-        modules, frozen = {}, {}
+        modules, encoder_params = {}, {}
         for name, folder in folders.items():
             if name not in kinds:
                 raise UserError(f"unknown frozen model {name!r}; accepted: {', '.join(kinds)}")
@@ -70,75 +70,81 @@ class Conditioner:
                 raise UserError(
                     f"{folder} holds {type(module).__name__}; {name} must be {kinds[name]}"
                 )
-            modules[name], frozen[name] = module, params
-        return cls(**modules), frozen
+            modules[name], encoder_params[name] = module, params
+        return cls(**modules), encoder_params
 
     # ---------------------------------------------------------------- frames <-> latents
 
-    def encode_images(self, frozen: Frozen, images: jax.Array) -> jax.Array:
+    def encode_images(self, encoder_params: EncoderParams, images: jax.Array) -> jax.Array:
         """Images [b n H W 3] in [−1, 1] → scaled latents [b n h w c] (the mean of E)."""
-        return self.encode_moments(frozen, images)[0]
+        return self.encode_moments(encoder_params, images)[0]
 
-    def encode_moments(self, frozen: Frozen, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def encode_moments(
+        self, encoder_params: EncoderParams, images: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """Images [b n H W 3] in [−1, 1] → mean and log variance of scaled latents [b n h w c]."""
         b, scale = images.shape[0], self.vae.scaling_factor
         mean, logvar = self.vae.apply(
-            {"params": frozen["vae"]},
+            {"params": encoder_params["vae"]},
             rearrange(images, "b n h w c -> (b n) h w c"),
             method="encode",
         )
         moments = mean * scale, logvar + 2 * math.log(scale)
         return tuple(rearrange(x, "(b n) h w c -> b n h w c", b=b) for x in moments)
 
-    def encode_frames(self, frozen: Frozen, frames: jax.Array) -> jax.Array:
+    def encode_frames(self, encoder_params: EncoderParams, frames: jax.Array) -> jax.Array:
         """Frames [b n H W 3] uint8 → scaled latents [b n h w c]."""
-        return self.encode_images(frozen, to_images(frames))
+        return self.encode_images(encoder_params, to_images(frames))
 
-    def decode(self, frozen: Frozen, latents: jax.Array) -> jax.Array:
+    def decode(self, encoder_params: EncoderParams, latents: jax.Array) -> jax.Array:
         """Scaled latents [b n h w c] → frames [b n H W 3] uint8."""
         b = latents.shape[0]
         flat = rearrange(latents / self.vae.scaling_factor, "b n h w c -> (b n) h w c")
-        images = self.vae.apply({"params": frozen["vae"]}, flat, method="decode")
+        images = self.vae.apply({"params": encoder_params["vae"]}, flat, method="decode")
         frames = jnp.clip(jnp.round((images + 1) * 127.5), 0, 255).astype(jnp.uint8)
         return rearrange(frames, "(b n) h w c -> b n h w c", b=b)
 
     # ---------------------------------------------------------------- structure
 
-    def estimate_depth(self, frozen: Frozen, frames: jax.Array) -> jax.Array:
+    def estimate_depth(self, encoder_params: EncoderParams, frames: jax.Array) -> jax.Array:
         """Frames [b n H W 3] uint8 → inverse depth [b n H W], up to a scale and shift."""
         b, _, height, width, _ = frames.shape
         patch, shorter = self.depth.patch_size, self.depth.image_size
         factor = shorter / min(height, width)
         size = tuple(max(1, round(side * factor / patch)) * patch for side in (height, width))
         pixels = dpt.preprocess(rearrange(frames, "b n h w c -> (b n) h w c"), size)
-        depth = self.depth.apply({"params": frozen["depth"]}, pixels).astype(jnp.float32)
+        depth = self.depth.apply({"params": encoder_params["depth"]}, pixels).astype(jnp.float32)
         if size != (height, width):
             depth = jax.image.resize(depth, (depth.shape[0], height, width), "linear")
         return rearrange(depth, "(b n) h w -> b n h w", b=b)
 
-    def encode_structure(self, frozen: Frozen, depth: jax.Array, level: jax.Array) -> jax.Array:
+    def encode_structure(
+        self, encoder_params: EncoderParams, depth: jax.Array, level: jax.Array
+    ) -> jax.Array:
         """Inverse depth [b n H W] at level t_s [b] → structure latents [b n h w c]."""
-        return self.encode_images(frozen, structure_image(depth, level))
+        return self.encode_images(encoder_params, structure_image(depth, level))
 
     # ---------------------------------------------------------------- content
 
-    def embed_images(self, frozen: Frozen, images: jax.Array) -> jax.Array:
+    def embed_images(self, encoder_params: EncoderParams, images: jax.Array) -> jax.Array:
         """Images [b H W 3] uint8 → CLIP image embeddings [b d], CLIP's own scale."""
         pixels = clip.preprocess(images, self.clip.vision_config.image_size)
-        return self.clip.apply({"params": frozen["clip"]}, pixels, method="encode_image")
+        return self.clip.apply({"params": encoder_params["clip"]}, pixels, method="encode_image")
 
-    def embed_text(self, frozen: Frozen, tokens: jax.Array) -> jax.Array:
+    def embed_text(self, encoder_params: EncoderParams, tokens: jax.Array) -> jax.Array:
         """Tokens [b l] → CLIP text embeddings [b d], CLIP's own scale."""
-        return self.clip.apply({"params": frozen["clip"]}, tokens, method="encode_text")
+        return self.clip.apply({"params": encoder_params["clip"]}, tokens, method="encode_text")
 
-    def image_content(self, frozen: Frozen, images: jax.Array) -> jax.Array:
+    def image_content(self, encoder_params: EncoderParams, images: jax.Array) -> jax.Array:
         """Images [b H W 3] uint8 → content [b d]."""
-        return to_content(self.embed_images(frozen, images))
+        return to_content(self.embed_images(encoder_params, images))
 
-    def text_condition(self, frozen: Frozen, tokens: jax.Array) -> prior_diffusion.TextCondition:
+    def text_condition(
+        self, encoder_params: EncoderParams, tokens: jax.Array
+    ) -> prior_diffusion.TextCondition:
         """Tokens [b l] → what the prior reads. Tokens after the first end-of-text are masked."""
         hidden, embed = self.clip.apply(
-            {"params": frozen["clip"]}, tokens, method="text_hidden_states"
+            {"params": encoder_params["clip"]}, tokens, method="text_hidden_states"
         )
         return prior_diffusion.TextCondition(to_content(embed), hidden, self.token_mask(tokens))
 
@@ -150,7 +156,7 @@ class Conditioner:
 
     def text_content(
         self,
-        frozen: Frozen,
+        encoder_params: EncoderParams,
         tokens: jax.Array,
         null_tokens: jax.Array,
         key: jax.Array,
@@ -164,23 +170,23 @@ class Conditioner:
         """
 
         def predict(x, t, embed, hidden, mask):
-            return self.prior.apply({"params": frozen["prior"]}, x, t, embed, hidden, mask)
+            return self.prior.apply({"params": encoder_params["prior"]}, x, t, embed, hidden, mask)
 
         standardised = prior_diffusion.sample_prior(
             predict,
-            self.text_condition(frozen, tokens),
-            self.text_condition(frozen, null_tokens),
+            self.text_condition(encoder_params, tokens),
+            self.text_condition(encoder_params, null_tokens),
             key,
             num_steps=num_steps,
             guidance_scale=guidance_scale,
             clamp=clamp,
         )
-        prior = frozen["prior"]
+        prior = encoder_params["prior"]
         return to_content(standardised * prior["clip_std"] + prior["clip_mean"])
 
     # ---------------------------------------------------------------- whole batches
 
-    def encode_batch(self, frozen: Frozen, batch: Batch) -> Batch:
+    def encode_batch(self, encoder_params: EncoderParams, batch: Batch) -> Batch:
         """Raw → encoded: estimated depth at the batch's t_s, the content of its chosen frames.
 
         Raises:
@@ -196,30 +202,30 @@ class Conditioner:
             if getattr(batch, name) is None:
                 raise UserError(f"raw batches need {name} beside the frames: add it to data.fields")
         frames = jnp.asarray(batch.frames)
-        mean, logvar = self.encode_moments(frozen, to_images(frames))
-        depth = self.estimate_depth(frozen, frames)
+        mean, logvar = self.encode_moments(encoder_params, to_images(frames))
+        depth = self.estimate_depth(encoder_params, frames)
         chosen = frames[jnp.arange(len(frames)), batch.content_frame]
         return Batch(
             latents=mean,
             latents_logvar=logvar,
-            structure=self.encode_structure(frozen, depth, batch.structure_level),
+            structure=self.encode_structure(encoder_params, depth, batch.structure_level),
             structure_level=batch.structure_level,
-            content=self.image_content(frozen, chosen),
+            content=self.image_content(encoder_params, chosen),
             tokens=batch.tokens,
         )
 
     def encode_record(
-        self, frozen: Frozen, frames: jax.Array, levels: jax.Array
+        self, encoder_params: EncoderParams, frames: jax.Array, levels: jax.Array
     ) -> dict[str, jax.Array]:
         """What `precompute` stores of clips [b n H W 3].
 
         Moments of the latents, the structure at each of levels [b k], the content of every frame.
         """
-        mean, logvar = self.encode_moments(frozen, to_images(frames))
-        depth = self.estimate_depth(frozen, frames)
+        mean, logvar = self.encode_moments(encoder_params, to_images(frames))
+        depth = self.estimate_depth(encoder_params, frames)
         # One level after another: all at once would take k times the memory.
-        structure = jax.lax.map(partial(self.encode_structure, frozen, depth), levels.T)
-        content = self.image_content(frozen, rearrange(frames, "b n h w c -> (b n) h w c"))
+        structure = jax.lax.map(partial(self.encode_structure, encoder_params, depth), levels.T)
+        content = self.image_content(encoder_params, rearrange(frames, "b n h w c -> (b n) h w c"))
         return {
             "latents": mean,
             "latents_logvar": logvar,

@@ -87,14 +87,14 @@ _LOGICAL_AXES = {
 }
 # Where no config says otherwise.
 SHARDING = (("out", FSDP), ("in", FSDP))
-SPLIT_FROM = 2**14
+MIN_SIZE_TO_SHARD = 2**14
 
 
 def state_sharding(
     mesh: Mesh,
     shapes: PyTree,
     rules: Sequence[tuple[str, str]] = SHARDING,
-    split_from: int = SPLIT_FROM,
+    min_size_to_shard: int = MIN_SIZE_TO_SHARD,
 ) -> PyTree:
     """A sharding for each array of a state: parameters, their average, the optimiser's moments.
 
@@ -103,7 +103,7 @@ def state_sharding(
       shapes: of the arrays.
       rules: (logical axis, mesh axis), the first that can be followed first: an axis that the mesh
         axis does not divide stays whole, and a mesh axis is taken once.
-      split_from: elements; a smaller array is everywhere.
+      min_size_to_shard: elements; a smaller array is everywhere.
 
     Raises:
       UserError: a rule that names no axis.
@@ -119,7 +119,7 @@ def state_sharding(
     def choose(x) -> NamedSharding:
         names = _LOGICAL_AXES.get(len(x.shape), ())
         spec: list[str | None] = [None] * len(names)
-        for name, mesh_axis in rules if math.prod(x.shape) >= split_from else ():
+        for name, mesh_axis in rules if math.prod(x.shape) >= min_size_to_shard else ():
             size = mesh.shape[mesh_axis]
             for i in range(len(names)):
                 free = spec[i] is None and mesh_axis not in spec

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from gen1_jax.conditioning import Conditioner, Frozen, read_settings
+from gen1_jax.conditioning import Conditioner, EncoderParams, read_settings
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.diffusion.structure import LEVEL_CHANNELS, NUM_LEVELS, blur, normalise_clip
 from gen1_jax.distributed import FRAMES, batch_parts, clip_sharding, make_mesh, replicated
@@ -76,7 +76,7 @@ class VideoEditor:
         self,
         unet: Any,
         conditioner: Conditioner,
-        params: Frozen,
+        params: EncoderParams,
         tokenizer: Tokenizer,
         settings: dict[str, Any],
         mesh: Mesh | None = None,

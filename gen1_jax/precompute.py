@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from gen1_jax.conditioning import Conditioner, Frozen
+from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.diffusion.structure import NUM_LEVELS
 from gen1_jax.distributed import batch_parts, batch_sharding, make_mesh, replicated
 from gen1_jax.errors import UserError
@@ -70,8 +70,8 @@ def encode(config, workdir: Path, progress: bool) -> None:
     raws = [raw for raw in raws if not _finished(config, workdir / raw.folder)]
     if not raws:
         return
-    conditioner, frozen = Conditioner.load(config.frozen.to_dict(), jnp.dtype(config.dtype))
-    encoder = Encoder(conditioner, frozen, config)
+    conditioner, encoder_params = Conditioner.load(config.frozen.to_dict(), jnp.dtype(config.dtype))
+    encoder = Encoder(conditioner, encoder_params, config)
     writers = [encoder.make_writer(raw, workdir / raw.folder) for raw in raws]
     if lead:
         for writer in writers:
@@ -101,14 +101,14 @@ def encode(config, workdir: Path, progress: bool) -> None:
 class Encoder:
     """The frozen networks on this process's devices, each with `batch_size` clips at a time."""
 
-    def __init__(self, conditioner: Conditioner, frozen: Frozen, config: Any):
+    def __init__(self, conditioner: Conditioner, encoder_params: EncoderParams, config: Any):
         self._config = config
         self._tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
-        self._models = {name: _digest(params) for name, params in frozen.items()}
+        self._models = {name: _digest(params) for name, params in encoder_params.items()}
         self._mesh = make_mesh(devices=jax.local_devices())
         self._sharding = batch_sharding(self._mesh)
         self._size = config.batch_size * batch_parts(self._mesh)
-        self._frozen = jax.device_put(frozen, replicated(self._mesh))
+        self._encoder_params = jax.device_put(encoder_params, replicated(self._mesh))
         self._function = conditioner.encode_record
         self._encode = jax.jit(self._function, out_shardings=self._sharding)
 
@@ -121,7 +121,7 @@ class Encoder:
             raise UserError(f"{raw.folder} holds no records to encode; at least one is needed")
         first, config = raw.clip(0), self._config
         frames, levels = first["frames"][None], self._levels(raw, 0)
-        shapes = jax.eval_shape(self._function, self._frozen, frames, levels[None])
+        shapes = jax.eval_shape(self._function, self._encoder_params, frames, levels[None])
         shapes = {name: x.shape[1:] for name, x in shapes.items()} | {"levels": levels.shape}
         if self._tokenizer:
             shapes["tokens"] = self._tokens(first).shape
@@ -176,7 +176,7 @@ class Encoder:
         )
         placed = jax.device_put(tuple(padded), self._sharding)
         with jax.set_mesh(self._mesh):  # for kernels, which each device runs on its own part
-            encoded = self._encode(self._frozen, *placed)
+            encoded = self._encode(self._encoder_params, *placed)
         return encoded | {"levels": levels}
 
     def _fetch(self, clips: list[dict], encoded: dict) -> Iterator[dict[str, np.ndarray]]:

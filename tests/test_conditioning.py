@@ -25,9 +25,9 @@ def models(micro_run):
 
 def structure_of(models, level):
     """FRAMES' structure latents at a level each, in two steps."""
-    conditioner, frozen = models
-    depth = jax.jit(conditioner.estimate_depth)(frozen, FRAMES)
-    return jax.jit(conditioner.encode_structure)(frozen, depth, level)
+    conditioner, encoder_params = models
+    depth = jax.jit(conditioner.estimate_depth)(encoder_params, FRAMES)
+    return jax.jit(conditioner.encode_structure)(encoder_params, depth, level)
 
 
 def test_content_keeps_the_direction_and_has_unit_variance():
@@ -39,21 +39,21 @@ def test_content_keeps_the_direction_and_has_unit_variance():
 
 
 def test_latents_and_frames_have_each_others_shapes(models, quick):
-    conditioner, frozen = models
-    latents = jax.jit(conditioner.encode_frames)(frozen, FRAMES)
+    conditioner, encoder_params = models
+    latents = jax.jit(conditioner.encode_frames)(encoder_params, FRAMES)
     assert latents.shape == (2, 3, 8, 8, 4)
-    frames = jax.jit(conditioner.decode)(frozen, latents)
+    frames = jax.jit(conditioner.decode)(encoder_params, latents)
     assert frames.shape == FRAMES.shape and frames.dtype == np.uint8
     # A frame's latents are its own, whatever stands beside it.
-    alone = jax.jit(conditioner.encode_frames)(frozen, FRAMES[:1, 1:2])
+    alone = jax.jit(conditioner.encode_frames)(encoder_params, FRAMES[:1, 1:2])
     np.testing.assert_allclose(alone[0, 0], latents[0, 1], atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (20, 30), (7, 33)])
 def test_depth_has_the_size_of_the_frames_whatever_it_is(models, quick, size):
-    conditioner, frozen = models
+    conditioner, encoder_params = models
     frames = RNG.integers(0, 256, (1, 2, *size, 3), np.uint8)
-    depth = jax.jit(conditioner.estimate_depth)(frozen, frames)
+    depth = jax.jit(conditioner.estimate_depth)(encoder_params, frames)
     assert depth.shape == (1, 2, *size) and np.isfinite(depth).all()
 
 
@@ -67,22 +67,22 @@ def test_tokens_count_up_to_the_first_end(models, micro_run):
 
 
 def test_a_batch_is_encoded_as_it_says(models, quick):
-    conditioner, frozen = models
+    conditioner, encoder_params = models
     level, frame = np.array([2, 5], np.int32), np.array([2, 0], np.int32)
     raw = Batch(
         frames=FRAMES, structure_level=level, content_frame=frame, tokens=np.zeros((2, 5), np.int32)
     )
-    batch = jax.jit(conditioner.encode_batch)(frozen, raw)
+    batch = jax.jit(conditioner.encode_batch)(encoder_params, raw)
     batch.check()
     assert batch.encoded and batch.content_frame is None
     np.testing.assert_array_equal(batch.structure_level, level)
     np.testing.assert_allclose(batch.structure, structure_of(models, level), atol=1e-4)
-    content = jax.jit(conditioner.image_content)(frozen, FRAMES[[0, 1], frame])
+    content = jax.jit(conditioner.image_content)(encoder_params, FRAMES[[0, 1], frame])
     np.testing.assert_allclose(batch.content, content, atol=1e-4)
     # The moments are the autoencoder's, of scaled latents.
     scale = conditioner.vae.scaling_factor
     mean, logvar = jax.jit(conditioner.vae.apply, static_argnames="method")(
-        {"params": frozen["vae"]}, FRAMES[0] / np.float32(127.5) - 1, method="encode"
+        {"params": encoder_params["vae"]}, FRAMES[0] / np.float32(127.5) - 1, method="encode"
     )
     np.testing.assert_allclose(batch.latents[0], mean * scale, atol=1e-4)
     deviation = np.exp(batch.latents_logvar[0] / 2)
@@ -98,9 +98,9 @@ def test_a_raw_batch_must_say_what_is_encoded(models, name):
 
 
 def test_what_precompute_stores_is_what_a_batch_would_hold(models, quick):
-    conditioner, frozen = models
+    conditioner, encoder_params = models
     levels = np.array([[0, 3], [0, 7]])
-    record = jax.jit(conditioner.encode_record)(frozen, FRAMES, levels)
+    record = jax.jit(conditioner.encode_record)(encoder_params, FRAMES, levels)
     assert {k: v.shape for k, v in record.items()} == {
         "latents": (2, 3, 8, 8, 4),
         "latents_logvar": (2, 3, 8, 8, 4),
@@ -112,13 +112,13 @@ def test_what_precompute_stores_is_what_a_batch_would_hold(models, quick):
 
 
 def test_content_of_a_text_is_drawn_by_the_prior(models, micro_run, quick):
-    conditioner, frozen = models
+    conditioner, encoder_params = models
     tokenizer = load_tokenizer(micro_run / "tokenizer")
     tokens, null = tokenizer.encode(["a red ball", "a blue cube"]), tokenizer.encode([""])
 
     @jax.jit
     def draw(tokens, key):
-        return conditioner.text_content(frozen, tokens, null, key, num_steps=2)
+        return conditioner.text_content(encoder_params, tokens, null, key, num_steps=2)
 
     content = draw(tokens, jax.random.key(0))
     assert content.shape == (2, 16) and np.isfinite(content).all()

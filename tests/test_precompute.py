@@ -231,10 +231,10 @@ def test_footage_is_read_encoded_as_it_is_read_raw(micro_run, quick, footage, tm
     }
     raw, stored = (make_stream(ConfigDict({**x, **shared}), 7) for x in (raw, stored))
     folders = {name: micro_run / "pipeline" / name for name in ("vae", "clip", "depth")}
-    conditioner, frozen = Conditioner.load(folders)
+    conditioner, encoder_params = Conditioner.load(folders)
     encode, seen = jax.jit(conditioner.encode_batch), set()
     for _ in range(8):
-        wanted = encode(frozen, Batch.from_dict(next(raw))).fields()
+        wanted = encode(encoder_params, Batch.from_dict(next(raw))).fields()
         batch = Batch.from_dict(next(stored)).fields()
         assert wanted.keys() == batch.keys()
         for name in batch:
@@ -247,7 +247,7 @@ def test_training_from_encoded_is_training_from_raw(micro_run, quick, tmp_path):
     """The same seeds give the same loss and gradient, within what the storage precision rounds."""
     module, params = load_model(micro_run / "blur" / "model")
     folders = {name: micro_run / "pipeline" / name for name in ("vae", "clip", "depth")}
-    conditioner, frozen = Conditioner.load(folders)
+    conditioner, encoder_params = Conditioner.load(folders)
     loss = make_objective("diffusion", module, conditioner, {}).loss
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
 
@@ -255,7 +255,7 @@ def test_training_from_encoded_is_training_from_raw(micro_run, quick, tmp_path):
         data = {"batch_size": 2, "image_fraction": 0.0, "num_frames": 8, "num_threads": 0} | data
         stream = make_stream(ConfigDict(data), 3, split="validation")
         batches = (Batch.from_dict(next(stream)).widened() for _ in range(2))
-        both = [step(params, frozen, x, jax.random.key(i)) for i, x in enumerate(batches)]
+        both = [step(params, encoder_params, x, jax.random.key(i)) for i, x in enumerate(batches)]
         values, gradients = zip(*((value, gradient) for (value, _), gradient in both), strict=True)
         return np.array(values), np.concatenate([x.ravel() for x in jax.tree.leaves(gradients)])
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from gen1_jax.aot.target import Target, Work
 from gen1_jax.batch import Batch
-from gen1_jax.conditioning import Conditioner, Frozen
+from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.diffusion.process import make_schedule
 from gen1_jax.distributed import FRAMES, batch_parts, batch_sharding, clip_sharding, replicated
 from gen1_jax.errors import UserError
@@ -39,7 +39,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     """
     mesh = target.mesh
     module = make_module(config)
-    conditioner, frozen = describe_frozen(models, jnp.dtype(config.dtype), mesh)
+    conditioner, encoder_params = describe_frozen(models, jnp.dtype(config.dtype), mesh)
     loss = make_objective(config.objective, module, conditioner, config.loss.to_dict()).loss
     optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
     state = state_template(module, optimizer, mesh, config)
@@ -56,8 +56,8 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
         )
     # Encoded batches need no encoder: the frozen models are for pictures, and lie beside.
     idle = config.objective == "diffusion" and batch.encoded
-    model_flops = 3 * _count(loss, state.params, frozen, batch, jax.random.key(0))
-    if frozen and not idle:
+    model_flops = 3 * _count(loss, state.params, encoder_params, batch, jax.random.key(0))
+    if encoder_params and not idle:
         notes.append("of the frozen networks model FLOPs count a backward pass too")
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
     step = make_step(config, loss, optimizer, state.params)
@@ -69,11 +69,11 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
         "remat": config.remat,
     }
     return Work(
-        partial(step.lower, state, batch, frozen, rate),
+        partial(step.lower, state, batch, encoder_params, rate),
         settings,
         _size(state.params),
         model_flops,
-        beside=_bytes(frozen) if idle else 0,
+        beside=_bytes(encoder_params) if idle else 0,
         notes=tuple(notes),
     )
 
@@ -101,7 +101,7 @@ def sample_work(
     module = make_module(config).clone(remat="none")
     schedule = make_schedule(**pipeline["schedule"])
     params = _placed(param_template(module), replicated(mesh))
-    _, frozen = describe_frozen(models, jnp.dtype(config.dtype), mesh)
+    _, encoder_params = describe_frozen(models, jnp.dtype(config.dtype), mesh)
     shapes = batch_shapes(config, images=False)
     parts, split = batch_parts(mesh), mesh.shape[FRAMES]
     if batch_size % parts:
@@ -138,7 +138,7 @@ def sample_work(
         settings,
         _size(params),
         _count(sample, *arguments),
-        beside=_bytes(frozen),
+        beside=_bytes(encoder_params),
     )
 
 
@@ -155,13 +155,13 @@ def encode_work(
     """
     mesh = target.mesh
     b = config.batch_size * batch_parts(mesh)
-    conditioner, frozen = describe_frozen(models, jnp.dtype(config.dtype), mesh)
+    conditioner, encoder_params = describe_frozen(models, jnp.dtype(config.dtype), mesh)
     frames = (b, pipeline["num_frames"], *pipeline["size"], 3)
     shapes = (
         jax.ShapeDtypeStruct(frames, jnp.uint8),
         jax.ShapeDtypeStruct((b, config.levels_per_clip), jnp.int32),
     )
-    arguments = (frozen, *_placed(shapes, batch_sharding(mesh)))
+    arguments = (encoder_params, *_placed(shapes, batch_sharding(mesh)))
     settings = {
         "what": "encode",
         "batch": {"frames": list(frames)},
@@ -170,7 +170,7 @@ def encode_work(
     return Work(
         partial(jax.jit(conditioner.encode_record).lower, *arguments),
         settings,
-        _size(frozen),
+        _size(encoder_params),
         _count(conditioner.encode_record, *arguments),
     )
 
@@ -218,13 +218,13 @@ def _is_size(size: Any) -> bool:
 
 def describe_frozen(
     models: Mapping[str, dict], dtype: Any, mesh: Mesh
-) -> tuple[Conditioner, Frozen]:
+) -> tuple[Conditioner, EncoderParams]:
     """As `Conditioner.load`, with the shapes of parameters that are on every chip."""
     modules = {
         name: module_from_config(config, dtype=dtype, where=name) for name, config in models.items()
     }
-    frozen = {name: param_template(module) for name, module in modules.items()}
-    return Conditioner(**modules), _placed(frozen, replicated(mesh))
+    encoder_params = {name: param_template(module) for name, module in modules.items()}
+    return Conditioner(**modules), _placed(encoder_params, replicated(mesh))
 
 
 def _placed(shapes: Any, sharding: NamedSharding) -> Any:

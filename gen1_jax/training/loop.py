@@ -85,7 +85,7 @@ def train(
     # ---- model, objective, optimizer
     dtype = jnp.dtype(config.dtype)
     module = make_module(config)
-    conditioner, frozen = Conditioner.load(config.frozen.to_dict(), dtype=dtype)
+    conditioner, encoder_params = Conditioner.load(config.frozen.to_dict(), dtype=dtype)
     objective = make_objective(config.objective, module, conditioner, config.loss.to_dict())
     optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
 
@@ -93,8 +93,8 @@ def train(
     mesh = make_mesh(**config.mesh)
     batches = iter(make_batches())
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints)
-    host_frozen = frozen
-    frozen = jax.device_put(frozen, replicated(mesh))
+    host_encoder_params = encoder_params
+    encoder_params = jax.device_put(encoder_params, replicated(mesh))
 
     # ---- restore, or create and prepare from the data
     template = state_template(module, optimizer, mesh, config)
@@ -112,7 +112,7 @@ def train(
         data_state = batches.get_state()
         typed = (Batch.from_dict(batch).widened() for batch in batches)
         before = to_host(state.params)
-        after = objective.prepare(before, host_frozen, typed)
+        after = objective.prepare(before, host_encoder_params, typed)
         batches.set_state(data_state)
         if after is not before:
             state = _replace_params(state, after)
@@ -139,7 +139,9 @@ def train(
     flops = FlopCounter(
         objective.loss,
         # Frozen encoders that a raw batch passes are not trained.
-        counted=lambda batch: not frozen or (config.objective == "diffusion" and batch.encoded),
+        counted=lambda batch: (
+            not encoder_params or (config.objective == "diffusion" and batch.encoded)
+        ),
     )
     with contextlib.ExitStack() as stack:
         stack.callback(getattr(batches, "close", lambda: None))
@@ -157,9 +159,11 @@ def train(
             new = str(shape) not in seen
             seen.add(str(shape))
             with time_account.spend("compile" if new else "step"), profiler.step(step, state):
-                flops.add(state.params, frozen, batch)
+                flops.add(state.params, encoder_params, batch)
                 with jax.set_mesh(mesh):  # for kernels, which each device runs on its own part
-                    state, metrics = step_fn(state, batch, frozen, optimizer.learning_rate(step))
+                    state, metrics = step_fn(
+                        state, batch, encoder_params, optimizer.learning_rate(step)
+                    )
                 # One step behind, so that the accelerator always has work.
                 bad_total += _check_step(config, workdir, previous)
                 previous = (step + 1, metrics, host_batch)
@@ -187,7 +191,7 @@ def train(
                 bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k not in hidden})
             if config.sample_every and (last or done % config.sample_every == 0):
                 with time_account.spend("evaluation"):
-                    preview(to_host(state.ema), host_frozen, done, log)
+                    preview(to_host(state.ema), host_encoder_params, done, log)
             if saving:
                 save = checkpoints.save_now if last or stopping else checkpoints.save
                 with time_account.spend("checkpoint"):
@@ -315,14 +319,14 @@ class _Previews:
         self._folder, self._objective, self._make = workdir / "samples", objective, make_batch
         self._batch = None
 
-    def __call__(self, params, frozen, step: int, log: EventLog) -> None:
+    def __call__(self, params, encoder_params, step: int, log: EventLog) -> None:
         from gen1_jax.video.pictures import save_image
 
         if self._make is None or jax.process_index() > 0:
             return
         if self._batch is None:
             self._batch = Batch.from_dict(self._make()).widened()
-        for name, value in self._objective.preview(params, frozen, self._batch).items():
+        for name, value in self._objective.preview(params, encoder_params, self._batch).items():
             if isinstance(value, float):
                 log.add_scalar(f"preview/{name}", value, step)
             else:

@@ -1,7 +1,7 @@
 """What each model is trained for: a loss, and a picture of how far it is. One loop serves all.
 
-A loss is `loss(params, frozen, batch, key) -> (scalar, metrics)`; a preview is
-`preview(params, frozen, batch) -> {name: picture [H W 3] uint8, or a number}`, on a fixed batch.
+A loss is `loss(params, encoder_params, batch, key) -> (scalar, metrics)`; a preview is
+`preview(params, encoder_params, batch) -> {name: picture [H W 3] uint8, or a number}`, on a fixed batch.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import optax
 from einops import rearrange
 
 from gen1_jax.batch import Batch
-from gen1_jax.conditioning import Conditioner, Frozen, to_content
+from gen1_jax.conditioning import Conditioner, EncoderParams, to_content
 from gen1_jax.diffusion import prior as prior_diffusion
 from gen1_jax.diffusion.guidance import guided_prediction
 from gen1_jax.diffusion.process import Schedule, make_schedule, q_sample, target
@@ -27,15 +27,15 @@ from gen1_jax.models import clip, dpt
 from gen1_jax.video import pictures
 
 Params = Any
-Loss = Callable[[Params, Frozen, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+Loss = Callable[[Params, EncoderParams, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 CALIBRATION_BATCHES = 8
 
 
-def _nothing(params: Params, frozen: Frozen, batch: Batch) -> dict[str, Any]:
+def _nothing(params: Params, encoder_params: EncoderParams, batch: Batch) -> dict[str, Any]:
     return {}
 
 
-def _keep(params: Params, frozen: Frozen, batches: Iterator[Batch]) -> Params:
+def _keep(params: Params, encoder_params: EncoderParams, batches: Iterator[Batch]) -> Params:
     return params
 
 
@@ -48,10 +48,10 @@ class Objective:
     """A loss with what surrounds it."""
 
     loss: Loss
-    preview: Callable[[Params, Frozen, Batch], dict[str, Any]] = _nothing
+    preview: Callable[[Params, EncoderParams, Batch], dict[str, Any]] = _nothing
     # Before the first step: parameters that are statistics of the data (the prior's mean and
     # deviation).
-    prepare: Callable[[Params, Frozen, Iterator[Batch]], Params] = _keep
+    prepare: Callable[[Params, EncoderParams, Iterator[Batch]], Params] = _keep
     # After the last: settings that are statistics of the trained model (the autoencoder's scale).
     finish: Callable[[nn.Module, Params, Iterator[Batch]], nn.Module] = _keep_module
 
@@ -88,7 +88,7 @@ def autoencoder(
 ) -> Objective:
     """Mean of |x − D(E(x))| and its square, plus that of the KL of q(z|x) to N(0, 1)."""
 
-    def loss(params, frozen, batch, key):
+    def loss(params, encoder_params, batch, key):
         images = rearrange(batch.frames, "b n h w c -> (b n) h w c").astype(jnp.float32) / 127.5 - 1
         mean, logvar = module.apply({"params": params}, images, method="encode")
         latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
@@ -98,7 +98,7 @@ def autoencoder(
         psnr = -10 * jnp.log10(square / 4)
         return jnp.mean(jnp.abs(error)) + square + kl_weight * kl, {"psnr": psnr, "kl": kl}
 
-    def prepare(params, frozen, batches):
+    def prepare(params, encoder_params, batches):
         """Starts the log variance low: noise as strong as the first latents would slow learning."""
         bias = params["quant_conv"]["bias"]
         bias = jnp.asarray(bias).at[bias.shape[0] // 2 :].add(initial_logvar)
@@ -108,7 +108,7 @@ def autoencoder(
     def reconstruct(params, frames):
         return module.apply({"params": params}, frames.astype(jnp.float32) / 127.5 - 1)
 
-    def preview(params, frozen, batch):
+    def preview(params, encoder_params, batch):
         frames = np.asarray(batch.frames[:8, 0])
         images = np.clip((np.asarray(reconstruct(params, frames)) + 1) * 127.5, 0, 255).astype(
             np.uint8
@@ -144,7 +144,7 @@ def contrastive(
         images, texts, scale = module.apply({"params": params}, pixels, batch.tokens)
         return scale * images @ texts.T
 
-    def loss(params, frozen, batch, key):
+    def loss(params, encoder_params, batch, key):
         scores = logits(params, batch)
         same = jnp.all(batch.tokens[:, None] == batch.tokens[None], axis=-1)
         goal = same / same.sum(-1, keepdims=True)
@@ -175,7 +175,7 @@ def depth(
         pixels = dpt.preprocess(rearrange(frames, "b n h w c -> (b n) h w c"), (height, width))
         return rearrange(module.apply({"params": params}, pixels), "(b n) h w -> b n h w", b=b)
 
-    def loss(params, frozen, batch, key):
+    def loss(params, encoder_params, batch, key):
         predicted, truth = estimate(params, batch.frames), batch.depth
         # Both to zero mean and unit mean deviation over the clip. (A least-squares scale would do,
         # but it may be negative, and then a network learns depth upside down.)
@@ -201,7 +201,7 @@ def depth(
 
     jitted = jax.jit(estimate)
 
-    def preview(params, frozen, batch):
+    def preview(params, encoder_params, batch):
         frames, truth = np.asarray(batch.frames[:8, :1]), np.asarray(batch.depth[:8, :1])
         estimated = np.asarray(jitted(params, frames))
         maps = [
@@ -224,9 +224,9 @@ def prior(module: nn.Module, conditioner: Conditioner, *, drop_rate: float = 0.1
         end = tokens[:1, -1:]  # the last place is end-of-text or padding, which is the same token
         return jnp.concatenate([first, jnp.repeat(end, tokens.shape[1] - 1, axis=1)], axis=1)
 
-    def loss(params, frozen, batch, key):
-        text = conditioner.text_condition(frozen, batch.tokens)
-        null = conditioner.text_condition(frozen, null_tokens(batch.tokens))
+    def loss(params, encoder_params, batch, key):
+        text = conditioner.text_condition(encoder_params, batch.tokens)
+        null = conditioner.text_condition(encoder_params, null_tokens(batch.tokens))
         x0 = (batch.content - params["clip_mean"]) / params["clip_std"]
 
         def predict(*arguments):
@@ -236,7 +236,7 @@ def prior(module: nn.Module, conditioner: Conditioner, *, drop_rate: float = 0.1
         x0 = jax.lax.stop_gradient(x0)
         return prior_diffusion.prior_loss(predict, x0, text, key, null, drop_rate), {}
 
-    def prepare(params, frozen, batches):
+    def prepare(params, encoder_params, batches):
         content = np.concatenate([next(batches).content for _ in range(CALIBRATION_BATCHES)])
         return {
             **params,
@@ -245,15 +245,15 @@ def prior(module: nn.Module, conditioner: Conditioner, *, drop_rate: float = 0.1
         }
 
     @jax.jit
-    def sample(params, frozen, tokens):
+    def sample(params, encoder_params, tokens):
         sampler = dataclasses.replace(conditioner, prior=module)
         return sampler.text_content(
-            {**frozen, "prior": params}, tokens, null_tokens(tokens), jax.random.key(0)
+            {**encoder_params, "prior": params}, tokens, null_tokens(tokens), jax.random.key(0)
         )
 
-    def preview(params, frozen, batch):
+    def preview(params, encoder_params, batch):
         sampled, true = (
-            to_content(x) for x in (sample(params, frozen, batch.tokens), batch.content)
+            to_content(x) for x in (sample(params, encoder_params, batch.tokens), batch.content)
         )
         return {"cosine": float((sampled * true).mean(-1).mean())}
 
@@ -286,10 +286,10 @@ def diffusion(
     def condition(batch: Batch) -> tuple[jax.Array | None, jax.Array | None]:
         return (batch.structure, batch.structure_level) if structured else (None, None)
 
-    def loss(params, frozen, batch, key):
+    def loss(params, encoder_params, batch, key):
         time_key, noise_key, drop_key, latent_key = jax.random.split(key, 4)
         if not batch.encoded:
-            batch = jax.lax.stop_gradient(conditioner.encode_batch(frozen, batch))
+            batch = jax.lax.stop_gradient(conditioner.encode_batch(encoder_params, batch))
         z0 = draw_latents(batch, latent_key) if latents_drawn else batch.latents
         t = jax.random.randint(time_key, z0.shape[:1], 0, schedule.num_timesteps)
         eps = jax.random.normal(noise_key, z0.shape)
@@ -300,9 +300,9 @@ def diffusion(
         return jnp.mean(jnp.square(v - target(schedule, z0, eps, t))), {}
 
     @jax.jit
-    def sample(params, frozen, batch, key):
+    def sample(params, encoder_params, batch, key):
         if not batch.encoded:
-            batch = conditioner.encode_batch(frozen, batch)
+            batch = conditioner.encode_batch(encoder_params, batch)
         noise = jax.random.normal(key, batch.latents.shape)
         sampled = sample_latents(
             module,
@@ -315,11 +315,13 @@ def diffusion(
             num_steps=preview_steps,
             spacing="trailing" if zero_terminal_snr else "leading",
         )
-        return conditioner.decode(frozen, batch.latents), conditioner.decode(frozen, sampled)
+        return conditioner.decode(encoder_params, batch.latents), conditioner.decode(
+            encoder_params, sampled
+        )
 
-    def preview(params, frozen, batch):
+    def preview(params, encoder_params, batch):
         batch = jax.tree.map(lambda x: x[:4], batch)
-        real, sampled = map(np.asarray, sample(params, frozen, batch, jax.random.key(0)))
+        real, sampled = map(np.asarray, sample(params, encoder_params, batch, jax.random.key(0)))
         frames = np.linspace(0, real.shape[1] - 1, min(4, real.shape[1])).astype(int)
         rows = [rearrange(x[:, frames], "b n h w c -> (b h) (n w) c") for x in (real, sampled)]
         return {"samples": np.concatenate(rows, axis=1)}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gen1_jax.batch import Batch
-from gen1_jax.conditioning import Frozen
+from gen1_jax.conditioning import EncoderParams
 from gen1_jax.distributed import gather, state_sharding
 from gen1_jax.errors import UserError
 from gen1_jax.models.unet import REMAT
@@ -47,7 +47,7 @@ class Optimizer(NamedTuple):
 def train_step(
     state: TrainState,
     batch: Batch,
-    frozen: Frozen,
+    encoder_params: EncoderParams,
     learning_rate: jax.Array,
     *,
     loss: Loss,
@@ -63,7 +63,12 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     batch = batch.widened()
     (value, metrics), gradient = accumulate(
-        jax.value_and_grad(loss, has_aux=True), state.params, frozen, batch, key, microbatches
+        jax.value_and_grad(loss, has_aux=True),
+        state.params,
+        encoder_params,
+        batch,
+        key,
+        microbatches,
     )
     norm = optax.tree.norm(gradient)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
@@ -84,7 +89,12 @@ def train_step(
 
 
 def accumulate(
-    function: Callable, params: Any, frozen: Frozen, batch: Batch, key: jax.Array, microbatches: int
+    function: Callable,
+    params: Any,
+    encoder_params: EncoderParams,
+    batch: Batch,
+    key: jax.Array,
+    microbatches: int,
 ) -> Any:
     """The mean of `function` over parts of a batch, one in memory at a time.
 
@@ -92,7 +102,7 @@ def accumulate(
       UserError: the batch does not divide.
     """
     if microbatches == 1:
-        return function(params, frozen, batch, key)
+        return function(params, encoder_params, batch, key)
     if batch.size % microbatches:
         raise UserError(f"a batch of {batch.size} does not divide into {microbatches} microbatches")
 
@@ -102,18 +112,20 @@ def accumulate(
 
     def add(total: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, None]:
         part, index = inputs
-        result = function(params, frozen, part, jax.random.fold_in(key, index))
+        result = function(params, encoder_params, part, jax.random.fold_in(key, index))
         return jax.tree.map(jnp.add, total, result), None
 
     parts = jax.tree.map(split, batch), jnp.arange(microbatches)
-    shapes = jax.eval_shape(function, params, frozen, jax.tree.map(lambda x: x[0], parts[0]), key)
+    shapes = jax.eval_shape(
+        function, params, encoder_params, jax.tree.map(lambda x: x[0], parts[0]), key
+    )
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     total, _ = jax.lax.scan(add, zeros, parts)
     return jax.tree.map(lambda x: x / microbatches, total)
 
 
 def make_step(config: Any, loss: Loss, optimizer: Optimizer, params: Any) -> Callable:
-    """`train_step` of a config, to be compiled: (state, batch, frozen, learning rate) → same.
+    """`train_step` of a config, to be compiled: (state, batch, encoder_params, learning_rate) → same.
 
     `params` are those of the state, or their shapes; it is their shardings that count.
     """

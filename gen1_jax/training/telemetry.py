@@ -57,12 +57,12 @@ class FlopCounter:
         self._known: dict[str, int] = {}
         self.total = 0
 
-    def add(self, params: Any, frozen: Any, batch: Batch) -> None:
+    def add(self, params: Any, encoder_params: Any, batch: Batch) -> None:
         """Counts a step."""
         shape = str(jax.tree.map(jnp.shape, batch))
         if shape not in self._known:
             arguments = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, frozen, batch)
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, encoder_params, batch)
             )
             key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
             counted = self._counted(batch)

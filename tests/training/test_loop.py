@@ -47,10 +47,10 @@ PARAMS = {
 }
 
 
-def toy_loss(params, frozen, batch, key):
+def toy_loss(params, encoder_params, batch, key):
     x = batch.content + jax.random.normal(key, batch.content.shape)
     y = x @ params["dense"]["kernel"] + params["dense"]["bias"]
-    return jnp.square(y).mean() * frozen["factor"], {"mean": y.mean()}
+    return jnp.square(y).mean() * encoder_params["factor"], {"mean": y.mean()}
 
 
 def toy(steps: int = 1, seed: int = 0, first: int = 0, factor: float = 1.0, **settings):
@@ -190,7 +190,7 @@ def test_bad_settings_are_refused_and_leave_nothing(micro_run, tmp_path, key, va
 
 
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
-    def loss(params, frozen, batch, key):
+    def loss(params, encoder_params, batch, key):
         y = batch.content @ params["dense"]["kernel"]
         return jnp.square(y - 1).mean(), {"mean": y.mean()}
 
@@ -222,7 +222,7 @@ def test_what_saves_memory_is_checked(micro_run, tmp_path, key, value, message):
 def bad_from(first: int, last: int):
     """A loss that is no number at steps first … last - 1, told by the content that is fed."""
 
-    def loss(params, frozen, batch, key):
+    def loss(params, encoder_params, batch, key):
         step = batch.content[0, 0]
         bad = (step >= first) & (step < last)
         y = params["dense"]["kernel"].sum()
@@ -252,7 +252,7 @@ def test_a_step_without_numbers_changes_nothing_and_is_counted():
 def test_several_steps_without_numbers_end_the_run_and_keep_the_batch(
     micro_run, quick, tmp_path, monkeypatch, capsys
 ):
-    def loss(params, frozen, batch, key):
+    def loss(params, encoder_params, batch, key):
         return jax.tree.leaves(params)[0].sum() * jnp.nan, {}
 
     monkeypatch.setattr(training, "make_objective", lambda *_: Objective(loss))
@@ -407,7 +407,7 @@ def test_sharded_parameters_train_to_the_same_numbers(quick):
     params = drawn_params(module)
     x, hidden = normal(0, 8, 128), normal(1, 8, 4, 128)
 
-    def loss(params, frozen, batch, key):
+    def loss(params, encoder_params, batch, key):
         noisy = batch.content + jax.random.normal(key, batch.content.shape)
         mask = np.ones((8, 4), bool)
         t = np.full(8, 300)

@@ -22,19 +22,19 @@ def setting(root, part: str, **changes):
     """(objective, parameters, frozen parameters, one batch) of a part."""
     config = load(root, part, **changes)
     module, params = load_model(root / part / "model")
-    conditioner, frozen = Conditioner.load(config.frozen.to_dict())
+    conditioner, encoder_params = Conditioner.load(config.frozen.to_dict())
     objective = make_objective(config.objective, module, conditioner, config.loss.to_dict())
-    return objective, params, frozen, Batch.from_dict(next(make_stream(config.data, 0)))
+    return objective, params, encoder_params, Batch.from_dict(next(make_stream(config.data, 0)))
 
 
-def fall(objective, params, frozen, batch, steps: int = 30) -> np.ndarray:
+def fall(objective, params, encoder_params, batch, steps: int = 30) -> np.ndarray:
     """The losses of Adam's steps on one batch with one draw of everything random."""
     optimizer = optax.adam(1e-2)
 
     @jax.jit
     def step(params, state):
         def loss(params):
-            return objective.loss(params, frozen, batch, jax.random.key(0))
+            return objective.loss(params, encoder_params, batch, jax.random.key(0))
 
         (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         updates, state = optimizer.update(gradient, state)
@@ -52,19 +52,19 @@ def fall(objective, params, frozen, batch, steps: int = 30) -> np.ndarray:
 def test_the_loss_falls(micro_run, quick, part):
     # Clips for depth and the last stage, images for the others.
     changes = {"data.image_fraction": 0.0, "data.batch_size": 2} if part == "blur" else {}
-    objective, params, frozen, batch = setting(micro_run, part, **changes)
-    losses = fall(objective, params, frozen, batch)
+    objective, params, encoder_params, batch = setting(micro_run, part, **changes)
+    losses = fall(objective, params, encoder_params, batch)
     assert losses[-5:].mean() < 0.9 * losses[0], losses
 
 
 def test_an_image_is_a_clip_of_one_frame(micro_run, quick):
     """The video model's loss on an image batch, without a gradient of temporal parameters."""
     changes = {"data.image_fraction": 1.0, "data.image_batch_size": 2}
-    objective, params, frozen, batch = setting(micro_run, "blur", **changes)
+    objective, params, encoder_params, batch = setting(micro_run, "blur", **changes)
     assert batch.num_frames == 1
 
     def loss(params):
-        return objective.loss(params, frozen, batch, jax.random.key(0))[0]
+        return objective.loss(params, encoder_params, batch, jax.random.key(0))[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     assert np.isfinite(value)
@@ -79,7 +79,7 @@ def test_raw_batches_train_as_encoded_ones_do(micro_run, quick):
     config = load(micro_run, "blur")
     module, params = load_model(micro_run / "blur" / "model")
     folders = {name: micro_run / "pipeline" / name for name in ("vae", "clip", "depth")}
-    conditioner, frozen = Conditioner.load(folders)
+    conditioner, encoder_params = Conditioner.load(folders)
     settings = config.loss.to_dict() | {"latents_drawn": True}
     loss = make_objective("diffusion", module, conditioner, settings).loss
     rng = np.random.default_rng(0)
@@ -89,10 +89,10 @@ def test_raw_batches_train_as_encoded_ones_do(micro_run, quick):
         content_frame=np.array([2, 1]),
     )
     key = jax.random.key(5)
-    encoded = jax.jit(conditioner.encode_batch)(frozen, raw)
+    encoded = jax.jit(conditioner.encode_batch)(encoder_params, raw)
     # The gradient is the frozen networks': they learn nothing.
     both = jax.jit(jax.value_and_grad(lambda f: loss(params, f, raw, key)[0]))
-    value, gradient = both(frozen)
+    value, gradient = both(encoder_params)
     expected = jax.jit(loss)(params, {}, encoded, key)[0]
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert not any(np.any(x) for x in jax.tree.leaves(gradient))
@@ -136,34 +136,36 @@ def test_the_prior_prepares_the_statistics_of_its_data():
 
 def test_depth_is_learned_up_to_a_scale_and_a_shift_and_the_right_way_up(micro_run, quick):
     """The loss does not change with either of the truth; depth upside down is no solution."""
-    objective, params, frozen, batch = setting(micro_run, "depth")
+    objective, params, encoder_params, batch = setting(micro_run, "depth")
     loss = jax.jit(objective.loss)
     key = jax.random.key(0)
-    value, metrics = loss(params, frozen, batch, key)
-    scaled, _ = loss(params, frozen, batch.replace(depth=3 * batch.depth + 7), key)
-    turned, other = loss(params, frozen, batch.replace(depth=-batch.depth), key)
+    value, metrics = loss(params, encoder_params, batch, key)
+    scaled, _ = loss(params, encoder_params, batch.replace(depth=3 * batch.depth + 7), key)
+    turned, other = loss(params, encoder_params, batch.replace(depth=-batch.depth), key)
     np.testing.assert_allclose(value, scaled, rtol=1e-3)
     assert abs(turned - value) > 1e-4
     np.testing.assert_allclose(metrics["correlation"], -other["correlation"], atol=1e-5)
     level = batch.replace(depth=jnp.ones_like(batch.depth))
-    assert all(np.isfinite(x) for x in jax.tree.leaves(loss(params, frozen, level, key)))
+    assert all(np.isfinite(x) for x in jax.tree.leaves(loss(params, encoder_params, level, key)))
 
 
 def test_equal_captions_are_no_mistake(micro_run, quick):
     """Two examples with one caption: neither is the other's negative."""
-    objective, params, frozen, batch = setting(micro_run, "clip", **{"data.image_batch_size": 8})
+    objective, params, encoder_params, batch = setting(
+        micro_run, "clip", **{"data.image_batch_size": 8}
+    )
     same = batch.replace(tokens=np.repeat(batch.tokens[:1], 8, axis=0))
-    value, metrics = jax.jit(objective.loss)(params, frozen, same, jax.random.key(0))
+    value, metrics = jax.jit(objective.loss)(params, encoder_params, same, jax.random.key(0))
     assert metrics["retrieval"] == 1 and np.isfinite(value)
 
 
 def test_previews_are_pictures_and_numbers(micro_run, quick):
     for part, name in (("autoencoder", "reconstruction"), ("depth", "depth")):
-        objective, params, frozen, batch = setting(micro_run, part)
-        picture = objective.preview(params, frozen, batch)[name]
+        objective, params, encoder_params, batch = setting(micro_run, part)
+        picture = objective.preview(params, encoder_params, batch)[name]
         assert picture.dtype == np.uint8 and picture.shape[-1] == 3 and picture.ndim == 3
-    objective, params, frozen, batch = setting(micro_run, "prior")
-    cosine = objective.preview(params, frozen, batch)["cosine"]
+    objective, params, encoder_params, batch = setting(micro_run, "prior")
+    cosine = objective.preview(params, encoder_params, batch)["cosine"]
     assert isinstance(cosine, float) and -1 <= cosine <= 1
 
 
