@@ -1,7 +1,7 @@
 """The frozen networks around the UNet: latents, structure and content of frames and texts.
 
-`Conditioner` holds the modules; their parameters come in as the argument `encoder_params`, a dictionary by
-the same names, so that every function here is pure and can run inside a jitted step.
+`Conditioner` holds the modules. Their parameters come in as the argument `encoder_params`, a
+dictionary by the same names, so every function here is pure and can run inside a jitted step.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """What each model is trained for: a loss, and a picture of how far it is. One loop serves all.
 
-A loss is `loss(params, encoder_params, batch, key) -> (scalar, metrics)`; a preview is
-`preview(params, encoder_params, batch) -> {name: picture [H W 3] uint8, or a number}`, on a fixed batch.
+A loss is `loss(params, encoder_params, batch, key) → (scalar, metrics)`. A preview, of a fixed
+batch, is `preview(params, encoder_params, batch) → {name: picture [H W 3] uint8, or a number}`.
 """
 
 import dataclasses

@@ -125,7 +125,7 @@ def accumulate(
 
 
 def make_step(config: Any, loss: Loss, optimizer: Optimizer, params: Any) -> Callable:
-    """`train_step` of a config, to be compiled: (state, batch, encoder_params, learning_rate) → same.
+    """Returns the compiled `train_step` of a config.
 
     `params` are those of the state, or their shapes; it is their shardings that count.
     """
