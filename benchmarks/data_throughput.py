@@ -48,6 +48,7 @@ from gen1_jax.data_pipelines.encoded.records import make_layout
 from gen1_jax.data_pipelines.encoded.writer import EncodedWriter
 from gen1_jax.data_pipelines.footage.mixing import make_buckets
 from gen1_jax.data_pipelines.footage.reader import open_footage
+from gen1_jax.data_pipelines.stream import Stream
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (256, 448)  # (height, width) of clips
@@ -158,7 +159,7 @@ class Repeated:
 
 def our_clips(
     data: Path, batch_size: int, *, image_fraction: float = 0.0, **reading: int
-) -> mixture.Stream:
+) -> Stream:
     videos, images = make_buckets([str(data)], "train", buckets=(SIZE,))
     (source,) = videos[0].sources
     videos = [mixture.Bucket(SIZE, [Repeated(source, 1 + EPOCH // len(source))])]
@@ -173,7 +174,7 @@ def our_clips(
     )
 
 
-def our_encoded(folder: Path, batch_size: int, **reading: int) -> mixture.Stream:
+def our_encoded(folder: Path, batch_size: int, **reading: int) -> Stream:
     source = encoded.EncodedSource([folder / "train"] * (EPOCH // ENCODED))
     return encoded.make_encoded_dataset(
         source, batch_size=batch_size, image_fraction=0.0, **reading
@@ -335,7 +336,7 @@ def watch_memory(data: str, batches: int, workers: int, result) -> None:
     stream = our_clips(Path(data), 1, image_fraction=0.125, num_workers=workers, num_threads=1)
     sizes, images = [], []
     for step in tqdm(range(batches), desc="memory", unit="batch", disable=None):
-        if next(stream)["frames"].shape[1] == 1:
+        if next(stream).frames.shape[1] == 1:
             images.append(step)
         if step % 20 == 19:
             sizes.append((step + 1, usage(os.getpid())[0]))

@@ -9,27 +9,20 @@ hosts, threads and worker processes.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
-import multiprocessing
-import os
-import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 
 from gen1_jax.data_pipelines import transforms
+from gen1_jax.data_pipelines.stream import Stream
 from gen1_jax.errors import UserError
 
 IMAGE_FRACTION = 0.125  # of batches; Gen-1 paper, section 4
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 Source = Any  # anything with __len__ and __getitem__
 
@@ -268,89 +261,3 @@ def _checked(weights: Sequence[float], count: int, of: str) -> list[float]:
     if len(weights) != count or not all(0 < weight < float("inf") for weight in weights):
         raise UserError(f"weights {tuple(weights)} of {count} {of}; one above 0 for each is needed")
     return list(weights)
-
-
-class Stream(Iterator):
-    """Batches in the order of their steps, read ahead in threads or in worker processes.
-
-    The state is the number of the next step, so it can be restored exactly with another number of
-    hosts, threads or processes too. Readers start when the first batch is asked for.
-
-    Args:
-        dataset: of batches.
-        num_threads: that read in this process, or in each worker; 0 reads when asked.
-        prefetch: batches read ahead, by each process that reads.
-        num_workers: processes; 0 is none.
-    """
-
-    def __init__(
-        self,
-        dataset: grain.MapDataset,
-        *,
-        num_threads: int = 2,
-        prefetch: int = 4,
-        num_workers: int = 0,
-    ):
-        self._dataset, self._num_workers = dataset, num_workers
-        self._read_options = grain.ReadOptions(
-            num_threads=num_threads, prefetch_buffer_size=prefetch
-        )
-        self._step = 0
-        self._batches: grain.DatasetIterator | None = None
-
-    def __next__(self) -> dict[str, np.ndarray]:
-        if self._batches is None:
-            self._batches = self._start()
-        batch = next(self._batches)
-        self._step += 1
-        return batch
-
-    def get_state(self) -> dict[str, int]:
-        """The place of the next batch, as JSON can hold it."""
-        return {"next_index": self._step}
-
-    def set_state(self, state: dict[str, int]) -> None:
-        """Goes to the place that `get_state` gave, of this stream or of one of another width."""
-        if set(state) != {"next_index"}:
-            raise ValueError(f"{state} is no place in a stream of batches")
-        if state["next_index"] != self._step:
-            self.close()
-            self._step = int(state["next_index"])
-
-    def close(self) -> None:
-        """Ends the readers; the next batch would start them again."""
-        if self._batches is not None:
-            self._batches.close()
-            self._batches = None
-
-    def _start(self) -> grain.DatasetIterator:
-        dataset = self._dataset[self._step :].to_iter_dataset(self._read_options)
-        if self._num_workers:
-            if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, whoever calls
-                flags.FLAGS.mark_as_parsed()
-            options = grain.MultiprocessingOptions(num_workers=self._num_workers)
-            dataset = dataset.mp_prefetch(options, _prepare_worker)
-        return iter(dataset)
-
-
-def _prepare_worker(worker: int, workers: int) -> None:
-    _keep_pages()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _keep_pages() -> None:
-    """Has malloc keep what is freed, where it is glibc's; the peak stays what it was.
-
-    Clips are megabytes that live for milliseconds. Handed back to the system and fetched anew each
-    time, their pages cost a tenth of the time of decoding them.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that is accepted
-        library.mallopt(_M_TRIM_THRESHOLD, 2**30)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for it for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)

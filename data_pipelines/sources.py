@@ -1,15 +1,17 @@
 """Streams of batches from a config's `data`; the one place where training meets its data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
+from gen1_jax.batch import Batch
+from gen1_jax.data_pipelines.stream import Stream
 from gen1_jax.errors import UserError
 from gen1_jax.tokenizer import load_tokenizer
 
 
-def make_stream(data, seed: int, split: str = "train") -> Iterator[dict]:
+def make_stream(data, seed: int, split: str = "train") -> Stream:
     """The endless stream of a config's `data`, as this process's share.
 
     Raises:
@@ -83,10 +85,10 @@ def _open_encoded(settings: dict, split: str) -> tuple:
 _RAW = {"raw": _open_world, "footage": _open_footage}
 
 
-def make_preview_batch(data) -> Callable[[], dict]:
+def make_preview_batch(data) -> Callable[[], Batch]:
     """The validation split's first video batch (first image batch where all are images)."""
 
-    def make() -> dict:
+    def make() -> Batch:
         preview = data.copy_and_resolve_references()
         preview.image_fraction = 1.0 if data.image_fraction == 1 else 0.0
         for readers in {"num_threads", "num_workers"} & set(preview):

@@ -17,7 +17,6 @@ from micro_run import load
 from ml_collections import ConfigDict
 from test_processes import ROOT, launch
 
-from gen1_jax.batch import Batch
 from gen1_jax.conditioning import Conditioner
 from gen1_jax.data_pipelines.encoded.reader import EncodedSource
 from gen1_jax.data_pipelines.encoded.writer import EncodedWriter
@@ -234,8 +233,8 @@ def test_footage_is_read_encoded_as_it_is_read_raw(micro_run, quick, footage, tm
     conditioner, encoder_params = Conditioner.load(folders)
     encode, seen = jax.jit(conditioner.encode_batch), set()
     for _ in range(8):
-        wanted = encode(encoder_params, Batch.from_dict(next(raw))).fields()
-        batch = Batch.from_dict(next(stored)).fields()
+        wanted = encode(encoder_params, next(raw)).fields()
+        batch = next(stored).fields()
         assert wanted.keys() == batch.keys()
         for name in batch:
             np.testing.assert_allclose(batch[name], wanted[name], atol=2e-5, err_msg=name)
@@ -254,7 +253,7 @@ def test_training_from_encoded_is_training_from_raw(micro_run, quick, tmp_path):
     def run(**data):
         data = {"batch_size": 2, "image_fraction": 0.0, "num_frames": 8, "num_threads": 0} | data
         stream = make_stream(ConfigDict(data), 3, split="validation")
-        batches = (Batch.from_dict(next(stream)).widened() for _ in range(2))
+        batches = (next(stream).widened() for _ in range(2))
         both = [step(params, encoder_params, x, jax.random.key(i)) for i, x in enumerate(batches)]
         values, gradients = zip(*((value, gradient) for (value, _), gradient in both), strict=True)
         return np.array(values), np.concatenate([x.ravel() for x in jax.tree.leaves(gradients)])

@@ -21,6 +21,7 @@ from gen1_jax.data_pipelines.encoded.records import (
     unpack_plane,
 )
 from gen1_jax.data_pipelines.encoded.writer import META
+from gen1_jax.data_pipelines.stream import Stream
 from gen1_jax.data_pipelines.transforms import ALL_LEVELS, Choice, Select, choose
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
@@ -209,7 +210,7 @@ def make_encoded_dataset(
     process_index: int = 0,
     process_count: int = 1,
     **reading: int,
-) -> mixture.Stream:
+) -> Stream:
     """An endless stream of encoded batches, mixed as `mixture.make_dataset` mixes raw ones.
 
     Args:
@@ -227,7 +228,7 @@ def make_encoded_dataset(
         seed: of the order, levels and frames.
         process_index: this host.
         process_count: hosts.
-        **reading: `num_threads`, `prefetch`, `num_workers`, as in `mixture.Stream`.
+        **reading: `num_threads`, `prefetch`, `num_workers`, as in `Stream`.
 
     Raises:
         UserError: an empty source, or one whose records have another size.
@@ -249,7 +250,7 @@ def make_encoded_dataset(
     sources = (images or [videos]) if image_fraction > 0 else []
     pictures = [batches(each, 1, per_batch, 2 * i + 1) for i, each in enumerate(sources)]
     shares = None, [len(each) for each in sources]
-    return mixture.Stream(mixture.mix(clips, pictures, image_fraction, shares=shares), **reading)
+    return Stream(mixture.mix(clips, pictures, image_fraction, shares=shares), **reading)
 
 
 def _check_sizes(

@@ -53,8 +53,8 @@ class Preempted(Stopped):
 def train(
     config: Any,
     workdir: str | Path,
-    make_batches: Callable[[], Iterator[dict]],
-    make_preview_batch: Callable[[], dict] | None = None,
+    make_batches: Callable[[], Iterator[Batch]],
+    make_preview_batch: Callable[[], Batch] | None = None,
     progress: bool = True,
     profile: int = 0,
 ) -> Path:
@@ -64,7 +64,7 @@ def train(
       config: an `ml_collections.ConfigDict` of one part; see `configs/tiny.py`.
       workdir: the part's folder: `config.json`, `checkpoints/`, `logs/` (TensorBoard), `samples/`,
         `model/`.
-      make_batches: an iterator of batches (dictionaries), with `get_state()` and `set_state()`.
+      make_batches: an iterator of batches, with `get_state()` and `set_state()`.
       make_preview_batch: the fixed batch that pictures are made of.
       progress: whether to show a bar.
       profile: steps to trace, to `workdir/profile`.
@@ -110,7 +110,7 @@ def train(
     else:
         state = _create_state(config, module, optimizer, template)
         data_state = batches.get_state()
-        typed = (Batch.from_dict(batch).widened() for batch in batches)
+        typed = (batch.widened() for batch in batches)
         before = to_host(state.params)
         after = objective.prepare(before, host_encoder_params, typed)
         batches.set_state(data_state)
@@ -154,7 +154,7 @@ def train(
         for step in range(first, config.num_steps):
             with time_account.spend("data"):
                 host_batch = next(batches)
-                batch = put_batch(Batch.from_dict(host_batch), mesh)
+                batch = put_batch(host_batch, mesh)
             shape = jax.tree.map(jnp.shape, batch)
             new = str(shape) not in seen
             seen.add(str(shape))
@@ -201,7 +201,7 @@ def train(
                 raise kind(f"{config.name}: stopped and saved at step {done} of {config.num_steps}")
 
         # ---- the finished model
-        typed = (Batch.from_dict(batch).widened() for batch in batches)
+        typed = (batch.widened() for batch in batches)
         average = to_host(state.ema)
         if jax.process_index() == 0:
             module = objective.finish(module, average, typed)
@@ -254,7 +254,7 @@ def _check_step(config, workdir: Path, previous: tuple | None) -> int:
         return 1
     path = workdir / f"bad_batch_{step}_{jax.process_index()}.npz"
     with replacing(path) as part:
-        np.savez(part, **{name: x for name, x in batch.items() if x is not None})
+        np.savez(part, **batch.fields())
     if jax.process_count() > 1:  # the first to end ends the others
         multihost_utils.sync_global_devices("bad batch")
     raise UserError(
@@ -325,7 +325,7 @@ class _Previews:
         if self._make is None or jax.process_index() > 0:
             return
         if self._batch is None:
-            self._batch = Batch.from_dict(self._make()).widened()
+            self._batch = self._make().widened()
         for name, value in self._objective.preview(params, encoder_params, self._batch).items():
             if isinstance(value, float):
                 log.add_scalar(f"preview/{name}", value, step)

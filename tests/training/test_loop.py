@@ -134,7 +134,7 @@ def test_the_autoencoder_ends_with_latents_of_unit_deviation(micro_run, quick, t
     config = load(micro_run, "autoencoder", log_every=3, num_steps=3)
     folder = train(config, tmp_path, stream(config), None, progress=False)
     vae, params = load_model(folder)
-    frames = np.concatenate([next(stream(config)())["frames"] for _ in range(4)])
+    frames = np.concatenate([next(stream(config)()).frames for _ in range(4)])
     latents = Conditioner(vae=vae).encode_frames({"vae": params}, frames)
     assert abs(latents.std() - 1) < 0.15 and vae.scaling_factor != 0.18215
     assert (tmp_path / "logs").is_dir() and not (tmp_path / "samples").exists()
@@ -146,7 +146,7 @@ def test_the_prior_keeps_the_statistics_of_its_data(micro_run, quick, tmp_path):
     config = load(micro_run, "prior", log_every=5, num_steps=5, **decay)
     folder = train(config, tmp_path, stream(config), None, progress=False)
     batches = stream(config)()
-    content = np.concatenate([next(batches)["content"] for _ in range(8)]).astype(np.float32)
+    content = np.concatenate([next(batches).content for _ in range(8)]).astype(np.float32)
     _, params = load_model(folder)
     np.testing.assert_allclose(params["clip_mean"][0], content.mean(0), atol=1e-5)
     np.testing.assert_allclose(params["clip_std"][0], content.std(0), atol=2e-4)
@@ -263,7 +263,7 @@ def test_several_steps_without_numbers_end_the_run_and_keep_the_batch(
     assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "model").exists()
     batch = np.load(tmp_path / "bad_batch_5_0.npz")
     expected = list(itertools.islice(stream(config)(), 5))[-1]
-    np.testing.assert_array_equal(batch["frames"], expected["frames"])
+    np.testing.assert_array_equal(batch["frames"], expected.frames)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def setting(root, part: str, **changes):
     module, params = load_model(root / part / "model")
     conditioner, encoder_params = Conditioner.load(config.frozen.to_dict())
     objective = make_objective(config.objective, module, conditioner, config.loss.to_dict())
-    return objective, params, encoder_params, Batch.from_dict(next(make_stream(config.data, 0)))
+    return objective, params, encoder_params, next(make_stream(config.data, 0))
 
 
 def fall(objective, params, encoder_params, batch, steps: int = 30) -> np.ndarray:

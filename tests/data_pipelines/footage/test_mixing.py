@@ -14,7 +14,6 @@ from footage_files import Images as ImagesBuilder
 from footage_files import image, number_of, write, write_footage
 from ml_collections import ConfigDict
 
-from gen1_jax.batch import Batch
 from gen1_jax.data_pipelines import mixture
 from gen1_jax.data_pipelines.footage.mixing import make_buckets
 from gen1_jax.data_pipelines.sources import make_preview_batch, make_stream
@@ -45,6 +44,7 @@ def make(folders, sources=(), image_fraction=0.125, **settings):
 
 
 def equal(one, two):
+    one, two = one.fields(), two.fields()
     return one.keys() == two.keys() and all(
         one[k].dtype == two[k].dtype
         and one[k].shape == two[k].shape
@@ -55,7 +55,7 @@ def equal(one, two):
 
 def test_batches_are_clips_and_images_of_the_right_sizes(folder):
     stream = make(folder)
-    shapes = [Batch.from_dict(next(stream)).frames.shape for _ in range(64)]
+    shapes = [next(stream).frames.shape for _ in range(64)]
     assert shapes[:8] == [(2, 4, *SIZE, 3)] * 7 + [shapes[7]]
     images = [shape for shape in shapes if shape[1] == 1]
     # Nine images to three: by number of records.
@@ -86,12 +86,12 @@ def test_over_8000_steps_one_in_eight_is_images_never_two_in_a_row_alike_on_ever
 
 def test_every_clip_and_image_is_read_as_often(folder):
     clips = make(folder, image_fraction=0.0)
-    read = np.concatenate([number_of(next(clips)["frames"][:, 0]) for _ in range(18)])
+    read = np.concatenate([number_of(next(clips).frames[:, 0]) for _ in range(18)])
     assert np.bincount(read).tolist() == [3] * 12
     images = make(folder, image_fraction=1.0)
     read = {SIZE: [], (48, 32): []}
     for _ in range(12):
-        frames = next(images)["frames"]
+        frames = next(images).frames
         read[frames.shape[2:4]].extend(number_of(frames[:, 0]))
     assert np.bincount(read[SIZE]).tolist() == [4] * 9
     assert np.bincount(read[48, 32]).tolist() == [4] * 3
@@ -102,7 +102,7 @@ def test_crops_are_random_and_not_scaled(tmp_path):
     y, x = np.mgrid[:32, :64]
     write(ImagesBuilder, tmp_path, {"train_32x48": [_picture(np.stack([x, y, 0 * x], -1) * 3)]})
     frames = np.concatenate(
-        [next(make([str(tmp_path)], image_fraction=1.0, seed=s))["frames"] for s in range(6)]
+        [next(make([str(tmp_path)], image_fraction=1.0, seed=s)).frames for s in range(6)]
     )
     assert frames.shape == (24, 1, *SIZE, 3)
     left = np.rint(frames[:, 0, :, 4, 0].mean(1) / 3) - 4
@@ -122,13 +122,13 @@ def test_flips_are_seeded_by_step_and_record(tmp_path):
     write(ImagesBuilder, tmp_path, {"train_32x48": [_picture(half)]})
     settings = {"image_fraction": 1.0, "flip": True, "image_batch_size": 40}
     one, two = (make([str(tmp_path)], **settings) for _ in range(2))
-    first, second = next(one)["frames"], next(one)["frames"]
+    first, second = next(one).frames, next(one).frames
     mirrored = first[:, 0, 16, 8, 0] > 100
     assert 8 < mirrored.sum() < 32
     assert (mirrored != (second[:, 0, 16, 8, 0] > 100)).any()
     np.testing.assert_array_equal(first[mirrored][0], first[~mirrored][0][:, :, ::-1])
     two.set_state({"next_index": 1})
-    assert next(two)["frames"].tobytes() == second.tobytes()
+    assert next(two).frames.tobytes() == second.tobytes()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -159,53 +159,53 @@ def test_another_number_of_hosts_goes_on_with_the_same_batches(folder, before, a
         ]
 
     def together(streams):
-        parts = [next(stream)["frames"] for stream in streams]
+        parts = [next(stream).frames for stream in streams]
         assert len({part.shape for part in parts}) == 1
         return np.concatenate(parts)
 
     whole = make(folder, **settings)
     first = hosts(before)
     for _ in range(13):
-        assert together(first).tobytes() == next(whole)["frames"].tobytes()
+        assert together(first).tobytes() == next(whole).frames.tobytes()
     states = [stream.get_state() for stream in first]
     assert all(state == states[0] for state in states)
     second = hosts(after)
     for stream in second:
         stream.set_state(states[0])
     for _ in range(20):
-        assert together(second).tobytes() == next(whole)["frames"].tobytes()
+        assert together(second).tobytes() == next(whole).frames.tobytes()
 
 
 def test_folders_by_weight_in_every_batch(folder, other):
     settings = {"image_fraction": 0.0, "batch_size": 8}
     # Clips 4 and up are in the first folder only; unweighted, it has 12 of 16.
     stream = make([folder, other], **settings)
-    read = np.concatenate([number_of(next(stream)["frames"][:, 0]) for _ in range(12)])
+    read = np.concatenate([number_of(next(stream).frames[:, 0]) for _ in range(12)])
     assert np.bincount(read).tolist() == [12] * 4 + [6] * 8
     stream = make([folder, other], sources={"weights": (1, 3)}, **settings)
     for _ in range(3):
-        assert (number_of(next(stream)["frames"][:, 0]) < 4).sum() >= 6
+        assert (number_of(next(stream).frames[:, 0]) < 4).sum() >= 6
     images = make([folder, other], sources={"weights": (1, 1)}, image_fraction=1.0)
-    shapes = [next(images)["frames"].shape[2:4] for _ in range(16)]
+    shapes = [next(images).frames.shape[2:4] for _ in range(16)]
     assert shapes.count((48, 32)) == 2  # a quarter of the first folder's half
 
 
 def test_image_buckets_by_choice_and_weight(folder):
     stream = make(folder, {"image_buckets": ((48, 32),)}, image_fraction=1.0)
-    assert next(stream)["frames"].shape == (4, 1, 48, 32, 3)
+    assert next(stream).frames.shape == (4, 1, 48, 32, 3)
     sources = {"image_buckets": (SIZE, (48, 32)), "image_weights": (1, 3)}
     stream = make(folder, sources, image_fraction=1.0)
-    shapes = [next(stream)["frames"].shape[2:4] for _ in range(20)]
+    shapes = [next(stream).frames.shape[2:4] for _ in range(20)]
     assert shapes.count((48, 32)) == 15
 
 
 def test_without_images_frames_of_clips_serve(tmp_path):
     clips = str(write_footage(tmp_path, images={}))
     stream = make(clips, image_fraction=0.5)
-    shapes = {next(stream)["frames"].shape for _ in range(4)}
+    shapes = {next(stream).frames.shape for _ in range(4)}
     assert shapes == {(2, 4, *SIZE, 3), (4, 1, *SIZE, 3)}
     stream = make(clips, {"image_buckets": ((16, 16),)}, image_fraction=1.0)
-    assert next(stream)["frames"].shape == (4, 1, 16, 16, 3)
+    assert next(stream).frames.shape == (4, 1, 16, 16, 3)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_bad_settings(folder, sources, says):
 
 def test_images_alone_cannot_make_videos(tmp_path):
     images = str(write_footage(tmp_path, clips=0))
-    assert next(make(images, image_fraction=1.0))["frames"].shape[1] == 1
+    assert next(make(images, image_fraction=1.0)).frames.shape[1] == 1
     with pytest.raises(UserError, match="needs videos"):
         make(images)
 
@@ -235,7 +235,7 @@ def test_a_damaged_record_neither_stops_nor_hides(tmp_path):
     write(ImagesBuilder, tmp_path, {"train_32x48": records})
     stream = make([str(tmp_path)], image_fraction=1.0)
     with pytest.warns(UserWarning, match=r"2\.jpg is damaged.*so far 1 of 4 records"):
-        read = np.concatenate([number_of(next(stream)["frames"][:, 0]) for _ in range(5)])
+        read = np.concatenate([number_of(next(stream).frames[:, 0]) for _ in range(5)])
     assert len(read) == 20 and set(read) == {0, 1, 3}
     records[3]["image"] = b""
     write(ImagesBuilder, tmp_path / "two", {"train_32x48": records})
@@ -320,15 +320,15 @@ def test_a_config_names_footage(folder, other):
     wanted = make(folder, flip=True, seed=3)
     assert all(equal(next(stream), next(wanted)) for _ in range(10))
     both = make_stream(config((folder, other), weights=(1, 1)), seed=3)
-    assert next(both)["frames"].shape == (2, 4, *SIZE, 3)
+    assert next(both).frames.shape == (2, 4, *SIZE, 3)
 
 
 def test_previews_come_from_the_validation_split_if_there_is_one(folder, tmp_path):
-    frames = make_preview_batch(config(folder))()["frames"]
+    frames = make_preview_batch(config(folder))().frames
     assert set(number_of(frames[:, 0])) == {50, 51}
     no_split = str(write_footage(tmp_path, clips=0))
     preview = make_preview_batch(config(no_split, image_fraction=1.0))()
-    assert preview["frames"].shape[:2] == (4, 1)
+    assert preview.frames.shape[:2] == (4, 1)
 
 
 def test_unknown_forms(folder):
