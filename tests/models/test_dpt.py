@@ -205,7 +205,7 @@ def test_unsupported_settings_are_refused_by_name(changes, message):
 def test_wrong_inputs_are_refused():
     module = DPTForDepthEstimation.from_config(TINY)
     with pytest.raises(UserError, match="multiples of 8"):
-        jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 60, 3), float))
+        jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 60, 3), "f4"))
 
 
 @pytest.mark.parametrize("size, shape", [(32, (32, 32)), ((24, 40), (24, 40))])
