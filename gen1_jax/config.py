@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from gen1_jax.errors import UserError
 
 SAVED_CONFIG = "config.json"  # in the work folder: what the run was started with, paths resolved
+DTYPES = ("float32", "bfloat16", "float16")  # accepted for computing and for exported weights
 HELP = "a config by name or path, and its part: tiny:video, configs/tiny.py:video"
 
 

@@ -21,11 +21,11 @@ from jax.sharding import Mesh
 
 from gen1_jax.conditioning import Conditioner, EncoderParams, read_settings
 from gen1_jax.diffusion.process import Schedule, make_schedule
+from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.diffusion.structure import LEVEL_CHANNELS, NUM_LEVELS, blur, normalise_clip
 from gen1_jax.distributed import FRAMES, batch_parts, clip_sharding, make_mesh, replicated
 from gen1_jax.errors import UserError
 from gen1_jax.tokenizer import Tokenizer, load_tokenizer
-from gen1_jax.training.objectives import sample_latents
 from gen1_jax.weights.folder import load_model
 
 

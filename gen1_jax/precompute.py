@@ -21,12 +21,12 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from gen1_jax.conditioning import Conditioner, EncoderParams
+from gen1_jax.config import DTYPES
 from gen1_jax.diffusion.structure import NUM_LEVELS
 from gen1_jax.distributed import batch_parts, batch_sharding, make_mesh, replicated
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
 from gen1_jax.tokenizer import load_tokenizer
-from gen1_jax.training.loop import DTYPES
 
 # Of a config: what the stored numbers follow from, beside data and models.
 SETTINGS = ("levels_per_clip", "precision", "records_per_shard", "batch_size", "dtype", "seed")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tiny_unet import normal
 
+from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.diffusion.structure import blur, normalise_clip
 from gen1_jax.editing import Controls, VideoEditor
 from gen1_jax.errors import UserError
-from gen1_jax.training.objectives import sample_latents
 
 RNG = np.random.default_rng(0)
 CLIPS = RNG.integers(0, 256, (2, 3, 16, 16, 3), np.uint8)

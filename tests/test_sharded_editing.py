@@ -7,11 +7,11 @@ from tiny_unet import drawn_params, normal
 
 from gen1_jax.aot.hlo import Program
 from gen1_jax.diffusion.process import make_schedule
+from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.distributed import clip_sharding, make_mesh, replicated
 from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
 from gen1_jax.models.unet import VideoUNet
-from gen1_jax.training.objectives import sample_latents
 
 SETTINGS = {
     "in_channels": 12,

@@ -15,10 +15,11 @@ from gen1_jax.aot.target import Target, Work
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.diffusion.process import make_schedule
+from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.distributed import FRAMES, batch_parts, batch_sharding, clip_sharding, replicated
 from gen1_jax.errors import UserError
 from gen1_jax.flops import count_flops
-from gen1_jax.training.objectives import make_objective, sample_latents
+from gen1_jax.training.objectives import make_objective
 from gen1_jax.training.step import make_module, make_optimizer, make_step, state_template
 from gen1_jax.weights.folder import module_from_config, param_template
 

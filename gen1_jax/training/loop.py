@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import Conditioner
-from gen1_jax.config import SAVED_CONFIG
+from gen1_jax.config import DTYPES, SAVED_CONFIG
 from gen1_jax.distributed import make_mesh, put_batch, replicated, to_host
 from gen1_jax.errors import UserError, WritingFailed
 from gen1_jax.files import read_json, replacing, write_json
@@ -37,7 +37,6 @@ from gen1_jax.weights.folder import init_params, load_model, save_model
 from gen1_jax.weights.merge import merge_params
 
 STEPS_TO_AGREE = 10  # between asking the other processes whether one was told to stop
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Stopped(KeyboardInterrupt):

@@ -18,9 +18,8 @@ from einops import rearrange
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import Conditioner, EncoderParams, to_content
 from gen1_jax.diffusion import prior as prior_diffusion
-from gen1_jax.diffusion.guidance import guided_prediction
-from gen1_jax.diffusion.process import Schedule, make_schedule, q_sample, target
-from gen1_jax.diffusion.sampler import ddim_sample
+from gen1_jax.diffusion.process import make_schedule, q_sample, target
+from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.diffusion.structure import model_input
 from gen1_jax.errors import UserError
 from gen1_jax.models import clip, dpt
@@ -339,34 +338,6 @@ def draw_latents(batch: Batch, key: jax.Array) -> jax.Array:
         raise UserError("latents_drawn needs latents_logvar: add it to data.fields")
     noise = jax.random.normal(key, batch.latents.shape)
     return batch.latents + jnp.exp(0.5 * batch.latents_logvar) * noise
-
-
-def sample_latents(
-    module: nn.Module,
-    params: Params,
-    schedule: Schedule,
-    noise: jax.Array,
-    content: jax.Array,
-    structure: jax.Array | None,
-    level: jax.Array | None,
-    *,
-    temporal_scale: jax.Array | float = 1.0,
-    guidance_scale: jax.Array | float = 1.0,
-    num_steps: int = 50,
-    **options: Any,
-) -> jax.Array:
-    """Guided DDIM: noise [b n h w 4] and content [b d] → latents. `options` are `ddim_sample`'s."""
-
-    def network(*arguments, **keywords):
-        return module.apply({"params": params}, *arguments, **keywords)
-
-    def denoise(z, t):
-        tokens = content[:, None]
-        return guided_prediction(
-            network, z, t, tokens, structure, level, temporal_scale, guidance_scale
-        )
-
-    return ddim_sample(denoise, schedule, noise, num_steps, **options)
 
 
 def _grid(*rows: np.ndarray) -> np.ndarray:

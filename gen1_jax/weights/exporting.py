@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from ml_dtypes import bfloat16
 
 from gen1_jax import __version__
 from gen1_jax.conditioning import read_settings
+from gen1_jax.config import DTYPES
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.errors import UserError
 from gen1_jax.weights.clip_towers import split_towers
@@ -31,7 +32,6 @@ from gen1_jax.weights.folder import (
 from gen1_jax.weights.naming import params_to_state_dict
 from gen1_jax.weights.tensor_files import TensorFiles
 
-DTYPES = {"float32": np.float32, "bfloat16": bfloat16, "float16": np.float16}
 MARKER = "model_index.json"
 # The oldest diffusers that reads the folder, as model_index.json wants it.
 _DIFFUSERS = "0.36.0"
@@ -76,7 +76,7 @@ def export_pipeline(
     for name in ("unet", "clip", *_WHOLE, "tokenizer"):
         if not (source / name).is_dir():
             raise UserError(f"{source} has no {name}; accepted: a whole pipeline folder")
-    options = {"dtype": DTYPES[dtype], "max_shard_bytes": max_shard_bytes}
+    options = {"dtype": jnp.dtype(dtype), "max_shard_bytes": max_shard_bytes}
     counts = {}
     with replacing_folder(output, MARKER) as new:
 
