@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import importlib.metadata
+import importlib.util
 import os
 import sys
 import warnings
@@ -36,6 +38,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Runs a subcommand; returns the exit code."""
     warnings.showwarning = _show_warning
+    _silence_false_alarms()
     parser = _Parser(
         prog="gen1", description="Edit videos, and train the model that does: Gen-1 in JAX."
     )
@@ -68,6 +71,18 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `gen1 … | head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _silence_false_alarms() -> None:
+    """Has XLA log nothing below a fatal error, where it else raises false alarms.
+
+    jaxlib up to 0.10.1 logs "could lead to execution errors such as SIGILL" for each CPU program
+    that it takes from disk (jax#38445). The programs run correctly. Call it before jax is imported.
+    """
+    version = importlib.metadata.version("jaxlib")
+    accelerated = importlib.util.find_spec("jax_plugins") or importlib.util.find_spec("libtpu")
+    if version in ("0.10.0", "0.10.1") and not accelerated:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:

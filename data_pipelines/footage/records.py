@@ -174,6 +174,8 @@ def _decode_video(data: bytes, num_frames: int) -> np.ndarray:
     scaler, frames, count = VideoReformatter(), np.empty(0), 0
     with av.open(io.BytesIO(data), format="mp4") as container:
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError("this build of ffmpeg has no decoder for its codec")
         stream.codec_context.thread_count = 1  # clips are decoded side by side
         for frame in container.decode(stream):
             if frame.is_corrupt or count == num_frames:

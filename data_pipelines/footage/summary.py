@@ -83,8 +83,10 @@ def _look(
         record = records[index]
         if kind == CLIPS:
             with av.open(io.BytesIO(record["video"]), format="mp4") as container:
-                stream = container.streams.video[0]
-                size = stream.height, stream.width
+                codec = container.streams.video[0].codec_context
+                if codec is None:  # this build of ffmpeg has no decoder for it
+                    return None
+                size = codec.height, codec.width
             times = np.frombuffer(record["times"], "<f8")
             own = {"bytes": len(record["video"]), "frames": len(times), "seconds": _span(times)}
         else:

@@ -42,6 +42,8 @@ def decode_video(data: bytes) -> np.ndarray:
     try:
         with av.open(io.BytesIO(data)) as container:
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError("this build of ffmpeg has no decoder for its codec")
             stream.codec_context.thread_count = 1  # frames are small; threads come from Grain
             return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)])
     except (av.FFmpegError, IndexError, ValueError) as error:

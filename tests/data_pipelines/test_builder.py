@@ -92,6 +92,9 @@ def test_bad_names(data_dir, tmp_path):
         builder.load(tmp_path, "test", "train")
     with pytest.raises(UserError, match="not a readable video"):
         records.decode_video(b"no video")
+    unknown_codec = records.encode_video(np.zeros((2, 8, 8, 3), np.uint8)).replace(b"rle ", b"none")
+    with pytest.raises(UserError, match="not a readable video"):
+        records.decode_video(unknown_codec)
 
 
 def test_unwritable_folder(tmp_path):

@@ -60,6 +60,14 @@ def test_captions_sources_and_damage_are_counted(tmp_path):
     assert section["sizes"] == {"32x48": 3, "40x48": 1}
 
 
+def test_a_clip_without_a_decoder_counts_as_damaged(tmp_path):
+    unknown_codec = clip(1)
+    unknown_codec["video"] = unknown_codec["video"].replace(b"avc1", b"none")
+    write(Clips, tmp_path, {"train_48x32": [clip(0), unknown_codec]})
+    (section,) = summarize(open_footage(tmp_path))
+    assert section["count"] == 2 and section["damaged"] == 1
+
+
 def test_large_folders_are_looked_into_at_random(folder):
     clips = summarize(open_footage(folder), limit=5, seed=1)[0]
     assert clips["count"] == 12 and clips["looked_at"] == 5

@@ -73,6 +73,7 @@ def test_quality_is_a_choice():
         lambda video: b"no video",
         lambda video: video[: len(video) // 2],
         lambda video: video[:-1000],
+        lambda video: video.replace(b"avc1", b"none"),  # of a codec that nobody knows
     ],
 )
 def test_a_damaged_clip_is_named(damage):
