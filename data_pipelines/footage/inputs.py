@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from gen1_jax.errors import UserError, one_line
+from gen1_jax.video.sources import natural_key
 
 MANIFESTS = (".csv", ".jsonl", ".parquet")
 CAPTION_SUFFIXES = (".txt", ".json")
@@ -140,11 +141,6 @@ def read_caption(texts: dict[str, bytes]) -> str:
 # --- folders --------------------------------------------------------------------------------------
 
 
-def _natural(name: str) -> list:
-    parts = re.split(r"([0-9]+)", name)  # text and digits in turn
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Walk:
     """Inputs in folders; see `find_inputs`."""
@@ -166,7 +162,7 @@ class _Walk:
                 raise UserError(f"{root}: cannot be read: {one_line(error)}") from error
             yield Input(_relative(folder, root), refused="cannot be opened")
             return
-        entries.sort(key=lambda entry: _natural(entry.name))
+        entries.sort(key=lambda entry: natural_key(entry.name))
         if self.frame_folders and _is_frame_folder(entries):
             yield Input(_relative(folder, root))
             return
@@ -210,7 +206,7 @@ def _caption_file(path: Path, suffix: str) -> Path:
 
 
 def _expand(pattern: str, root: Path, walk: _Walk) -> Iterator[Input]:
-    found = sorted(glob.glob(pattern, recursive=True), key=_natural)
+    found = sorted(glob.glob(pattern, recursive=True), key=natural_key)
     if not found:
         raise UserError(f"{pattern}: matches nothing; {ACCEPTED}")
     names: dict[Path, list[str]] = {}

@@ -4,6 +4,7 @@ Everything is `[... h w 3]` uint8 RGB in and out. Small clips are enlarged with 
 64x64 frames side by side should be pleasant on a screen without a viewer's help.
 """
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +15,6 @@ from PIL import Image, ImageDraw, ImageFont
 from gen1_jax.errors import UserError
 from gen1_jax.files import replacing
 
-# Matplotlib's "inferno" at 33 equal steps; straight lines between them are within 5/255.
-_INFERNO = (
-    "000004 040312 0b0724 150b37 210c4a 2f0a5b 3d0965 4a0c6b 57106e 64156e 71196e "
-    "7d1e6d 8a226a 972766 a32c61 b0315b bc3754 c73e4c d24644 db503b e45a31 eb6628 "
-    "f1731d f68013 f98e09 fb9d07 fcac11 fbbc21 f9cb35 f5db4c f2ea69 f3f68a fcffa4"
-)
 _INK, _PAPER = (235, 235, 240), (24, 24, 28)
 _GAP = 6
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -200,12 +195,12 @@ def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
 # --- parts ----------------------------------------------------------------------------------------
 
 
+@functools.cache
 def _inferno() -> np.ndarray:
-    """The colour table, `[256 3]` uint8."""
-    knots = np.array([list(bytes.fromhex(colour)) for colour in _INFERNO.split()], np.float64)
-    places = np.linspace(0, len(knots) - 1, 256)
-    columns = [np.interp(places, np.arange(len(knots)), knots[:, c]) for c in range(3)]
-    return np.stack(columns, axis=-1).round().astype(np.uint8)
+    """Returns matplotlib's colour table of that name, `[256 3]` uint8."""
+    from matplotlib import colormaps
+
+    return (255 * np.array(colormaps["inferno"].colors)).round().astype(np.uint8)
 
 
 def _checked(label: str, frames: np.ndarray) -> np.ndarray:

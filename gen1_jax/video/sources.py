@@ -112,12 +112,14 @@ def on_grid(source: Source) -> Iterator[tuple[Picture, int, int]]:
         yield held, slot, slot + max(1, round(held.duration * source.rate))
 
 
+def natural_key(name: str) -> list[str | int]:
+    """Returns the sort key of natural order, in which `2.png` comes before `10.png`."""
+    parts = re.split(r"([0-9]+)", name)  # text and digits alternate
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
+
+
 def open_folder(path: Path, size: tuple[int, int] | None) -> Source:
     """A folder of images, in natural order; hidden files and other files are passed over."""
-
-    def natural(name: str) -> list:
-        parts = re.split(r"([0-9]+)", name)  # text and digits in turn
-        return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
     try:
         files = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
@@ -128,7 +130,7 @@ def open_folder(path: Path, size: tuple[int, int] | None) -> Source:
         raise UserError(
             f"{path}: a folder without images; a folder needs {', '.join(IMAGE_SUFFIXES)} files"
         )
-    names.sort(key=natural)
+    names.sort(key=natural_key)
     shape = None
 
     def load(name: str) -> np.ndarray:
