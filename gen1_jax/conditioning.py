@@ -5,7 +5,6 @@ dictionary by the same names, so every function here is pure and can run inside 
 """
 
 import dataclasses
-import json
 import math
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from gen1_jax.batch import Batch
 from gen1_jax.diffusion import prior as prior_diffusion
 from gen1_jax.diffusion.structure import structure_image
 from gen1_jax.errors import UserError
+from gen1_jax.files import read_json
 from gen1_jax.models import clip, dpt
 from gen1_jax.weights.folder import load_model
 
@@ -241,16 +241,13 @@ SETTINGS = ("schedule", "spacing", "size", "num_frames", "guidance_scale", "prio
 def read_settings(folder: Path) -> dict[str, Any]:
     """A pipeline folder's gen1.json: the schedule, and the sizes the model was trained at."""
     path = folder / "gen1.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+    settings = read_json(path)
+    if settings is None:
         raise UserError(
             f"{folder} is no pipeline folder: it has no readable gen1.json; accepted: the "
             "`pipeline` folder of a run"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
-    missing = [n for n in SETTINGS if not isinstance(settings, dict) or n not in settings]
+        )
+    missing = [name for name in SETTINGS if name not in settings]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; needed: {', '.join(SETTINGS)}")
     return settings

@@ -3,7 +3,6 @@
 import ast
 import importlib
 import importlib.util
-import json
 import os
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +10,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from gen1_jax.errors import UserError
+from gen1_jax.files import read_json
 
 SAVED_CONFIG = "config.json"  # in the work folder: what the run was started with, paths resolved
 DTYPES = ("float32", "bfloat16", "float16")  # accepted for computing and for exported weights
@@ -57,13 +57,12 @@ def load_saved_config(workdir: Path) -> ConfigDict:
     Raises:
       UserError: the folder is not a trained part's.
     """
-    path = workdir / SAVED_CONFIG
-    try:
-        return ConfigDict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    config = read_json(workdir / SAVED_CONFIG)
+    if config is None:
         raise UserError(
             f"no readable {SAVED_CONFIG} in {workdir}; accepted: the folder of a trained part"
-        ) from error
+        )
+    return ConfigDict(config)
 
 
 def resolve_paths(config: ConfigDict, workdir: Path) -> ConfigDict:

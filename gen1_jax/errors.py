@@ -1,19 +1,18 @@
-"""The one exception for bad input; floor 0, so every module may raise it."""
+"""The exceptions for bad input. The module imports nothing, so that every other may raise them."""
 
 
 class UserError(ValueError):
     """Bad input from a user. Its text is one line: what is wrong and what is accepted.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints the text without a traceback and exits with code 2.
     """
 
 
 class WritingFailed(UserError):
-    """A file cannot be written: the fault of no input."""
+    """A file or folder cannot be written, whatever the input was."""
 
 
-def one_line(error: Exception) -> str:
-    """What another library's error says, for a place in a line of ours."""
-    return (
-        " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
-    )
+def one_line(error: BaseException) -> str:
+    """Returns the text of another library's error as one line, to be quoted in ours."""
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split()) or type(error).__name__

@@ -1,4 +1,8 @@
-"""Files that are there whole or not at all, and small JSON files."""
+"""The one atomic writer, for a file and for a folder, and the one reader and writer of JSON files.
+
+Both writers make the new content under a temporary name beside its place and move it there once it
+is whole and on the disk. A reader therefore never sees half a file.
+"""
 
 import contextlib
 import json
@@ -13,23 +17,30 @@ from gen1_jax.errors import UserError, WritingFailed, one_line
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A place beside `path` for its new content, which takes `path`'s place if nothing fails.
+def replacing(path: Path, failures: tuple[type[Exception], ...] = (OSError,)) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, which replaces `path` when the block succeeds.
 
-    The folder is made. A kill at any moment leaves what was there, or what is new.
+    Missing parent folders are made. If the block fails, or the process is killed at any moment,
+    `path` keeps its earlier content.
+
+    Args:
+      path: the file to write.
+      failures: exceptions by which the block's own calls say that they cannot write.
+
+    Yields:
+      The path to write to. It has the suffix of `path`, because some writers choose their format by
+      it. Its name is unique, so that several processes may write the same file.
 
     Raises:
-      WritingFailed: the place cannot be written to.
+      WritingFailed: the file cannot be written.
     """
     part = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        if part.is_file():
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
+        _sync(part)
         os.replace(part, path)
-    except OSError as error:
+    except (OSError, *failures) as error:
         raise WritingFailed(f"cannot write {path}: {one_line(error)}") from error
     finally:
         if part.is_dir():
@@ -38,28 +49,104 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
-    """Whole or not at all.
+@contextlib.contextmanager
+def replacing_folder(folder: Path, marker: str) -> Iterator[Path]:
+    """Yields a temporary folder beside `folder`, which replaces `folder` when the block succeeds.
+
+    Missing parent folders are made. If the block fails, `folder` stays as it was. A process that is
+    killed between the two renames of the replacement leaves the earlier content in a folder beside
+    it, whose name ends in `.old`.
+
+    Args:
+      folder: the folder to write. It may be missing, empty, or hold `marker`.
+      marker: name of a file by which a folder of this kind is known.
+
+    Yields:
+      The folder to write into.
 
     Raises:
-      WritingFailed: it cannot be written.
+      UserError: `folder` is a file, or a folder of another kind, which is not ours to replace.
+      WritingFailed: the folder cannot be written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"cannot write {folder}: it is a file; give a folder")
+    if folder.is_dir() and not (folder / marker).exists() and any(folder.iterdir()):
+        raise UserError(
+            f"will not replace {folder}: it holds files but no {marker}; give a new or empty folder"
+        )
+    new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.new")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new.mkdir()
+        yield new
+        for file in new.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        _swap(new, folder)
+    except WritingFailed as error:  # a file in `new`, whose name means nothing to a user
+        raise WritingFailed(
+            f"cannot write {folder}: {one_line(error.__cause__ or error)}"
+        ) from error
+    except OSError as error:
+        raise WritingFailed(f"cannot write {folder}: {one_line(error)}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes the temporary files that killed processes left in `folder`.
+
+    To be called only where no other process is writing there.
+    """
+    for part in folder.glob(".*.part*"):
+        part.unlink()
+
+
+def write_json(path: Path, content: Any, indent: int | None = 2, sort_keys: bool = False) -> None:
+    """Writes a JSON file that ends in a newline, atomically.
+
+    Raises:
+      WritingFailed: the file cannot be written.
+    """
+    text = json.dumps(content, indent=indent, sort_keys=sort_keys) + "\n"
     with replacing(path) as part:
-        part.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object that a JSON file holds; None if there is no such file.
+    """Returns the object that a JSON file holds, or None if there is no such file.
 
     Raises:
-      UserError: it cannot be read, or holds no object.
+      UserError: the file cannot be read, or holds no object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"cannot read {path}: it must hold a JSON object")
     return content
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file's content is on the disk."""
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Renames `new` to `folder`; the earlier folder is deleted once `new` stands in its place."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = new.with_suffix(".old")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

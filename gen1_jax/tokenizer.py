@@ -4,9 +4,9 @@ A tokenizer folder is the public one: `tokenizer.json`, or `vocab.json` with `me
 `tokenizer_config.json`. OpenAI's as published loads here; ours loads in transformers.
 """
 
+import contextlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gen1_jax.errors import UserError
+from gen1_jax.files import read_json, replacing
 
 if TYPE_CHECKING:  # imported when a tokenizer is made, so that the command line starts fast
     import tokenizers
@@ -117,9 +118,8 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
             f"no tokenizer in {folder}; accepted: a folder with tokenizer.json, or with vocab.json "
             "and merges.txt"
         )
+    config = read_json(folder / "tokenizer_config.json") or {}
     try:
-        path = folder / "tokenizer_config.json"
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if whole.is_file():
             backend = tokenizers.Tokenizer.from_file(str(whole))
         else:
@@ -174,22 +174,18 @@ def train_tokenizer(
         "pad_token": END,
         "unk_token": UNKNOWN,
     }
-    files = {
-        "vocab.json": json.dumps(vocab, ensure_ascii=False),
-        "merges.txt": "\n".join(["#version: 0.2", *map(" ".join, merges), ""]),
-        "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+    # The last to be entered takes its place first: tokenizer.json, by which a finished tokenizer is
+    # known, comes last. If one cannot be written, none takes its place.
+    texts = {
         "tokenizer.json": backend.to_str(pretty=True),
+        "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+        "merges.txt": "\n".join(["#version: 0.2", *map(" ".join, merges), ""]),
+        "vocab.json": json.dumps(vocab, ensure_ascii=False),
     }
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new", dir=folder) as new:
-            for name, text in files.items():
-                (Path(new) / name).write_text(text, encoding="utf-8")
-            for name in files:  # all were written, so none is left half-written
-                os.replace(Path(new) / name, folder / name)
-    except OSError as error:
-        raise UserError(f"cannot write the tokenizer to {folder}: {error}") from error
+    with contextlib.ExitStack() as stack:
+        for name, text in texts.items():
+            part = stack.enter_context(replacing(Path(folder) / name))
+            part.write_text(text, encoding="utf-8")
     return Tokenizer(backend, config)
 
 

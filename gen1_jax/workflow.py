@@ -1,6 +1,5 @@
 """The parts of a config, each run by its kind: world, training, encoding, pipeline, evaluation."""
 
-import json
 import re
 import shutil
 import time
@@ -94,7 +93,7 @@ def encode(config, workdir: Path, progress: bool) -> None:
 
 def assemble(config, workdir: Path, progress: bool) -> None:
     """Copies the finished models into one folder that `gen1 edit` reads; whole or not at all."""
-    from gen1_jax.weights.folder import replacing_folder
+    from gen1_jax.files import replacing_folder, write_json
 
     sources = {**config.folders.to_dict(), "tokenizer": config.tokenizer}
     for name, source in sources.items():
@@ -103,8 +102,7 @@ def assemble(config, workdir: Path, progress: bool) -> None:
     with replacing_folder(workdir, marker="gen1.json") as new:
         for name, source in sources.items():
             shutil.copytree(source, new / name)
-        settings = json.dumps(config.settings.to_dict(), indent=2) + "\n"
-        (new / "gen1.json").write_text(settings, encoding="utf-8")
+        write_json(new / "gen1.json", config.settings.to_dict())
 
 
 def check_given(config, workdir: Path, progress: bool) -> None:

@@ -161,8 +161,9 @@ def test_settings_of_a_pipeline_are_read_or_refused(micro_run, tmp_path):
         with pytest.raises(UserError, match="is no pipeline folder"):
             read_settings(folder)
     for text, words in (
-        ("{", "is not valid JSON"),
-        ("[]", "lacks schedule, spacing"),
+        ("{", "cannot read .*gen1.json"),
+        ("[]", "gen1.json"),
+        ("{}", "lacks schedule, spacing"),
         (json.dumps(settings | {"x": 1}).replace("spacing", "spaces"), "lacks spacing; needed:"),
     ):
         (tmp_path / "gen1.json").write_text(text)

@@ -10,7 +10,7 @@ from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation import report
 from gen1_jax.evaluation.sweep import Item, Palette, make_grid, run_sweep
-from gen1_jax.files import write_json
+from gen1_jax.files import replacing, write_json
 from gen1_jax.video import pictures
 from gen1_jax.video.io import read_video, write_video
 
@@ -91,9 +91,8 @@ def summarise(records: list[dict], workdir: Path, grid: list[dict]) -> None:
     """Prints the table; writes table.md, metrics.json and, if a control varies, trends.png."""
     rows = report.summarise(records)
     print(report.format_table(rows))
-    (workdir / "table.md").write_text(
-        report.format_table(rows, markdown=True) + "\n", encoding="utf-8"
-    )
+    with replacing(workdir / "table.md") as part:
+        part.write_text(report.format_table(rows, markdown=True) + "\n", encoding="utf-8")
     base = [
         r
         for r in records

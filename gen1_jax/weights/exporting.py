@@ -6,7 +6,6 @@
 Tensors are copied file to file, one shard in memory at a time.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,12 +20,12 @@ from gen1_jax.conditioning import read_settings
 from gen1_jax.config import DTYPES
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.errors import UserError
+from gen1_jax.files import replacing_folder, write_json
 from gen1_jax.weights.clip_towers import split_towers
 from gen1_jax.weights.folder import (
     checked_tensors,
     module_from_config,
     read_config,
-    replacing_folder,
     write_model,
 )
 from gen1_jax.weights.naming import params_to_state_dict
@@ -108,8 +107,8 @@ def export_pipeline(
             write(folder, tower.config, tensors, shapes)
         shutil.copytree(source / "tokenizer", new / "tokenizer")
         (new / "scheduler").mkdir()
-        _write_json(new / "scheduler" / "scheduler_config.json", scheduler_config(settings))
-        _write_json(new / MARKER, model_index(settings))
+        write_json(new / "scheduler" / "scheduler_config.json", scheduler_config(settings))
+        write_json(new / MARKER, model_index(settings))
         shutil.copyfile(_SOURCES / "video_unet.py", new / "unet" / "video_unet.py")
         shutil.copyfile(_SOURCES / "pipeline.py", new / "pipeline.py")
         card = model_card(settings, counts, dtype, origin)
@@ -272,7 +271,3 @@ Trained on clips of {settings["num_frames"]} frames at {height} x {width}. Weigh
 `unet/video_unet.py` is the whole UNet in plain PyTorch; its tensors without "temporal" in their
 names load into diffusers' `UNet2DConditionModel`. The other parts are stock classes.
 """
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

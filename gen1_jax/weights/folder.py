@@ -5,12 +5,8 @@ This is the one format of a finished model: what is saved here loads in PyTorch 
 """
 
 import importlib
-import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from safetensors import SafetensorError
 
 from gen1_jax.errors import UserError
-from gen1_jax.files import read_json
+from gen1_jax.files import read_json, replacing_folder, write_json
 from gen1_jax.weights.naming import (
     match_keys,
     params_to_state_dict,
@@ -106,7 +101,7 @@ def save_model(folder: str | os.PathLike, module: nn.Module, params: Mapping[str
     match_keys(
         shapes, param_template(module), f"parameters are not those of {type(module).__name__}"
     )
-    with replacing_folder(folder) as new:
+    with replacing_folder(folder, CONFIG) as new:
         write_model(new, config, shapes, state_dict)
 
 
@@ -125,39 +120,9 @@ def write_model(
         shapes, tensors: by PyTorch key.
         **options: of `write_tensors`: dtype, max_shard_bytes.
     """
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    (folder / CONFIG).write_text(text, encoding="utf-8")
+    write_json(folder / CONFIG, config, sort_keys=True)
     name = DIFFUSERS_WEIGHTS if "_class_name" in config else TRANSFORMERS_WEIGHTS
-    for file in write_tensors(folder, name, shapes, tensors, **options):
-        _apply_umask(file, 0o666)
-
-
-@contextmanager
-def replacing_folder(folder: Path, marker: str = CONFIG) -> Iterator[Path]:
-    """Yields a temporary sibling of `folder`, which takes its place if no error ends the block.
-
-    Raises:
-        UserError: `folder` is a file, or holds something but not `marker` (so it is not ours to
-            replace); or the operating system refused.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"cannot write {folder}: it is a file; give a folder")
-    if folder.is_dir() and not (folder / marker).exists() and any(folder.iterdir()):
-        raise UserError(
-            f"will not replace {folder}: it holds files but no {marker}; give a new or empty folder"
-        )
-    new = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".new", dir=folder.parent))
-        _apply_umask(new, 0o777)
-        yield new
-        _swap(new, folder)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {folder}: {error}") from error
-    finally:
-        if new is not None:
-            shutil.rmtree(new, ignore_errors=True)
+    write_tensors(folder, name, shapes, tensors, **options)
 
 
 def load_model(folder: str | os.PathLike, dtype: Any = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -245,25 +210,3 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config is None:
         raise UserError(f"no {CONFIG} in {folder}; it is no model folder")
     return config
-
-
-def _swap(new: Path, folder: Path) -> None:
-    """Renames `new` to `folder`; what was there goes only once the new stands in its place."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
-    folder.rename(old)  # onto an empty folder: allowed, and atomic
-    try:
-        new.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _apply_umask(path: Path, mode: int) -> None:
-    """Gives a file that was made private the permissions of any other new file."""
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(mode & ~umask)

@@ -3,7 +3,6 @@
 Tensors go file to file under the names that our modules have: a shard is in memory at a time.
 """
 
-import json
 import math
 import os
 import re
@@ -13,14 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gen1_jax.errors import UserError
-from gen1_jax.files import read_json
+from gen1_jax.files import read_json, replacing_folder, write_json
 from gen1_jax.weights.clip_towers import join_configs, join_tensors
 from gen1_jax.weights.exporting import MARKER, Reported, read_model, read_scheduler
 from gen1_jax.weights.folder import (
     ModelTensors,
     module_from_config,
     read_config,
-    replacing_folder,
     write_model,
 )
 from gen1_jax.weights.tensor_files import TensorFiles
@@ -169,7 +167,7 @@ def _write_part(
     with replacing_folder(folder, RECORD) as new:
         (new / "model").mkdir()
         write_model(new / "model", config, tensors.shapes, Reported(tensors, report))
-        (new / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(new / RECORD, record)
     return imported
 
 
@@ -234,8 +232,7 @@ def import_pipeline(
             counts[name] = sum(math.prod(shape) for shape in tensors.shapes.values())
         if not import_tokenizer(source / "tokenizer", new):
             raise UserError(f"no tokenizer in {source / 'tokenizer'}; it is no whole export")
-        text = json.dumps(settings, indent=2) + "\n"
-        (new / "gen1.json").write_text(text, encoding="utf-8")
+        write_json(new / "gen1.json", settings)
     return counts
 
 

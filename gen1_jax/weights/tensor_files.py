@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from gen1_jax.errors import UserError
+from gen1_jax.files import read_json, write_json
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TRANSFORMERS_WEIGHTS = "model.safetensors"
@@ -120,11 +121,7 @@ def find_weight_files(folder: Path) -> list[Path]:
 
 
 def _read_index(index: Path) -> list[str]:
-    try:
-        shards = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {index}: {error}") from error
-    shards = shards.get("weight_map") if isinstance(shards, dict) else None
+    shards = (read_json(index) or {}).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise UserError(f"{index} lists no files; it must hold a weight_map")
     for shard in shards.values():
@@ -193,14 +190,29 @@ def write_tensors(
         files = [folder / f"{stem}-{i:05d}-of-{count:05d}{suffix}" for i in range(1, count + 1)]
     for file, keys in zip(files, shards, strict=True):
         arrays = {key: _cast(key, np.asarray(tensors[key]), dtype) for key in keys}
-        # transformers refuses a file that does not say which framework it is for.
-        save_file(arrays, file, metadata={"format": "pt"})
+        _save(arrays, file)
     if len(shards) > 1:
         total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
         where = {key: f.name for f, keys in zip(files, shards, strict=True) for key in keys}
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        (folder / f"{name}.index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+        write_json(folder / f"{name}.index.json", index)
     return files
+
+
+def _save(arrays: dict[str, np.ndarray], file: Path) -> None:
+    """Writes one safetensors file, which is as public as any other new file.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    try:
+        # transformers refuses a file that does not say which framework it is for.
+        save_file(arrays, file, metadata={"format": "pt"})
+    except SafetensorError as error:  # so the library reports a full disk
+        raise OSError(str(error)) from error
+    umask = os.umask(0)
+    os.umask(umask)
+    file.chmod(0o666 & ~umask)  # the library makes private files
 
 
 def _cast(key: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -14,6 +14,7 @@ import pytest
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
+from gen1_jax import files
 from gen1_jax.errors import UserError
 from gen1_jax.models.autoencoder import AutoencoderKL
 from gen1_jax.models.prior import PriorTransformer
@@ -37,6 +38,7 @@ PRIOR = PriorTransformer(
     num_attention_heads=2, attention_head_dim=8, num_layers=1, embedding_dim=12, num_embeddings=6
 )
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
 
 
 def random_params(module, seed=0):
@@ -238,7 +240,7 @@ def shard(saved):
     for file, part in (("a.safetensors", names[:half]), ("b.safetensors", names[half:])):
         save_file({name: tensors[name] for name in part}, saved / file)
     where = {name: "ab"[i >= half] + ".safetensors" for i, name in enumerate(names)}
-    (saved / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": where}))
+    (saved / INDEX).write_text(json.dumps({"weight_map": where}))
     (saved / WEIGHTS).unlink()
 
 
@@ -252,8 +254,8 @@ def test_sharded_weights(saved):
 @pytest.mark.parametrize("index", ["{}", "[]"])
 def test_empty_index(saved, index):
     shard(saved)
-    (saved / f"{WEIGHTS}.index.json").write_text(index)
-    fails(saved, "lists no files; it must hold a weight_map")
+    (saved / INDEX).write_text(index)
+    fails(saved, INDEX)
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -301,27 +303,12 @@ def test_a_full_disk_leaves_everything_as_it_was(saved, monkeypatch, where, exis
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folder_module, where, full)
+    module = {"write_tensors": folder_module, "_swap": files}[where]
+    monkeypatch.setattr(module, where, full)
     target = saved if existing else saved.parent / "new"
     before = files_of(saved)
     with pytest.raises(UserError, match="cannot write .*No space left on device"):
         save_model(target, PRIOR, random_params(PRIOR))
-    assert files_of(saved) == before
-    assert list(saved.parent.iterdir()) == [saved]
-
-
-def test_a_failed_rename_brings_the_old_folder_back(saved, monkeypatch):
-    rename = type(saved).rename
-
-    def once(self, target):
-        if self.name.endswith(".new"):
-            raise OSError(5, "Input/output error")
-        return rename(self, target)
-
-    monkeypatch.setattr(type(saved), "rename", once)
-    before = files_of(saved)
-    with pytest.raises(UserError, match="Input/output error"):
-        save_model(saved, PRIOR, random_params(PRIOR))
     assert files_of(saved) == before
     assert list(saved.parent.iterdir()) == [saved]
 

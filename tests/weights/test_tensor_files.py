@@ -351,7 +351,7 @@ def test_an_index_that_is_no_json(sharded, text):
 @pytest.mark.parametrize("content", [{}, [], None, "x", {"weight_map": {}}, {"weight_map": ["a"]}])
 def test_an_index_that_lists_nothing(sharded, content):
     (sharded / INDEX).write_text(json.dumps(content))
-    refused(sharded, f"{INDEX} lists no files; it must hold a weight_map")
+    refused(sharded, INDEX)
 
 
 @pytest.mark.parametrize(
