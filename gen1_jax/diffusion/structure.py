@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from einops import repeat
 
+from gen1_jax.interpolation import interpolation_matrix
+
 NUM_LEVELS = 8  # t_s ∈ {0 … 7}
 LEVEL_CHANNELS = 4
 
@@ -54,14 +56,8 @@ def _halve(size: int) -> np.ndarray:
 
 def _resize(size: int, out: int) -> np.ndarray:
     """Linear interpolation with pixel centres at (i + ½)/size: [out size]."""
-    position = np.clip((np.arange(out) + 0.5) * size / out - 0.5, 0, size - 1)
-    low = np.floor(position).astype(int)
-    high = np.minimum(low + 1, size - 1)
-    weight = position - low
-    matrix = np.zeros((out, size))
-    matrix[np.arange(out), low] += 1 - weight
-    matrix[np.arange(out), high] += weight
-    return matrix
+    positions = np.clip((np.arange(out) + 0.5) * size / out - 0.5, 0, size - 1)
+    return interpolation_matrix(positions, size)
 
 
 def blur(depth: jax.Array, level: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ import numpy as np
 from einops import rearrange
 
 from gen1_jax.errors import UserError
+from gen1_jax.interpolation import interpolation_matrix
 from gen1_jax.models.layers import ACTIVATIONS, Conv, Dense, LayerNorm, attention
 
 READOUTS = ("ignore", "add", "project")
@@ -33,8 +34,7 @@ def _interpolation_matrix(size: int, new_size: int, align_corners: bool) -> np.n
     else:
         places = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
         places = places.clip(0, size - 1)
-    distance = np.abs(places[:, None] - np.arange(size))
-    return np.maximum(0, 1 - distance).astype(np.float32)
+    return interpolation_matrix(places, size).astype(np.float32)
 
 
 def _interpolate(x: jax.Array, height: int, width: int, align_corners: bool) -> jax.Array:
