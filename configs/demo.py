@@ -1,8 +1,13 @@
-"""`make demo`: the tiny run with a fraction of its steps; a quarter of an hour on two CPU cores.
+"""The tiny run with a fraction of its steps, on a smaller world: the quick start.
 
+    make demo
     gen1 all --config demo --workdir runs/demo
 
-Parts, models and data are those of `configs/tiny.py`, on a smaller world.
+Hardware: two CPU cores; the run took 14 minutes there, a third of it compilation.
+Result: 32 held-out clips are recoloured by prompt with a colour accuracy of about 0.95 (chance:
+0.125) and a structure correlation of about 0.76; docs/results.md has all measures.
+
+Parts and models are those of `configs/tiny.py`; this file changes only what it names.
 """
 
 from ml_collections import ConfigDict
@@ -10,6 +15,7 @@ from ml_collections import ConfigDict
 from gen1_jax.configs import tiny
 
 PARTS = tiny.PARTS
+BUILDER = "demo"  # size of the moving-shapes data set: 1024 training clips
 
 # Steps of each trained part.
 STEPS = {
@@ -23,26 +29,28 @@ STEPS = {
     "blur": 110,
 }
 
-# Parts that picture their fixed batch at the end; compiling a sampler for a UNet stage would take
-# half a minute, and the evaluation pictures the last.
+# Parts that make pictures at their end. The UNet's stages make none: compiling a sampler would
+# take half a minute for each, and the evaluation pictures the last stage.
 PICTURED = ("autoencoder", "depth")
-CLIPS, IMAGES = 6, 48  # of the UNet's batches; the same number of frames
+# Clips, or images, in a batch of the UNet's stages; both have the same number of frames.
+CLIPS, IMAGES = 6, 48
 
 
 def get_config(part: str = "all") -> ConfigDict:
-    """One part's config; see `configs/tiny.py`."""
+    """Returns one part's config or, for `all`, the list of parts."""
     config = tiny.get_config(part)
     if "builder" in config:
-        config.builder = "demo"
+        config.builder = BUILDER
     if "data" in config and "builder" in config.data:
-        config.data.builder = "demo"
+        config.data.builder = BUILDER
     if part in STEPS:
         config.num_steps = STEPS[part]
         config.checkpoint_every = STEPS[part]
         config.sample_every = STEPS[part] if part in PICTURED else 0
         config.ema_decay = 0.98
     if part == "autoencoder":
-        # At tiny's 3e-3 one of the four latent channels is learnt late, and with it some colours.
+        # At tiny's rate of 3e-3 one of the four latent channels is learnt late, and with it the
+        # difference between some colours.
         config.optimizer.learning_rate, config.optimizer.warmup_steps = 1.5e-3, 100
     if part in ("image", "video", "structure", "blur"):
         config.data.batch_size, config.data.image_batch_size = CLIPS, IMAGES

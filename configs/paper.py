@@ -5,71 +5,64 @@
       --vae stable-diffusion-v1-5/stable-diffusion-v1-5/vae \\
       --clip openai/clip-vit-large-patch14 --depth Intel/dpt-large \\
       --prior kakaobrain/karlo-v1-alpha/prior
-    gen1 train --config paper:image --workdir runs/paper/image      # then video, structure, blur
-
-and, before any of it, without an accelerator: does it fit, and how fast can it be?
-
-    gen1 compile --config paper:blur --topology v5p:4x4x8
-
-The UNet's stages read encoded clips and images, which are made of your own before:
-
     gen1 ingest clips SRC --size 256x448 --num-frames 8 --stride 4 --out runs/paper/footage
     gen1 ingest images SRC --out runs/paper/footage
     gen1 precompute --config paper:encoded --workdir runs/paper/encoded
+    gen1 train --config paper:image --workdir runs/paper/image      # then video, structure, blur
 
-Sizes, batches and steps are the paper's; it does not give the optimizer's settings, which are here
-those of Stable Diffusion's own training where known.
+Hardware: 128 chips of TPU v5p. The compiler says, without a TPU, what a step takes of them:
+
+    gen1 compile --config paper:blur --topology v5p:4x4x8
+
+A step of 1152 clips takes 48.8 GiB of a chip's 95.7 GiB, and at best 87.7 % of the chip's peak
+(docs/performance.md; a bound, not a measurement). `--search` finds settings for other chips.
+Result: not known; this project has not trained it.
+
+Sizes, batches and steps are the paper's. The paper does not give the optimizer's settings; those
+below are Stable Diffusion's own where they are known.
 """
 
 from ml_collections import ConfigDict
 
-from gen1_jax.configs import tiny
+from gen1_jax.configs import base
 
-PARTS = (
-    "unet", "autoencoder", "clip", "depth", "prior", "tokenizer", "footage", "encoded",
-    "image", "video", "structure", "blur", "pipeline",
-)  # fmt: skip
+VIDEO_SIZE = (256, 448)  # (height, width) of frames; the paper gives width × height, 448 × 256
+IMAGE_SIZES = ((320, 320), (320, 384), (384, 320), (256, 448), (448, 256))  # (height, width)
+FACTOR = 8  # pixels of a latent, along each side
+NUM_FRAMES = 8  # frames of a clip
+STRIDE = 4  # source frames from one frame of a clip to the next
+VIDEOS, IMAGES = 1152, 9216  # in a batch; 9216 = 1152 clips · 8 frames
 
-# Of frames, (height, width). The paper gives width × height: 448 × 256 is wide.
-VIDEO_SIZE = (256, 448)
-IMAGE_SIZES = ((320, 320), (320, 384), (384, 320), (256, 448), (448, 256))
-FACTOR = 8  # pixels to a latent, along each side
-NUM_FRAMES = 8  # of a clip
-STRIDE = 4  # source frames from one frame to the next
-VIDEOS, IMAGES = 1152, 9216  # in a batch; 9216 = 1152 · 8 frames
-LEVELS = tuple(range(8))  # t_s
-
-_SD = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
-def get_config(part: str = "all") -> ConfigDict:
-    """One part's config, or (`all`) the list of parts."""
-    if part == "all":
-        return ConfigDict({"kind": "all", "parts": PARTS})
-    if part not in PARTS:
-        raise ValueError(f"unknown part {part!r}; known: all, {', '.join(PARTS)}")
-    return globals()[f"_{part}"]()
+# ---------------------------------------------------------------- models from elsewhere
 
 
-# ---------------------------------------------------------------- what comes from elsewhere
+def imported(flag: str, source: str, model: dict) -> ConfigDict:
+    """Returns the config of a public checkpoint, which `gen1 import` brings.
 
-
-def _imported(flag: str, source: str, model: dict) -> ConfigDict:
+    Args:
+      flag: the option of `gen1 import`.
+      source: where the checkpoint is published.
+      model: its network, for `gen1 compile`; training reads the checkpoint's own config.json.
+    """
     return ConfigDict(
         {
-            "kind": "given",  # checked, not made
-            "holds": "model/config.json",
+            "kind": "given",  # `gen1 all` checks that it is there, and does not make it
+            "holds": "model/config.json",  # the file that must be there
             "made_by": f"gen1 import {flag} {source} -o RUN",
-            "model": model,  # as in the checkpoint's own config.json, which counts
+            "model": model,
         }
     )
 
 
-def _unet() -> ConfigDict:
-    return _imported("--unet", f"{_SD}/unet", _network(temporal=False, structured=False))
+def imported_unet() -> ConfigDict:
+    model = unet(temporal=False, structured=False)
+    return imported("--unet", f"{STABLE_DIFFUSION}/unet", model)
 
 
-def _autoencoder() -> ConfigDict:
+def autoencoder() -> ConfigDict:
     model = {
         "_class_name": "AutoencoderKL",
         "block_out_channels": (128, 256, 512, 512),
@@ -81,10 +74,10 @@ def _autoencoder() -> ConfigDict:
         "scaling_factor": 0.18215,
         "sample_size": 512,
     }
-    return _imported("--vae", f"{_SD}/vae", model)
+    return imported("--vae", f"{STABLE_DIFFUSION}/vae", model)
 
 
-def _clip() -> ConfigDict:
+def clip() -> ConfigDict:
     model = {
         "model_type": "clip",
         "projection_dim": 768,
@@ -96,7 +89,8 @@ def _clip() -> ConfigDict:
             "hidden_act": "quick_gelu",
             "vocab_size": 49408,
             "max_position_embeddings": 77,
-            "bos_token_id": 0,  # so published; 2 stands for "the largest id ends a text"
+            # As published. An eos_token_id of 2 says: the largest id ends a text.
+            "bos_token_id": 0,
             "eos_token_id": 2,
         },
         "vision_config": {
@@ -109,10 +103,10 @@ def _clip() -> ConfigDict:
             "patch_size": 14,
         },
     }
-    return _imported("--clip", "openai/clip-vit-large-patch14", model)
+    return imported("--clip", "openai/clip-vit-large-patch14", model)
 
 
-def _depth() -> ConfigDict:
+def depth() -> ConfigDict:
     model = {
         "model_type": "dpt",
         "hidden_size": 1024,
@@ -125,10 +119,10 @@ def _depth() -> ConfigDict:
         "neck_hidden_sizes": (256, 512, 1024, 1024),
         "fusion_hidden_size": 256,
     }
-    return _imported("--depth", "Intel/dpt-large", model)
+    return imported("--depth", "Intel/dpt-large", model)
 
 
-def _prior() -> ConfigDict:
+def prior() -> ConfigDict:
     model = {
         "_class_name": "PriorTransformer",
         "num_attention_heads": 32,
@@ -138,21 +132,24 @@ def _prior() -> ConfigDict:
         "num_embeddings": 77,
         "additional_embeddings": 4,
     }
-    return _imported("--prior", "kakaobrain/karlo-v1-alpha/prior", model)
+    return imported("--prior", "kakaobrain/karlo-v1-alpha/prior", model)
 
 
-def _tokenizer() -> ConfigDict:
+def tokenizer() -> ConfigDict:
     return ConfigDict(
         {
             "kind": "given",
             "holds": "tokenizer_config.json",
             "made_by": "gen1 import --clip openai/clip-vit-large-patch14 -o RUN",
-            "context_length": 77,
+            "context_length": 77,  # tokens of a caption
         }
     )
 
 
-def _footage() -> ConfigDict:
+# ---------------------------------------------------------------- footage, and encoded footage
+
+
+def footage() -> ConfigDict:
     size = "x".join(map(str, VIDEO_SIZE))
     options = f"--size {size} --num-frames {NUM_FRAMES} --stride {STRIDE}"
     return ConfigDict(
@@ -164,22 +161,41 @@ def _footage() -> ConfigDict:
     )
 
 
-def _encoded() -> ConfigDict:
-    """To `clips`, and to a folder for each size of image, which `_data` names."""
-    config = tiny.get_config("encoded")
-    config.data = {"form": "footage", "folder": "../footage", "size": VIDEO_SIZE}
-    config.levels_per_clip = 8  # every t_s is stored
-    config.batch_size = 16
-    config.num_threads = 16
-    config.dtype = "bfloat16"
-    return config
+def encoded() -> ConfigDict:
+    """Returns the encoding of clips, to `clips`, and of images, to one folder for each size."""
+    return base.encoding(
+        {"form": "footage", "folder": "../footage", "size": VIDEO_SIZE},
+        levels_per_clip=8,
+        batch_size=16,
+        num_threads=16,
+        dtype="bfloat16",
+    )
 
 
-# ---------------------------------------------------------------- the stages
+def encoded_data(**fields) -> dict:
+    """Returns the `data` of a stage: the encoded clips and images."""
+
+    def latent_size(size: tuple[int, int]) -> tuple[int, int]:
+        return size[0] // FACTOR, size[1] // FACTOR
+
+    return base.encoded_data(
+        folder="../encoded/clips",
+        image_folders=tuple(f"../encoded/images_{h}x{w}" for h, w in IMAGE_SIZES),
+        num_frames=NUM_FRAMES,
+        buckets=(latent_size(VIDEO_SIZE),),
+        image_buckets=tuple(map(latent_size, IMAGE_SIZES)),
+        batch_size=VIDEOS,
+        image_batch_size=IMAGES,
+        num_threads=16,
+        **{"image_fraction": 0.125, **fields},  # 12.5 % of batches are images
+    )
 
 
-def _network(temporal: bool, structured: bool) -> dict:
-    """Stable Diffusion 1.5's UNet; with temporal layers; with structure's channels."""
+# ---------------------------------------------------------------- the UNet's four stages
+
+
+def unet(temporal: bool, structured: bool) -> dict:
+    """Returns Stable Diffusion 1.5's UNet, with or without our temporal and structure layers."""
     return {
         "_class_name": "VideoUNet" if temporal else "UNet2DConditionModel",
         "sample_size": 64,
@@ -190,56 +206,29 @@ def _network(temporal: bool, structured: bool) -> dict:
         "block_out_channels": (320, 640, 1280, 1280),
         "layers_per_block": 2,
         "cross_attention_dim": 768,  # width of a CLIP ViT-L/14 image embedding
-        "attention_head_dim": 8,  # number of heads, as SD 1.x's files have it
+        "attention_head_dim": 8,  # number of heads, as in the files of Stable Diffusion 1.x
         "norm_num_groups": 32,
         **({"max_frames": 32} if temporal else {}),
     }
 
 
-def _data(**fields) -> dict:
-    def latents(size: tuple[int, int]) -> tuple[int, int]:
-        return size[0] // FACTOR, size[1] // FACTOR
-
-    return {
-        **tiny.encoded_data(
-            folder="../encoded/clips",
-            # Named by height and width: ../encoded/images_320x384
-            image_folders=tuple(f"../encoded/images_{h}x{w}" for h, w in IMAGE_SIZES),
-            num_frames=NUM_FRAMES,
-            buckets=(latents(VIDEO_SIZE),),
-            image_buckets=tuple(map(latents, IMAGE_SIZES)),
-            batch_size=VIDEOS,
-            image_batch_size=IMAGES,
-            image_fraction=0.125,  # of batches
-            num_threads=16,  # of each host
-        ),
-        **fields,
-    }
-
-
-def _stage(name: str, init_from: str, num_steps: int, **fields):
-    return tiny.training(
+def stage(name: str, init_from: str, **fields) -> ConfigDict:
+    """Returns the config of a stage, with the settings that all four share."""
+    return base.stage(
         name,
-        "diffusion",
-        init_from=init_from,
-        frozen=tiny.frozen("vae"),  # for pictures alone: data are encoded
-        loss={"latents_drawn": False},  # True needs latents_logvar among data.fields
+        init_from,
         optimizer={
             "learning_rate": 1e-4,
             "warmup_steps": 1000,
-            "final_fraction": 1.0,  # constant: the stages follow each other
+            "final_fraction": 1.0,  # the rate stays constant: the next stage goes on
             "weight_decay": 0.01,
             "b1": 0.9,
             "b2": 0.999,
             "clip_norm": 1.0,
         },
-        num_steps=num_steps,
         ema_decay=0.9999,
-        dtype="bfloat16",  # parameters, their average and Adam's moments are float32
-        # Of 128 chips of v5p; `gen1 compile --search` finds what fits elsewhere.
-        mesh={"data": -1, "fsdp": 8, "frames": 1},
-        microbatches=1,
-        remat="none",
+        dtype="bfloat16",  # parameters, their average and AdamW's moments stay float32
+        mesh={"data": -1, "fsdp": 8, "frames": 1},  # for 128 chips of v5p
         log_every=50,
         sample_every=2500,
         checkpoint_every=1000,
@@ -248,57 +237,79 @@ def _stage(name: str, init_from: str, num_steps: int, **fields):
     )
 
 
-def _image() -> ConfigDict:
-    """SD 1.5 learns to read CLIP image embeddings, and to predict v."""
-    return _stage(
-        "image", "../unet/model", 15_000,
-        model=_network(temporal=False, structured=False),
-        data=_data(fields=("latents", "content"), image_fraction=1.0),
-    )  # fmt: skip
+def image() -> ConfigDict:
+    """Returns the stage in which SD 1.5 learns to read CLIP image embeddings and to predict v."""
+    return stage(
+        "image",
+        init_from="../unet/model",
+        model=unet(temporal=False, structured=False),
+        data=encoded_data(fields=("latents", "content"), image_fraction=1.0),
+        num_steps=15_000,
+    )
 
 
-def _video() -> ConfigDict:
-    return _stage(
-        "video", "../image/model", 75_000,
-        model=_network(temporal=True, structured=False),
-        merge={"new": ("temporal",), "dropped": (), "widened": ()},
-        data=_data(fields=("latents", "content")),
-    )  # fmt: skip
+def video() -> ConfigDict:
+    return stage(
+        "video",
+        init_from="../image/model",
+        merge=base.ADDS_TEMPORAL_LAYERS,
+        model=unet(temporal=True, structured=False),
+        data=encoded_data(fields=("latents", "content")),
+        num_steps=75_000,
+    )
 
 
-def _structure() -> ConfigDict:
-    return _stage(
-        "structure", "../video/model", 25_000,
-        model=_network(temporal=True, structured=True),
-        merge={"new": (), "dropped": (), "widened": ("^conv_in/kernel$",)},
-        data=_data(levels=(0,)),
-    )  # fmt: skip
+def structure() -> ConfigDict:
+    return stage(
+        "structure",
+        init_from="../video/model",
+        merge=base.ADDS_STRUCTURE_CHANNELS,
+        model=unet(temporal=True, structured=True),
+        data=encoded_data(levels=(0,)),
+        num_steps=25_000,
+    )
 
 
-def _blur() -> ConfigDict:
-    return _stage(
-        "blur", "../structure/model", 10_000,
-        model=_network(temporal=True, structured=True),
-        data=_data(levels=LEVELS),
-    )  # fmt: skip
+def blur() -> ConfigDict:
+    return stage(
+        "blur",
+        init_from="../structure/model",
+        model=unet(temporal=True, structured=True),
+        data=encoded_data(levels=base.LEVELS),
+        num_steps=10_000,
+    )
 
 
 # ---------------------------------------------------------------- the finished pipeline
 
 
-def _pipeline() -> ConfigDict:
-    return ConfigDict(
-        {
-            "kind": "pipeline",
-            "folders": {"unet": "../blur/model", **tiny.frozen("vae", "clip", "depth", "prior")},
-            "tokenizer": "../tokenizer",
-            "settings": {
-                "schedule": {"zero_terminal_snr": False},
-                "spacing": "leading",
-                "size": VIDEO_SIZE,
-                "num_frames": NUM_FRAMES,
-                "guidance_scale": 7.5,
-                "prior": {"num_steps": 25, "guidance_scale": 4.0},  # Karlo's own
-            },
-        }
+def pipeline() -> ConfigDict:
+    return base.pipeline(
+        size=VIDEO_SIZE,
+        num_frames=NUM_FRAMES,
+        guidance_scale=7.5,
+        prior_guidance_scale=4.0,  # Karlo's own
     )
+
+
+# In the order in which they are imported, made and trained.
+PARTS = {
+    "unet": imported_unet,
+    "autoencoder": autoencoder,
+    "clip": clip,
+    "depth": depth,
+    "prior": prior,
+    "tokenizer": tokenizer,
+    "footage": footage,
+    "encoded": encoded,
+    "image": image,
+    "video": video,
+    "structure": structure,
+    "blur": blur,
+    "pipeline": pipeline,
+}
+
+
+def get_config(part: str = "all") -> ConfigDict:
+    """Returns one part's config or, for `all`, the list of parts."""
+    return base.choose(PARTS, part)

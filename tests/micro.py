@@ -1,15 +1,15 @@
-"""Everything once more, as small as it works: configs/tiny.py for the tests, a few steps a part.
+"""configs/tiny.py at the smallest sizes that work, with a few steps a part: for the tests.
 
     gen1 all --config tests/micro.py --workdir …
 
-goes through all of it; tests/micro_run.py spares most of the training.
+runs all of it. tests/micro_run.py makes the same run folder without most of the training.
 """
 
 from ml_collections import ConfigDict
 
 from gen1_jax.configs import tiny
 
-# Without evaluation, which has tests of its own.
+# The evaluation has tests of its own.
 PARTS = tuple(part for part in tiny.PARTS if part != "evaluation")
 # Divides over the suite's eight virtual devices.
 BATCH = 8
@@ -38,7 +38,7 @@ _MODELS = {
         "embedding_proj_dim": 16,
     },
     "unet": {
-        "down_block_types": ("DownBlock2D",),  # attention in the middle is enough
+        "down_block_types": ("DownBlock2D",),  # the middle block has attention
         "up_block_types": ("UpBlock2D",),
         "block_out_channels": (8,),
         "cross_attention_dim": 16,
@@ -49,7 +49,7 @@ _MODELS = {
 
 
 def get_config(part: str = "all") -> ConfigDict:
-    """One part's config; see `configs/tiny.py`."""
+    """Returns one part's config or, for `all`, the list of parts."""
     if part == "all":
         return ConfigDict({"kind": "all", "parts": PARTS})
     config = tiny.get_config(part)
@@ -61,7 +61,7 @@ def get_config(part: str = "all") -> ConfigDict:
         config.num_steps = config.sample_every = config.checkpoint_every = 2
         config.log_every = 1
         config.optimizer.warmup_steps = 1
-        config.split_from = 512  # its parameters are small; the largest are split all the same
+        config.split_from = 512  # so that the largest of its small parameters are sharded
         config.data.batch_size = config.data.image_batch_size = BATCH
         if config.data.form == "raw":
             config.data.buckets = ((16, 16),)

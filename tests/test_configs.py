@@ -1,4 +1,4 @@
-"""Every config in configs/: complete, explained, and made of models and data that exist."""
+"""Configs: each part is complete and made of what exists; the paper's numbers stand in paper.py."""
 
 import math
 from pathlib import Path
@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from gen1_jax.batch import Batch
 from gen1_jax.conditioning import SETTINGS, Conditioner
-from gen1_jax.config import load_config, resolve_paths
-from gen1_jax.configs import demo, paper, tiny
+from gen1_jax.config import load_config, load_model_configs, resolve_paths
+from gen1_jax.configs import base, demo, paper, tiny
+from gen1_jax.data_pipelines.moving_shapes.builder import CONFIGS as WORLDS
 from gen1_jax.errors import UserError
+from gen1_jax.precompute import check_settings as check_encoding
 from gen1_jax.training.loop import check_settings
 from gen1_jax.training.objectives import make_objective
 from gen1_jax.training.step import make_optimizer
@@ -21,22 +24,74 @@ from gen1_jax.workflow import KINDS
 
 CONFIGS = {"tiny": tiny, "demo": demo, "paper": paper}
 EACH = [(name, part) for name, module in CONFIGS.items() for part in module.PARTS]
+FIELDS = set(Batch.__dataclass_fields__)
+# The class that each part's model is built as.
+CLASSES = {
+    "unet": "VideoUNet",
+    "autoencoder": "AutoencoderKL",
+    "clip": "CLIPModel",
+    "depth": "DPTForDepthEstimation",
+    "prior": "PriorTransformer",
+    **dict.fromkeys(("image", "video", "structure", "blur"), "VideoUNet"),
+}
+
+
+def check_train(part: str, config: ConfigDict) -> None:
+    check_settings(config)
+    module = module_from_config(config.model.to_dict())
+    assert type(module).__name__ == CLASSES[part]
+    make_objective(config.objective, module, Conditioner(), config.loss.to_dict())
+    make_optimizer(num_steps=config.num_steps, **config.optimizer)
+    assert config.name == part and config.num_steps > config.optimizer.warmup_steps
+    assert 0 < config.ema_decay < 1 and 0 <= config.data.image_fraction <= 1
+    # Raw data hold frames, encoded data latents; nothing is asked for that no batch has.
+    assert {"raw": "frames", "encoded": "latents"}[config.data.form] in config.data.fields
+    assert set(config.data.fields) <= FIELDS
+    for rows in ("batch_size", "image_batch_size"):
+        assert config.data[rows] % config.microbatches == 0
+
+
+def check_given(part: str, config: ConfigDict) -> None:
+    assert config.made_by.startswith("gen1 ") and not Path(config.holds).is_absolute()
+    if "model" in config:
+        assert type(module_from_config(config.model.to_dict())).__name__ == CLASSES[part]
+
+
+def check_pipeline(part: str, config: ConfigDict) -> None:
+    assert set(config.folders) == {"unet", "vae", "clip", "depth", "prior"}
+    assert set(config.settings) == set(SETTINGS)
+
+
+def check_evaluation(part: str, config: ConfigDict) -> None:
+    assert config.split == "test" and config.num_clips >= config.num_pictured > 0
+    assert config.builder in WORLDS
+    first = config.structure_level[0], config.temporal_scale[0]
+    assert first == (0, 1.0)  # the plain edit, which the headline figures are of
+
+
+CHECKS = {
+    "train": check_train,
+    "given": check_given,
+    "encode": lambda part, config: check_encoding(config),
+    "world": lambda part, config: WORLDS[config.builder],
+    "tokenizer": lambda part, config: WORLDS[config.builder],
+    "pipeline": check_pipeline,
+    "evaluation": check_evaluation,
+}
 
 
 @pytest.mark.parametrize(("name", "part"), EACH)
 def test_every_part_can_be_run(name, part):
-    config = CONFIGS[name].get_config(part)
-    assert config.kind in KINDS
-    if config.kind != "train":
-        return
-    module = module_from_config(config.model.to_dict())
-    make_objective(config.objective, module, Conditioner(), config.loss.to_dict())
-    make_optimizer(num_steps=config.num_steps, **config.optimizer)
-    assert config.name == part and config.num_steps > config.optimizer.warmup_steps
-    if config.data.form == "raw":
-        assert {"frames"} <= set(config.data.fields)
-    if config.kind == "train":
-        check_settings(config)
+    assert CHECKS.keys() == KINDS.keys()
+    config = load_config(f"{name}:{part}")
+    CHECKS[config.kind](part, config)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_lists_its_parts_in_order(name):
+    assert load_config(name).to_dict() == {"kind": "all", "parts": tuple(CONFIGS[name].PARTS)}
+    with pytest.raises(ValueError, match="unknown part 'vidoe'; known: all, "):
+        CONFIGS[name].get_config("vidoe")
 
 
 def zeros_of(model: dict):
@@ -59,8 +114,7 @@ def test_stages_take_over_from_each_other():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_parts_fit_together(name):
-    get = CONFIGS[name].get_config
-    folders = {"../" + part for part in CONFIGS[name].PARTS}
+    get, parts = CONFIGS[name].get_config, list(CONFIGS[name].PARTS)
 
     def paths(tree):
         for value in tree.values():
@@ -69,47 +123,79 @@ def test_parts_fit_together(name):
             elif isinstance(value, str) and value.startswith("../"):
                 yield value
 
-    for index, part in enumerate(CONFIGS[name].PARTS):
-        earlier = {"../" + p for p in CONFIGS[name].PARTS[:index]}
+    for index, part in enumerate(parts):
         for path in paths(get(part).to_dict()):
-            assert "/".join(path.split("/")[:2]) in folders & earlier, (part, path)
+            assert path.split("/")[1] in parts[:index], (part, path)
     width = get("clip").model.projection_dim
     assert get("blur").model.cross_attention_dim == get("prior").model.embedding_dim == width
     length = get("tokenizer").context_length
     assert get("clip").model.text_config.max_position_embeddings == length
     assert get("prior").model.num_embeddings == length
     settings = get("pipeline").settings
-    assert set(settings) == set(SETTINGS)
-    assert settings.num_frames <= get("blur").model.max_frames
+    assert settings.num_frames == get("blur").data.num_frames <= get("blur").model.max_frames
     size, patch = get("depth").model.image_size, get("depth").model.patch_size
     assert size % patch == 0 and settings.size[0] % 2 == 0
-    assert sorted(get("blur").data.levels) == list(range(8))
+    # The latents that a stage asks for are those of the frames that an edit will have.
+    factor = 2 ** (len(get("autoencoder").model.block_out_channels) - 1)
+    assert get("blur").data.buckets == (tuple(side // factor for side in settings.size),)
 
 
 def test_the_demo_is_the_tiny_run_with_less_of_it():
+    assert demo.PARTS == tiny.PARTS
     for part in tiny.PARTS:
-        if tiny.get_config(part).kind == "train":
-            small, large = demo.get_config(part), tiny.get_config(part)
-            assert small.num_steps < large.num_steps and small.model == large.model
+        small, large = demo.get_config(part), tiny.get_config(part)
+        if large.kind == "train":
+            assert small.num_steps == demo.STEPS[part] < large.num_steps
+            assert (small.model, small.objective) == (large.model, large.objective)
+            assert small.data.fields == large.data.fields
+    assert demo.get_config("world").builder == demo.get_config("depth").data.builder == "demo"
     assert demo.get_config("evaluation").num_clips >= 32
 
 
-def test_the_paper_s_sizes():
-    """Section 4.1 of the paper; Stable Diffusion 1.5's number of parameters."""
+# ---------------------------------------------------------------- the paper's numbers
+
+
+def test_the_paper_s_stages():
+    """Section 4.1 of the paper."""
     get = paper.get_config
-    steps = {stage: get(stage).num_steps for stage in ("image", "video", "structure", "blur")}
-    assert steps == {"image": 15_000, "video": 75_000, "structure": 25_000, "blur": 10_000}
-    blur = get("blur")
-    assert (blur.data.batch_size, blur.data.image_batch_size) == (1152, 9216)
-    assert blur.data.num_frames == 8 and "--num-frames 8 --stride 4" in get("footage").made_by
-    assert blur.data.image_fraction == 0.125 and get("image").data.image_fraction == 1
-    assert blur.data.buckets == ((32, 56),)
-    assert set(blur.data.image_buckets) == {(40, 40), (40, 48), (48, 40), (32, 56), (56, 32)}
-    count = sum(x.size for x in jax.tree.leaves(zeros_of(get("unet").model.to_dict())))
-    assert count == 859_520_964
+    stages = ("image", "video", "structure", "blur")
+    assert {stage: get(stage).num_steps for stage in stages} == {
+        **{"image": 15_000, "video": 75_000, "structure": 25_000, "blur": 10_000}
+    }
+    # A stage goes on from the one before; the first from Stable Diffusion.
+    before = [Path(get(stage).init_from).parts[1] for stage in stages]
+    assert before == ["unet", "image", "video", "structure"]
+    assert [get(stage).model.in_channels for stage in stages] == [4, 4, 12, 12]
+    assert ["max_frames" in get(stage).model for stage in stages] == [False, True, True, True]
+    assert get("structure").data.levels == (0,)
+    assert get("blur").data.levels == base.LEVELS == (0, 1, 2, 3, 4, 5, 6, 7)
+    assert [get(stage).data.image_fraction for stage in stages] == [1.0, 0.125, 0.125, 0.125]
+    for stage in stages:
+        data = get(stage).data
+        assert (data.batch_size, data.image_batch_size, data.num_frames) == (1152, 9216, 8)
+        assert data.buckets == ((32, 56),)  # 448 × 256 pixels, 8 to a latent
+        assert data.image_buckets == ((40, 40), (40, 48), (48, 40), (32, 56), (56, 32))
+    assert "--size 256x448 --num-frames 8 --stride 4" in get("footage").made_by
+    assert get("encoded").levels_per_clip == 8 and get("encoded").data["size"] == (256, 448)
+    settings = get("pipeline").settings.to_dict()
+    assert settings["size"] == (256, 448) and settings["guidance_scale"] == 7.5
+    assert settings["prior"] == {"num_steps": 25, "guidance_scale": 4.0}
 
 
-# ------------------------------------------------------------------------------------- reading
+@pytest.mark.parametrize(
+    ("part", "count"),
+    [
+        ("unet", 859_520_964),  # Stable Diffusion 1.5's
+        ("autoencoder", 83_653_863),  # Stable Diffusion 1.5's
+        ("clip", 427_616_513),  # CLIP ViT-L/14's
+    ],
+)
+def test_the_paper_s_models_have_the_published_number_of_parameters(part, count):
+    template = param_template(module_from_config(paper.get_config(part).model.to_dict()))
+    assert sum(x.size for x in jax.tree.leaves(template)) == count
+
+
+# ---------------------------------------------------------------- reading
 
 
 def test_overrides_change_what_they_name():
@@ -138,3 +224,25 @@ def test_paths_are_relative_to_the_parts_own_folder(tmp_path):
     resolved = resolve_paths(config, tmp_path / "video")
     assert resolved.a == str(tmp_path / "image" / "model") and resolved.b.c == str(tmp_path / "x")
     assert resolved.d == "/y" and resolved.e == math.pi
+
+
+def test_models_are_known_by_the_folders_of_their_parts():
+    folders = base.model_folders("vae", "clip", "depth", "prior")
+    models = load_model_configs("tiny:blur", folders)
+    parts = {"vae": "autoencoder", "clip": "clip", "depth": "depth", "prior": "prior"}
+    assert models == {n: tiny.get_config(part).model.to_dict() for n, part in parts.items()}
+
+
+def test_a_config_of_ones_own_may_build_on_the_base(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from gen1_jax.configs import base\n"
+        "def get_config(part):\n"
+        "    return base.choose({'mine': lambda: base.training('mine', 'depth', seed=5)}, part)\n"
+    )
+    config = load_config(f"{path}:mine", ["num_steps=3"])
+    assert (config.name, config.seed, config.num_steps) == ("mine", 5, 3)
+    with pytest.raises(UserError, match="unknown part 'yours'; known: all, mine"):
+        load_config(f"{path}:yours")
+    with pytest.raises(UserError, match="no config 'huge'; accepted: demo, paper, tiny, or"):
+        load_config("huge")

@@ -1,0 +1,129 @@
+"""The clips that an evaluation edits, from the moving-shapes world or from a prompt file."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gen1_jax.errors import UserError
+from gen1_jax.video.io import read_video
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A clip to edit, with the truth about it where that is known.
+
+    Attributes:
+      clip: its name in the records.
+      frames: `[n H W 3]` uint8.
+      prompt: what it should become.
+      depth: `[n H W]` true inverse depth.
+      mask: `[n H W]` bool, the object that the prompt recolours.
+      colour: the colour that the prompt names.
+    """
+
+    clip: str
+    frames: np.ndarray
+    prompt: str
+    depth: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    colour: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Palette:
+    """The colours that prompts name, and the judge of an object's colour.
+
+    Attributes:
+      rgb: name → RGB.
+      colour_of: (frames, mask) → (name of the object's colour, distance to each colour).
+    """
+
+    rgb: dict[str, tuple[int, int, int]]
+    colour_of: Callable[[np.ndarray, np.ndarray], tuple[str, dict]]
+
+
+def world_items(
+    folder: str | Path, builder: str, split: str, count: int, seed: int = 0
+) -> tuple[list[Item], Palette]:
+    """Returns clips of the world with the truth, and prompts that ask for another colour.
+
+    Args:
+      folder: of the data set.
+      builder: its size: demo, tiny, …
+      split: the split to take clips from.
+      count: clips, from the split's first on.
+      seed: of the colours asked for.
+
+    Raises:
+      UserError: the data set is not there, or has fewer clips.
+    """
+    from gen1_jax.data_pipelines.moving_shapes.builder import load
+    from gen1_jax.data_pipelines.moving_shapes.records import decode_example
+    from gen1_jax.data_pipelines.moving_shapes.renderer import COLOURS, colour_of, edit_prompt
+
+    source = load(folder, builder, split)
+    if count > len(source):
+        raise UserError(
+            f"{count} clips asked; {split} of moving_shapes/{builder} has {len(source)}"
+        )
+    rng = np.random.default_rng(seed)
+    items = []
+    for i in range(count):
+        clip = decode_example(source[i])
+        truth = clip["truth"]
+        colour = str(rng.choice([name for name in COLOURS if name != truth["colour"]]))
+        items.append(
+            Item(
+                clip=f"{split}-{i:05d}",
+                frames=clip["frames"],
+                prompt=edit_prompt(truth, colour),
+                depth=clip["depth"],
+                mask=clip["mask"],
+                colour=colour,
+            )
+        )
+    return items, Palette(COLOURS, colour_of)
+
+
+def file_items(path: Path, size: tuple[int, int], num_frames: int, stride: int) -> list[Item]:
+    """Returns the items of a prompt file: a JSON object a line, {"video": PATH, "prompt": TEXT}.
+
+    Args:
+      path: the file. Videos are relative to its folder.
+      size: (height, width) that frames are brought to, in pixels.
+      num_frames: frames of each clip.
+      stride: source frames from one frame to the next.
+
+    Raises:
+      UserError: naming the line that is wrong.
+    """
+    items = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a prompt file: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            video, prompt = entry["video"], entry["prompt"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise UserError(
+                f'{path}, line {number}: {{"video": PATH, "prompt": TEXT}} is accepted, '
+                f"not {line[:60]!r}"
+            ) from None
+        if not isinstance(video, str) or not isinstance(prompt, str) or not prompt.strip():
+            raise UserError(f"{path}, line {number}: video and prompt must be texts, not empty")
+        try:
+            source = path.parent / video
+            frames = read_video(source, num_frames=num_frames, stride=stride, size=size).frames
+        except UserError as error:
+            raise UserError(f"{path}, line {number}: {error}") from error
+        items.append(Item(clip=f"{video}#{number}", frames=frames, prompt=prompt))
+    if not items:
+        raise UserError(f"{path}: holds no prompts")
+    return items
