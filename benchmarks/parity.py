@@ -192,7 +192,7 @@ def unet_cases(config: Mapping[str, Any], rng: np.random.Generator) -> dict[str,
         return (channels_last(model(channels_first(sample), timesteps, context).sample),)
 
     def ours(apply, sample, timesteps, context):
-        return (apply(sample[:, None, None], timesteps, context[:, None])[:, 0, 0],)
+        return (apply(sample[:, None], timesteps, context)[:, 0],)
 
     def case(batch: int, height: int, width: int, tokens: int) -> Case:
         sample = normal(rng, batch, height, width, config["in_channels"])

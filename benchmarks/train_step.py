@@ -80,11 +80,11 @@ def make_arrays(config: dict) -> tuple[np.ndarray, ...]:
     def normal(*shape: int) -> np.ndarray:
         return rng.normal(size=shape).astype(np.float32)
 
-    place = (CLIPS, 1, FRAMES, SIZE, SIZE)
+    place = (CLIPS, FRAMES, SIZE, SIZE)
     return (
         normal(*place, config["in_channels"]),
         rng.integers(0, 1000, CLIPS).astype(np.int32),
-        normal(CLIPS, 1, TOKENS, config["cross_attention_dim"]),
+        normal(CLIPS, TOKENS, config["cross_attention_dim"]),
         normal(*place, 4),
     )
 
@@ -189,9 +189,11 @@ class Torch:
         self.batch = tuple(map(torch.from_numpy, arrays))
 
     def gradient(self) -> torch.Tensor:
-        *inputs, v = self.batch
+        sample, timesteps, context, v = self.batch
         self.optimizer.zero_grad(set_to_none=True)
-        loss = (self.model(*inputs) - v).square().mean()
+        # The PyTorch module always takes an axis of guidance branches.
+        predicted = self.model(sample[:, None], timesteps, context[:, None])[:, 0]
+        loss = (predicted - v).square().mean()
         loss.backward()
         return loss
 

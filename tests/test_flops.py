@@ -105,9 +105,9 @@ def test_the_paper_s_network_on_one_clip(temporal):
     unet = VideoUNet(in_channels=12)
     template = jax.eval_shape(lambda: param_template(unet))
     arguments = (
-        jax.ShapeDtypeStruct((1, 1, 8, 32, 56, 12), jnp.float32),
+        jax.ShapeDtypeStruct((1, 8, 32, 56, 12), jnp.float32),
         jax.ShapeDtypeStruct((1,), jnp.int32),
-        jax.ShapeDtypeStruct((1, 1, 1, 768), jnp.float32),
+        jax.ShapeDtypeStruct((1, 1, 768), jnp.float32),
     )
 
     def apply(params, *inputs):

@@ -412,17 +412,20 @@ class VideoUNet(nn.Module):
         context: jax.Array,
         num_video_branches: int | None = None,
     ) -> jax.Array:
-        """Predicts v.
+        """Predicts v of clips, or of several guidance branches of each clip.
 
         Args:
-          sample: [b g n h w c], `in_channels` channels.
-          timesteps: [b].
-          context: [b g l d], content tokens of each branch.
-          num_video_branches: the first that many branches use the temporal layers; all if None.
+          sample: Noisy clips [b n h w c], or branches of each clip [b g n h w c].
+          timesteps: Diffusion steps [b].
+          context: Tokens for cross-attention [b l d], or those of each branch [b g l d].
+          num_video_branches: How many branches, counted from the first, use the temporal layers;
+            None stands for all. A clip without branches is one branch.
 
         Returns:
-          [b g n h w out_channels], float32.
+          v, float32, in the sample's shape with `out_channels` channels.
         """
+        if is_plain := sample.ndim == 5:
+            sample, context = sample[:, None], context[:, None]
         b, g, n, height, width, _ = sample.shape
         axes = Axes(b, n, g, g if num_video_branches is None else num_video_branches)
         widths = self.block_out_channels
@@ -482,13 +485,14 @@ class VideoUNet(nn.Module):
             self.norm_num_groups, self.norm_eps, self.dtype, jax.nn.silu, name="conv_norm_out"
         )
         x = Conv(self.out_channels, dtype=self.dtype, name="conv_out")(norm(x))
-        return rearrange(x, "(b n g) h w c -> b g n h w c", b=b, n=n).astype(jnp.float32)
+        v = rearrange(x, "(b n g) h w c -> b g n h w c", b=b, n=n).astype(jnp.float32)
+        return v[:, 0] if is_plain else v
 
     def dummy_inputs(self) -> tuple:
         """The smallest input that touches every parameter: a clip of two frames."""
         size = 2 ** (len(self.block_out_channels) - 1)
-        sample = jnp.zeros((1, 1, 2, size, size, self.in_channels))
-        return sample, jnp.zeros((1,), jnp.int32), jnp.zeros((1, 1, 1, self.cross_attention_dim))
+        sample = jnp.zeros((1, 2, size, size, self.in_channels))
+        return sample, jnp.zeros((1,), jnp.int32), jnp.zeros((1, 1, self.cross_attention_dim))
 
     @classmethod
     def from_config(cls, config: dict, dtype: Any = None) -> "VideoUNet":

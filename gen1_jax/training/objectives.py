@@ -295,7 +295,7 @@ def diffusion(
         kept = jax.random.bernoulli(drop_key, 1 - content_drop_rate, (z0.shape[0], 1))
         content = jnp.where(kept, batch.content, 0)
         inputs = model_input(q_sample(schedule, z0, eps, t), *condition(batch))
-        v = module.apply({"params": params}, inputs[:, None], t, content[:, None, None])[:, 0]
+        v = module.apply({"params": params}, inputs, t, content[:, None])
         return jnp.mean(jnp.square(v - target(schedule, z0, eps, t))), {}
 
     @jax.jit

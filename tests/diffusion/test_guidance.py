@@ -51,13 +51,13 @@ def guided():
 def single_passes():
     """FLOPs and predictions of (video content, video null, image null), each applied by itself."""
     inputs, null = np.asarray(model_input(Z, STRUCTURE, LEVEL)), np.zeros_like(CONTENT)
-    args = (inputs[:, None], T, CONTENT[:, None])
+    args = (inputs, T, CONTENT)
     video_flops, video = compiled(network, PARAMS, *args)
     content = video(PARAMS, *args)
-    without = video(PARAMS, *args[:2], null[:, None])
+    without = video(PARAMS, *args[:2], null)
     # Each frame an example of its own, of one frame, through the same parameters.
-    frames = inputs.reshape(B * N, 1, 1, *inputs.shape[2:])
-    args = (frames, T.repeat(N), null.repeat(N, 0)[:, None])
+    frames = inputs.reshape(B * N, 1, *inputs.shape[2:])
+    args = (frames, T.repeat(N), null.repeat(N, 0))
     image_flops, image = compiled(network, PARAMS, *args)
     predictions = (content, without, image(PARAMS, *args))
     predictions = [np.asarray(x, np.float64).reshape(Z.shape) for x in predictions]

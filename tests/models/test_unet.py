@@ -91,6 +91,15 @@ def test_an_inflated_network_is_the_image_network_on_every_frame(inflated, compi
         np.testing.assert_array_equal(got, want)
 
 
+def test_a_clip_without_branches_is_a_clip_of_one_branch():
+    module = small()
+    params = drawn_params(module)
+    sample, t, context = inputs(g=1)
+    one_branch = apply(module, params, sample, t, context)
+    plain = apply(module, params, sample[:, 0], t, context[:, 0])
+    np.testing.assert_array_equal(plain, one_branch[:, 0])
+
+
 def test_image_batches_do_not_touch_temporal_parameters():
     module = small()
     spatial, temporal = gradient(module, drawn_params(module), inputs(n=1))
