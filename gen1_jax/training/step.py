@@ -177,7 +177,13 @@ def make_optimizer(
     """AdamW with clipping, and weight decay on matrices only.
 
     Linear warm-up, then a cosine to `final_fraction` of the rate.
+
+    Raises:
+      UserError: `clip_norm` is not above 0. It would make every gradient zero, and a gradient that
+        is zero not a number (optax#1752).
     """
+    if not clip_norm > 0:
+        raise UserError(f"clip_norm is {clip_norm}; a number above 0 is accepted")
     schedule = optax.warmup_cosine_decay_schedule(
         0.0,
         learning_rate,

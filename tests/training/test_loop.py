@@ -77,6 +77,12 @@ def toy(steps: int = 1, seed: int = 0, first: int = 0, factor: float = 1.0, **se
     return states, metrics
 
 
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0, float("nan")])
+def test_a_clip_norm_that_stops_learning_is_refused(clip_norm):
+    with pytest.raises(UserError, match="clip_norm is .*; a number above 0 is accepted"):
+        make_optimizer(num_steps=1, learning_rate=0.1, warmup_steps=0, clip_norm=clip_norm)
+
+
 def test_same_seed_step_and_batch_give_the_same_numbers():
     (_, one), metrics = toy()
     (_, two), again = toy()
