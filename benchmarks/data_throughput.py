@@ -46,8 +46,8 @@ from gen1_jax.data_pipelines import mixture
 from gen1_jax.data_pipelines.encoded import reader as encoded
 from gen1_jax.data_pipelines.encoded.records import make_layout
 from gen1_jax.data_pipelines.encoded.writer import EncodedWriter
-from gen1_jax.data_pipelines.footage.mixing import make_buckets
 from gen1_jax.data_pipelines.footage.reader import open_footage
+from gen1_jax.data_pipelines.sources import make_buckets, open_raw
 from gen1_jax.data_pipelines.stream import Stream
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,10 +160,12 @@ class Repeated:
 def our_clips(
     data: Path, batch_size: int, *, image_fraction: float = 0.0, **reading: int
 ) -> Stream:
-    videos, images = make_buckets([str(data)], "train", buckets=(SIZE,))
+    videos, images = make_buckets(
+        open_raw({"form": "footage", "folder": str(data)}, "train"), buckets=(SIZE,)
+    )
     (source,) = videos[0].sources
     videos = [mixture.Bucket(SIZE, [Repeated(source, 1 + EPOCH // len(source))])]
-    return mixture.make_dataset(
+    return mixture.make_raw_stream(
         videos,
         images,
         batch_size=batch_size,
@@ -176,9 +178,7 @@ def our_clips(
 
 def our_encoded(folder: Path, batch_size: int, **reading: int) -> Stream:
     source = encoded.EncodedSource([folder / "train"] * (EPOCH // ENCODED))
-    return encoded.make_encoded_dataset(
-        source, batch_size=batch_size, image_fraction=0.0, **reading
-    )
+    return encoded.make_encoded_stream(source, batch_size=batch_size, image_fraction=0.0, **reading)
 
 
 # ---------------------------------------------------------------- PyTorch's

@@ -1,10 +1,10 @@
-"""The stream that training reads: video batches with image batches spread evenly among them.
+"""The mixture that training reads: batches of videos, with batches of images spread among them.
 
-Each bucket (a kind and a size) is shuffled, repeated and batched by itself. Buckets are then mixed
-batch by batch: sizes first, images against videos last, so that images never come in clumps. What
-a step reads is a function of the step and the seed alone: every host draws the same kind and size
-at the same step, and the state of a stream is the number of its next step, whatever the number of
-hosts, threads and worker processes.
+A bucket is a kind (video or image) and a size. Each bucket is shuffled, repeated and batched by
+itself. Buckets are then mixed batch by batch: first those of one kind, then images with videos, so
+that image batches are spread evenly. The batch of a step depends on the step and the seed alone:
+every host draws the same kind and size at the same step, and the state of a stream is the number of
+its next step, whatever the number of hosts, threads and worker processes.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from gen1_jax.data_pipelines import transforms
 from gen1_jax.data_pipelines.stream import Stream
 from gen1_jax.errors import UserError
 
-IMAGE_FRACTION = 0.125  # of batches; Gen-1 paper, section 4
+IMAGE_FRACTION = 0.125  # share of image batches; Gen-1 paper, section 4
 
 Source = Any  # anything with __len__ and __getitem__
 
 
 @dataclasses.dataclass(frozen=True)
 class Bucket:
-    """What batches of one size are made of.
+    """The sources of batches of one size.
 
     Attributes:
-        size: (H, W) of the frames.
-        sources: of examples: frames [n H W 3], and depth and caption where there are any.
-        weights: the share of each source in a batch; by default by its number of examples.
-        share: of this bucket among the batches of its kind, relative to the others'.
+      size: height and width of the frames, in pixels.
+      sources: sources of examples. An example holds frames [n H W 3], and a depth and a caption
+        where there are any.
+      weights: share of each source in a batch; by default, its number of examples.
+      share: share of this bucket among the batches of its kind, relative to the other buckets.
     """
 
     size: tuple[int, int]
@@ -44,7 +45,7 @@ class Bucket:
     share: float = 1.0
 
 
-def make_dataset(
+def make_raw_stream(
     videos: Sequence[Bucket],
     images: Sequence[Bucket] = (),
     *,
@@ -63,30 +64,31 @@ def make_dataset(
     process_count: int = 1,
     **reading: int,
 ) -> Stream:
-    """An endless stream of raw batches: dictionaries with the names of `gen1_jax.batch.Batch`.
+    """Returns an endless stream of raw batches.
 
     Args:
-        videos: what video batches are made of.
-        images: what image batches are made of; by default random frames of `videos`.
-        batch_size: clips in a batch, over all processes.
-        image_batch_size: images in a batch; by default frames are as many as in a video batch.
-        image_fraction: of batches that are images, exactly; 0 is videos only and 1 images only.
-        num_frames: n of video batches.
-        stride: source frames from one frame to the next.
-        levels: of blur, of which `structure_level` is drawn.
-        tokenizer: makes `tokens` of captions; needed where `fields` has them.
-        fields: what a batch holds of frames [b n H W 3] uint8, depth [b n H W] float32, tokens
-            [b l] int32, structure_level [b] int32 and content_frame [b] int32; the UNet's stages
-            need the last two beside the frames.
-        random_crop: crop at random where a clip does not fit its bucket; else in the middle.
-        flip: mirror every other clip, at random.
-        seed: of the order, of frames, of crops and of mirrored clips.
-        process_index: this host.
-        process_count: hosts; each reads its own part of the records.
-        **reading: `num_threads`, `prefetch`, `num_workers`, as in `Stream`.
+      videos: buckets of video batches.
+      images: buckets of image batches; by default, random frames of `videos`.
+      batch_size: clips in a batch, over all processes.
+      image_batch_size: images in a batch; by default, as many as a video batch has frames.
+      image_fraction: exact share of image batches; 0 gives videos only, 1 images only.
+      num_frames: n of a video batch.
+      stride: distance of consecutive frames in the source, in frames.
+      levels: blur levels from which `structure_level` is drawn.
+      tokenizer: makes `tokens` from captions; needed if `fields` contains "tokens".
+      fields: the fields of a batch, from: frames [b n H W 3] uint8, depth [b n H W] float32,
+        tokens [b l] int32, structure_level [b] int32 and content_frame [b] int32. The UNet's
+        stages need the last two beside the frames.
+      random_crop: whether a clip that does not fit its bucket is cropped at random; otherwise it
+        is cropped in the middle.
+      flip: whether each clip is mirrored with probability 1/2.
+      seed: seed of the order and of all random choices.
+      process_index: number of this host.
+      process_count: number of hosts; each reads its own records of a batch.
+      **reading: `num_threads`, `prefetch` and `num_workers` of `Stream`.
 
     Raises:
-        UserError: an empty source, sizes that do not divide, tokens without a tokenizer.
+      UserError: a source is empty, sizes do not divide, or a tokenizer is missing.
     """
     if "tokens" in fields and tokenizer is None:
         raise UserError("field 'tokens' needs a tokenizer; pass one, or leave the field out")
@@ -128,6 +130,9 @@ def make_dataset(
     return Stream(kinds, **reading)
 
 
+# ---- one bucket
+
+
 def batches(
     sources: Sequence[Source],
     steps: Sequence[Any],
@@ -139,20 +144,20 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
-    """One bucket: this process's share of sources, shuffled, repeated, mapped and batched.
+    """Returns this process's batches of one bucket: shuffled, repeated, transformed, batched.
 
     Args:
-        sources: of examples; mixed example by example.
-        steps: transforms of an example, in order.
-        batch_size: over all processes; must divide by `process_count`.
-        weights: of the sources; by default their lengths.
-        seed: of the order and of random transforms.
-        component: its number, so that components of one source read it in different orders.
-        process_index: this host.
-        process_count: hosts.
+      sources: sources of examples, which are mixed example by example.
+      steps: transforms of an example, in order.
+      batch_size: size of a batch over all processes; a multiple of `process_count`.
+      weights: weights of the sources; by default, their lengths.
+      seed: seed of the order and of random transforms.
+      component: number of this bucket. Buckets of one source read it in different orders.
+      process_index: number of this host.
+      process_count: number of hosts.
 
     Raises:
-        UserError: an empty source, wrong weights, or a batch that does not divide.
+      UserError: a source is empty, weights are wrong, or the batch does not divide.
     """
     if not 0 <= process_index < process_count:
         raise UserError(f"process {process_index} of {process_count}; 0 to count - 1 is accepted")
@@ -169,35 +174,41 @@ def batches(
         own_seed = _seed(seed, component, number) if number else _seed(seed, component)
         return grain.MapDataset.source(source).seed(own_seed).shuffle().repeat()
 
-    parts = [shuffled(number, source) for number, source in enumerate(sources)]
-    dataset = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
+    examples = [shuffled(number, source) for number, source in enumerate(sources)]
+    dataset = examples[0] if len(examples) == 1 else grain.MapDataset.mix(examples, weights)
     for step in steps:
         if isinstance(step, grain.transforms.RandomMap):
-            dataset = dataset.random_map(step, seed=_named_seed(seed, component, step))
+            dataset = dataset.random_map(step, seed=_transform_seed(seed, component, step))
         else:
             dataset = dataset.map(step)
-    # Cut last: a step's records, and their random crops, are the same however many hosts share
-    # them, and a host makes only its own.
+    # The hosts' shares are cut last. A step's records and their random crops are therefore the same
+    # for any number of hosts, and each host still makes only its own.
     dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
     return dataset[process_index::process_count]
 
 
 def _seed(*numbers: int) -> int:
-    """Grain takes 32 bits of seed."""
+    """Returns a seed of 32 bits, which is what Grain takes."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _named_seed(seed: int, component: int, step: grain.transforms.RandomMap) -> int:
-    """By its name, not its place: a record's draws are the same whatever else is done to it."""
+def _transform_seed(seed: int, component: int, step: grain.transforms.RandomMap) -> int:
+    """Returns a transform's seed, which follows from its name.
+
+    The name counts, not the position: adding or removing another transform changes no draw.
+    """
     name = getattr(step, "name", type(step).__name__)
     return _seed(seed, component, zlib.crc32(name.encode()))
 
 
-class _Spread:
-    """Selects images at every step where the running count of images due goes up by one.
+# ---- all buckets
 
-    Exact integer arithmetic: in any `denominator` successive steps there are exactly `numerator`
-    images, as evenly spread as can be.
+
+class _Spread:
+    """Selects an image batch at each step where the number of images due has grown by one.
+
+    The arithmetic is in exact integers: any `denominator` successive steps hold exactly `numerator`
+    image batches, spread as evenly as possible.
     """
 
     def __init__(self, image_fraction: Fraction, length: int):
@@ -207,6 +218,7 @@ class _Spread:
         return self._length
 
     def __getitem__(self, step: int) -> tuple[int, int]:
+        """Returns the kind of a step (1 for images) and the step's number among its kind."""
         before, after = step * self._p // self._q, (step + 1) * self._p // self._q
         return (1, before) if after > before else (0, step - before)
 
@@ -218,18 +230,17 @@ def mix(
     *,
     shares: tuple[Sequence[float] | None, Sequence[float] | None] = (None, None),
 ) -> grain.MapDataset:
-    """Mixes batched components.
+    """Mixes buckets that are batched already.
 
     Args:
-        videos: components of video batches.
-        images: components of image batches.
-        image_fraction: of batches that are images.
-        shares: of the components among those of their kind, for each kind; by default they are
-            taken in turn.
+      videos: buckets of video batches.
+      images: buckets of image batches.
+      image_fraction: share of image batches.
+      shares: for videos and for images, the share of each bucket among those of its kind; by
+        default, buckets take turns.
 
     Raises:
-        UserError: a fraction outside 0..1, wrong shares, or a kind that is wanted but has no
-            component.
+      UserError: a fraction is outside 0..1, shares are wrong, or a kind that is wanted is missing.
     """
     image_fraction = _fraction(image_fraction)
     if (image_fraction < 1 and not videos) or (image_fraction > 0 and not images):

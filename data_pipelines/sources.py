@@ -1,98 +1,255 @@
-"""Streams of batches from a config's `data`; the one place where training meets its data."""
+"""The one place that opens data, whatever their form: a rendered world, footage, or encoded clips.
 
-from collections.abc import Callable
+A config's `data` names a form. Raw forms hold frames: "raw" is the moving-shapes world, and
+"footage" is one folder or several that `gen1 ingest` wrote. The form "encoded" holds what
+`gen1 precompute` made of either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 
 from gen1_jax.batch import Batch
+from gen1_jax.data_pipelines.decoded import Decoded
+from gen1_jax.data_pipelines.mixture import Bucket, make_raw_stream
 from gen1_jax.data_pipelines.stream import Stream
 from gen1_jax.errors import UserError
 from gen1_jax.tokenizer import load_tokenizer
 
+RAW_FORMS, ENCODED = ("raw", "footage"), "encoded"
 
-def make_stream(data, seed: int, split: str = "train") -> Stream:
-    """The endless stream of a config's `data`, as this process's share.
+Size = tuple[int, int]  # (height, width)
+
+
+def make_stream(data: Mapping[str, Any], seed: int, split: str = "train") -> Stream:
+    """Returns the endless stream of batches that a config's `data` describes.
+
+    Each process reads its own share of every batch. A small data set may have no validation split;
+    its training split then serves as one.
+
+    Args:
+      data: `form`, the place of the data, and the settings of `make_raw_stream` or of
+        `make_encoded_stream`.
+      seed: seed of the order and of all random choices.
+      split: split to read.
 
     Raises:
-      UserError: an unknown form, or data that are not there.
+      UserError: the form is unknown, data are missing, or settings are wrong.
     """
-    share = {
+    settings = dict(data)
+    form = settings.pop("form", None)
+    settings |= {
         "seed": seed,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
-    settings = data.to_dict()
-    form = settings.pop("form", None)
-    if form == "encoded":
-        from gen1_jax.data_pipelines.encoded.reader import make_encoded_dataset
+    if form == ENCODED:
+        from gen1_jax.data_pipelines.encoded.reader import make_encoded_stream
 
         clips, images = _open_encoded(settings, split)
-        return make_encoded_dataset(clips, images, **settings, **share)
-    if form in ("raw", "footage"):
-        from gen1_jax.data_pipelines.mixture import make_dataset
-
-        videos, images = _RAW[form](settings, split)
-        tokenizer = settings.pop("tokenizer", None)
-        if "tokens" in settings["fields"] and tokenizer is not None:
-            settings["tokenizer"] = load_tokenizer(tokenizer).encode
-        return make_dataset(videos, images, **settings, **share)
-    raise UserError(f"data form {form!r}; accepted: raw, footage, encoded")
-
-
-def _open_world(settings: dict, split: str) -> tuple[list, list]:
-    """The buckets of videos and images of the moving-shapes world; takes its own settings out."""
-    from gen1_jax.data_pipelines.decoded import Decoded
-    from gen1_jax.data_pipelines.mixture import Bucket
-    from gen1_jax.data_pipelines.moving_shapes.builder import load
-    from gen1_jax.data_pipelines.moving_shapes.records import decode_clip
-
-    source = Decoded(load(settings.pop("world"), settings.pop("builder"), split), decode_clip)
-    sizes = settings.pop("buckets")
-    image_sizes = settings.pop("image_buckets", None) or sizes
-    return [Bucket(s, [source]) for s in sizes], [Bucket(s, [source]) for s in image_sizes]
+        return make_encoded_stream(clips, images, **settings)
+    if form not in RAW_FORMS:
+        raise UserError(f"data form {form!r}; accepted: {', '.join((*RAW_FORMS, ENCODED))}")
+    opened = open_raw(data, _split_or_train(data, split))
+    for place in ("world", "builder", "folder"):
+        settings.pop(place, None)
+    names = ("weights", "buckets", "image_buckets", "image_weights")
+    videos, images = make_buckets(opened, **{k: settings.pop(k) for k in names if k in settings})
+    tokenizer = settings.pop("tokenizer", None)
+    if "tokens" in settings["fields"] and tokenizer is not None:
+        settings["tokenizer"] = load_tokenizer(tokenizer).encode
+    return make_raw_stream(videos, images, **settings)
 
 
-def _open_footage(settings: dict, split: str) -> tuple[list, list]:
-    """The buckets of videos and images of ingested folders; takes its own settings out."""
-    from gen1_jax.data_pipelines.footage.mixing import make_buckets
+def read_preview_batch(data: Mapping[str, Any]) -> Batch:
+    """Returns the first video batch of the validation split, from which previews are made.
+
+    If a config's data are images only, it is the first image batch.
+    """
+    own = {"image_fraction": 1.0 if data["image_fraction"] == 1 else 0.0}
+    own |= {readers: 0 for readers in ("num_threads", "num_workers") if readers in data}
+    return next(make_stream({**data, **own}, seed=0, split="validation"))
+
+
+# ---- raw data
+
+
+class Records(NamedTuple):
+    """Raw examples of one kind and one split.
+
+    Attributes:
+      name: name within their data set: the name of the folder that holds them once encoded.
+      examples: clips or images by number: frames [n H W 3] uint8, and a caption where there is one.
+      size: the (height, width) that images are cropped to; None for clips.
+    """
+
+    name: str
+    examples: Decoded
+    size: Size | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RawData:
+    """One split of a rendered world or of an ingested folder.
+
+    Attributes:
+      folder: where the data are.
+      clips: the clips, or None.
+      images: the images of each size.
+    """
+
+    folder: str
+    clips: Records | None
+    images: dict[Size, Records]
+
+    def records(self) -> Iterator[Records]:
+        """Yields the clips and then the images of each size."""
+        if self.clips is not None:
+            yield self.clips
+        yield from self.images.values()
+
+
+def open_raw(data: Mapping[str, Any], split: str, *, required: bool = True) -> list[RawData]:
+    """Opens a split of raw data.
+
+    Args:
+      data: `form` "raw" with `world` and `builder`, or `form` "footage" with `folder`, one folder
+        or several.
+      split: split to open.
+      required: whether each folder of footage must have the split. If not, a folder without it is
+        left out with a warning.
+
+    Returns:
+      The data of each folder.
+
+    Raises:
+      UserError: the form is not a raw one, or data are missing.
+    """
+    form = data.get("form")
+    if form == "raw":
+        from gen1_jax.data_pipelines.moving_shapes.builder import load
+        from gen1_jax.data_pipelines.moving_shapes.records import decode_clip
+
+        clips = Decoded(load(data["world"], data["builder"], split), decode_clip)
+        return [RawData(str(data["world"]), Records(split, clips), {})]
+    if form != "footage":
+        raise UserError(f"data form {form!r}; accepted: {', '.join(RAW_FORMS)}")
+
+    from gen1_jax.data_pipelines.footage.reader import open_footage
+    from gen1_jax.data_pipelines.footage.records import decode_clip, decode_image
+
+    opened = []
+    for folder in _folders(data):
+        footage = open_footage(folder)
+        if split not in footage.splits():
+            there = f"{folder} has no split {split!r}; there: {', '.join(footage.splits())}"
+            if required:
+                raise UserError(there)
+            warnings.warn(there, stacklevel=2)
+            continue
+        clips = None
+        if footage.has_clips(split):
+            clips = Records(f"clips/{split}", Decoded(footage.clips(split), decode_clip))
+        images = {
+            (height, width): Records(
+                f"images_{height}x{width}/{split}", Decoded(found, decode_image), (height, width)
+            )
+            for (height, width), found in footage.images(split).items()
+        }
+        opened.append(RawData(folder, clips, images))
+    return opened
+
+
+def _folders(data: Mapping[str, Any]) -> tuple[str, ...]:
+    folders = data["folder"]
+    return (folders,) if isinstance(folders, str) else tuple(folders)
+
+
+def _split_or_train(data: Mapping[str, Any], split: str) -> str:
+    """Returns "train" instead of a validation split that not all folders of footage have."""
+    if split != "validation" or data["form"] != "footage":
+        return split
     from gen1_jax.data_pipelines.footage.reader import open_footage
 
-    folders = settings.pop("folder")
-    folders = (folders,) if isinstance(folders, str) else tuple(folders)
-    # A small folder has no validation split: training's then serves for pictures.
-    if split == "validation" and any(split not in open_footage(f).splits() for f in folders):
-        split = "train"
-    names = ("weights", "buckets", "image_buckets", "image_weights")
-    return make_buckets(folders, split, **{k: settings.pop(k) for k in names if k in settings})
+    everywhere = all(split in open_footage(folder).splits() for folder in _folders(data))
+    return split if everywhere else "train"
 
 
-def _open_encoded(settings: dict, split: str) -> tuple:
-    """The source of clips and those of images; takes their settings out."""
+def make_buckets(
+    opened: Sequence[RawData],
+    *,
+    buckets: Sequence[Size],
+    weights: Sequence[float] | None = None,
+    image_buckets: Sequence[Size] | None = None,
+    image_weights: Sequence[float] | None = None,
+) -> tuple[list[Bucket], list[Bucket]]:
+    """Returns the buckets of videos and those of images that raw data are read in.
+
+    Args:
+      opened: the data; each holds clips, images or both.
+      buckets: sizes of video batches, which take turns.
+      weights: share of each of `opened` in what is read; by default, its number of records.
+      image_buckets: sizes of image batches; by default, all sizes of which there are images.
+      image_weights: share of each of `image_buckets` among image batches. By default, its number
+        of records, so that every image is read equally often.
+
+    Returns:
+      Buckets of videos and buckets of images. If there are no images, the image buckets are frames
+      of the clips where `image_buckets` gives sizes, and [] otherwise.
+
+    Raises:
+      UserError: a size has no images, or weights are wrong.
+    """
+    if not opened or len(weights or opened) != len(opened):
+        raise UserError(f"{len(opened)} folders of footage and {len(weights or ())} weights")
+    clips: list[tuple[Decoded, float]] = []
+    images: dict[Size, list[tuple[Decoded, float]]] = {}
+    for each, weight in zip(opened, weights or [None] * len(opened), strict=True):
+        if each.clips is not None:
+            examples = each.clips.examples
+            clips.append((examples, len(examples) if weight is None else weight))
+        total = sum(len(records.examples) for records in each.images.values())
+        for size, (_, examples, _) in each.images.items():
+            share = len(examples) if weight is None else weight * len(examples) / total
+            images.setdefault(size, []).append((examples, share))
+
+    def bucket(size: Size, sources: Sequence[tuple[Decoded, float]], share: float) -> Bucket:
+        return Bucket(tuple(size), [s for s, _ in sources], [w for _, w in sources], share)
+
+    videos = [bucket(size, clips, 1.0) for size in buckets] if clips else []
+    sizes = [tuple(size) for size in (image_buckets or images)]
+    if clips and not images:
+        images = dict.fromkeys(sizes, clips)
+    if missing := [size for size in sizes if size not in images]:
+        where = ", ".join(each.folder for each in opened)
+        raise UserError(f"no images of {missing[0]} in {where}; of {sorted(images)}")
+    by_count = [sum(share for _, share in images[size]) for size in sizes]
+    shares = list(image_weights or by_count)
+    if len(shares) != len(sizes):
+        raise UserError(f"{len(shares)} image_weights for {len(sizes)} image_buckets")
+    return videos, [
+        bucket(*each) for each in zip(sizes, map(images.get, sizes), shares, strict=True)
+    ]
+
+
+# ---- encoded data
+
+
+def _open_encoded(settings: dict[str, Any], split: str) -> tuple:
+    """Opens the encoded clips and images, and takes the settings that name them out."""
     from gen1_jax.data_pipelines.encoded.reader import EncodedSource
 
     def open_one(folder: str) -> EncodedSource:
-        # As above.
         missing = split == "validation" and not (Path(folder) / split).exists()
         return EncodedSource(Path(folder) / ("train" if missing else split))
 
     folders = settings.pop("image_folders", ())
-    if settings["image_fraction"] == 0:  # as for pictures of clips
+    if settings["image_fraction"] == 0:  # images are not read, as for previews of clips
         folders, settings["image_buckets"] = (), ()
     return open_one(settings.pop("folder")), list(map(open_one, folders))
-
-
-_RAW = {"raw": _open_world, "footage": _open_footage}
-
-
-def make_preview_batch(data) -> Callable[[], Batch]:
-    """The validation split's first video batch (first image batch where all are images)."""
-
-    def make() -> Batch:
-        preview = data.copy_and_resolve_references()
-        preview.image_fraction = 1.0 if data.image_fraction == 1 else 0.0
-        for readers in {"num_threads", "num_workers"} & set(preview):
-            preview[readers] = 0  # it is one batch
-        return next(make_stream(preview, seed=0, split="validation"))
-
-    return make

@@ -7,7 +7,6 @@ with all arithmetic of XLA, another kind of device, or a CPU's number of threads
 
 import hashlib
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -64,7 +63,7 @@ def encode(config, workdir: Path, progress: bool) -> None:
     """
     check_settings(config)
     lead = jax.process_index() == 0
-    raws = [raw for split in config.splits for raw in open_raw(config.data.to_dict(), split)]
+    raws = [raw for split in config.splits for raw in open_records(config.data.to_dict(), split)]
     if not raws:
         raise UserError(f"nothing to encode: no split of {', '.join(config.splits)} is there")
     raws = [raw for raw in raws if not _finished(config, workdir / raw.folder)]
@@ -196,38 +195,20 @@ class Encoder:
         return self._tokenizer.encode([clip.get("caption", "")])[0]
 
 
-def open_raw(data: dict[str, Any], split: str) -> list[Raw]:
-    """The records of a config's `data`.
+def open_records(data: dict[str, Any], split: str) -> list[Raw]:
+    """Opens the records of a split of a config's raw `data`, or none where the split is missing.
 
     Raises:
-      UserError: an unknown form, or data that are not there.
+      UserError: the form is not a raw one, or data are missing.
     """
-    from gen1_jax.data_pipelines.decoded import Decoded
+    from gen1_jax.data_pipelines.sources import open_raw
 
-    form = data.get("form")
-    if form == "raw":
-        from gen1_jax.data_pipelines.moving_shapes.builder import load
-        from gen1_jax.data_pipelines.moving_shapes.records import decode_clip
-
-        return [Raw(split, Decoded(load(data["world"], data["builder"], split), decode_clip))]
-    if form == "footage":
-        from gen1_jax.data_pipelines.footage.reader import open_footage
-        from gen1_jax.data_pipelines.footage.records import decode_clip, decode_image
-
-        footage = open_footage(data["folder"])
-        if split not in footage.splits():
-            there = ", ".join(footage.splits()) or "none"
-            warnings.warn(f"{footage.folder} has no split {split!r}; there: {there}", stacklevel=2)
-            return []
-        raws = []
-        if footage.has_clips(split):
-            clips = Decoded(footage.clips(split), decode_clip)
-            raws.append(Raw(f"clips/{split}", clips, tuple(data["size"])))
-        for (height, width), images in footage.images(split).items():
-            folder = f"images_{height}x{width}/{split}"
-            raws.append(Raw(folder, Decoded(images, decode_image), (height, width)))
-        return raws
-    raise UserError(f"data form {form!r}; accepted: raw, footage")
+    clip_size = tuple(data["size"]) if data.get("form") == "footage" else None
+    return [
+        Raw(records.name, records.examples, records.size or clip_size)
+        for opened in open_raw(data, split, required=False)
+        for records in opened.records()
+    ]
 
 
 def check_settings(config) -> None:

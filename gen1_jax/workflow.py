@@ -59,7 +59,7 @@ def _text(value) -> str:
 
 
 def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None:
-    from gen1_jax.data_pipelines.sources import make_preview_batch, make_stream
+    from gen1_jax.data_pipelines.sources import make_stream, read_preview_batch
     from gen1_jax.tokenizer import load_tokenizer
     from gen1_jax.training.loop import train
 
@@ -79,7 +79,7 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None
         config,
         workdir,
         lambda: make_stream(config.data, config.seed),
-        make_preview_batch(config.data),
+        lambda: read_preview_batch(config.data),
         progress,
         profile,
     )

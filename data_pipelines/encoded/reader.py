@@ -194,7 +194,7 @@ def to_batch_form(
     return example
 
 
-def make_encoded_dataset(
+def make_encoded_stream(
     videos: EncodedSource,
     images: Sequence[EncodedSource] = (),
     *,
@@ -211,7 +211,7 @@ def make_encoded_dataset(
     process_count: int = 1,
     **reading: int,
 ) -> Stream:
-    """An endless stream of encoded batches, mixed as `mixture.make_dataset` mixes raw ones.
+    """An endless stream of encoded batches, mixed as `mixture.make_raw_stream` mixes raw ones.
 
     Args:
         videos: encoded clips.

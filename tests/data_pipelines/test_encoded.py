@@ -293,7 +293,7 @@ def test_clips_are_drawn_alike_raw_and_encoded(folder, n):
 def test_stream_mixes_and_resumes(folder):
     def stream():
         return iter(
-            encoded.make_encoded_dataset(
+            encoded.make_encoded_stream(
                 encoded.EncodedSource(folder),
                 batch_size=2,
                 levels=LEVELS,
@@ -336,7 +336,7 @@ def test_structure_is_read_only_where_it_is_wanted(folder, monkeypatch):
 def test_workers_read_what_one_process_reads(folder):
     def first(**reading):
         source = encoded.EncodedSource(folder)
-        stream = iter(encoded.make_encoded_dataset(source, batch_size=2, levels=LEVELS, **reading))
+        stream = iter(encoded.make_encoded_stream(source, batch_size=2, levels=LEVELS, **reading))
         return [next(stream) for _ in range(3)]
 
     for one, other in zip(first(), first(num_workers=1, num_threads=1), strict=True):

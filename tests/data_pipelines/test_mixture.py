@@ -33,7 +33,7 @@ def tokenizer(texts):
 def make(videos=None, buckets=((4, 4),), **kwargs):
     source = Counting(12) if videos is None else videos
     options = {"batch_size": 2, "num_frames": 2, "num_threads": 0, **kwargs}
-    return mixture.make_dataset([mixture.Bucket(size, [source]) for size in buckets], **options)
+    return mixture.make_raw_stream([mixture.Bucket(size, [source]) for size in buckets], **options)
 
 
 def labelled(label, seed):

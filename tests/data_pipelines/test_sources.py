@@ -15,8 +15,12 @@ from footage_files import image, number_of, write, write_footage
 from ml_collections import ConfigDict
 
 from gen1_jax.data_pipelines import mixture
-from gen1_jax.data_pipelines.footage.mixing import make_buckets
-from gen1_jax.data_pipelines.sources import make_preview_batch, make_stream
+from gen1_jax.data_pipelines.sources import (
+    make_buckets,
+    make_stream,
+    open_raw,
+    read_preview_batch,
+)
 from gen1_jax.errors import UserError
 
 SIZE = (32, 48)
@@ -33,12 +37,15 @@ def other(tmp_path_factory):
     return str(write_footage(tmp_path_factory.mktemp("other"), 4, {SIZE: 6}))
 
 
+def open_train(folders):
+    return open_raw({"form": "footage", "folder": folders}, "train")
+
+
 def make(folders, sources=(), image_fraction=0.125, **settings):
     """A stream over folders; `sources` are the arguments of `make_buckets`."""
-    folders = [folders] if isinstance(folders, str) else folders
-    videos, images = make_buckets(folders, "train", buckets=(SIZE,), **dict(sources))
+    videos, images = make_buckets(open_train(folders), buckets=(SIZE,), **dict(sources))
     options = {"batch_size": 2, "num_frames": 4, "image_batch_size": 4, "num_threads": 0}
-    return mixture.make_dataset(
+    return mixture.make_raw_stream(
         videos, images, image_fraction=image_fraction, **{**options, **settings}
     )
 
@@ -64,7 +71,7 @@ def test_batches_are_clips_and_images_of_the_right_sizes(folder):
 
 def test_over_8000_steps_one_in_eight_is_images_never_two_in_a_row_alike_on_every_host(folder):
     """The kinds of what training would read, by the shares of the folder's buckets."""
-    videos, images = make_buckets([folder], "train", buckets=(SIZE,))
+    videos, images = make_buckets(open_train(folder), buckets=(SIZE,))
     shares = [[bucket.share for bucket in each] for each in (videos, images)]
     hosts = []
     for process in range(2):
@@ -246,11 +253,12 @@ def test_a_damaged_record_neither_stops_nor_hides(tmp_path):
 READS = """
 import sys
 from gen1_jax.data_pipelines import mixture
-from gen1_jax.data_pipelines.footage.mixing import make_buckets
+from gen1_jax.data_pipelines.sources import make_buckets, open_raw
 
 if __name__ == "__main__":
-    videos, _ = make_buckets([sys.argv[1]], "train", buckets=((32, 48),))
-    stream = mixture.make_dataset(
+    data = open_raw({"form": "footage", "folder": sys.argv[1]}, "train")
+    videos, _ = make_buckets(data, buckets=((32, 48),))
+    stream = mixture.make_raw_stream(
         videos, batch_size=2, num_frames=4, image_fraction=0, num_workers=1
     )
     next(stream)
@@ -324,10 +332,10 @@ def test_a_config_names_footage(folder, other):
 
 
 def test_previews_come_from_the_validation_split_if_there_is_one(folder, tmp_path):
-    frames = make_preview_batch(config(folder))().frames
+    frames = read_preview_batch(config(folder)).frames
     assert set(number_of(frames[:, 0])) == {50, 51}
     no_split = str(write_footage(tmp_path, clips=0))
-    preview = make_preview_batch(config(no_split, image_fraction=1.0))()
+    preview = read_preview_batch(config(no_split, image_fraction=1.0))
     assert preview.frames.shape[:2] == (4, 1)
 
 
