@@ -1,9 +1,10 @@
-"""A source of examples: records decoded as they are read, damaged ones replaced and counted.
+"""A source of examples that decodes records as they are read, and replaces damaged ones.
 
-Whoever wrote the records has decoded each of them, so damage at reading time is a disk that
-failed since. It must not end a run of weeks, nor bias it in silence: each damaged record gives way
-to another one, drawn by its number alone, so that every host and every restart draws the same;
-each is named in a warning; and more than a few are an error.
+Every record was decoded once when it was written, so damage at reading time means that a disk has
+failed since. It must not end a run of weeks, and it must not bias the run unnoticed. A damaged
+record is therefore replaced by another one that follows from its number alone, so that every host
+and every restart draws the same; each damaged record is named in a warning; and more than a few are
+an error.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ import numpy as np
 
 from gen1_jax.errors import UserError
 
-MAX_DAMAGED = 0.001  # of a source's records, though one is always borne
+MAX_DAMAGED = 0.001  # share of a source's records; one damaged record is always accepted
 _ATTEMPTS = 16
 
 
 class Decoded:
-    """Random access to the examples that `decode` makes of a source's records.
+    """Random access to decoded records.
 
     Args:
-        source: records, by `len` and index.
-        decode: from a record to an example.
-        max_damaged: the share of records that may be damaged.
+      source: records, by `len` and index.
+      decode: function from a record to an example, which raises UserError for a damaged record.
+      max_damaged: share of the records that may be damaged.
 
     Raises:
-        UserError: on reading, where more are damaged, as one process has seen.
+      UserError: when a record is read, if this process has seen too many damaged ones.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Decoded:
         return f"Decoded({self._source!r})"
 
     def _note(self, index: int, error: UserError) -> None:
+        """Warns of a damaged record once; raises UserError if there are too many."""
         if index in self.damaged:
             return
         self.damaged.add(index)

@@ -1,4 +1,4 @@
-"""TFDS without its own bars and notes."""
+"""Context managers that keep TensorFlow Datasets from logging and printing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from absl import logging as absl_logging
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Errors still show; who builds has a bar of their own."""
+    """Turns off TFDS's log below errors and its progress bars; builders show bars of their own."""
     before = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.ERROR)
     tfds.disable_progress_bar()
@@ -24,6 +24,6 @@ def quiet_tfds() -> Iterator[None]:
 
 @contextlib.contextmanager
 def silent_tfds() -> Iterator[None]:
-    """Nor does it print."""
+    """Does the same, and discards all that TFDS prints."""
     with quiet_tfds(), contextlib.redirect_stdout(io.StringIO()):
         yield

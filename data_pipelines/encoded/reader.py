@@ -1,6 +1,6 @@
-"""Reading encoded clips: what the frozen encoders made of each, once and for all.
+"""Reading encoded clips: what the frozen encoders made of each clip, once for all training.
 
-How a record is stored is in `records.py`, how a folder comes about in `writer.py`.
+`records.py` says how a record is stored, and `writer.py` how a folder is written.
 """
 
 from __future__ import annotations
@@ -29,17 +29,21 @@ from gen1_jax.files import read_json
 FIELDS = ("latents", "structure", "structure_level", "content")
 
 
+# ---- a folder's clips
+
+
 class EncodedSource:
     """Random access to the clips of one finished folder or several.
 
-    Of a clip, `clip["structure"][i]` is [n h w c], at blur level `clip["levels"][i]`.
+    The structure of a clip at blur level `clip["levels"][i]` is `clip["structure"][i]` [n h w c].
 
     Attributes:
-        meta: of the (first) folder: its settings.
-        folder: the (first) folder.
+      meta: settings of the (first) folder.
+      layout: layout of the records.
+      folder: the (first) folder.
 
     Raises:
-        UserError: a folder that is missing, unfinished, of another format, or unlike the others.
+      UserError: a folder is missing, unfinished, of another format, or unlike the others.
     """
 
     def __init__(self, folders: str | Path | Sequence[str | Path]):
@@ -70,16 +74,20 @@ class EncodedSource:
         return f"EncodedSource(paths={self._paths!r})"
 
     def read(self, entry: int, unpack: Callable) -> Any:
-        """An entry of the files; UserError naming the clip where it is damaged."""
+        """Reads and unpacks an entry of the files.
+
+        Raises:
+          UserError: the entry is damaged; the error names its clip.
+        """
         try:
             return unpack(self._entries[entry], self.layout)
-        except (ValueError, RuntimeError) as error:  # ours, and ArrayRecord's
+        except (ValueError, RuntimeError) as error:  # RuntimeError is ArrayRecord's
             index = entry // self.layout.entries
             raise UserError(f"record {index} of {self.folder} is damaged: {error}") from error
 
 
 class Clip(Mapping):
-    """A stored clip by the names of `encoded_records`; large fields are read when asked for."""
+    """A stored clip by its fields' names; large fields are read when they are asked for."""
 
     def __init__(self, source: EncodedSource, entry: int):
         self._source, self._entry = source, entry
@@ -100,7 +108,7 @@ class Clip(Mapping):
 
 
 class Structure(Sequence):
-    """A clip's structure latents [k n h w c]; a level is read when it is asked for."""
+    """The structure latents [k n h w c] of a clip; a level is read when it is asked for."""
 
     def __init__(self, source: EncodedSource, entry: int):
         self._source, self._entries = source, range(entry, entry + source.layout.num_levels)
@@ -113,6 +121,11 @@ class Structure(Sequence):
 
 
 def _read_meta(folder: Path) -> dict:
+    """Returns a folder's meta.json, checked, with its `layout` read.
+
+    Raises:
+      UserError: the folder is not finished, of another format, or lacks files.
+    """
     meta = read_json(folder / META) if folder.is_dir() else None
     if meta is None:
         raise UserError(
@@ -135,10 +148,17 @@ def _read_meta(folder: Path) -> dict:
     return meta
 
 
-class ToBatchForm(grain.transforms.RandomMap):
-    """From a stored clip to an example of Batch's encoded form; see `to_batch_form`."""
+# ---- examples and batches
 
-    name = Choice.__name__  # the draws of `transforms.ChooseFrames`
+
+class ToBatchForm(grain.transforms.RandomMap):
+    """Makes an example in the encoded form of `Batch` from a stored clip.
+
+    It draws frames, a level and a content frame exactly as `transforms.ChooseFrames` does, because
+    Grain seeds both transforms by the same name.
+    """
+
+    name = Choice.__name__
 
     def __init__(
         self,
@@ -159,20 +179,21 @@ def to_batch_form(
     levels: Sequence[int] = ALL_LEVELS,
     fields: Sequence[str] = FIELDS,
 ) -> dict[str, np.ndarray]:
-    """Chooses frames, a level and a frame for the content, as `transforms.ChooseFrames` does.
+    """Returns an example of a stored clip: random frames, at one level, with one frame's content.
+
+    Numbers keep the precision in which they are stored; the training step widens them on its
+    device.
 
     Args:
-        record: of an `EncodedSource`.
-        rng: of the draws.
-        num_frames: n; 1 makes an image.
-        levels: permitted blur levels, of which some must be stored.
-        fields: what is wanted of latents [n h w c], latents_logvar [n h w c], structure
-            [n h w c], structure_level [], content [d] and tokens [l]. What is not is not read.
-
-    Numbers stay in the precision that they are stored in; a step widens them on its device.
+      record: a clip of an `EncodedSource`.
+      rng: generator of the draws.
+      num_frames: n; 1 makes an image.
+      levels: permitted blur levels, some of which must be stored.
+      fields: wanted fields, of latents [n h w c], latents_logvar [n h w c], structure [n h w c],
+        structure_level [], content [d] and tokens [l]. Large fields are not read unless wanted.
 
     Raises:
-        UserError: none of the permitted levels is stored, or too few frames.
+      UserError: none of the permitted levels is stored, or there are too few frames.
     """
     stored = record["levels"].tolist()
     usable = sorted(set(stored) & set(levels))
@@ -211,27 +232,27 @@ def make_encoded_stream(
     process_count: int = 1,
     **reading: int,
 ) -> Stream:
-    """An endless stream of encoded batches, mixed as `mixture.make_raw_stream` mixes raw ones.
+    """Returns an endless stream of encoded batches, mixed like `mixture.make_raw_stream`'s.
 
     Args:
-        videos: encoded clips.
-        images: encoded images, one source a size, each drawn as often as it has records; by
-            default random frames of `videos`.
-        batch_size: clips in a batch, over all processes.
-        image_batch_size: images in a batch; by default frames are as many as in a video batch.
-        image_fraction: of batches that are images.
-        num_frames: n of video batches, that clips must have; by default what they have.
-        buckets: the size (h, w) that their latents must have, if one is given.
-        image_buckets: sizes of the latents of `images`, in their order.
-        levels: permitted blur levels.
-        fields: what a batch holds.
-        seed: of the order, levels and frames.
-        process_index: this host.
-        process_count: hosts.
-        **reading: `num_threads`, `prefetch`, `num_workers`, as in `Stream`.
+      videos: encoded clips.
+      images: encoded images, one source for each size; the share of a source is its number of
+        records. By default, images are random frames of `videos`.
+      batch_size: clips in a batch, over all processes.
+      image_batch_size: images in a batch; by default, as many as a video batch has frames.
+      image_fraction: share of image batches.
+      num_frames: n of a video batch, which must be the clips' own; by default, it is.
+      buckets: size (h, w) that the latents of `videos` must have, if one is given.
+      image_buckets: sizes that the latents of `images` must have, in their order.
+      levels: permitted blur levels.
+      fields: the fields of a batch.
+      seed: seed of the order, levels and frames.
+      process_index: number of this host.
+      process_count: number of hosts.
+      **reading: `num_threads`, `prefetch` and `num_workers` of `Stream`.
 
     Raises:
-        UserError: an empty source, or one whose records have another size.
+      UserError: a source is empty, or its records have another size.
     """
     shared = {"seed": seed, "process_index": process_index, "process_count": process_count}
 
@@ -256,14 +277,14 @@ def make_encoded_stream(
 def _check_sizes(
     sources: Sequence[EncodedSource], sizes: Sequence[tuple[int, int]], num_frames: int | None
 ) -> None:
-    """UserError where a source's records are not what the config says."""
+    """Raises UserError if the sizes of the stored records are not those of the config."""
     if sizes and len(sizes) != len(sources):
         raise UserError(
             f"{len(sources)} folders of encoded data, but {len(sizes)} sizes of latents"
         )
     for source, size in zip(sources, sizes or [None] * len(sources), strict=True):
         n, *stored, _ = dict(source.layout.shapes)["latents"]
-        # Not fewer frames either: depth is normalised over the whole clip.
+        # Fewer frames than stored are refused too: depth is normalised over the whole clip.
         if tuple(stored) != tuple(size or stored) or num_frames not in (None, n):
             height, width = size or stored
             raise UserError(

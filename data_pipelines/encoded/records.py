@@ -1,16 +1,17 @@
-"""The layout of encoded clips: in one folder every record is the same numbers in the same places.
+"""The layout of encoded clips: all records of a folder have the same fields, shapes and types.
 
-A clip of n frames is stored as 2 + k entries of an ArrayRecord file. The first is
+A clip of n frames is stored as 2 + k entries of an ArrayRecord file, where k is the number of its
+blur levels. The first entry holds:
 
     latents         [n h w c]  means of the autoencoder's latents, scaled
     levels          [k] int32  the blur levels of the structure
     content         [n d]      image embedding of every frame
     tokens          [l] int32  the caption, where there is one
 
-the second `latents_logvar` [n h w c], log variances of the latents, and the others are `structure`
-[n h w c], means of the latents of the depth, once for each level: a step reads what it needs. An
-entry is the bytes of a NumPy structured type, little-endian, without a header; the shapes and types
-stand in the folder's meta.json.
+The second entry holds `latents_logvar` [n h w c], log variances of the latents. Each further entry
+holds `structure` [n h w c] at one level: the means of the latents of the blurred depth. A training
+step therefore reads only what it needs. An entry is the bytes of a NumPy structured type,
+little-endian, without a header; the shapes and types are in the folder's meta.json.
 """
 
 from __future__ import annotations
@@ -20,26 +21,41 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gen1_jax.batch import SCHEMA
 from gen1_jax.errors import UserError
 
 FORMAT = 2
 PRECISIONS = ("float16", "float32")
-# The axes of each field; integers are int32, others of the folder's precision.
-AXES = {
-    "latents": "n h w c",
-    "latents_logvar": "n h w c",
-    "structure": "k n h w c",
-    "levels": "k",
-    "content": "n d",
-    "tokens": "l",
+# Stored field → the field of `Batch` that is drawn from it, and the axis that takes the place of
+# the batch axis: k blur levels, n frames, or none.
+_FROM_BATCH = {
+    "latents": ("latents", ""),
+    "latents_logvar": ("latents_logvar", ""),
+    "structure": ("structure", "k"),
+    "levels": ("structure_level", "k"),
+    "content": ("content", "n"),
+    "tokens": ("tokens", ""),
 }
-_INTEGERS = ("levels", "tokens")
+# The axes of each stored field.
+AXES = {
+    name: " ".join([*filter(None, [axis]), *SCHEMA[field][0].split()[1:]])
+    for name, (field, axis) in _FROM_BATCH.items()
+}
+# These are stored as int32, all others in the folder's precision.
+_INTEGERS = tuple(
+    name for name, (field, _) in _FROM_BATCH.items() if issubclass(SCHEMA[field][1], np.integer)
+)
 _OPTIONAL = ("tokens",)
-_APART = ("latents_logvar", "structure")  # what is not in a clip's first entry
+_APART = ("latents_logvar", "structure")  # fields outside a clip's first entry
 
 
 class Layout(NamedTuple):
-    """What the records of a folder look like: for each field its shape, and one precision."""
+    """The layout of a folder's records.
+
+    Attributes:
+      shapes: name and shape of each field, in the order of `AXES`.
+      precision: type of all numbers that are no integers.
+    """
 
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     precision: str
@@ -50,22 +66,22 @@ class Layout(NamedTuple):
 
     @property
     def entries(self) -> int:
-        """ArrayRecord entries of a clip."""
+        """Number of ArrayRecord entries of a clip."""
         return 2 + self.num_levels
 
     @property
     def size(self) -> int:
-        """Bytes of a clip."""
+        """Size of a clip in bytes."""
         return self.first.itemsize + (1 + self.num_levels) * self.plane.itemsize
 
     @property
     def first(self) -> np.dtype:
-        """Of a clip's first entry."""
+        """Type of a clip's first entry."""
         return np.dtype([(n, self._scalar(n), s) for n, s in self.shapes if n not in _APART])
 
     @property
     def plane(self) -> np.dtype:
-        """Of each of the other entries."""
+        """Type of each further entry."""
         return np.dtype((self._scalar("latents"), dict(self.shapes)["latents"]))
 
     def _scalar(self, name: str) -> str:
@@ -78,10 +94,11 @@ class Layout(NamedTuple):
 
 
 def make_layout(shapes: Mapping[str, Sequence[int]], precision: str = "float16") -> Layout:
-    """The layout of records whose fields have these shapes.
+    """Returns the layout of records whose fields have these shapes.
 
     Raises:
-        UserError: fields missing, unknown, of the wrong rank or disagreeing; another precision.
+      UserError: a field is missing, unknown, of the wrong rank, or disagrees with another; or the
+        precision is unknown.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision is {precision!r}; accepted: {', '.join(PRECISIONS)}")
@@ -108,10 +125,10 @@ def make_layout(shapes: Mapping[str, Sequence[int]], precision: str = "float16")
 
 
 def read_layout(data: Any) -> Layout:
-    """The inverse of `Layout.to_json`.
+    """Returns the layout that `Layout.to_json` wrote.
 
     Raises:
-        UserError: it is something else.
+      UserError: the data are something else.
     """
     try:
         shapes = {
@@ -122,12 +139,19 @@ def read_layout(data: Any) -> Layout:
         raise UserError("the layout of its records is not readable") from error
 
 
+# ---- writing
+
+
 def pack(record: Mapping[str, np.ndarray], layout: Layout, name: str) -> list[bytes]:
-    """The entries of a clip's record; `name` says which clip it is where that fails.
+    """Returns the entries of a clip.
+
+    Args:
+      record: the clip's fields.
+      layout: the layout of all records.
+      name: name of the clip in messages.
 
     Raises:
-        UserError: fields or shapes that are not the layout's, or numbers that the precision cannot
-            hold.
+      UserError: fields or shapes differ from the layout, or the precision cannot hold a number.
     """
     shapes = dict(layout.shapes)
     if set(record) != set(shapes):
@@ -138,7 +162,7 @@ def pack(record: Mapping[str, np.ndarray], layout: Layout, name: str) -> list[by
             raise UserError(
                 f"{name}: {field} has shape {list(value.shape)}; the others have {list(shape)}"
             )
-        bad = None if field in _INTEGERS else _unfit(value, layout.precision)
+        bad = None if field in _INTEGERS else _find_unfit(value, layout.precision)
         if bad is not None:
             raise UserError(f"{name}: {field} holds {bad}, which {layout.precision} cannot store")
     first = np.empty((), layout.first)
@@ -148,18 +172,21 @@ def pack(record: Mapping[str, np.ndarray], layout: Layout, name: str) -> list[by
     return [first.tobytes(), *(np.asarray(p, layout.plane.base).tobytes() for p in planes)]
 
 
-def _unfit(value: np.ndarray, precision: str) -> float | None:
-    """The first number that is none, or too large; None if all fit."""
+def _find_unfit(value: np.ndarray, precision: str) -> float | None:
+    """Returns the first number that is not finite or too large for the precision, if any."""
     with np.errstate(invalid="ignore"):
         fits = np.abs(value) <= np.finfo(precision).max
     return None if fits.all() else float(value[~fits].flat[0])
 
 
+# ---- reading
+
+
 def unpack_first(data: bytes, layout: Layout) -> dict[str, np.ndarray]:
-    """The fields of a clip's first entry; read-only views of the bytes.
+    """Returns the fields of a clip's first entry, as read-only views of the bytes.
 
     Raises:
-        ValueError: not as many bytes as the layout has.
+      ValueError: the number of bytes is not the layout's.
     """
     first = np.frombuffer(data, layout.first)
     if len(first) != 1:
@@ -168,7 +195,11 @@ def unpack_first(data: bytes, layout: Layout) -> dict[str, np.ndarray]:
 
 
 def unpack_plane(data: bytes, layout: Layout) -> np.ndarray:
-    """Another of its entries, [n h w c]; ValueError as above."""
+    """Returns the array [n h w c] of another entry.
+
+    Raises:
+      ValueError: the number of bytes is not the layout's.
+    """
     if len(data) != layout.plane.itemsize:
         raise ValueError(f"{len(data)} bytes; {layout.plane.itemsize} are expected")
     return np.frombuffer(data, layout.plane.base).reshape(layout.plane.shape)

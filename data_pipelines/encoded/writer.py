@@ -1,17 +1,16 @@
-"""Writing a folder of encoded clips, by several processes, in shards that can be done in any order.
+"""Writing a folder of encoded clips, by several processes, in shards of any order.
 
-The shards are fixed ranges of records. One has its final name only when it is whole and on the
-disk, so a job that was killed, anywhere, goes on where shards are missing, and ends with the same
-bytes. `.job.json` holds the settings of a job under way; `meta.json` is written last, and without
-it the folder is not finished.
+A shard is a fixed range of records. It has its final name only once it is whole and on the disk, so
+a job that was killed continues with the missing shards, and ends with the same bytes. `.job.json`
+holds the settings of an unfinished job. `meta.json` is written last; a folder without it is not
+finished.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,15 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from gen1_jax.data_pipelines.encoded.records import FORMAT, Layout, pack
-from gen1_jax.errors import UserError
-from gen1_jax.files import read_json, write_json
+from gen1_jax.errors import UserError, WritingFailed
+from gen1_jax.files import read_json, remove_parts, replacing, write_json
 
 META, JOB = "meta.json", ".job.json"
 RECORDS_PER_SHARD = 1024
 
 
 class EncodedWriter:
-    """One folder's job.
+    """Writes one folder.
 
         writer = EncodedWriter(folder, layout, count=len(clips), settings={"seed": 0})
         writer.start()
@@ -35,14 +34,14 @@ class EncodedWriter:
             writer.write(shard, (encode(clips[i]) for i in writer.records(shard)))
         writer.finish()
 
-    Any process may write any shard; one of them starts and finishes.
+    Any process may write any shard; one process calls `start` and `finish`.
 
     Attributes:
-        settings: all that the bytes follow from; a job goes on with the same settings only.
-        num_shards: of the whole folder.
+      settings: all settings from which the bytes follow. A job continues with the same ones only.
+      num_shards: number of shards of the whole folder.
 
     Raises:
-        UserError: 0 records, or a shard of none.
+      UserError: there are no records, or a shard would have none.
     """
 
     def __init__(
@@ -68,13 +67,14 @@ class EncodedWriter:
             "records_per_shard": records_per_shard,
             **layout.to_json(),
         }
-        self.settings = json.loads(json.dumps(own))  # as they are read back
+        self.settings = json.loads(json.dumps(own))  # as JSON gives them back
 
     def start(self) -> None:
-        """Creates the folder, or makes sure that what is there belongs to this very job.
+        """Creates the folder, or checks that an existing one belongs to this job.
 
         Raises:
-            UserError: a job of other settings, clips of unknown settings, or no place to write.
+          UserError: the folder is finished, or was begun with other or unknown settings, or it
+            cannot be written.
         """
         if self.finished:
             raise UserError(
@@ -89,16 +89,14 @@ class EncodedWriter:
                 f"{self._folder} holds unfinished clips of unknown settings; remove it, or name "
                 "another"
             )
-        with _writing(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_json(self._folder / JOB, self.settings)
+        write_json(self._folder / JOB, self.settings)
 
     @property
     def finished(self) -> bool:
         return (self._folder / META).exists()
 
     def summary(self) -> str:
-        """What the folder holds, for people."""
+        """Returns one line for people about what the folder holds."""
         size = self._layout.size * self._count
         return (
             f"{self._count:,} clips, {self._layout.size:,} bytes each, {size / 1e9:,.2f} GB as "
@@ -106,25 +104,29 @@ class EncodedWriter:
         )
 
     def missing(self) -> list[int]:
-        """The shards that are not there yet."""
+        """Returns the numbers of the shards that are not written yet."""
         return [k for k in range(self.num_shards) if not self._path(k).exists()]
 
     def records(self, shard: int) -> range:
-        """The records of a shard."""
+        """Returns the numbers of a shard's records."""
         return range(shard * self._per_shard, min((shard + 1) * self._per_shard, self._count))
 
     def write(self, shard: int, records: Iterable[dict[str, np.ndarray]]) -> None:
-        """Writes a shard of these records; whole or not at all.
+        """Writes a shard atomically.
+
+        Args:
+          shard: number of the shard.
+          records: its records, in order.
 
         Raises:
-            UserError: a record that does not fit, not as many as the shard has, or no place left.
+          UserError: a record does not fit the layout, the number of records is wrong, or the shard
+            cannot be written.
         """
         path, numbers = self._path(shard), self.records(shard)
-        part = path.with_name(f".{path.name}.part")
-        try:
+        with replacing(path) as part:
             with _writing(self._folder):
-                # group_size:1: random access reads one entry alone. Compressed, float16 latents
-                # are a tenth smaller and take three times as long to read.
+                # With group_size:1, random access reads one entry alone. Compression would make
+                # float16 latents a tenth smaller, and reading three times as slow.
                 writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
             try:
                 for index, record in zip(numbers, records, strict=False):
@@ -133,30 +135,24 @@ class EncodedWriter:
                         for entry in entries:
                             writer.write(entry)
             except BaseException:
-                with contextlib.suppress(RuntimeError):  # what went wrong is on its way already
+                with contextlib.suppress(RuntimeError):  # the first error is raised already
                     writer.close()
                 raise
             with _writing(self._folder):
                 writer.close()
                 _check_entries(part, len(numbers) * self._layout.entries)
-                with part.open("rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Writes meta.json, which makes the folder whole.
+        """Writes meta.json, which marks the folder as finished.
 
         Raises:
-            UserError: shards are missing, or no place left.
+          UserError: a shard is missing, or meta.json cannot be written.
         """
         if missing := self.missing():
             raise UserError(f"{self._folder} lacks {self._path(missing[0]).name}")
         files = [self._path(k).name for k in range(self.num_shards)]
         with _writing(self._folder):
-            for part in self._folder.glob(".*.part*"):
-                part.unlink()
+            remove_parts(self._folder)
             write_json(self._folder / META, {**self.settings, "files": files})
             clean(self._folder)
 
@@ -165,7 +161,7 @@ class EncodedWriter:
 
 
 def check_same(wanted: dict[str, Any], known: dict[str, Any], folder: Path) -> None:
-    """UserError naming the first of `wanted` that was different when the folder was begun."""
+    """Raises UserError naming the first setting that was different when the folder was begun."""
     for name, value in wanted.items():
         if known.get(name) != value:
             raise UserError(
@@ -175,11 +171,12 @@ def check_same(wanted: dict[str, Any], known: dict[str, Any], folder: Path) -> N
 
 
 def clean(folder: Path) -> None:
-    """Removes what a finished job leaves behind where it was killed after its last word."""
+    """Removes the job's file, which stays if a job is killed just after writing meta.json."""
     (folder / JOB).unlink(missing_ok=True)
 
 
 def _check_entries(path: Path, count: int) -> None:
+    """Raises OSError unless the file holds so many entries."""
     reader = ArrayRecordReader(str(path))
     try:
         if reader.num_records() != count:
@@ -189,12 +186,16 @@ def _check_entries(path: Path, count: int) -> None:
 
 
 @contextlib.contextmanager
-def _writing(folder: Path):
-    """What a file system refuses, in one line; ArrayRecord's own errors are RuntimeErrors."""
+def _writing(folder: Path) -> Iterator[None]:
+    """Turns errors of the file system, and ArrayRecord's RuntimeErrors, into one line.
+
+    Raises:
+      WritingFailed: the block could not write.
+    """
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # "write() failed: No space left on device; writing /…/.clips-00000…; at byte 4096; …"
+        # ArrayRecord says: "write() failed: No space left on device; writing PATH; at byte 4096; …"
         said = str(error).splitlines()[0].partition(" failed: ")
         reason = getattr(error, "strerror", None) or (said[2] or said[0]).partition(";")[0]
-        raise UserError(f"cannot write {folder}: {reason}") from error
+        raise WritingFailed(f"cannot write {folder}: {reason}") from error
