@@ -1,9 +1,10 @@
-"""Grain transforms of decoded records into examples in the form of `gen1_jax.batch.Batch`.
+"""Grain transforms that make examples for a `gen1_jax.batch.Batch` from decoded records.
 
 An example is a dictionary of numpy arrays without the batch axis: frames [n H W 3] uint8,
 depth [n H W] float32, tokens [l] int32, structure_level [] and content_frame [] int32. Every random
 choice comes from the generator that Grain seeds by the record's place in the stream, so it is the
-same after any restart.
+same after any restart. The name of a random transform's class is part of its seed: renaming a class
+changes the draws.
 """
 
 from __future__ import annotations
@@ -18,26 +19,40 @@ from PIL import Image
 from gen1_jax.errors import UserError
 
 Example = dict[str, Any]
-ALL_LEVELS = tuple(range(8))  # of blur, t_s; as gen1_jax.diffusion.structure.NUM_LEVELS
+ALL_LEVELS = tuple(range(8))  # blur levels t_s: range(gen1_jax.diffusion.structure.NUM_LEVELS)
 
-_PER_FRAME = ("frames", "depth", "mask")  # [n H W ...]
+_PER_FRAME = ("frames", "depth", "mask")  # fields of shape [n H W ...]
 
 
 class Choice(NamedTuple):
-    """What a step takes of a clip."""
+    """The random choices for one clip in one step.
+
+    Attributes:
+      frames: the frames to take.
+      level: blur level t_s of the structure.
+      content_frame: number, among the frames taken, of the one whose image embedding is the
+        content.
+    """
 
     frames: slice
-    level: int  # t_s, the blur level of its structure
-    content_frame: int  # whose embedding is the content; counted among the frames taken
+    level: int
+    content_frame: int
 
 
 def choose(
     rng: np.random.Generator, have: int, num_frames: int, stride: int, levels: Sequence[int]
 ) -> Choice:
-    """Draws `num_frames` of `have` frames, `stride` apart, one of `levels` and a content frame.
+    """Draws the choices for a clip.
+
+    Args:
+      rng: generator of the draws.
+      have: number of the clip's frames.
+      num_frames: number of frames to take.
+      stride: distance of consecutive frames taken.
+      levels: blur levels to draw from.
 
     Raises:
-        UserError: a clip that is too short.
+      UserError: the clip is too short.
     """
     span = (num_frames - 1) * stride + 1
     if have < span:
@@ -51,14 +66,14 @@ def choose(
 
 
 class ChooseFrames(grain.transforms.RandomMap):
-    """Keeps `num_frames` frames, `stride` apart, from a random start; n = 1 makes an image.
+    """Keeps `num_frames` frames, `stride` apart, from a random start; one frame makes an image.
 
-    Adds what else is drawn for the clip: structure_level [] (t_s, one of `levels`) and
-    content_frame []. Drawn here, not in the step, so that encoded clips, which a step reads at one
-    level alone, are drawn alike.
+    Adds structure_level [] (t_s, one of `levels`) and content_frame []. They are drawn here and not
+    in the training step, so that raw and encoded clips are drawn alike; an encoded clip is read at
+    the drawn level only.
 
     Raises:
-        UserError: from a clip that is too short.
+      UserError: a setting is wrong, or a clip is too short.
     """
 
     name = Choice.__name__
@@ -79,7 +94,15 @@ class ChooseFrames(grain.transforms.RandomMap):
 
 
 class FitTo(grain.transforms.RandomMap):
-    """Scales frames and depth to cover (height, width), then crops, at random or in the middle."""
+    """Scales frames and depth to cover (height, width), then crops them.
+
+    Args:
+      size: (height, width) of the result.
+      random_crop: whether the crop is at a random place; otherwise it is in the middle.
+
+    Raises:
+      UserError: the size is no pair of positive numbers.
+    """
 
     def __init__(self, size: tuple[int, int], random_crop: bool = True):
         if len(size) != 2 or min(size) < 1:
@@ -100,7 +123,7 @@ class FitTo(grain.transforms.RandomMap):
         if scaled == have:
             top_left = np.s_[:, top : top + want[0], left : left + want[1]]
             return {k: v[top_left] if k in _PER_FRAME else v for k, v in element.items()}
-        # The box, in source pixels, that becomes the cropped output: one resampling, no copy.
+        # Resampling this box of the source, in its pixels, scales and crops in one step.
         scale_y, scale_x = have[0] / scaled[0], have[1] / scaled[1]
         box = (
             left * scale_x,
@@ -116,7 +139,7 @@ class FitTo(grain.transforms.RandomMap):
 
 
 class Flip(grain.transforms.RandomMap):
-    """Mirrors a clip, left to right, with its depth; every other one, at random."""
+    """Mirrors a clip and its depth, left to right, with probability 1/2."""
 
     def random_map(self, element: Example, rng: np.random.Generator) -> Example:
         if rng.integers(2):
@@ -125,22 +148,23 @@ class Flip(grain.transforms.RandomMap):
 
 
 def _mirror(images: np.ndarray) -> np.ndarray:
-    """Mirrors images [n h w ...], contiguous: whole pixels are moved, three times faster."""
+    """Mirrors images [n h w ...]; it moves whole pixels, which is three times faster."""
     pixels = images.view(f"V{images[0, 0, 0].nbytes}") if images.ndim == 4 else images
     return np.ascontiguousarray(pixels[:, :, ::-1]).view(images.dtype)
 
 
 def _resample(images: np.ndarray, size: tuple[int, int], box: tuple, method: int) -> np.ndarray:
-    """Resamples the box of images [n h w ...] to [n H W ...], anti-aliased when shrinking."""
+    """Resamples a box of images [n h w ...] to [n H W ...], with antialiasing."""
     target = (size[1], size[0])
     return np.stack([np.asarray(Image.fromarray(i).resize(target, method, box)) for i in images])
 
 
 class Tokenize(grain.transforms.Map):
-    """Replaces the caption by `tokens` [l] int32.
+    """Adds the caption's `tokens` [l] int32.
 
     Args:
-        tokenizer: texts → tokens [b l] int32, padded (`gen1_jax.tokenizer.Tokenizer.encode`).
+      tokenizer: function from texts to padded tokens [b l] int32, such as
+        `gen1_jax.tokenizer.Tokenizer.encode`.
     """
 
     def __init__(self, tokenizer: Callable[[list[str]], np.ndarray]):
@@ -151,10 +175,10 @@ class Tokenize(grain.transforms.Map):
 
 
 class Select(grain.transforms.Map):
-    """Keeps these fields and no others, so that examples can be stacked into a batch.
+    """Keeps the given fields only, so that examples can be stacked into a batch.
 
     Raises:
-        UserError: from a record that lacks one.
+      UserError: a record lacks a field.
     """
 
     def __init__(self, fields: tuple[str, ...]):

@@ -6,37 +6,15 @@ import numpy as np
 
 from gen1_jax.data_pipelines.moving_shapes.vocabulary import COLOURS
 from gen1_jax.errors import UserError
+from gen1_jax.video.pixels import rgb_to_lab
 
 # Shading and texture change lightness far more than chroma, so lightness counts for less.
 _LIGHTNESS_WEIGHT = 0.5
 _MAX_PIXELS = 20_000
 
 
-def to_lab(rgb: np.ndarray) -> np.ndarray:
-    """sRGB [... 3] in 0..255 to CIELAB [... 3] (D65)."""
-    c = np.asarray(rgb, np.float32) / 255
-    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    matrix = np.array(
-        [
-            [0.4124564, 0.3575761, 0.1804375],
-            [0.2126729, 0.7151522, 0.0721750],
-            [0.0193339, 0.1191920, 0.9503041],
-        ]
-    )
-    xyz = linear @ matrix.T / np.array([0.95047, 1.0, 1.08883])
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.stack(
-        [
-            116 * f[..., 1] - 16,
-            500 * (f[..., 0] - f[..., 1]),
-            200 * (f[..., 1] - f[..., 2]),
-        ],
-        axis=-1,
-    )
-
-
 _NAMES = tuple(COLOURS)
-_PALETTE = to_lab(np.array(list(COLOURS.values())))
+_PALETTE = rgb_to_lab(np.array(list(COLOURS.values())))
 
 
 def erode(mask: np.ndarray, times: int = 1) -> np.ndarray:
@@ -79,7 +57,7 @@ def colour_of(frames: np.ndarray, mask: np.ndarray) -> tuple[str, dict[str, floa
         if inner.sum() * 8 >= mask.sum():
             break
     pixels = frames[inner]
-    lab = to_lab(pixels[:: 1 + len(pixels) // _MAX_PIXELS])
+    lab = rgb_to_lab(pixels[:: 1 + len(pixels) // _MAX_PIXELS])
     middle = np.median(lab, axis=0)
     far = np.linalg.norm(lab - middle, axis=1)
     mean = lab[far <= np.quantile(far, 0.9)].mean(axis=0)

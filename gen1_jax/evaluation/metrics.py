@@ -14,6 +14,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from gen1_jax.video.pixels import rgb_to_lab
+
 Array = np.ndarray
 
 # A pixel has a colour within this distance in Lab, lightness counted half (shading changes it
@@ -96,23 +98,6 @@ def structure_correlation(pred: Array, target: Array, mask: Array | None = None)
 
 
 # --- colour ---------------------------------------------------------------------------------------
-
-
-def rgb_to_lab(rgb: Array) -> Array:
-    """`[... 3]` uint8 sRGB -> `[... 3]` CIE L*a*b* (D65), float64: distances are about as seen."""
-    unit = np.asarray(rgb, np.float64) / 255
-    linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array(  # IEC 61966-2-1
-        [
-            [0.4124564, 0.3575761, 0.1804375],
-            [0.2126729, 0.7151522, 0.0721750],
-            [0.0193339, 0.1191920, 0.9503041],
-        ]
-    )
-    xyz = linear @ to_xyz.T / to_xyz.sum(axis=1)
-    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    x, y, z = np.moveaxis(f, -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
 @dataclass(frozen=True)

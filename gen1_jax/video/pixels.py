@@ -102,3 +102,27 @@ def _composite(rgba: np.ndarray, background: int = 0) -> np.ndarray:
     alpha = rgba[..., 3:].astype(np.uint16)
     product = rgba[..., :3] * alpha + background * (255 - alpha)
     return ((product + 127) // 255).astype(np.uint8)
+
+
+def rgb_to_lab(rgb: np.ndarray) -> np.ndarray:
+    """Converts sRGB to CIE L*a*b* (D65), in which distances are about as large as they look.
+
+    Args:
+      rgb: `[... 3]` values from 0 to 255.
+
+    Returns:
+      `[... 3]` float64.
+    """
+    unit = np.asarray(rgb, np.float64) / 255
+    linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(  # IEC 61966-2-1
+        [
+            [0.4124564, 0.3575761, 0.1804375],
+            [0.2126729, 0.7151522, 0.0721750],
+            [0.0193339, 0.1191920, 0.9503041],
+        ]
+    )
+    xyz = linear @ to_xyz.T / to_xyz.sum(axis=1)
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    x, y, z = np.moveaxis(f, -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
