@@ -1,12 +1,14 @@
-"""Measure a pipeline: consistency of frames and prompts, structure error, over the three controls.
+"""Measure a pipeline over a grid of the three controls: consistency, structure, colours.
 
     gen1 evaluate --prompts prompts.jsonl --temporal-scale 0.5 1 1.5 -o runs/evaluation
     gen1 evaluate --world runs/demo/world --clips 32 -o runs/evaluation
 
-A prompt file has a JSON object a line: {"video": PATH, "prompt": TEXT}, paths relative to the file.
-Clips of the world are recoloured, and measured against truth too: is the object the colour that the
-prompt names; does its mask stay; true depth. Writes records.jsonl (as it goes; a stopped sweep goes
-on), table.md, metrics.json, trends.png.
+A prompt file holds a JSON object a line, {"video": PATH, "prompt": TEXT}, with paths relative to
+the file. A clip of the world is asked for another colour and measured against the truth too: does
+its object take that colour, does the object keep its mask, does the depth stay.
+
+Output: records.jsonl, table.md, metrics.json and, if a control varies, trends.png. Records are
+written as edits are made: the same command goes on with a sweep that was stopped.
 """
 
 from pathlib import Path
@@ -31,40 +33,61 @@ def add_arguments(parser) -> None:
         "--builder", default="demo", help="size of the data set in --world (%(default)s)"
     )
     parser.add_argument(
-        "--clips", type=int, default=32, help="held-out clips of --world (%(default)s)"
+        "--clips", type=int, default=32, help="number of held-out clips of --world (%(default)s)"
     )
-    parser.add_argument("--structure-level", type=int, nargs="+", default=[0], metavar="T")
-    parser.add_argument("--temporal-scale", type=float, nargs="+", default=[1.0], metavar="W")
     parser.add_argument(
-        "--guidance-scale", type=float, nargs="+", metavar="W", help="(the model's own default)"
+        "--structure-level",
+        type=int,
+        nargs="+",
+        default=[0],
+        metavar="T",
+        help="values of the structure level, 0 to 7 (0)",
+    )
+    parser.add_argument(
+        "--temporal-scale",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        metavar="W",
+        help="values of the temporal scale (1)",
+    )
+    parser.add_argument(
+        "--guidance-scale",
+        type=float,
+        nargs="+",
+        metavar="W",
+        help="values of the guidance scale (the model's own default)",
     )
     parser.add_argument(
         "--one-at-a-time",
         action="store_true",
-        help="vary one control, the others at their first value; else every combination",
+        help="vary one control while the others keep their first value, not every combination",
     )
     parser.add_argument("--steps", type=int, default=25, help="sampling steps (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the noise and of the colours (%(default)s)"
+    )
     parser.add_argument(
         "--frames",
         type=int,
-        help="of each clip of --prompts (as many as the model was trained on)",
+        help="number of frames of each clip of --prompts (as many as the model was trained on)",
     )
     parser.add_argument("--stride", type=int, help="take every N-th frame of --prompts (1)")
     parser.add_argument(
-        "--batch-size", type=int, default=8, help="clips edited together (%(default)s)"
+        "--batch-size", type=int, default=8, help="number of clips edited together (%(default)s)"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
     add_mesh_argument(parser)
-    parser.add_argument("--no-progress", action="store_true", help="no bar")
+    parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
 
 def run(args) -> None:
     import numpy as np
 
     from gen1_jax.editing import Controls, VideoEditor
+    from gen1_jax.evaluation.items import file_items, world_items
+    from gen1_jax.evaluation.report import write_summary
     from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep
-    from gen1_jax.evaluation.world import file_items, summarise, world_items
     from gen1_jax.runtime import keep_programs
 
     keep_programs()
@@ -108,4 +131,4 @@ def run(args) -> None:
         palette=palette,
         progress=not args.no_progress,
     )
-    summarise(records, args.output, grid)
+    print(write_summary(records, args.output, grid))

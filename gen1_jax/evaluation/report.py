@@ -1,10 +1,5 @@
-"""Records of an evaluation: written as they come, read back to resume, summed up, tabled, plotted.
+"""What an evaluation found, for people: means in a table, trends in a plot, edits in pictures."""
 
-A record is a flat dict, one per clip and setting of the controls: `{"clip": "...", "prompt": "...",
-"temporal_scale": 1.0, ..., "frame_consistency": 0.97, ...}`, one JSON object a line.
-"""
-
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,108 +8,48 @@ from pathlib import Path
 import numpy as np
 
 from gen1_jax.errors import UserError
-from gen1_jax.evaluation.metrics import Interval, confidence_interval, paired_interval
-from gen1_jax.files import replacing
+from gen1_jax.evaluation.metrics import confidence_interval
+from gen1_jax.evaluation.records import CONTROLS, METRICS, Record
+from gen1_jax.files import replacing, write_json
+from gen1_jax.video import pictures
+from gen1_jax.video.io import write_video
 
-CONTROLS = ("temporal_scale", "structure_level", "guidance_scale")
-METRICS = (
-    "frame_consistency",
-    "prompt_consistency",
-    "structure_error",
-    "structure_correlation",
-    "colour_accuracy",
-    "mask_iou",
-    "flicker",
-)
-KEY = ("clip", "prompt", "method", "seed", *CONTROLS)
-"""What tells one record from another."""
+# The measures that metrics.json holds.
+HEADLINE = ("colour_accuracy", "structure_correlation", "frame_consistency", "prompt_consistency")
+LAST_PICTURE = "edits.gif"  # `picture_edits` writes it after all other pictures
 
 _LABELS = {"temporal_scale": "ω_t", "structure_level": "t_s", "guidance_scale": "ω"}
 
-Record = Mapping[str, object]
 
+def write_summary(records: Sequence[Record], folder: Path, grid: Sequence[Mapping]) -> str:
+    """Writes table.md, metrics.json and, if a control varies, trends.png.
 
-# --- JSONL ----------------------------------------------------------------------------------------
-
-
-def write_jsonl(path: str | os.PathLike, records: Iterable[Record]) -> int:
-    """Appends records, each by one write of one whole line, on disk when this returns.
-
-    A line torn by a kill in mid-write is closed off first, so that it spoils no later record.
+    Args:
+      records: of all clips and settings.
+      folder: where to write.
+      grid: the settings. metrics.json holds the means over the records of the first.
 
     Returns:
-        How many were written.
-
-    Raises:
-        UserError: the file cannot be written to.
+      The table as plain text.
     """
-    path = Path(path)
-    count = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            size = os.fstat(handle).st_size
-            if size and os.pread(handle, 1, size - 1) != b"\n":
-                os.write(handle, b"\n")
-            for record in records:
-                line = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n"
-                _write_all(handle, line.encode())
-                count += 1
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-    return count
+    rows = summarise(records)
+    with replacing(folder / "table.md") as part:
+        part.write_text(format_table(rows, markdown=True) + "\n", encoding="utf-8")
+    base = [
+        record
+        for record in records
+        if all(record[name] == value for name, value in grid[0].items() if value is not None)
+    ]
+    values = {name: [r[name] for r in base if r.get(name) is not None] for name in HEADLINE}
+    headline = {name: float(np.clip(np.mean(v), 0, 1)) for name, v in values.items() if v}
+    write_json(folder / "metrics.json", headline)
+    # Clips of a single frame have no frame consistency to plot.
+    if len(grid) > 1 and any("frame_consistency" in record for record in records):
+        plot_trends(records, folder / "trends.png")
+    return format_table(rows)
 
 
-def read_jsonl(path: str | os.PathLike) -> tuple[list[dict], int]:
-    """Records written so far and how many torn lines were passed over; a missing file has none.
-
-    Of several records with one key (two sweeps into one file) the last one counts.
-
-    Raises:
-        UserError: the file is not made of records at all.
-    """
-    path = Path(path)
-    if not path.exists():
-        return [], 0
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    records, torn = {}, 0
-    for line in content.splitlines():
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:  # JSON or UTF-8 cut in the middle
-            record = None
-        if isinstance(record, dict):
-            records[record_key(record) or len(records)] = record
-        else:
-            torn += 1
-    # Killed while the first record was written: it begins as one, and its line has no end.
-    first_torn = torn == 1 and content.startswith(b"{") and b"\n" not in content
-    if torn and not records and not first_torn:
-        raise UserError(f"{path}: holds no records; a file of one JSON object a line is accepted")
-    return list(records.values()), torn
-
-
-def record_key(record: Record) -> tuple:
-    """What tells a record from others: `KEY`'s values, of those it has; numbers compare by
-    value."""
-    return tuple((name, record[name]) for name in KEY if name in record)
-
-
-def done_keys(records: Iterable[Record]) -> set[tuple]:
-    """The keys to skip when a sweep goes on."""
-    return {record_key(record) for record in records}
-
-
-# --- sums and tables ------------------------------------------------------------------------------
+# ---- means and tables
 
 
 def summarise(
@@ -123,15 +58,14 @@ def summarise(
     metrics: Sequence[str] = METRICS,
     level: float = 0.95,
 ) -> list[dict]:
-    """Means with confidence intervals for each setting of `by`, in rising order.
+    """Returns means with confidence intervals for each setting of `by`, in rising order.
 
-    A clip that occurs several times in a group (other seeds, controls not in `by`) counts once,
-    with its mean: clips are independent, records of one clip are not.
+    A clip that occurs several times in a group (with other seeds, or controls not in `by`) counts
+    once, with its mean: clips are independent of each other, records of one clip are not.
 
     Returns:
-        Rows: the setting's values, `count` (records), and for every metric that occurs in any
-            record
-        a `metrics.Interval` (over clips) under its name.
+      Rows: the setting's values, `count` (records), and for every metric that any record has, a
+      `metrics.Interval` over clips under the metric's name.
     """
     by = [name for name in by if any(name in record for record in records)]
     groups: dict[tuple, list[Record]] = {}
@@ -144,41 +78,28 @@ def summarise(
         row = dict(zip(by, values, strict=True), count=len(group))
         for name in present:
             pairs = [(r.get("clip", i), _number(r.get(name))) for i, r in enumerate(group)]
-            row[name] = confidence_interval(list(_clip_means(pairs).values()), level)
+            row[name] = confidence_interval(_clip_means(pairs), level)
         rows.append(row)
     return rows
 
 
-def compare(
-    records: Sequence[Record], metric: str, control: str, low: object, high: object
-) -> Interval:
-    """Interval of the change of `metric` from `control = low` to `high`, on the same clips.
+def _clip_means(pairs: Iterable[tuple[object, float]]) -> list[float]:
+    """Returns the mean of each clip's values without NaNs, from (clip, value) pairs, in order."""
+    values: dict[object, list[float]] = {}
+    for clip, value in pairs:
+        values.setdefault(clip, []).append(value)
+    known = ([v for v in vs if not math.isnan(v)] for vs in values.values())
+    return [sum(vs) / len(vs) if vs else math.nan for vs in known]
 
-    Records are paired by their keys without `control`, unpaired ones are left out, and the pairs of
-    one clip are averaged before clips are counted.
-    """
 
-    def pick(value: object) -> dict[tuple, float]:
-        return {
-            tuple(pair for pair in record_key(record) if pair[0] != control): _number(
-                record.get(metric)
-            )
-            for record in records
-            if record.get(control) == value
-        }
-
-    before, after = pick(low), pick(high)
-    shared = [key for key in before if key in after]
-    clips = [dict(key).get("clip", index) for index, key in enumerate(shared)]
-    befores = _clip_means(zip(clips, (before[key] for key in shared), strict=True))
-    afters = _clip_means(zip(clips, (after[key] for key in shared), strict=True))
-    return paired_interval(list(befores.values()), list(afters.values()))
+def _number(value: object) -> float:
+    return math.nan if value is None else float(value)
 
 
 def format_table(rows: Sequence[Mapping[str, object]], markdown: bool = False) -> str:
-    """Rows of `summarise` (or any dicts) as aligned plain text, or as a Markdown table.
+    """Returns rows of `summarise` (or any dicts) as aligned plain text or as a Markdown table.
 
-    Intervals read "mean ± half width"; columns that no row has are left out.
+    An interval reads "mean ± half width". A column that no row has is left out.
     """
     if not rows:
         return "(no records)"
@@ -196,7 +117,18 @@ def format_table(rows: Sequence[Mapping[str, object]], markdown: bool = False) -
     return "\n".join("  ".join(line).rstrip() for line in (lines[0], rule, *lines[1:]))
 
 
-# --- plots ----------------------------------------------------------------------------------------
+def _cell(value: object) -> str:
+    if hasattr(value, "half_width"):
+        if math.isnan(value.mean):
+            return "-"
+        plus = "" if math.isnan(value.half_width) else f" ± {value.half_width:.3f}"
+        return f"{value.mean:.3f}{plus}"
+    if value is None:
+        return "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# ---- the plot
 
 
 def plot_trends(
@@ -206,13 +138,13 @@ def plot_trends(
     x: str = "frame_consistency",
     y: str = "prompt_consistency",
 ) -> None:
-    """The paper's trade-off figure: `y` against `x` as each control goes through its values.
+    """Plots the paper's trade-off figure: `y` against `x` as each control takes its values.
 
-    One panel per control that varies, one curve per setting of the other controls, a point per
-    value of the control with 95 % error bars both ways and the value written beside it.
+    Each control that varies has a panel. In it, each setting of the other controls has a curve, and
+    each value of the control a point with 95 % error bars both ways and the value beside it.
 
     Raises:
-        UserError: no control varies, a metric is missing, or the picture cannot be written.
+      UserError: no control varies, a metric is missing, or the picture cannot be written.
     """
     varied = [name for name in controls if len({r.get(name) for r in records if name in r}) > 1]
     for metric in (x, y):
@@ -220,8 +152,7 @@ def plot_trends(
             raise UserError(f"no record holds {metric}; nothing to plot")
     if not varied:
         raise UserError(f"nothing to plot: none of {', '.join(controls)} takes two values or more")
-    # A figure of its own, without pyplot: no global state, no display, whatever the user's
-    # settings.
+    # Without pyplot, a figure needs no display and heeds no setting of the user's.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -249,7 +180,7 @@ def plot_trends(
 
 
 def _plot_curves(panel, control: str, others: list[str], curves: dict, x: str, y: str) -> None:
-    """Draws one panel; beyond eight curves the legend would cover the points and is left out."""
+    """Draws one panel. A legend of more than eight curves would cover the points: it has none."""
     for index, (setting, rows) in enumerate(sorted(curves.items(), key=str)):
         rows = sorted(rows, key=lambda row: row[control])
         label = ", ".join(
@@ -282,48 +213,36 @@ def _plot_curves(panel, control: str, others: list[str], curves: dict, x: str, y
         panel.legend(fontsize=8, framealpha=0.7)
 
 
-# --- parts ----------------------------------------------------------------------------------------
+# ---- pictures
 
 
-def _cell(value: object) -> str:
-    if hasattr(value, "half_width"):
-        if math.isnan(value.mean):
-            return "-"
-        plus = "" if math.isnan(value.half_width) else f" ± {value.half_width:.3f}"
-        return f"{value.mean:.3f}{plus}"
-    if value is None:
-        return "-"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def picture_edits(rows: list[dict[str, np.ndarray]], folder: Path) -> None:
+    """Writes a contact sheet, a side-by-side mp4 of each clip, and a GIF of the first six clips.
+
+    Args:
+      rows: one for each clip: title → clip `[n h w 3]`; the source, its depth, and the edits.
+      folder: where to write.
+    """
+    brief = [dict(list(row.items())[:3]) for row in rows]  # source, depth, first edit
+    pictures.save_image(folder / "contact_sheet.png", pictures.contact_sheet(brief))
+    if len(rows[0]) > 3:
+        pictures.save_image(folder / "controls.png", pictures.contact_sheet(rows, 2))
+    for i, row in enumerate(rows):
+        clip = _to_and_fro(pictures.side_by_side(row))
+        write_video(folder / "videos" / f"edit_{i:02d}.mp4", clip, fps=8, overwrite=True)
+    scale = max(1, 128 // brief[0]["source"].shape[1])
+    panels = [pictures.side_by_side(row, scale=scale) for row in brief[:6]]
+    width, height = (max(panel.shape[axis] for panel in panels) for axis in (2, 1))
+    panels = [
+        np.pad(p, ((0, 0), (0, height - p.shape[1]), (0, width - p.shape[2]), (0, 0)), mode="edge")
+        for p in panels
+    ]
+    half = -(-len(panels) // 2)
+    panels += [np.zeros_like(panels[0])] * (2 * half - len(panels))
+    columns = [np.concatenate(column, axis=1) for column in (panels[:half], panels[half:])]
+    write_video(folder / LAST_PICTURE, np.concatenate(columns, axis=2), fps=8, overwrite=True)
 
 
-def _clip_means(pairs: Iterable[tuple[object, float]]) -> dict[object, float]:
-    """(clip, value) pairs -> the mean of each clip's values, NaNs left out, in order."""
-    values: dict[object, list[float]] = {}
-    for clip, value in pairs:
-        values.setdefault(clip, []).append(value)
-    known = {clip: [v for v in vs if not math.isnan(v)] for clip, vs in values.items()}
-    return {clip: sum(vs) / len(vs) if vs else math.nan for clip, vs in known.items()}
-
-
-def _number(value: object) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _plain(value: object) -> object:
-    """What JSON knows: NumPy's and JAX's numbers as Python's, NaN and infinities (JSON has none)
-    null."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _write_all(handle: int, data: bytes) -> None:
-    """One write as a rule; the rest again where the system took only a part."""
-    while data:
-        data = data[os.write(handle, data) :]
+def _to_and_fro(clip: np.ndarray, times: int = 4) -> np.ndarray:
+    """Returns the clip played forward and backward several times, since it is short."""
+    return np.concatenate([clip, clip[-2:0:-1]] * times)

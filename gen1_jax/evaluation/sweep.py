@@ -1,6 +1,5 @@
-"""A sweep: every clip edited at every setting of the controls, measured, written as it goes."""
+"""A sweep: every clip is edited at every setting of the controls, and each edit is measured."""
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -13,35 +12,19 @@ from tqdm import tqdm
 
 from gen1_jax.editing import Edit, VideoEditor
 from gen1_jax.errors import UserError
-from gen1_jax.evaluation import metrics, report
+from gen1_jax.evaluation import metrics
+from gen1_jax.evaluation.items import Item, Palette
+from gen1_jax.evaluation.records import append_records, read_records, record_key
 
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """A clip to edit. `depth`, `mask` and `colour` are the truth, where it is known."""
-
-    clip: str  # its name in the records
-    frames: np.ndarray  # [n H W 3] uint8
-    prompt: str
-    depth: np.ndarray | None = None  # [n H W] inverse depth
-    mask: np.ndarray | None = None  # [n H W] bool, the object that the prompt recolours
-    colour: str | None = None  # the colour that the prompt names
-
-
-@dataclasses.dataclass(frozen=True)
-class Palette:
-    """Truth about colours: names → RGB, and (frames, mask) → (an object's colour, distances)."""
-
-    rgb: dict[str, tuple[int, int, int]]
-    colour_of: Callable[[np.ndarray, np.ndarray], tuple[str, dict]]
+Setting = dict[str, Any]  # control → value
 
 
 def make_grid(
     structure_level: Sequence[int] = (0,),
     temporal_scale: Sequence[float] = (1.0,),
     guidance_scale: Sequence[float | None] = (None,),
-) -> list[dict[str, Any]]:
-    """Settings around the first value of each control: one control varies at a time."""
+) -> list[Setting]:
+    """Returns settings in which one control varies while the others keep their first value."""
     base = {
         "structure_level": structure_level[0],
         "temporal_scale": temporal_scale[0],
@@ -54,8 +37,8 @@ def make_grid(
     return list({tuple(s.items()): s for s in settings}.values())
 
 
-def full_grid(**controls: Sequence[Any]) -> list[dict[str, Any]]:
-    """Every combination, each once."""
+def full_grid(**controls: Sequence[Any]) -> list[Setting]:
+    """Returns every combination of the controls' values, each once."""
     settings = dict.fromkeys(itertools.product(*controls.values()))
     return [dict(zip(controls, values, strict=True)) for values in settings]
 
@@ -63,46 +46,47 @@ def full_grid(**controls: Sequence[Any]) -> list[dict[str, Any]]:
 def run_sweep(
     editor: VideoEditor,
     items: Sequence[Item],
-    grid: Sequence[dict[str, Any]],
+    grid: Sequence[Setting],
     records_path: Path,
     *,
     num_steps: int = 50,
     batch_size: int = 8,
     seed: int = 0,
     palette: Palette | None = None,
-    on_edit: Callable[[Item, dict[str, Any], Edit], None] | None = None,
+    on_edit: Callable[[Item, Setting, Edit], None] | None = None,
     remade: Collection[str] = (),
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Edits and measures; records already in `records_path` are not made again.
+    """Edits and measures every clip at every setting, except those whose records are there.
 
-    Unless they are of another model or number of steps: those are replaced.
+    A record of another model or another number of steps does not count: it is replaced.
 
     Args:
       editor: the pipeline.
       items: clips of one size and length.
       grid: settings of the three controls.
-      records_path: JSONL, one record a clip and setting, appended as they come.
+      records_path: a JSONL file, to which each batch's records are appended once it is measured.
       num_steps: DDIM steps.
-      batch_size: clips edited together; the last batch is filled up with repeats.
-      seed: noise of clip i is that of its place i in every setting, so that settings are compared
-        on the same noise.
+      batch_size: clips edited together. The last batch is filled up with repeats.
+      seed: clip i has the same noise in all settings, so that they are compared on equal terms.
       palette: judges colours, where items have truth.
       on_edit: called with every edit that is made.
-      remade: clips whose edits `on_edit` wants, so made again where there are records of them.
+      remade: names of clips that are edited again for `on_edit` although their records are there.
       progress: whether to show a bar.
 
     Returns:
       The records of these items and settings, in the order of the grid.
+
+    Raises:
+      UserError: there are no items, or the records cannot be read or written.
     """
     if not items:
         raise UserError("no clips to evaluate")
-    found, torn = report.read_jsonl(records_path)
+    found, torn = read_records(records_path)
     if torn:
         tqdm.write(f"{records_path}: {torn} unfinished line dropped")
-    of_all = {"model": editor.fingerprint, "num_steps": num_steps}
-    done = {report.record_key(r): r for r in found if r.items() >= of_all.items()}
-    records = []
+    run = {"model": editor.fingerprint, "num_steps": num_steps}
+    done = {record_key(record): record for record in found if record.items() >= run.items()}
     measure = _Measure(editor, palette)
     bar = tqdm(
         total=len(items) * len(grid),
@@ -111,6 +95,7 @@ def run_sweep(
         disable=not progress,
         dynamic_ncols=True,
     )
+    records = []
     for setting in grid:
         named = {**setting}
         if named["guidance_scale"] is None:
@@ -122,33 +107,33 @@ def run_sweep(
                 for i in group
             ]
             bar.update(len(group))
-            known = [done.get(report.record_key(key)) for key in keys]
+            known = [done.get(record_key(key)) for key in keys]
             if all(known) and not any(item.clip in remade for item in group):
                 records += known
                 continue
+            # A clip's noise follows from its place in the batch, so a batch is edited as a whole
+            # even if only some of its records are missing. Batches of one shape compile once.
             padded = group + [group[-1]] * (batch_size - len(group))
-            frames = np.stack([item.frames for item in padded])
-            content = editor.text_content([item.prompt for item in padded], seed + start)
             edits = editor.edit_batch(
-                frames, content, seed=seed + start, num_steps=num_steps, **named
+                np.stack([item.frames for item in padded]),
+                editor.text_content([item.prompt for item in padded], seed + start),
+                seed=seed + start,
+                num_steps=num_steps,
+                **named,
             )
-            measures = measure(padded, edits)  # of one shape always, compiled once
-            made = [key | of_all | m for key, m in zip(keys, measures, strict=False)]
-            # Noise goes by the place in the batch, so a batch is made whole; only what was missing
-            # is new.
-            made = [old or new for old, new in zip(known, made, strict=True)]
-            new = [record for record, old in zip(made, known, strict=True) if not old]
-            report.write_jsonl(records_path, new)
-            records += made
-            for item, edit in zip(group, edits, strict=False):
-                if on_edit is not None:
+            measures = measure(padded, edits)
+            made = [key | run | m for key, m in zip(keys, measures, strict=False)]
+            append_records(records_path, [n for n, k in zip(made, known, strict=True) if not k])
+            records += [k or n for k, n in zip(known, made, strict=True)]
+            if on_edit is not None:
+                for item, edit in zip(group, edits, strict=False):
                     on_edit(item, named, edit)
     bar.close()
     return records
 
 
 class _Measure:
-    """All measures of a batch of edits."""
+    """Takes all measures of a batch of edits."""
 
     def __init__(self, editor: VideoEditor, palette: Palette | None):
         conditioner = editor.conditioner
@@ -158,6 +143,7 @@ class _Measure:
         self._depth = jax.jit(conditioner.estimate_depth)
 
     def __call__(self, items: Sequence[Item], edits: Sequence[Edit]) -> list[dict[str, Any]]:
+        """Returns metric → value for each edit; a value that cannot be measured is None."""
         params = self._editor.params
         frames = np.stack([edit.frames for edit in edits])
         source = np.stack([item.frames for item in items])
@@ -167,15 +153,14 @@ class _Measure:
         )
         images = rearrange(images, "(b n) d -> b n d", b=b)
         tokens = self._editor.tokenizer.encode([item.prompt for item in items])
+        texts = np.asarray(self._embed_text(params, tokens))
         depth = np.asarray(self._depth(params, frames))
         if all(item.depth is not None for item in items):
             truth = np.stack([item.depth for item in items])
         else:
             truth = np.asarray(self._depth(params, source))
         columns = {
-            "prompt_consistency": metrics.prompt_consistency(
-                images, np.asarray(self._embed_text(params, tokens))
-            ),
+            "prompt_consistency": metrics.prompt_consistency(images, texts),
             "structure_error": metrics.structure_error(depth, truth),
             "structure_correlation": metrics.structure_correlation(depth, truth),
         }
@@ -189,7 +174,7 @@ class _Measure:
                 float(f == i.colour) for f, i in zip(found, items, strict=True)
             ]
             rgb = np.array([self._palette.rgb[item.colour] for item in items], np.uint8)
-            columns["mask_iou"] = metrics.mask_colour_iou(frames, masks, rgb).iou
+            columns["mask_iou"] = metrics.mask_iou(frames, masks, rgb)
         rows = [{name: float(values[i]) for name, values in columns.items()} for i in range(b)]
-        # As JSON holds them: what cannot be measured (a flat depth has no correlation) is None.
+        # JSON has no NaN; a flat depth, for example, has no correlation.
         return [{k: v if np.isfinite(v) else None for k, v in row.items()} for row in rows]

@@ -22,12 +22,11 @@ def test_prompt_consistency_by_hand():
 
 
 def test_align_depth_is_least_squares():
-    pred, target = RNG.normal(size=(2, 3, 4, 5)), RNG.normal(size=(2, 3, 4, 5))
-    mask = RNG.random((2, 3, 4, 5)) < 0.6
-    aligned = metrics.align_depth(pred, target, mask)
+    pred, target = RNG.normal(size=(2, 2, 3, 4, 5))
+    aligned = metrics.align_depth(pred, target)
     for i in range(2):
-        x = np.stack([pred[i][mask[i]], np.ones(mask[i].sum())], axis=1)
-        (a, b), *_ = np.linalg.lstsq(x, target[i][mask[i]], rcond=None)
+        x = np.stack([pred[i].ravel(), np.ones(pred[i].size)], axis=1)
+        (a, b), *_ = np.linalg.lstsq(x, target[i].ravel(), rcond=None)
         np.testing.assert_allclose(aligned[i], a * pred[i] + b, atol=1e-10)
 
 
@@ -53,14 +52,6 @@ def test_structure_of_noise_and_constants():
     np.testing.assert_allclose(metrics.structure_correlation(flat, depth), 0)
 
 
-def test_structure_sees_only_the_mask():
-    depth = RNG.normal(size=(1, 2, 8, 8))
-    wrong, mask = depth.copy(), np.ones(depth.shape, bool)
-    wrong[..., :4], mask[..., :4] = 100.0, False
-    np.testing.assert_allclose(metrics.structure_error(wrong, depth, mask), 0, atol=1e-7)
-    np.testing.assert_allclose(metrics.structure_correlation(wrong, depth, mask), 1)
-
-
 def test_structure_is_that_of_the_clip_not_of_frames():
     """Frames that are right each up to its own shift flicker: the clip's measure must see it."""
     depth = RNG.normal(size=(1, 4, 8, 8))
@@ -74,18 +65,16 @@ def test_lab_of_known_colours():
     np.testing.assert_allclose(lab, known, atol=0.02)
 
 
-def test_mask_colour_iou_counts_pixels():
+def test_mask_iou_counts_pixels():
     frames = np.full((2, 1, 10, 10, 3), 120, np.uint8)
     mask = np.zeros((2, 1, 10, 10), bool)
     mask[:, :, :4, :5] = True  # 20 pixels
     frames[:, :, 2:6, :5] = (214, 32, 38)  # 20 pixels, half of them in the mask
-    frames[0, :, 3] = (200, 24, 30)  # shaded; still red
-    result = metrics.mask_colour_iou(frames, mask, np.array([[214, 32, 38], [34, 74, 214]]))
-    np.testing.assert_allclose(result.coverage, [0.5, 0])
-    np.testing.assert_allclose(result.leak, [15 / 80, 0])
-    np.testing.assert_allclose(result.iou, [10 / 35, 0])
-    whole = metrics.mask_colour_iou(np.full((1, 2, 4, 4, 3), 9), np.ones((1, 2, 4, 4)), (9, 9, 9))
-    assert (whole.coverage, whole.leak, whole.iou) == (1, 0, 1)
+    frames[0, :, 3] = (200, 24, 30)  # shaded, and 5 pixels more; still red
+    iou = metrics.mask_iou(frames, mask, np.array([[214, 32, 38], [34, 74, 214]]))
+    np.testing.assert_allclose(iou, [10 / 35, 0])
+    whole = metrics.mask_iou(np.full((1, 2, 4, 4, 3), 9), np.ones((1, 2, 4, 4)), (9, 9, 9))
+    assert whole == 1
 
 
 def test_flicker_is_of_what_stands_still():
@@ -93,7 +82,6 @@ def test_flicker_is_of_what_stands_still():
     for i in range(4):
         source[0, i, :4, 4 * i : 4 * i + 4] = 250  # moves, and is no flicker
     assert metrics.flicker(source, source) == 0
-    assert metrics.flicker(source)[0] > 1  # without the source, motion counts
     wavering = source.copy()
     wavering[0, ::2] -= 20
     step = np.linalg.norm(np.diff(metrics.rgb_to_lab([[100] * 3, [80] * 3]), axis=0))
@@ -131,18 +119,6 @@ def test_confidence_interval_of_few():
     assert one.mean == 0.5 and one.count == 1 and np.isnan(one.half_width)
     same = metrics.confidence_interval([0.25] * 8)
     assert (same.low, same.high, same.half_width) == (0.25, 0.25, 0)
-    assert "0.2500" in str(same)
-
-
-def test_paired_interval_sees_a_small_trend_among_unlike_clips():
-    clips = RNG.normal(0, 5, 64)
-    a, b = clips, clips + RNG.normal(0.1, 0.05, 64)
-    paired = metrics.paired_interval(a, b)
-    assert paired.low > 0 and paired.mean == pytest.approx((b - a).mean())
-    lone_a, lone_b = metrics.confidence_interval(a), metrics.confidence_interval(b)
-    assert lone_a.high > lone_b.low  # unpaired, the difference drowns
-    with pytest.raises(ValueError, match="one shape"):
-        metrics.paired_interval(a, b[:3])
 
 
 def test_measures_take_jax_arrays():

@@ -8,8 +8,9 @@ import pytest
 from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation import world as evaluation
+from gen1_jax.evaluation.items import world_items
+from gen1_jax.evaluation.report import HEADLINE, write_summary
 from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep
-from gen1_jax.evaluation.world import summarise, world_items
 
 GRID = make_grid((0, 7), (1.0,), (None,))
 
@@ -75,9 +76,9 @@ def test_records_hold_the_settings_and_the_measures(sweep, editor, tmp_path):
             assert 0 <= record[name] <= 1, name
         for name in ("frame_consistency", "prompt_consistency", "structure_correlation"):
             assert -1 <= record[name] <= 1, name  # below 0 for random models only
-    summarise(records, tmp_path, GRID)
+    assert "structure level" in write_summary(records, tmp_path, GRID)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert set(metrics) == set(evaluation.HEADLINE)
+    assert set(metrics) == set(HEADLINE)
     assert all(0 <= value <= 1 for value in metrics.values())
     base = [r["frame_consistency"] for r in records if r["structure_level"] == 0]
     np.testing.assert_allclose(metrics["frame_consistency"], np.mean(base))
