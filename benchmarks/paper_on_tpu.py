@@ -50,7 +50,7 @@ def compile_case(arguments: str) -> dict:
 
 def compare_guided_call() -> dict:
     """Compiled FLOPs of guidance's one call (two video branches, one image) against three video."""
-    from gen1_jax.commands.compile_step import prepare_environment
+    from gen1_jax.aot.environment import prepare_environment
 
     prepare_environment("v5p:2x2x1")
     import jax

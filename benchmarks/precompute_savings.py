@@ -16,7 +16,8 @@ import json
 import math
 import os
 
-from gen1_jax.commands.compile_step import model_configs, prepare_environment
+from gen1_jax.aot.environment import prepare_environment
+from gen1_jax.config import load_model_configs
 
 RAW = ("frames", "structure_level", "content_frame")
 
@@ -69,7 +70,7 @@ def count(images: bool) -> dict[str, float]:
     mesh = make_mesh(devices=jax.devices()[:1])
     for form in ("raw", "encoded"):
         config = make_config(form)
-        module, models = make_module(config), model_configs("paper", config.frozen)
+        module, models = make_module(config), load_model_configs("paper", config.frozen)
         conditioner, encoder_params = programs.describe_frozen(models, jnp.bfloat16, mesh)
         loss = make_objective("diffusion", module, conditioner, config.loss.to_dict()).loss
         step = jax.value_and_grad(loss, has_aux=True)
@@ -113,7 +114,7 @@ def compiled(form: str, topology: str) -> dict[str, float]:
     target = ahead_of_time.make_target(topology, {"data": -1, "fsdp": 1})
     config = make_config(form)
     config.data.batch_size = target.mesh.size
-    models = model_configs("paper", config.frozen)
+    models = load_model_configs("paper", config.frozen)
     report = ahead_of_time.measure(
         programs.train_work(config, models, target, images=False), target
     )

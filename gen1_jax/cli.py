@@ -1,4 +1,4 @@
-"""The command line: `gen1 SUBCOMMAND`. Bad input ends in one line and exit code 2."""
+"""The command line, `gen1 SUBCOMMAND`. Bad input ends in one line and exit code 2."""
 
 import argparse
 import importlib
@@ -18,10 +18,10 @@ COMMANDS = {
     "all": "all",
     "world": "world",
     "ingest": "ingest",
-    "inspect": "inspect_data",  # `inspect` is a module of Python
+    "inspect": "inspect_data",  # Python has a module `inspect`
     "precompute": "precompute",
     "evaluate": "evaluate",
-    "import": "import_models",  # `import` is a word of Python
+    "import": "import_models",  # `import` is a keyword
     "export": "export_pipeline",
     "compile": "compile_step",  # `compile` is a builtin
 }
@@ -29,14 +29,14 @@ EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong arguments end in one line, as all bad input does."""
+    """A parser that reports wrong arguments as a UserError."""
 
     def error(self, message: str):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a subcommand; returns the exit code."""
+    """Runs a subcommand and returns the exit code."""
     warnings.showwarning = _show_warning
     _silence_false_alarms()
     parser = _Parser(
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print(f"gen1: {stopped or 'stopped'}", file=sys.stderr)
         return getattr(stopped, "exit_code", EXIT_STOPPED)
-    except BrokenPipeError:  # the reader of our output went away, as `gen1 … | head` does
+    except BrokenPipeError:  # the reader of our output has ended, as in `gen1 … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -86,7 +86,7 @@ def _silence_false_alarms() -> None:
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """A warning meant for the user is one line; libraries' own notes are not for them."""
+    """Prints a UserWarning as one line; other warnings are for developers and are not shown."""
     if issubclass(category, UserWarning):
         print(f"gen1: note: {' '.join(str(message).split())}", file=sys.stderr)
 

@@ -1,30 +1,37 @@
-"""The parts of a config, each run by its kind: world, training, encoding, pipeline, evaluation."""
+"""Runs the parts of a config, alone or all in order; each by its kind."""
 
 import re
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from gen1_jax.config import resolve_paths
+from gen1_jax.config import load_saved_config, resolve_paths
 from gen1_jax.distributed import check_shared
 from gen1_jax.errors import UserError
 
 
 def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
-    """Runs a part in its folder; what is there and finished is not made again.
+    """Runs one part in its folder. A part that is finished is not run again.
 
-    `options` are those of the part's kind: `profile`, of training.
+    Args:
+      config: the part's; see configs/tiny.py.
+      workdir: the part's folder.
+      progress: whether to show bars.
+      **options: of the part's kind: `profile`, for training.
 
     Raises:
-      UserError: bad settings, a part that this one needs is missing, or a folder that not all
-        processes see.
+      UserError: a setting is not accepted, a part that this one needs is missing, or some of the
+        job's processes do not see the folder.
     """
     if config.kind not in KINDS:
         raise UserError(f"a config of kind {config.get('kind')!r}; accepted: {', '.join(KINDS)}")
     workdir = Path(workdir)
-    if re.match(r"[a-z][a-z0-9+.-]+:/", str(workdir)):  # Path makes one of two slashes
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(workdir)):  # Path makes one slash of two
         raise UserError(
             f"--workdir {workdir} is an address; a folder is accepted, such as a mounted bucket"
         )
@@ -38,12 +45,14 @@ def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
 
 
 def make_world(config, workdir: Path, progress: bool) -> None:
+    """Renders the moving-shapes data set."""
     from gen1_jax.data_pipelines.moving_shapes.builder import build
 
     build(workdir, config.builder, progress=progress)
 
 
 def make_tokenizer(config, workdir: Path, progress: bool) -> None:
+    """Trains a tokenizer on the captions of the world."""
     from gen1_jax.data_pipelines.moving_shapes.builder import load
     from gen1_jax.tokenizer import train_tokenizer
 
@@ -85,7 +94,30 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None
     )
 
 
+def read_trained(folder: Path, weights: str) -> tuple[Any, Any, str]:
+    """Reads the newest checkpoint of a trained part, finished or not.
+
+    Args:
+      folder: the part's folder.
+      weights: "ema" for the moving average, "raw" for the weights themselves.
+
+    Returns:
+      The module, its parameters, and a phrase that says what they are.
+
+    Raises:
+      UserError: the folder is not that of a trained part, or has no such checkpoint.
+    """
+    from gen1_jax.training.checkpoint import read_params
+    from gen1_jax.weights.folder import module_from_config, param_template
+
+    module = module_from_config(load_saved_config(folder).model.to_dict(), where=str(folder))
+    step, params = read_params(folder / "checkpoints", param_template(module), weights)
+    kind = "moving average of the weights" if weights == "ema" else "weights (no average)"
+    return module, params, f"the {kind} at step {step}"
+
+
 def encode(config, workdir: Path, progress: bool) -> None:
+    """Encodes the data of a config ahead of training."""
     from gen1_jax.precompute import encode
 
     encode(config, workdir, progress)
@@ -106,23 +138,39 @@ def assemble(config, workdir: Path, progress: bool) -> None:
 
 
 def check_given(config, workdir: Path, progress: bool) -> None:
-    """What comes from elsewhere: says how, where it is missing."""
+    """Checks that a part that comes from elsewhere is there.
+
+    Raises:
+      UserError: it is not there; the message says what makes it.
+    """
     if not (workdir / config.holds).exists():
         raise UserError(f"no {config.holds} in {workdir}; it is made by: {config.made_by}")
 
 
 def evaluate(config, workdir: Path, progress: bool) -> None:
+    """Edits held-out clips of the world and measures the edits."""
     from gen1_jax.evaluation.world import evaluate_world
 
     evaluate_world(config, workdir, progress)
 
 
 def run_all(
-    config, workdir: Path, load_part, progress: bool = True, parts: list[str] | None = None
+    config: ConfigDict,
+    workdir: Path,
+    load_part: Callable[[str], ConfigDict],
+    progress: bool = True,
+    parts: Sequence[str] | None = None,
 ) -> None:
-    """All parts in order, each in `workdir/PART`; goes on where an earlier run was stopped.
+    """Runs all parts in order, each in `workdir/PART`. A stopped run goes on where it was.
 
-    What the evaluation found stands in `workdir/metrics.json` too.
+    The evaluation's metrics.json is copied to `workdir` too.
+
+    Args:
+      config: the whole config, which lists the parts.
+      workdir: folder of the run.
+      load_part: part → its config.
+      progress: whether to show bars.
+      parts: run only these, in this order.
     """
     for part in parts or config.parts:
         started = time.perf_counter()
@@ -132,6 +180,7 @@ def run_all(
         tqdm.write(f"{part}: done in {time.perf_counter() - started:.0f} s")
 
 
+# Kind of a part → the function that runs it.
 KINDS = {
     "given": check_given,
     "world": make_world,

@@ -1,7 +1,9 @@
 """Run every part of a config in order: make the world, train all models, assemble, edit, evaluate.
 
-What is finished is not done again: a run that was stopped goes on where it was. Jobs of several
-processes run the parts one by one, by `gen1 train` and `gen1 precompute`.
+    gen1 all --config demo --workdir runs/demo
+
+A part that is finished is not done again, and a run that was stopped goes on where it was. A job
+of several processes runs its parts one by one, by `gen1 train` and `gen1 precompute`.
 """
 
 from pathlib import Path
@@ -18,12 +20,12 @@ def add_arguments(parser) -> None:
         "--config", required=True, help="a config by name or path: demo, configs/tiny.py"
     )
     parser.add_argument(
-        "--workdir", required=True, type=Path, help="folder of the run, one subfolder a part"
+        "--workdir", required=True, type=Path, help="folder of the run; each part has a subfolder"
     )
     parser.add_argument(
-        "--parts", nargs="+", metavar="PART", help="only these parts, in this order"
+        "--parts", nargs="+", metavar="PART", help="run only these parts, in this order"
     )
-    parser.add_argument("--no-progress", action="store_true", help="no bars")
+    parser.add_argument("--no-progress", action="store_true", help="show no bars")
 
 
 def run(args) -> None:

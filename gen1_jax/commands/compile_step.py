@@ -4,32 +4,23 @@
     gen1 compile --config paper:blur --topology v5e:16x16 --search
     gen1 compile --config paper:blur --topology v5e:2x4 --what sample
 
-The real TPU compiler does it, on any machine (`pip install -e '.[compile]'`); no weights and no
-data are needed. All seconds and the share of the peak (MFU) are bounds, not measurements. A program
-that does not fit is an answer: exit code 0, and "fits": false in the last line of --json.
+The real TPU compiler runs on any machine (`pip install -e '.[compile]'`) and needs neither weights
+nor data. All times, and the share of the chips' peak (MFU), are bounds and not measurements. A
+program that does not fit is an answer too: the exit code is 0, and the last line of --json says
+"fits": false.
 """
 
 import dataclasses
 import json
-import os
-import re
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from gen1_jax import config as configs
+from gen1_jax.aot.environment import prepare_environment
 from gen1_jax.errors import UserError
 
-# libtpu looks for the machine of a TPU; it is told that this is none.
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is taken, so several may compile at once
-}
 STEPS = 50
-HELP = "compile the train step for TPUs that are not there; bounds its speed"
+HELP = "compile a program for TPUs that are not there; bound its memory and speed"
 
 
 def add_arguments(parser) -> None:
@@ -37,26 +28,38 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--topology",
         required=True,
-        help="chips: v4, v5e, v5p or v6e:AxB[xC], as v5p:4x4x8; cpu:N tries it out",
+        help="the chips: v4, v5e, v5p or v6e:AxB[xC], such as v5p:4x4x8; or cpu:N, to try it out",
     )
     parser.add_argument(
         "--what",
         choices=("train", "sample", "encode"),
         default="train",
-        help="the train step (default), guided sampling, or the frozen encoders",
+        help="compile the train step (default), guided sampling, or the encoders",
     )
-    parser.add_argument("--images", action="store_true", help="train: the step of an image batch")
-    parser.add_argument("--microbatches", type=int, help="train: instead of the config's")
-    parser.add_argument("--remat", help="train: what is recomputed, instead of the config's")
+    parser.add_argument(
+        "--images", action="store_true", help="train: compile the step of an image batch"
+    )
+    parser.add_argument(
+        "--microbatches", type=int, help="train: number of microbatches (the config's)"
+    )
+    parser.add_argument(
+        "--remat", help="train: what the backward pass computes again (the config's)"
+    )
     parser.add_argument(
         "--search",
         action="store_true",
-        help="train: tries remats and microbatches, and finds the best that fits",
+        help="train: try values of --remat and --microbatches, and report the fastest that fits",
     )
-    parser.add_argument("--batch-size", type=int, help="sample: clips (default: one a chip)")
+    parser.add_argument(
+        "--batch-size", type=int, help="sample: number of clips (one for each chip)"
+    )
     parser.add_argument("--steps", type=int, help=f"sample: DDIM steps ({STEPS})")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="override, e.g. mesh.fsdp=8"
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override keys of the config, such as mesh.fsdp=8",
     )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 
@@ -64,47 +67,38 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     prepare_environment(args.topology)
     config = load(args)
-    from gen1_jax.aot import target as ahead_of_time
+    from gen1_jax.aot.search import best_of
+    from gen1_jax.aot.target import make_target, measure
 
     mesh = config.mesh.to_dict() if "mesh" in config else {"data": -1, "fsdp": 1}
-    target = ahead_of_time.make_target(args.topology, mesh)
+    target = make_target(args.topology, mesh)
     if args.search:
-        reports = list(search(args, config, target))
-        best = max(
-            (r for r in reports if r.fits and r.mfu_bound), key=lambda r: r.mfu_bound, default=None
-        )
+        reports = []
+        for report in search(args, config, target):
+            print(search_line(report), flush=True)
+            reports.append(report)
+        best = best_of(reports)
         print(search_table(reports, best))
         found = {
-            "search": [dataclasses.asdict(r) for r in reports],
+            "search": [dataclasses.asdict(report) for report in reports],
             "best": dataclasses.asdict(best) if best else None,
         }
     else:
-        report = ahead_of_time.measure(make_work(args, config, target), target)
+        report = measure(make_work(args, config, target), target)
         print(table(report))
         found = dataclasses.asdict(report)
     if args.json:
         print(json.dumps(found))
 
 
-def prepare_environment(topology: str) -> None:
-    """Sets what jax and libtpu read when they are imported."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if count := re.fullmatch(r"cpu:([1-9]\d*)", topology):
-        flags = os.environ.get("XLA_FLAGS", "")
-        if "xla_force_host_platform_device_count" not in flags:
-            flag = f"--xla_force_host_platform_device_count={count[1]}"
-            os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
-
-
-def load(args):
-    """The config with the command's changes.
+def load(args) -> ConfigDict:
+    """Returns the config with the command's changes.
 
     Raises:
-      UserError: no such config, an option that does not go with --what, a part of another kind,
-        settings that nothing runs with.
+      UserError: there is no such config, an option does not go with --what, the part is of another
+        kind, or a setting cannot be run with.
     """
-    from gen1_jax import precompute as encoding
+    from gen1_jax import precompute
     from gen1_jax.training.loop import check_settings
 
     for what, names in (
@@ -127,7 +121,7 @@ def load(args):
     if args.what == "encode":
         if "levels_per_clip" not in config:
             raise UserError(f"--config {args.config}: this part encodes nothing; e.g. tiny:encoded")
-        encoding.check_settings(config)
+        precompute.check_settings(config)
         return config
     if config.kind != "train":
         raise UserError(
@@ -141,81 +135,51 @@ def load(args):
 
 
 def make_work(args, config, target):
-    """The program that the arguments ask for."""
+    """Returns the program that the arguments ask for."""
     from gen1_jax.aot import programs
 
     if args.what == "train":
-        models = model_configs(args.config, config.frozen)
+        models = configs.load_model_configs(args.config, config.frozen)
         return programs.train_work(config, models, target, args.images)
     from gen1_jax.distributed import batch_parts
 
-    part = other_part(args.config, "pipeline")
-    pipeline = part.settings.to_dict()
+    pipeline = configs.load_other_part(args.config, "pipeline")
+    settings = pipeline.settings.to_dict()
     if args.what == "encode":
-        models = model_configs(args.config, config.frozen)
-        return programs.encode_work(config, pipeline, models, target)
+        models = configs.load_model_configs(args.config, config.frozen)
+        return programs.encode_work(config, settings, models, target)
     batch_size = batch_parts(target.mesh) if args.batch_size is None else args.batch_size
     steps = STEPS if args.steps is None else args.steps
     if batch_size < 1 or not 1 <= steps <= 1000:
         raise UserError("--batch-size: 1 or more is accepted; --steps: 1 to 1000")
-    others = {name: folder for name, folder in part.folders.items() if name != "unet"}
-    models = model_configs(args.config, others)
-    return programs.sample_work(config, pipeline, models, target, batch_size, steps)
-
-
-def other_part(spec: str, part: str):
-    return configs.load_config(f"{spec.partition(':')[0]}:{part}")
-
-
-def model_configs(spec: str, folders) -> dict[str, dict]:
-    """What the config's own parts say of the models in `../PART/model`, by name."""
-    return {
-        name: other_part(spec, Path(folder).parent.name).model.to_dict()
-        for name, folder in folders.items()
-    }
+    folders = {name: folder for name, folder in pipeline.folders.items() if name != "unet"}
+    models = configs.load_model_configs(args.config, folders)
+    return programs.sample_work(config, settings, models, target, batch_size, steps)
 
 
 def search(args, config, target):
-    """Yields a report for every number of microbatches tried, each printed as it is there.
-
-    More microbatches than fit can still be faster: what they compute with stays in fast memory.
-    Not if arithmetic is what is waited for; and if nothing is computed twice either, nothing beats
-    it.
-    """
-    from gen1_jax.aot import programs
-    from gen1_jax.aot import target as ahead_of_time
+    """Yields the reports of a search over the config's remat and microbatches."""
+    from gen1_jax.aot import search
+    from gen1_jax.aot.programs import batch_shapes
     from gen1_jax.models.unet import REMAT
 
-    batch = programs.batch_shapes(config, args.images)
-    per_chip = max(1, batch.size // target.mesh.size)
-    divisors = [n for n in range(1, per_chip + 1) if per_chip % n == 0]
-    for remat in REMAT if config.objective == "diffusion" else ("none",):
-        for count in divisors:
-            config.remat, config.microbatches = remat, count
-            work = make_work(args, config, target)
-            try:
-                report = ahead_of_time.measure(work, target)
-            except UserError as error:
-                report = ahead_of_time.refusal(work, target, str(error))
-            print(search_line(report), flush=True)
-            yield report
-            if report.fits and waits_for_arithmetic(report):
-                if remat == "none":
-                    return
-                break
+    def make(remat: str, microbatches: int):
+        config.remat, config.microbatches = remat, microbatches
+        return make_work(args, config, target)
+
+    return search.search(
+        make,
+        target,
+        remats=tuple(REMAT) if config.objective == "diffusion" else ("none",),
+        examples_per_chip=max(1, batch_shapes(config, args.images).size // target.mesh.size),
+    )
 
 
-def waits_for_arithmetic(report) -> bool:
-    """Or nothing is known of the chip."""
-    moved = (report.memory_seconds or 0, report.interconnect_seconds or 0)
-    return (report.arithmetic_seconds or 0) >= max(moved)
-
-
-# ---------------------------------------------------------------- tables
+# ---- tables
 
 
 def table(report) -> str:
-    """The report as lines of text."""
+    """Returns the report as lines of text."""
     s = report.settings
     mesh = " x ".join(f"{name} {size}" for name, size in s["mesh"].items())
     settings = (f"{k} {v}" for k, v in s.items() if k not in ("what", "batch", "mesh", "chips"))
@@ -257,7 +221,12 @@ def memory(report) -> str:
 
 
 def advice(report, searched: bool = False) -> str:
-    """What may make it fit, beside what a search has tried."""
+    """Returns what a program needs, and what may make it fit.
+
+    Args:
+      report: of a program that does not fit.
+      searched: whether a search has tried remats and microbatches already.
+    """
     change = "a smaller batch, or more chips"
     if report.settings["what"] == "train":
         change = "a larger mesh.fsdp (--set), or more chips"

@@ -1,8 +1,9 @@
-"""Edit a video: keep its structure (depth), take its look from a prompt or a picture.
+"""Edit a video: keep its structure (depth), and take its look from a prompt or a picture.
 
     gen1 edit clip.mp4 --model runs/demo/pipeline --prompt "a blue ball over snow" -o out.mp4
 
-Any video, GIF, picture or folder of frames is read; a side-by-side is written beside the output.
+The input may be a video, a GIF, a picture or a folder of frames. A video that shows source,
+structure and edit side by side is written beside the output.
 """
 
 import time
@@ -18,7 +19,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("input", type=Path, help="a video, GIF, picture, or folder of frames")
     content = parser.add_mutually_exclusive_group(required=True)
     content.add_argument("--prompt", help="what the result should look like, in words")
-    content.add_argument("--image", type=Path, help="a picture whose look to take")
+    content.add_argument("--image", type=Path, help="a picture whose look the result takes")
     parser.add_argument(
         "--model",
         type=Path,
@@ -30,15 +31,15 @@ def add_arguments(parser) -> None:
         "--output",
         type=Path,
         default=Path("out.mp4"),
-        help="mp4, gif, webp, or a folder for frames (%(default)s)",
+        help="an mp4, gif or webp, or a folder for frames (%(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     parser.add_argument(
         "--structure-level",
         type=int,
         default=0,
         metavar="T",
-        help="0 keeps all of the depth … 7 nearly nothing (%(default)s)",
+        help="how coarse the structure is: 0 keeps all of the depth, 7 nearly none (%(default)s)",
     )
     parser.add_argument(
         "--temporal-scale",
@@ -51,39 +52,100 @@ def add_arguments(parser) -> None:
         "--guidance-scale",
         type=float,
         metavar="W",
-        help="how strictly the content is followed (the model's own default)",
+        help="how strictly the prompt or picture is followed (the model's own default)",
     )
     parser.add_argument("--steps", type=int, default=50, help="sampling steps (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (%(default)s)")
     parser.add_argument(
         "--frames",
         type=int,
-        help="how many to edit (as many as the model was trained on, or all of a shorter clip)",
+        help="number of frames to edit (as many as the model was trained on, if the clip has them)",
     )
-    parser.add_argument("--stride", type=int, default=1, help="take every N-th frame (%(default)s)")
-    parser.add_argument("--start", type=int, default=0, help="first frame (%(default)s)")
     parser.add_argument(
-        "--size", metavar="HxW", help="size of the result, e.g. 64x64 (that of training)"
+        "--stride", type=int, default=1, help="take every N-th frame of the input (%(default)s)"
+    )
+    parser.add_argument(
+        "--start", type=int, default=0, help="first frame of the input to take (%(default)s)"
+    )
+    parser.add_argument(
+        "--size", metavar="HxW", help="size of the result, e.g. 64x64 (the size trained on)"
     )
     parser.add_argument(
         "--save-structure",
         type=Path,
         metavar="PATH",
-        help="also write the depth that the model saw",
+        help="also write the structure that the model saw",
     )
     parser.add_argument(
-        "--no-preview", action="store_true", help="no side-by-side beside the output"
+        "--no-preview", action="store_true", help="write no side-by-side beside the output"
     )
     add_mesh_argument(parser)
 
 
 def run(args) -> None:
-    from gen1_jax.editing import Controls, VideoEditor
+    from gen1_jax.editing import VideoEditor
     from gen1_jax.runtime import keep_programs
     from gen1_jax.video import pictures
-    from gen1_jax.video.io import check_output, read_video, write_video
+    from gen1_jax.video.io import read_video, write_video
 
-    # Everything that can be wrong is found out before the model is loaded.
+    outputs = check_arguments(args)
+    keep_programs()
+    editor = VideoEditor.load(args.model, mesh=make_mesh_of(args))
+    size = parse_size(args.size, editor.settings["size"], editor.conditioner.vae.spatial_factor)
+    if args.frames is not None and args.frames > editor.unet.max_frames:
+        raise UserError(
+            f"--frames {args.frames}; this model takes at most {editor.unet.max_frames} at a time"
+        )
+    image = read_video(args.image, num_frames=1).frames[0] if args.image else None
+    video = read_video(
+        args.input,
+        num_frames=args.frames or min(editor.settings["num_frames"], editor.unet.max_frames),
+        stride=args.stride,
+        start=args.start,
+        size=size,
+        shorter=args.frames is None,
+    )
+    started = time.perf_counter()
+    print(f"editing {len(video)} frames of {size[0]}x{size[1]} in {args.steps} steps …", flush=True)
+    edit = editor.edit(
+        video.frames,
+        prompt=args.prompt,
+        image=image,
+        seed=args.seed,
+        structure_level=args.structure_level,
+        temporal_scale=args.temporal_scale,
+        guidance_scale=args.guidance_scale,
+        num_steps=args.steps,
+    )
+    structure = pictures.colour_depth(edit.structure, -1, 1)
+    frames = {"output": edit.frames, "structure": structure}
+    if "preview" in outputs:
+        label = args.prompt or f"edit like {args.image.name}"
+        frames["preview"] = pictures.side_by_side(
+            {
+                "source": video.frames,
+                f"structure, level {args.structure_level}": structure,
+                label: edit.frames,
+            }
+        )
+    for name, path in outputs.items():
+        write_video(path, frames[name], video.fps, overwrite=args.overwrite)
+    seconds = time.perf_counter() - started
+    print(f"wrote {', '.join(map(str, outputs.values()))} ({seconds:.1f} s)")
+
+
+def check_arguments(args) -> dict[str, Path]:
+    """Checks whatever can be checked before the model is loaded.
+
+    Returns:
+      The outputs: "output" and, where asked for, "structure" and "preview".
+
+    Raises:
+      UserError: a control, a count or a path that is not accepted.
+    """
+    from gen1_jax.editing import Controls
+    from gen1_jax.video.io import check_output
+
     Controls(args.structure_level, args.temporal_scale, args.guidance_scale, args.steps).check()
     if args.frames is not None and args.frames < 1:
         raise UserError(f"--frames {args.frames}; 1 or more are accepted")
@@ -101,71 +163,20 @@ def run(args) -> None:
     inputs = {path.resolve() for path in (args.input, args.image) if path}
     if len(inputs | {path.resolve() for path in outputs.values()}) < len(inputs) + len(outputs):
         raise UserError("input and outputs must be different files")
-
-    keep_programs()
-    editor = VideoEditor.load(args.model, mesh=make_mesh_of(args))
-    size = parse_size(args.size, editor.settings["size"], editor.conditioner.vae.spatial_factor)
-    if args.frames is not None and args.frames > editor.unet.max_frames:
-        raise UserError(
-            f"--frames {args.frames}; this model takes at most {editor.unet.max_frames} at a time"
-        )
-    image = read_video(args.image, num_frames=1).frames[0] if args.image else None
-    limit = args.frames or min(editor.settings["num_frames"], editor.unet.max_frames)
-    video = read_clip(args, limit, size, wanted=args.frames is not None)
-    started = time.perf_counter()
-    print(f"editing {len(video)} frames of {size[0]}x{size[1]} in {args.steps} steps …", flush=True)
-    edit = editor.edit(
-        video.frames,
-        prompt=args.prompt,
-        image=image,
-        seed=args.seed,
-        structure_level=args.structure_level,
-        temporal_scale=args.temporal_scale,
-        guidance_scale=args.guidance_scale,
-        num_steps=args.steps,
-    )
-    structure = pictures.colour_depth(edit.structure, -1, 1)
-    write_video(args.output, edit.frames, video.fps, overwrite=args.overwrite)
-    if args.save_structure:
-        write_video(args.save_structure, structure, video.fps, overwrite=args.overwrite)
-    if not args.no_preview:
-        label = args.prompt or f"edit like {args.image.name}"
-        panels = {
-            "source": video.frames,
-            f"structure, level {args.structure_level}": structure,
-            label: edit.frames,
-        }
-        write_video(
-            outputs["preview"], pictures.side_by_side(panels), video.fps, overwrite=args.overwrite
-        )
-    seconds = time.perf_counter() - started
-    print(f"wrote {', '.join(str(p) for p in outputs.values())} ({seconds:.1f} s)")
-
-
-def read_clip(args, limit: int, size: tuple[int, int], wanted: bool):
-    """`limit` frames of the input, or all of a shorter one unless so many were asked for."""
-    from gen1_jax.video.io import Video, read_video
-
-    if wanted:
-        return read_video(
-            args.input, num_frames=limit, stride=args.stride, start=args.start, size=size
-        )
-    try:
-        return read_video(
-            args.input, num_frames=limit, stride=args.stride, start=args.start, size=size
-        )
-    except UserError:
-        video = read_video(args.input, stride=args.stride, start=args.start, size=size)
-        return Video(video.frames[:limit], video.fps, video.path)
+    return outputs
 
 
 def preview_path(output: Path) -> Path:
-    """out.mp4 → out_preview.mp4; a folder → FOLDER_preview.mp4."""
+    """Returns out_preview.mp4 for out.mp4, and FOLDER_preview.mp4 for a folder."""
     return output.with_name(f"{output.stem}_preview{output.suffix or '.mp4'}")
 
 
 def parse_size(text: str | None, default: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """ "HxW" → (H, W)."""
+    """Returns (height, width) of "HxW", or the default without a text.
+
+    Raises:
+      UserError: the text is no size, or its sides are no multiples of `multiple`.
+    """
     if text is None:
         return tuple(default)
     height, x, width = text.lower().partition("x")

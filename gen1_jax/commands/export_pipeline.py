@@ -2,8 +2,8 @@
 
     gen1 export runs/demo/pipeline -o exported
 
-It loads with DiffusionPipeline.from_pretrained(DIR, custom_pipeline=DIR, trust_remote_code=True),
-and its README.md says how to use it. `gen1 import --pipeline` takes it back.
+DiffusionPipeline.from_pretrained(DIR, custom_pipeline=DIR, trust_remote_code=True) loads it; its
+README.md says how to use it. `gen1 import --pipeline` turns it back into a pipeline of ours.
 """
 
 import re
@@ -18,41 +18,44 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 def add_arguments(parser) -> None:
     parser.add_argument("pipeline", type=Path, help="a pipeline folder")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="where to")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--dtype",
         default="float32",
         choices=("float32", "bfloat16", "float16"),
-        help="of the written weights (%(default)s)",
+        help="number type of the written weights (%(default)s)",
     )
     parser.add_argument(
         "--run",
         type=Path,
         metavar="DIR",
-        help="take the UNet from this training run's newest checkpoint instead",
+        help="take the UNet from the newest checkpoint of this trained part, not from the pipeline",
     )
     parser.add_argument(
         "--weights",
         choices=("ema", "raw"),
         default="ema",
-        help="with --run: the moving average, or the weights themselves (%(default)s)",
+        help="with --run: the weights' moving average or the weights themselves (%(default)s)",
     )
     parser.add_argument(
-        "--max-shard-size", default="5GB", help="larger models are divided (%(default)s)"
+        "--max-shard-size",
+        default="5GB",
+        help="size above which a model is split into several files (%(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
 
 
 def run(args) -> None:
-    from gen1_jax.commands.import_models import check_new
+    from gen1_jax.commands.output import check_new
     from gen1_jax.commands.progress import byte_bar
     from gen1_jax.weights.exporting import export_pipeline
+    from gen1_jax.workflow import read_trained
 
     size = parse_size(args.max_shard_size)
     if args.weights == "raw" and not args.run:
         raise UserError("--weights raw needs --run: a pipeline folder holds the moving average")
     check_new(args.output, args.overwrite)
-    unet = read_checkpoint(args.run, args.weights) if args.run else None
+    unet = read_trained(args.run, args.weights) if args.run else None
     with byte_bar("export", args.pipeline) as bar:
         counts = export_pipeline(
             args.pipeline,
@@ -65,20 +68,8 @@ def run(args) -> None:
     print(f"{sum(counts.values()):,} parameters in {', '.join(counts)}: {args.output}")
 
 
-def read_checkpoint(folder: Path, weights: str):
-    """(module, parameters, a word on their origin) of a run's newest checkpoint."""
-    from gen1_jax.config import load_saved_config
-    from gen1_jax.training.checkpoint import read_params
-    from gen1_jax.weights.folder import module_from_config, param_template
-
-    module = module_from_config(load_saved_config(folder).model.to_dict(), where=str(folder))
-    step, params = read_params(folder / "checkpoints", param_template(module), weights)
-    kind = "moving average" if weights == "ema" else "weights themselves, no average,"
-    return module, params, f"the {kind} of training's at step {step}"
-
-
 def parse_size(text: str) -> int:
-    """ "5GB" → bytes."""
+    """Returns the bytes of a size such as "5GB"."""
     match = re.fullmatch(r"(\d+)\s*([KMG]B|)", text.strip().upper())
     if not match or not int(match[1]):
         raise UserError(f"--max-shard-size {text}; accepted: a number and KB, MB or GB")

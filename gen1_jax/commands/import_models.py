@@ -8,7 +8,7 @@
     gen1 import --pipeline exported -o runs/mine/pipeline
 
 A model is a folder with config.json and safetensors, or a hub id ORG/NAME[/SUBFOLDER][@REVISION].
-The first form writes RUN/{unet,autoencoder,clip,depth,prior}/model and RUN/tokenizer; the second
+The first form writes RUN/{unet,autoencoder,clip,depth,prior}/model and RUN/tokenizer. The second
 undoes `gen1 export`. Pickled weights are refused.
 """
 
@@ -20,26 +20,37 @@ HELP = "take public checkpoints into a run folder"
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--unet", help="UNet2DConditionModel (Stable Diffusion 1.x, 2.x), or ours")
-    parser.add_argument("--vae", help="AutoencoderKL")
-    parser.add_argument("--clip", help="CLIPModel, with or without its tokenizer")
     parser.add_argument(
-        "--text-encoder", metavar="MODEL", help="CLIPTextModelWithProjection, instead of --clip"
+        "--unet", help="a UNet2DConditionModel (Stable Diffusion 1.x, 2.x), or a UNet of ours"
+    )
+    parser.add_argument("--vae", help="an AutoencoderKL")
+    parser.add_argument("--clip", help="a CLIPModel, with or without its tokenizer")
+    parser.add_argument(
+        "--text-encoder",
+        metavar="MODEL",
+        help="a CLIPTextModelWithProjection, with --image-encoder in place of --clip",
     )
     parser.add_argument(
-        "--image-encoder", metavar="MODEL", help="CLIPVisionModelWithProjection, its other half"
+        "--image-encoder",
+        metavar="MODEL",
+        help="the CLIPVisionModelWithProjection that belongs to --text-encoder",
     )
-    parser.add_argument("--tokenizer", help="where --clip has none")
-    parser.add_argument("--depth", help="DPTForDepthEstimation")
-    parser.add_argument("--prior", help="PriorTransformer (Karlo, Kandinsky 2.1)")
-    parser.add_argument("--pipeline", type=Path, help="a whole folder that `gen1 export` wrote")
+    parser.add_argument("--tokenizer", help="folder of the tokenizer, if --clip has none")
+    parser.add_argument("--depth", help="a DPTForDepthEstimation")
+    parser.add_argument("--prior", help="a PriorTransformer (Karlo, Kandinsky 2.1)")
+    parser.add_argument("--pipeline", type=Path, help="a folder that `gen1 export` wrote")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="the run (or, of --pipeline, its folder)"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="folder of the run; with --pipeline, folder of the pipeline",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace parts that are there")
+    parser.add_argument("--overwrite", action="store_true", help="replace models that are there")
 
 
 def run(args) -> None:
+    from gen1_jax.commands.output import check_new
     from gen1_jax.commands.progress import byte_bar
     from gen1_jax.weights import importing
 
@@ -61,7 +72,7 @@ def run(args) -> None:
     parts = list(given) + (["clip"] if any(towers) else [])
     for part in parts:
         check_new(args.output / importing.PARTS[part][0], args.overwrite)
-    # All is found, or downloaded, before anything is written.
+    # Find or download everything before anything is written.
     sources = {part: [importing.find_source(text)] for part, text in given.items()}
     if any(towers):
         sources["clip"] = [importing.find_source(tower) for tower in towers]
@@ -81,8 +92,8 @@ def run(args) -> None:
         )
         if imported.absent:
             print(
-                f"{part}: {len(imported.absent)} tensors that nothing is computed with are not in "
-                f"the checkpoint, and zero now: {', '.join(imported.absent)}"
+                f"{part}: {len(imported.absent)} unused tensors are not in the checkpoint and "
+                f"are zero now: {', '.join(imported.absent)}"
             )
         if imported.prediction_type == "epsilon":
             print(
@@ -95,7 +106,7 @@ def run(args) -> None:
 
 
 def find_tokenizer(args, sources) -> Path | None:
-    """The folder of the tokenizer that was asked for, or that lies beside --clip."""
+    """Returns the folder of --tokenizer or, without it, of the tokenizer beside --clip, if any."""
     from gen1_jax.weights import importing
 
     if args.tokenizer:
@@ -107,9 +118,3 @@ def find_tokenizer(args, sources) -> Path | None:
         return folder
     folder = sources["clip"][0].folder if args.clip else None
     return folder if folder and importing.tokenizer_files(folder) else None
-
-
-def check_new(folder: Path, overwrite: bool) -> None:
-    """Raises UserError where something is in the way."""
-    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists; give another --output, or --overwrite")

@@ -1,4 +1,4 @@
-"""`--mesh`: over which devices an edit or an evaluation is spread."""
+"""The option `--mesh`: the devices over which an edit or an evaluation is sharded."""
 
 from gen1_jax.errors import UserError
 
@@ -10,15 +10,15 @@ def add_mesh_argument(parser) -> None:
         "--mesh",
         nargs="+",
         metavar="AXIS=N",
-        help="spread over several devices: data=N, clips; frames=N, the frames of each clip",
+        help="use several devices: data=N shards the clips, frames=N the frames of each clip",
     )
 
 
 def make_mesh_of(args):
-    """The mesh that `--mesh` asks for; None without it.
+    """Returns the mesh that `--mesh` asks for, or None without the option.
 
     Raises:
-      UserError: no such axis, or not so many devices.
+      UserError: an axis is unknown, or there are not so many devices.
     """
     if not args.mesh:
         return None

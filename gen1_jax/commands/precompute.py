@@ -1,11 +1,11 @@
-"""Encode clips and images once and for all: latents, structure at blur levels, CLIP content.
-
-Training then needs no encoders. Output is written in shards, each whole or not there: the same
-command goes on where it was stopped, with any number of processes and devices, and ends with the
-same bytes.
+"""Encode clips and images ahead of training: latents, structure at blur levels, CLIP embeddings.
 
     gen1 precompute --config tiny:encoded --workdir runs/tiny/encoded
     gen1 precompute --config paper:encoded --workdir runs/paper/encoded --processes 16
+
+Training on the result needs no encoders. The output is written in shards, each of which is whole
+or not there. The same command goes on with a job that was stopped, with any number of processes
+and devices, and ends with the same bytes.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from gen1_jax import config as configs
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
 
-HELP = "encode clips ahead of training, or go on encoding them"
+HELP = "encode clips ahead of training, or resume the encoding"
 
 
 def add_arguments(parser) -> None:
@@ -23,10 +23,10 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--workdir", required=True, type=Path, help="folder to write to")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="override a key of the config"
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys, e.g. batch_size=8"
     )
     add_processes_argument(parser)
-    parser.add_argument("--no-progress", action="store_true", help="no bar")
+    parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
 
 def run(args) -> None:

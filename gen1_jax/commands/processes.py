@@ -1,4 +1,4 @@
-"""`--processes`: one command of a job that runs on several hosts."""
+"""The option `--processes`: a command that is one of several processes of a job."""
 
 import os
 import signal
@@ -14,26 +14,26 @@ def add_processes_argument(parser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="this is one of N processes of a job; see launch/ (%(default)s: alone)",
+        help="run as one of the N processes of a job; see launch/ (%(default)s)",
     )
     parser.add_argument(
         "--join-timeout",
         type=int,
         default=300,
         metavar="S",
-        help="seconds to wait for the others (%(default)s)",
+        help="seconds to wait for the other processes (%(default)s)",
     )
 
 
 def refuse_one_of_many() -> None:
-    """Raises UserError where several processes were started, each of which would run alone."""
+    """Raises UserError if several processes were started and each would run the whole job alone."""
     import jax
 
     from gen1_jax.errors import UserError
 
+    # What launch/local.py and SLURM say. A host of a TPU slice finds the other hosts by itself.
     said = (os.environ.get(name, "") for name in ("GEN1_PROCESSES", "SLURM_STEP_NUM_TASKS"))
     started = next((int(count) for count in said if count.isdecimal()), 1)
-    # A host of a TPU slice sees the others without being told.
     if (started := max(started, jax.process_count())) > 1:
         raise UserError(
             f"this is one of {started} processes, and would run alone; accepted: a command with "
@@ -43,10 +43,11 @@ def refuse_one_of_many() -> None:
 
 @contextmanager
 def joined(args) -> Iterator[None]:
-    """Joins the job's other processes; does nothing where there are none.
+    """Joins the other processes of the job; does nothing for a single process.
 
-    One that fails ends at once. As it left by itself jax would have it wait five minutes for the
-    others, and they wait for it; so whoever started them sees it, and ends them.
+    A process that fails ends at once, with exit code 2 for bad input and 1 otherwise. If it left
+    the block normally, jax would wait five minutes for the other processes, which wait for this
+    one. Whoever started the job sees the exit code and ends the others.
     """
     from gen1_jax.distributed import join_processes
     from gen1_jax.errors import UserError
@@ -58,7 +59,8 @@ def joined(args) -> Iterator[None]:
         yield
         return
     join_processes(args.processes, args.join_timeout)
-    # jax takes SIGTERM for a notice, which nothing here reads: nothing would end.
+    # jax takes SIGTERM as a notice of preemption, so the process would not end by it. Training
+    # installs a handler of its own.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         yield

@@ -1,8 +1,10 @@
 """Train one part of a config: autoencoder, clip, depth, prior, or a stage of the UNet.
 
-Resumes from the newest checkpoint in the work folder. Ctrl-C saves first (exit code 130), and so
-does SIGTERM (exit code 75: start the same command again).
-Writes checkpoints/, logs/ (TensorBoard), samples/ (pictures) and, at the end, model/ (safetensors).
+    gen1 train --config tiny:video --workdir runs/tiny/video
+
+Training resumes from the newest checkpoint in the work folder. Ctrl-C ends it after saving a
+checkpoint (exit code 130), and so does SIGTERM (exit code 75: start the same command again).
+Output: checkpoints/, logs/ (TensorBoard), samples/ (pictures); at the end model/ (safetensors).
 """
 
 from pathlib import Path
@@ -11,20 +13,28 @@ from gen1_jax import config as configs
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
 
-HELP = "train one part, or go on training it"
+HELP = "train one part, or resume its training"
 
 
 def add_arguments(parser) -> None:
     parser.add_argument("--config", required=True, help=configs.HELP)
     parser.add_argument("--workdir", required=True, type=Path, help="folder of this part")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="override, e.g. num_steps=100"
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override keys, e.g. num_steps=100",
     )
     parser.add_argument(
-        "--profile", type=int, default=0, metavar="N", help="trace N steps, to WORKDIR/profile"
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="write a profile of N steps to WORKDIR/profile",
     )
     add_processes_argument(parser)
-    parser.add_argument("--no-progress", action="store_true", help="no bar")
+    parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
 
 def run(args) -> None:

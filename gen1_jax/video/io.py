@@ -94,6 +94,7 @@ def read_video(
     stride: int = 1,
     start: int = 0,
     size: tuple[int, int] | None = None,
+    shorter: bool = False,
 ) -> Video:
     """Reads frames `start`, `start + stride`, ...; decoding stops once `num_frames` are there.
 
@@ -104,6 +105,7 @@ def read_video(
         start: the first frame kept.
         size: `(height, width)` to return: scaled with its aspect kept until it covers the size,
             then cropped in the centre (antialiased). None keeps the source's size.
+        shorter: a video of fewer than `num_frames` gives all that it has.
 
     Returns:
         A `Video` with `frames [n h w 3]`; a still image gives n = 1.
@@ -126,12 +128,13 @@ def read_video(
         frames, total = _select(source, start, stride, num_frames, size, path)
     if total == 0:
         raise UserError(f"{path}: not a video, or too damaged to read even one frame; {ACCEPTED}")
-    if len(frames) < (num_frames or 1):
+    wanted = 1 if shorter else num_frames or 1
+    if len(frames) < wanted:
         has = "1 frame" if total == 1 else f"{total} frames"
         lost = f" ({source.lost} more are damaged or cut off)" if source.lost else ""
         every = f", every {stride}th," if stride > 1 else ""
         raise UserError(
-            f"{path}: has {has}{lost}; {num_frames or 1} from frame {start}{every} asked, "
+            f"{path}: has {has}{lost}; {wanted} from frame {start}{every} asked, "
             f"at most {len(frames)} can be had"
         )
     if source.lost:

@@ -11,6 +11,7 @@ import micro
 import pytest
 
 from gen1_jax import cli
+from gen1_jax.aot import search
 from gen1_jax.aot import target as ahead_of_time
 from gen1_jax.aot.programs import train_work
 from gen1_jax.aot.target import Work, make_target, measure, read_out_of_memory
@@ -173,7 +174,7 @@ def test_a_search_ends_where_nothing_can_be_better(monkeypatch, capsys, seconds,
             interconnect_seconds=0.0,
         )
 
-    monkeypatch.setattr(ahead_of_time, "measure", measure)
+    monkeypatch.setattr(search, "measure", measure)
     options = ["--topology", "cpu:2", "--search", "--json", "--set", "data.batch_size=8"]
     assert cli.main(["compile", "--config", f"{CONFIG}:blur", *options]) == 0
     *table, last = capsys.readouterr().out.splitlines()
