@@ -26,10 +26,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test may depend on a download or on a display.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
-# Programs that tests compile are not the user's to keep.
+# What tests compile is kept for this run of the suite alone. Most of its time is compilation, and
+# its workers and the processes that tests start compile many programs more than once.
 if "XDG_CACHE_HOME" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="gen1-tests-")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{os.environ['XDG_CACHE_HOME']}/programs"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--write-golden", action="store_true", help="write the losses of tests/golden/ anew"
+    )
 
 
 @pytest.fixture(scope="session")
