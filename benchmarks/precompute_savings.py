@@ -63,14 +63,15 @@ def count(images: bool) -> dict[str, float]:
     from gen1_jax.distributed import make_mesh
     from gen1_jax.flops import count_flops
     from gen1_jax.training.objectives import make_objective
-    from gen1_jax.training.step import make_module
+    from gen1_jax.training.state import make_module
     from gen1_jax.weights.folder import param_template
 
     found = {}
     mesh = make_mesh(devices=jax.devices()[:1])
     for form in ("raw", "encoded"):
         config = make_config(form)
-        module, models = make_module(config), load_model_configs("paper", config.frozen)
+        module = make_module(config.model.to_dict(), name=config.name, dtype=config.dtype)
+        models = load_model_configs("paper", config.frozen)
         conditioner, encoder_params = programs.describe_frozen(models, jnp.bfloat16, mesh)
         loss = make_objective("diffusion", module, conditioner, config.loss.to_dict()).loss
         step = jax.value_and_grad(loss, has_aux=True)

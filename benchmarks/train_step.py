@@ -41,7 +41,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from gen1_jax.batch import Batch
 from gen1_jax.models.unet import VideoUNet
 from gen1_jax.runtime import keep_freed_memory
-from gen1_jax.training.step import make_optimizer, new_state, train_step
+from gen1_jax.training.state import make_optimizer, new_state
+from gen1_jax.training.step import train_step
 from gen1_jax.weights.folder import init_params
 from gen1_jax.weights.naming import params_to_state_dict
 from gen1_jax.weights.pytorch import video_unet as torch_unet
@@ -90,7 +91,7 @@ def make_arrays(config: dict) -> tuple[np.ndarray, ...]:
 
 
 class Ours:
-    """`gen1_jax.training.loop.step.train_step`, compiled."""
+    """`gen1_jax.training.step.train_step`, compiled."""
 
     def __init__(self, config: dict, arrays: tuple[np.ndarray, ...]):
         module = VideoUNet(**config)

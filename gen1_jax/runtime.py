@@ -1,36 +1,39 @@
-"""Settings of this process: memory that malloc keeps, and compiled programs kept on disk."""
+"""This process's memory, and its compiled programs: kept on disk, traced once for each shape."""
 
 import ctypes
+import functools
 import hashlib
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what a step frees for the next step; for computing on CPU.
+    """Makes glibc keep the memory that a step frees for the next step; for computing on CPU.
 
     XLA asks for all temporary arrays of a step as one block, a gigabyte for the tiny UNet. glibc
-    maps and unmaps such a block each time; the page faults took 0.6 s of a 2.7 s step. Call it
-    before the first computation, because threads that run already have memory of their own. Does
-    nothing where there is no glibc.
+    maps and unmaps such a block each time; the page faults took 0.6 s of a 2.7 s step. Call this
+    before the first computation, because threads that run already have memory of their own. The
+    call does nothing where there is no glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         trim_threshold, mmap_max, arena_max = -1, -4, -8  # names of malloc.h
-        mallopt(arena_max, 1)  # other arenas hold no large blocks
+        mallopt(arena_max, 1)  # only the main arena keeps large blocks
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, -1)  # never
 
 
 def keep_programs() -> None:
-    """Has XLA keep compiled programs on disk: a second run, or a resumed one, starts at once.
+    """Makes XLA keep compiled programs on disk, so that a second or resumed run starts at once.
 
-    In `JAX_COMPILATION_CACHE_DIR`, or else in the user's cache folder, one for each kind of
-    processor, since programs for CPU use what the compiling machine has.
+    The programs lie in `JAX_COMPILATION_CACHE_DIR` if it is set, and else in a folder of the user's
+    cache for this kind of processor: programs for CPU use the instructions of the machine that
+    compiled them.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -43,3 +46,27 @@ def keep_programs() -> None:
     digest = hashlib.sha256(kind.encode()).hexdigest()[:12]
     jax.config.update("jax_compilation_cache_dir", str(root / "gen1_jax" / "programs" / digest))
     jax.config.update("jax_compilation_cache_max_size", 2**30)  # bytes; the oldest go first
+
+
+def trace_once(function: Callable) -> Callable:
+    """Wraps a function for `jax.jit`: a second trace for the same shapes raises AssertionError.
+
+    A second trace is a second compilation, which takes minutes for a large model.
+    `chex.assert_max_traces` counts all shapes together, by the place in the code and for the life
+    of the process; here image batches, video batches and the runs of one process count apart.
+    """
+    traced = set()
+
+    @functools.wraps(function)
+    def traced_once(*arguments, **options):
+        leaves, tree = jax.tree.flatten((arguments, options))
+        kinds = tuple((x.shape, x.dtype) if hasattr(x, "shape") else repr(x) for x in leaves)
+        if (tree, kinds) in traced:
+            raise AssertionError(f"{traced_once.__name__} is traced a second time for one shape")
+        result = function(*arguments, **options)
+        traced.add((tree, kinds))
+        return result
+
+    # A partial has no name, and compiled programs go by the name.
+    traced_once.__name__ = getattr(function, "func", function).__name__
+    return traced_once

@@ -3,15 +3,16 @@
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from gen1_jax.config import load_saved_config, resolve_paths
-from gen1_jax.distributed import check_shared
+from gen1_jax.batch import Batch
+from gen1_jax.config import DTYPES, load_saved_config, resolve_paths
+from gen1_jax.distributed import check_shared, make_mesh
 from gen1_jax.errors import UserError
 
 
@@ -70,7 +71,6 @@ def _text(value) -> str:
 def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None:
     from gen1_jax.data_pipelines.sources import make_stream, read_preview_batch
     from gen1_jax.tokenizer import load_tokenizer
-    from gen1_jax.training.loop import train
 
     if config.model.get("model_type") == "clip":
         tokenizer = load_tokenizer(config.data.tokenizer)
@@ -84,13 +84,13 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None
                     f"{config.data.tokenizer} needs a {name} of {has}; the config has {room}"
                 )
         text.bos_token_id, text.eos_token_id = tokenizer.start_id, tokenizer.end_id
-    train(
+    train_on(
         config,
         workdir,
         lambda: make_stream(config.data, config.seed),
         lambda: read_preview_batch(config.data),
-        progress,
-        profile,
+        progress=progress,
+        profile=profile,
     )
 
 
@@ -114,6 +114,101 @@ def read_trained(folder: Path, weights: str) -> tuple[Any, Any, str]:
     step, params = read_params(folder / "checkpoints", param_template(module), weights)
     kind = "moving average of the weights" if weights == "ema" else "weights (no average)"
     return module, params, f"the {kind} at step {step}"
+
+
+def train_on(
+    config,
+    workdir: Path,
+    make_batches: Callable[[], Iterator[Batch]],
+    make_preview_batch: Callable[[], Batch] | None = None,
+    *,
+    progress: bool = True,
+    profile: int = 0,
+) -> Path:
+    """Trains the part of a config on given data; nothing below this function sees the config.
+
+    Args:
+      config: of one trained part; see `configs/tiny.py`.
+      workdir: the part's folder.
+      make_batches: makes the stream of batches.
+      make_preview_batch: makes the fixed batch of the previews.
+      progress: whether to show a bar.
+      profile: steps to trace.
+
+    Returns:
+      The model folder.
+
+    Raises:
+      UserError: bad settings, or a checkpoint or a model to start from that does not fit.
+      Stopped: a signal ended the run, after it was saved.
+    """
+    import jax.numpy as jnp
+
+    from gen1_jax.conditioning import Conditioner
+    from gen1_jax.training.loop import is_finished, train
+    from gen1_jax.training.objectives import make_objective
+    from gen1_jax.training.state import make_module, make_optimizer
+
+    check_settings(config)
+    if is_finished(workdir, config.num_steps):
+        return workdir / "model"
+    module = make_module(
+        config.model.to_dict(), name=config.name, dtype=config.dtype, remat=config.remat
+    )
+    conditioner, encoder_params = Conditioner.load(
+        config.frozen.to_dict(), dtype=jnp.dtype(config.dtype)
+    )
+    return train(
+        workdir,
+        make_batches,
+        name=config.name,
+        module=module,
+        objective=make_objective(config.objective, module, conditioner, config.loss.to_dict()),
+        optimizer=make_optimizer(num_steps=config.num_steps, **config.optimizer),
+        encoder_params=encoder_params,
+        mesh=make_mesh(**config.mesh),
+        num_steps=config.num_steps,
+        seed=config.seed,
+        dtype=config.dtype,
+        ema_decay=config.ema_decay,
+        microbatches=config.microbatches,
+        init_from=config.init_from,
+        merge=config.merge.to_dict(),
+        sharding=config.sharding,
+        min_size_to_shard=config.split_from,
+        log_every=config.log_every,
+        sample_every=config.sample_every,
+        checkpoint_every=config.checkpoint_every,
+        keep_checkpoints=config.keep_checkpoints,
+        make_preview_batch=make_preview_batch,
+        record=config.to_dict(),
+        progress=progress,
+        profile=profile,
+    )
+
+
+def check_settings(config) -> None:
+    """Checks the counts, the seed and the type of a trained part.
+
+    Raises:
+      UserError: a value that cannot be trained with.
+    """
+    if config.sample_every < 0:
+        raise UserError(
+            f"{config.name}: sample_every is {config.sample_every}; 1 or more is accepted, or 0 "
+            "for no samples"
+        )
+    for name in (
+        "num_steps", "log_every", "checkpoint_every", "keep_checkpoints", "microbatches",
+    ):  # fmt: skip
+        if config[name] < 1:
+            raise UserError(f"{config.name}: {name} is {config[name]}; 1 or more is accepted")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"{config.name}: seed is {config.seed}; 0 to {2**32 - 1} are accepted")
+    if config.mesh.get("frames", 1) != 1:
+        raise UserError(f"{config.name}: mesh.frames is {config.mesh.frames}; training accepts 1")
+    if config.dtype not in DTYPES:
+        raise UserError(f"{config.name}: dtype is {config.dtype!r}; accepted: {', '.join(DTYPES)}")
 
 
 def encode(config, workdir: Path, progress: bool) -> None:

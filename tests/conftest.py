@@ -59,15 +59,15 @@ def quick(monkeypatch, micro_run):
     compile_fast(monkeypatch, micro_run)
 
 
-def compile_fast(monkeypatch, root) -> None:
+def compile_fast(monkeypatch, root, devices: int = 1) -> None:
     import jax
     from tiny_unet import quick_jit
 
     from gen1_jax import precompute as encoding
+    from gen1_jax import workflow
     from gen1_jax.distributed import make_mesh
-    from gen1_jax.training import loop as training
 
-    one = jax.devices()[:1]
+    used = jax.devices()[:devices]
     monkeypatch.setattr(jax, "jit", quick_jit)
-    monkeypatch.setattr(training, "make_mesh", partial(make_mesh, devices=one))
-    monkeypatch.setattr(encoding, "make_mesh", lambda devices: make_mesh(devices=one))
+    monkeypatch.setattr(workflow, "make_mesh", partial(make_mesh, devices=used))
+    monkeypatch.setattr(encoding, "make_mesh", lambda devices: make_mesh(devices=used))

@@ -20,8 +20,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gen1_jax.commands.processes import joined
 from gen1_jax.distributed import check_shared
-from gen1_jax.training import loop as training
 from gen1_jax.training.checkpoint import Checkpoints
+from gen1_jax.training.signals import stop_on_signals
 
 
 def state(mesh, value: float):
@@ -107,7 +107,7 @@ def checkpoints_that_one_does_not_see(folder: Path, mesh) -> str:
 
 
 def a_signal_to_one(folder: Path, mesh) -> str:
-    with training._stop_on_signals() as stop:
+    with stop_on_signals() as stop:
         for step in range(1, 100):
             if step == 5 and jax.process_index() == 1:
                 os.kill(os.getpid(), signal.SIGTERM)

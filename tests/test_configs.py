@@ -15,12 +15,11 @@ from gen1_jax.configs import base, demo, paper, tiny
 from gen1_jax.data_pipelines.moving_shapes.builder import CONFIGS as WORLDS
 from gen1_jax.errors import UserError
 from gen1_jax.precompute import check_settings as check_encoding
-from gen1_jax.training.loop import check_settings
 from gen1_jax.training.objectives import make_objective
-from gen1_jax.training.step import make_optimizer
+from gen1_jax.training.state import make_optimizer
 from gen1_jax.weights.folder import module_from_config, param_template
 from gen1_jax.weights.merge import merge_params
-from gen1_jax.workflow import KINDS
+from gen1_jax.workflow import KINDS, check_settings
 
 CONFIGS = {"tiny": tiny, "demo": demo, "paper": paper}
 EACH = [(name, part) for name, module in CONFIGS.items() for part in module.PARTS]

@@ -20,7 +20,8 @@ from gen1_jax.distributed import FRAMES, batch_parts, batch_sharding, clip_shard
 from gen1_jax.errors import UserError
 from gen1_jax.flops import count_flops
 from gen1_jax.training.objectives import make_objective
-from gen1_jax.training.step import make_module, make_optimizer, make_step, state_template
+from gen1_jax.training.state import make_module, make_optimizer, state_template
+from gen1_jax.training.step import make_step
 from gen1_jax.weights.folder import module_from_config, param_template
 
 LATENT_CHANNELS = 4
@@ -39,11 +40,11 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
       UserError: bad settings, or a batch that does not divide over the chips.
     """
     mesh = target.mesh
-    module = make_module(config)
+    module = _make_module(config)
     conditioner, encoder_params = describe_frozen(models, jnp.dtype(config.dtype), mesh)
-    loss = make_objective(config.objective, module, conditioner, config.loss.to_dict()).loss
+    objective = make_objective(config.objective, module, conditioner, config.loss.to_dict())
     optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
-    state = state_template(module, optimizer, mesh, config)
+    state = state_template(module, optimizer, mesh, config.sharding, config.split_from)
     batch = _placed(batch_shapes(config, images), batch_sharding(mesh))
     if mesh.shape[FRAMES] > 1:
         raise UserError("mesh.frames is for editing; training takes 1")
@@ -56,12 +57,20 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
             "microbatches: they move between chips, or some wait"
         )
     # Encoded batches need no encoder: the frozen models are for pictures, and lie beside.
-    idle = config.objective == "diffusion" and batch.encoded
-    model_flops = 3 * _count(loss, state.params, encoder_params, batch, jax.random.key(0))
+    idle = not objective.runs_encoders(batch)
+    model_flops = 3 * _count(objective.loss, state.params, encoder_params, batch, jax.random.key(0))
     if encoder_params and not idle:
         notes.append("of the frozen networks model FLOPs count a backward pass too")
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
-    step = make_step(config, loss, optimizer, state.params)
+    step = make_step(
+        objective.loss,
+        optimizer,
+        state,
+        dtype=config.dtype,
+        ema_decay=config.ema_decay,
+        seed=config.seed,
+        microbatches=config.microbatches,
+    )
     settings = {
         "what": "train",
         "objective": config.objective,
@@ -99,7 +108,7 @@ def sample_work(
       num_steps: DDIM steps.
     """
     mesh = target.mesh
-    module = make_module(config).clone(remat="none")
+    module = _make_module(config).clone(remat="none")
     schedule = make_schedule(**pipeline["schedule"])
     params = _placed(param_template(module), replicated(mesh))
     _, encoder_params = describe_frozen(models, jnp.dtype(config.dtype), mesh)
@@ -226,6 +235,12 @@ def describe_frozen(
     }
     encoder_params = {name: param_template(module) for name, module in modules.items()}
     return Conditioner(**modules), _placed(encoder_params, replicated(mesh))
+
+
+def _make_module(config: Any) -> Any:
+    return make_module(
+        config.model.to_dict(), name=config.name, dtype=config.dtype, remat=config.remat
+    )
 
 
 def _placed(shapes: Any, sharding: NamedSharding) -> Any:

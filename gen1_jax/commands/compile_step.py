@@ -99,7 +99,7 @@ def load(args) -> ConfigDict:
         kind, or a setting cannot be run with.
     """
     from gen1_jax import precompute
-    from gen1_jax.training.loop import check_settings
+    from gen1_jax.workflow import check_settings
 
     for what, names in (
         ("train", ("images", "microbatches", "remat", "search")),

@@ -1,13 +1,13 @@
-"""What each model is trained for: a loss, and a picture of how far it is. One loop serves all.
+"""What each model is trained for: a loss and its `Objective`. One loop trains them all.
 
-A loss is `loss(params, encoder_params, batch, key) → (scalar, metrics)`. A preview, of a fixed
-batch, is `preview(params, encoder_params, batch) → {name: picture [H W 3] uint8, or a number}`.
+A loss is `loss(params, encoder_params, batch, key) → (scalar, metrics)`.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,22 +16,17 @@ import optax
 from einops import rearrange
 
 from gen1_jax.batch import Batch
-from gen1_jax.conditioning import Conditioner, EncoderParams, to_content
+from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.diffusion import prior as prior_diffusion
 from gen1_jax.diffusion.process import make_schedule, q_sample, target
-from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.diffusion.structure import model_input
 from gen1_jax.errors import UserError
 from gen1_jax.models import clip, dpt
-from gen1_jax.video import pictures
+from gen1_jax.training import previews
 
 Params = Any
 Loss = Callable[[Params, EncoderParams, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 CALIBRATION_BATCHES = 8
-
-
-def _nothing(params: Params, encoder_params: EncoderParams, batch: Batch) -> dict[str, Any]:
-    return {}
 
 
 def _keep(params: Params, encoder_params: EncoderParams, batches: Iterator[Batch]) -> Params:
@@ -44,21 +39,29 @@ def _keep_module(module: nn.Module, params: Params, batches: Iterator[Batch]) ->
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """A loss with what surrounds it."""
+    """A loss, and what surrounds it.
+
+    Attributes:
+      loss: the training loss.
+      preview: pictures or numbers of a fixed batch.
+      prepare: runs before the first step and sets parameters that are statistics of the data (the
+        prior's mean and deviation).
+      finish: runs after the last step and sets settings that are statistics of the trained model
+        (the autoencoder's scale).
+      runs_encoders: whether the loss of this batch runs frozen encoders, if there are any.
+    """
 
     loss: Loss
-    preview: Callable[[Params, EncoderParams, Batch], dict[str, Any]] = _nothing
-    # Before the first step: parameters that are statistics of the data (the prior's mean and
-    # deviation).
+    preview: previews.Preview = previews.no_preview
     prepare: Callable[[Params, EncoderParams, Iterator[Batch]], Params] = _keep
-    # After the last: settings that are statistics of the trained model (the autoencoder's scale).
     finish: Callable[[nn.Module, Params, Iterator[Batch]], nn.Module] = _keep_module
+    runs_encoders: Callable[[Batch], bool] = lambda batch: True
 
 
 def make_objective(
     name: str, module: nn.Module, conditioner: Conditioner, settings: dict[str, Any]
 ) -> Objective:
-    """The objective of a config: `name` with its `settings`.
+    """Returns the objective `name` with its `settings`.
 
     Raises:
       UserError: an unknown name or setting.
@@ -75,7 +78,7 @@ def make_objective(
     return make(module, conditioner, **settings)
 
 
-# -------------------------------------------------------------------------------- autoencoder
+# ---- autoencoder
 
 
 def autoencoder(
@@ -85,7 +88,14 @@ def autoencoder(
     kl_weight: float = 1e-6,
     initial_logvar: float = -6.0,
 ) -> Objective:
-    """Mean of |x − D(E(x))| and its square, plus that of the KL of q(z|x) to N(0, 1)."""
+    """Trains an autoencoder: mean |x − D(z)| and (x − D(z))², plus the KL of q(z|x) to N(0, 1).
+
+    Args:
+      module: the autoencoder.
+      conditioner: not used.
+      kl_weight: the weight of the KL term.
+      initial_logvar: the log variance of q(z|x) at the start.
+    """
 
     def loss(params, encoder_params, batch, key):
         images = rearrange(batch.frames, "b n h w c -> (b n) h w c").astype(jnp.float32) / 127.5 - 1
@@ -98,21 +108,10 @@ def autoencoder(
         return jnp.mean(jnp.abs(error)) + square + kl_weight * kl, {"psnr": psnr, "kl": kl}
 
     def prepare(params, encoder_params, batches):
-        """Starts the log variance low: noise as strong as the first latents would slow learning."""
+        """Starts the log variance low; noise as strong as the first latents slows learning."""
         bias = params["quant_conv"]["bias"]
         bias = jnp.asarray(bias).at[bias.shape[0] // 2 :].add(initial_logvar)
         return {**params, "quant_conv": {**params["quant_conv"], "bias": bias}}
-
-    @jax.jit
-    def reconstruct(params, frames):
-        return module.apply({"params": params}, frames.astype(jnp.float32) / 127.5 - 1)
-
-    def preview(params, encoder_params, batch):
-        frames = np.asarray(batch.frames[:8, 0])
-        images = np.clip((np.asarray(reconstruct(params, frames)) + 1) * 127.5, 0, 255).astype(
-            np.uint8
-        )
-        return {"reconstruction": _grid(frames, images)}
 
     @jax.jit
     def moments(params, frames):
@@ -121,21 +120,29 @@ def autoencoder(
         return mean.mean(), jnp.square(mean).mean()
 
     def finish(module, params, batches):
-        """Sets `scaling_factor` so that latents have unit variance, as SD's 0.18215 was found."""
+        """Sets `scaling_factor` so that latents have unit variance; SD's 0.18215 was found so."""
         values = [moments(params, next(batches).frames) for _ in range(CALIBRATION_BATCHES)]
         first, second = np.mean(np.asarray(values, np.float64), axis=0)
         return module.clone(scaling_factor=float((second - first**2) ** -0.5))
 
-    return Objective(loss, preview, prepare, finish)
+    return Objective(loss, previews.reconstruction(module), prepare, finish)
 
 
-# -------------------------------------------------------------------------------- CLIP
+# ---- CLIP
 
 
 def contrastive(
     module: nn.Module, conditioner: Conditioner, *, max_logit_scale: float = 4.6052
 ) -> Objective:
-    """CLIP's symmetric cross-entropy between frames and captions; equal captions count as one."""
+    """Trains CLIP: symmetric cross-entropy between frames and captions.
+
+    Examples with equal captions count as matches of each other.
+
+    Args:
+      module: CLIP.
+      conditioner: not used.
+      max_logit_scale: the bound of the learned temperature, log 100 as in CLIP.
+    """
 
     def logits(params, batch):
         pixels = clip.preprocess(batch.frames[:, 0], module.vision_config.image_size)
@@ -156,16 +163,22 @@ def contrastive(
     return Objective(loss)
 
 
-# -------------------------------------------------------------------------------- depth
+# ---- depth
 
 
 def depth(
     module: nn.Module, conditioner: Conditioner, *, gradient_weight: float = 0.5, scales: int = 3
 ) -> Objective:
-    """MiDaS's scale-and-shift-invariant error with its gradient term.
+    """Trains a depth model: MiDaS's scale-and-shift-invariant error with its gradient term.
 
-    Ranftl et al. 1907.01341, equations 5, 6 and 11, but for means in place of medians. Scale
-    and shift are one pair for a clip, not for a frame, so that the estimate does not flicker.
+    Ranftl et al. 1907.01341, equations 5, 6 and 11, with means instead of medians. A clip has one
+    scale and one shift, so that the estimate does not flicker from frame to frame.
+
+    Args:
+      module: the depth model.
+      conditioner: not used.
+      gradient_weight: the weight of the gradient term.
+      scales: the resolutions at which gradients are compared.
     """
 
     def estimate(params, frames):
@@ -176,11 +189,13 @@ def depth(
 
     def loss(params, encoder_params, batch, key):
         predicted, truth = estimate(params, batch.frames), batch.depth
-        # Both to zero mean and unit mean deviation over the clip. (A least-squares scale would do,
-        # but it may be negative, and then a network learns depth upside down.)
         axes = (1, 2, 3)
 
         def standardise(x):
+            """Scales a clip to zero mean and unit mean deviation.
+
+            A least-squares scale can be negative; a network then learns depth upside down.
+            """
             x = x - x.mean(axes, keepdims=True)
             return x / (jnp.abs(x).mean(axes, keepdims=True) + 1e-6)
 
@@ -198,29 +213,25 @@ def depth(
         correlation = (p * t).sum(axes) / (norm + 1e-6)
         return total, {"correlation": correlation.mean()}
 
-    jitted = jax.jit(estimate)
-
-    def preview(params, encoder_params, batch):
-        frames, truth = np.asarray(batch.frames[:8, :1]), np.asarray(batch.depth[:8, :1])
-        estimated = np.asarray(jitted(params, frames))
-        maps = [
-            np.concatenate([pictures.colour_depth(d) for d in each]) for each in (truth, estimated)
-        ]
-        return {"depth": _grid(frames[:, 0], *maps)}
-
-    return Objective(loss, preview)
+    return Objective(loss, previews.depth_maps(estimate))
 
 
-# -------------------------------------------------------------------------------- prior
+# ---- prior
 
 
 def prior(module: nn.Module, conditioner: Conditioner, *, drop_rate: float = 0.1) -> Objective:
-    """x_0-prediction of the standardised content embedding; the caption is dropped for guidance."""
+    """Trains the prior: x_0-prediction of the standardised image embedding.
+
+    Args:
+      module: the prior.
+      conditioner: holds CLIP, whose text tower the prior reads.
+      drop_rate: the share of captions that the empty prompt replaces, for guidance.
+    """
 
     def null_tokens(tokens):
-        """The empty prompt, [1 l]: start, then end-of-text as end and padding."""
+        """Returns the empty prompt [1 l]: start, then end-of-text, which pads too."""
         first = tokens[:1, :1]
-        end = tokens[:1, -1:]  # the last place is end-of-text or padding, which is the same token
+        end = tokens[:1, -1:]  # the last token of any caption is end-of-text or padding
         return jnp.concatenate([first, jnp.repeat(end, tokens.shape[1] - 1, axis=1)], axis=1)
 
     def loss(params, encoder_params, batch, key):
@@ -231,7 +242,7 @@ def prior(module: nn.Module, conditioner: Conditioner, *, drop_rate: float = 0.1
         def predict(*arguments):
             return module.apply({"params": params}, *arguments)
 
-        # Statistics of the data are no weights: no gradient reaches them.
+        # Mean and deviation are statistics of the data: they get no gradient.
         x0 = jax.lax.stop_gradient(x0)
         return prior_diffusion.prior_loss(predict, x0, text, key, null, drop_rate), {}
 
@@ -243,23 +254,11 @@ def prior(module: nn.Module, conditioner: Conditioner, *, drop_rate: float = 0.1
             "clip_std": content.std(0, keepdims=True) + 1e-4,
         }
 
-    @jax.jit
-    def sample(params, encoder_params, tokens):
-        sampler = dataclasses.replace(conditioner, prior=module)
-        return sampler.text_content(
-            {**encoder_params, "prior": params}, tokens, null_tokens(tokens), jax.random.key(0)
-        )
-
-    def preview(params, encoder_params, batch):
-        sampled, true = (
-            to_content(x) for x in (sample(params, encoder_params, batch.tokens), batch.content)
-        )
-        return {"cosine": float((sampled * true).mean(-1).mean())}
-
+    preview = previews.content_cosine(module, conditioner, null_tokens)
     return Objective(loss, preview, prepare=prepare)
 
 
-# -------------------------------------------------------------------------------- video diffusion
+# ---- video diffusion
 
 
 def diffusion(
@@ -273,11 +272,20 @@ def diffusion(
     preview_steps: int = 20,
     preview_guidance: float = 3.0,
 ) -> Objective:
-    """Gen-1's ‖v − v_θ(z_t, t, s, c)‖², the same for images and videos; null content is zeros.
+    """Trains the UNet with Gen-1's ‖v − v_θ(z_t, t, s, c)‖², the same for images and videos.
 
-    `prediction_type` "epsilon" goes on with a UNet that predicts noise, as Stable Diffusion 1.x's.
-    `latents_drawn` takes z from the autoencoder's distribution, as Stable Diffusion was trained,
-    where else it is the mean; encoded data then need the field `latents_logvar`.
+    Null content is zeros.
+
+    Args:
+      module: the UNet.
+      conditioner: holds the autoencoder for previews, and the encoders that raw batches need.
+      content_drop_rate: the share of examples without content, for guidance.
+      latents_drawn: draw z_0 from the autoencoder's distribution, as Stable Diffusion was trained,
+        instead of taking its mean; encoded data then need the field `latents_logvar`.
+      zero_terminal_snr: see `make_schedule`.
+      prediction_type: what the network predicts; "epsilon" suits a Stable Diffusion 1.x UNet.
+      preview_steps: DDIM steps of a preview.
+      preview_guidance: ω of a preview.
     """
     schedule = make_schedule(zero_terminal_snr=zero_terminal_snr, prediction_type=prediction_type)
     structured = module.in_channels > module.out_channels
@@ -296,40 +304,23 @@ def diffusion(
         content = jnp.where(kept, batch.content, 0)
         inputs = model_input(q_sample(schedule, z0, eps, t), *condition(batch))
         v = module.apply({"params": params}, inputs, t, content[:, None])
+        chex.assert_equal_shape([v, z0])
         return jnp.mean(jnp.square(v - target(schedule, z0, eps, t))), {}
 
-    @jax.jit
-    def sample(params, encoder_params, batch, key):
-        if not batch.encoded:
-            batch = conditioner.encode_batch(encoder_params, batch)
-        noise = jax.random.normal(key, batch.latents.shape)
-        sampled = sample_latents(
-            module,
-            params,
-            schedule,
-            noise,
-            batch.content,
-            *condition(batch),
-            guidance_scale=preview_guidance,
-            num_steps=preview_steps,
-            spacing="trailing" if zero_terminal_snr else "leading",
-        )
-        return conditioner.decode(encoder_params, batch.latents), conditioner.decode(
-            encoder_params, sampled
-        )
-
-    def preview(params, encoder_params, batch):
-        batch = jax.tree.map(lambda x: x[:4], batch)
-        real, sampled = map(np.asarray, sample(params, encoder_params, batch, jax.random.key(0)))
-        frames = np.linspace(0, real.shape[1] - 1, min(4, real.shape[1])).astype(int)
-        rows = [rearrange(x[:, frames], "b n h w c -> (b h) (n w) c") for x in (real, sampled)]
-        return {"samples": np.concatenate(rows, axis=1)}
-
-    return Objective(loss, preview)
+    preview = previews.guided_samples(
+        module,
+        conditioner,
+        schedule,
+        condition,
+        num_steps=preview_steps,
+        guidance_scale=preview_guidance,
+        spacing="trailing" if zero_terminal_snr else "leading",
+    )
+    return Objective(loss, preview, runs_encoders=lambda batch: not batch.encoded)
 
 
 def draw_latents(batch: Batch, key: jax.Array) -> jax.Array:
-    """Latents [b n h w 4] by their mean and variance.
+    """Draws latents [b n h w 4] from the autoencoder's distribution.
 
     Raises:
       UserError: the batch has no variance.
@@ -338,11 +329,6 @@ def draw_latents(batch: Batch, key: jax.Array) -> jax.Array:
         raise UserError("latents_drawn needs latents_logvar: add it to data.fields")
     noise = jax.random.normal(key, batch.latents.shape)
     return batch.latents + jnp.exp(0.5 * batch.latents_logvar) * noise
-
-
-def _grid(*rows: np.ndarray) -> np.ndarray:
-    """Rows of images [b H W 3] → one picture."""
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
 
 OBJECTIVES = {

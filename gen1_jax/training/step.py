@@ -2,46 +2,22 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
-import flax.struct
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import EncoderParams
-from gen1_jax.distributed import gather, state_sharding
+from gen1_jax.distributed import batch_sharding, gather, replicated
 from gen1_jax.errors import UserError
-from gen1_jax.models.unet import REMAT
+from gen1_jax.runtime import trace_once
 from gen1_jax.training.objectives import Loss
-from gen1_jax.weights.folder import module_from_config, param_template
+from gen1_jax.training.state import Optimizer, TrainState
 
-
-@flax.struct.dataclass
-class TrainState:
-    """All that a step changes.
-
-    Randomness is not in it: every key follows from the seed and the step.
-    """
-
-    step: jax.Array
-    params: Any
-    ema: Any
-    opt_state: Any
-    bad_steps: jax.Array  # in a row, up to now: those whose loss or gradient was no number
-
-
-class Optimizer(NamedTuple):
-    """AdamW without its learning rate, which changes with the step and comes in from outside.
-
-    A stage that differs from another in its rate alone is so the same program.
-    """
-
-    init: Callable[[Any], Any]
-    update: Callable[[Any, Any, Any], tuple[Any, Any]]
-    learning_rate: Callable[[int], jax.Array]
+Metrics = dict[str, jax.Array]
 
 
 def train_step(
@@ -55,10 +31,25 @@ def train_step(
     ema_decay: float,
     seed: int,
     microbatches: int = 1,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update: gradient, AdamW, moving average; a function of seed, step and batch.
+) -> tuple[TrainState, Metrics]:
+    """Updates a state once; the result is a function of seed, step and batch.
 
-    A loss or gradient that is no number changes nothing but the step and the count of bad steps.
+    A step whose loss or gradient is not finite leaves parameters, average and optimizer as they
+    were. Only the step and the count of bad steps change.
+
+    Args:
+      state: the state before the step.
+      batch: this step's examples.
+      encoder_params: parameters of the frozen encoders.
+      learning_rate: a scalar.
+      loss: (params, encoder_params, batch, key) → (scalar, metrics).
+      optimizer: AdamW without its rate.
+      ema_decay: the highest decay of the moving average.
+      seed: the run's seed.
+      microbatches: parts of the batch that are computed one after another.
+
+    Returns:
+      The state after the step, and its metrics: loss, gradient_norm, bad_steps and the loss's own.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     batch = batch.widened()
@@ -72,6 +63,7 @@ def train_step(
     )
     norm = optax.tree.norm(gradient)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
+    chex.assert_rank([value, norm], 0)
 
     def update(params, ema, opt_state):
         direction, opt_state = optimizer.update(gradient, opt_state, params)
@@ -85,7 +77,9 @@ def train_step(
     )
     bad_steps = jnp.where(good, 0, state.bad_steps + 1)
     metrics = {"loss": value, "gradient_norm": norm, "bad_steps": bad_steps, **metrics}
-    return TrainState(state.step + 1, params, ema, opt_state, bad_steps), metrics
+    after = TrainState(state.step + 1, params, ema, opt_state, bad_steps)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    return after, metrics
 
 
 def accumulate(
@@ -96,7 +90,7 @@ def accumulate(
     key: jax.Array,
     microbatches: int,
 ) -> Any:
-    """The mean of `function` over parts of a batch, one in memory at a time.
+    """Averages `function` over parts of a batch; one part is in memory at a time.
 
     Raises:
       UserError: the batch does not divide.
@@ -107,7 +101,7 @@ def accumulate(
         raise UserError(f"a batch of {batch.size} does not divide into {microbatches} microbatches")
 
     def split(x: jax.Array) -> jax.Array:
-        # Each part takes every k-th example: what lies on one device stays there.
+        # Each part takes every k-th example, so that no example moves to another device.
         return x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
 
     def add(total: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, None]:
@@ -124,97 +118,54 @@ def accumulate(
     return jax.tree.map(lambda x: x / microbatches, total)
 
 
-def make_step(config: Any, loss: Loss, optimizer: Optimizer, params: Any) -> Callable:
-    """Returns the compiled `train_step` of a config.
+def make_step(
+    loss: Loss,
+    optimizer: Optimizer,
+    template: TrainState,
+    *,
+    dtype: str,
+    ema_decay: float,
+    seed: int,
+    microbatches: int = 1,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Returns the compiled `train_step` of a run: (state, batch, encoder_params, rate) → the same.
 
-    `params` are those of the state, or their shapes; it is their shardings that count.
+    The state that goes in is donated. State and batch stay sharded as they are; encoder parameters,
+    rate and metrics are replicated. A second trace for the same shapes is a fault and raises.
+
+    Args:
+      loss: the objective's loss.
+      optimizer: AdamW without its rate.
+      template: the state, or its shapes; its shardings count.
+      dtype: the compute type, in which sharded kernels are gathered.
+      ema_decay: see `train_step`.
+      seed: see `train_step`.
+      microbatches: see `train_step`.
     """
-    shardings, dtype = jax.tree.map(lambda x: x.sharding, params), jnp.dtype(config.dtype)
-
-    def loss_of_split(params: Any, *arguments: Any) -> Any:
-        return loss(gather(params, shardings, dtype), *arguments)
+    shardings = jax.tree.map(lambda x: x.sharding, template)
+    mesh = shardings.step.mesh
 
     step = partial(
         train_step,
-        loss=loss_of_split,
+        loss=gather_params(loss, shardings.params, dtype),
         optimizer=optimizer,
-        ema_decay=config.ema_decay,
-        seed=config.seed,
-        microbatches=config.microbatches,
+        ema_decay=ema_decay,
+        seed=seed,
+        microbatches=microbatches,
     )
-    return jax.jit(step, donate_argnums=0)
-
-
-def make_module(config: Any) -> nn.Module:
-    """The module of a config, with its compute type and what it recomputes.
-
-    Raises:
-      UserError: a setting that the model does not have.
-    """
-    module = module_from_config(
-        config.model.to_dict(), dtype=jnp.dtype(config.dtype), where="the config"
-    )
-    if config.remat == "none":
-        return module
-    if not hasattr(module, "remat"):
-        raise UserError(f"{config.name}: remat is {config.remat!r}; this model accepts 'none' only")
-    if config.remat not in REMAT:
-        raise UserError(f"{config.name}: remat is {config.remat!r}; accepted: {', '.join(REMAT)}")
-    return module.clone(remat=config.remat)
-
-
-def make_optimizer(
-    *,
-    num_steps: int,
-    learning_rate: float,
-    warmup_steps: int,
-    final_fraction: float = 1.0,
-    weight_decay: float = 0.01,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    clip_norm: float = 1.0,
-) -> Optimizer:
-    """AdamW with clipping, and weight decay on matrices only.
-
-    Linear warm-up, then a cosine to `final_fraction` of the rate.
-
-    Raises:
-      UserError: `clip_norm` is not above 0. It would make every gradient zero, and a gradient that
-        is zero not a number (optax#1752).
-    """
-    if not clip_norm > 0:
-        raise UserError(f"clip_norm is {clip_norm}; a number above 0 is accepted")
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0,
-        learning_rate,
-        warmup_steps,
-        max(num_steps, warmup_steps + 1),
-        learning_rate * final_fraction,
+    whole = replicated(mesh)
+    return jax.jit(
+        trace_once(step),
+        in_shardings=(shardings, batch_sharding(mesh), whole, whole),
+        out_shardings=(shardings, whole),
+        donate_argnums=0,
     )
 
-    def is_matrix(params):
-        # By name: statistics of the data and tables of positions have two axes too.
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
-    direction = optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.scale_by_adam(b1, b2),
-        optax.add_decayed_weights(weight_decay, mask=is_matrix),
-    )
-    return Optimizer(direction.init, direction.update, jax.jit(schedule))
+def gather_params(loss: Loss, shardings: Any, dtype: str) -> Loss:
+    """Returns the loss with its sharded parameters gathered before use."""
 
+    def loss_of_sharded(params: Any, *arguments: Any) -> Any:
+        return loss(gather(params, shardings, jnp.dtype(dtype)), *arguments)
 
-def new_state(optimizer, params) -> TrainState:
-    ema = jax.tree.map(jnp.copy, params)
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, ema, optimizer.init(params), zero)
-
-
-def state_template(module: nn.Module, optimizer, mesh, config) -> TrainState:
-    """Shapes, types and shardings of a state, without computing any."""
-    shapes = jax.eval_shape(partial(new_state, optimizer), param_template(module))
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes,
-        state_sharding(mesh, shapes, config.sharding, config.split_from),
-    )
+    return loss_of_sharded

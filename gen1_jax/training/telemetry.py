@@ -76,9 +76,7 @@ class Interval:
     def __init__(self, step: int):
         self.examples, self._step, self._flops = 0, step, 0
 
-    def report(
-        self, step: int, account: TimeAccount, flops: FlopCounter, mesh: Mesh
-    ) -> dict[str, float]:
+    def report(self, step: int, account: TimeAccount, flops: int, mesh: Mesh) -> dict[str, float]:
         """Scalars: steps, examples, TFLOP a second; MFU on chips that are known; time by name.
 
         Without the FLOPs and the MFU where steps do what is not counted.
@@ -90,12 +88,84 @@ class Interval:
             "examples_per_second": self.examples / total,
             **{f"time/{name}": value for name, value in seconds.items()},
         }
-        if rate := (flops.total - self._flops) / total:
+        if rate := (flops - self._flops) / total:
             values["model_teraflops_per_second"] = rate / 1e12
             if chip := find_chip(mesh.devices.flat[0].device_kind):
                 values["mfu"] = rate / (chip.flops * mesh.size)
-        self.examples, self._step, self._flops = 0, step, flops.total
+        self.examples, self._step, self._flops = 0, step, flops
         return values
+
+
+class RunLog(contextlib.AbstractContextManager):
+    """The bar and the TensorBoard log of a run; process 0 alone shows and writes them.
+
+    Attributes:
+      events: the TensorBoard log.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        first: int,
+        num_steps: int,
+        mesh: Mesh,
+        progress: bool,
+    ):
+        lead = jax.process_index() == 0
+        self.events = EventLog(folder, first, write=lead)
+        self._bar = tqdm(
+            total=num_steps,
+            initial=first,
+            desc=f"train {name:<12}",
+            unit="step",
+            disable=not (progress and lead),
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+        self._time, self._interval, self._mesh = TimeAccount(), Interval(first), mesh
+        self._compiled: set[str] = set()
+        self._newest: tuple[str, Any] = ("", {})
+
+    def spend(self, name: str) -> contextlib.AbstractContextManager:
+        """Counts the block's seconds under `name`."""
+        return self._time.spend(name)
+
+    def spend_step(self, batch: Batch) -> contextlib.AbstractContextManager:
+        """Counts the block as a step, or as compilation if no batch had this shape before."""
+        shape = str(jax.tree.map(jnp.shape, batch))
+        new = shape not in self._compiled
+        self._compiled.add(shape)
+        return self.spend("compile" if new else "step")
+
+    def add(self, metrics: Any, batch: Batch) -> None:
+        """Counts a step; its metrics stay on the devices."""
+        self._bar.update()
+        self._interval.examples += batch.size
+        self._newest = ("image" if batch.num_frames == 1 else "video", metrics)
+
+    def write(self, step: int, bad_steps: int, flops: int) -> None:
+        """Writes what happened since the last time; waits for the newest step.
+
+        Args:
+          step: the number of steps done.
+          bad_steps: bad steps since the start.
+          flops: model FLOPs since the start.
+        """
+        kind, metrics = self._newest
+        with self.spend("step"):
+            values = {name: float(value) for name, value in metrics.items()}
+        values["bad_steps"] = bad_steps
+        for name, value in values.items():
+            self.events.add_scalar(f"{name}/{kind}" if name == "loss" else name, value, step)
+        for name, value in self._interval.report(step, self._time, flops, self._mesh).items():
+            self.events.add_scalar(name, value, step)
+        hidden = {"gradient_norm"} | (set() if bad_steps else {"bad_steps"})
+        self._bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k not in hidden})
+
+    def __exit__(self, *raised: Any) -> None:
+        self._bar.close()
+        self.events.__exit__(*raised)
 
 
 class Profiler(contextlib.AbstractContextManager):

@@ -9,7 +9,7 @@ import pytest
 from gen1_jax.distributed import make_mesh, state_sharding
 from gen1_jax.errors import UserError
 from gen1_jax.training.checkpoint import Checkpoints
-from gen1_jax.training.step import TrainState, make_optimizer
+from gen1_jax.training.state import TrainState, make_optimizer
 
 
 def state(step: int = 0, width: int = 3) -> TrainState:

@@ -17,7 +17,7 @@ from micro_run import load
 
 from gen1_jax.data_pipelines.sources import make_stream
 from gen1_jax.errors import UserError
-from gen1_jax.training.loop import train
+from gen1_jax.workflow import train_on
 
 CONFIG = Path(__file__).parents[1] / "micro.py"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -45,7 +45,7 @@ def run(config, folder: Path, breaks_after: int | None = None) -> bytes:
         stream = make_stream(config.data, config.seed)
         return stream if breaks_after is None else Breaks(stream, breaks_after)
 
-    return (train(config, folder, batches, progress=False) / WEIGHTS).read_bytes()
+    return (train_on(config, folder, batches, progress=False) / WEIGHTS).read_bytes()
 
 
 @pytest.fixture

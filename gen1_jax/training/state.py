@@ -1,0 +1,225 @@
+"""The training state: parameters, their moving average, the optimizer; created and placed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from gen1_jax.distributed import MIN_SIZE_TO_SHARD, SHARDING, state_sharding
+from gen1_jax.errors import UserError
+from gen1_jax.models.unet import REMAT
+from gen1_jax.weights.folder import init_params, load_model, module_from_config, param_template
+from gen1_jax.weights.merge import merge_params
+
+_CREATION = 0x1217  # the fold of the seed that draws new parameters
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    The state holds no randomness: every key follows from the seed and the step.
+
+    Attributes:
+      step: the number of steps done.
+      params: the parameters that are trained.
+      ema: the exponential moving average of `params`.
+      opt_state: the optimizer's moments.
+      bad_steps: the length of the current run of steps whose loss or gradient was not finite.
+    """
+
+    step: jax.Array
+    params: Any
+    ema: Any
+    opt_state: Any
+    bad_steps: jax.Array
+
+
+class Optimizer(NamedTuple):
+    """AdamW without its learning rate, which is an argument of the step.
+
+    Two stages that differ only in the rate are therefore the same compiled program.
+
+    Attributes:
+      init: parameters → optimizer state.
+      update: (gradient, optimizer state, parameters) → (direction, optimizer state).
+      learning_rate: step → learning rate.
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any, Any], tuple[Any, Any]]
+    learning_rate: Callable[[int], jax.Array]
+
+
+def make_optimizer(
+    *,
+    num_steps: int,
+    learning_rate: float,
+    warmup_steps: int,
+    final_fraction: float = 1.0,
+    weight_decay: float = 0.01,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    clip_norm: float = 1.0,
+) -> Optimizer:
+    """Returns AdamW with gradient clipping.
+
+    Args:
+      num_steps: the length of the run, over which the rate falls.
+      learning_rate: the highest rate, reached after a linear warm-up.
+      warmup_steps: the length of the warm-up.
+      final_fraction: the fraction of the highest rate at which the cosine ends.
+      weight_decay: decoupled decay, applied to kernels only.
+      b1: Adam's decay of the first moment.
+      b2: Adam's decay of the second moment.
+      clip_norm: the largest norm of the whole gradient.
+
+    Raises:
+      UserError: `clip_norm` is not above 0. Such a norm makes every gradient zero, and a gradient
+        that is zero not a number (optax#1752).
+    """
+    if not clip_norm > 0:
+        raise UserError(f"clip_norm is {clip_norm}; a number above 0 is accepted")
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0,
+        learning_rate,
+        warmup_steps,
+        max(num_steps, warmup_steps + 1),
+        learning_rate * final_fraction,
+    )
+
+    def is_kernel(params):
+        # By name: statistics of the data and position tables have two axes too.
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+    direction = optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.scale_by_adam(b1, b2),
+        optax.add_decayed_weights(weight_decay, mask=is_kernel),
+    )
+    return Optimizer(direction.init, direction.update, jax.jit(schedule))
+
+
+def make_module(model: Mapping[str, Any], *, name: str, dtype: str, remat: str = "none"):
+    """Returns the module that a part trains.
+
+    Args:
+      model: the content of a public config.json.
+      name: the part's name, for messages.
+      dtype: the compute type.
+      remat: what the backward pass recomputes; models other than the UNet accept "none" only.
+
+    Raises:
+      UserError: a setting that the model does not have.
+    """
+    module = module_from_config(dict(model), dtype=jnp.dtype(dtype), where="the config")
+    if remat == "none":
+        return module
+    if not hasattr(module, "remat"):
+        raise UserError(f"{name}: remat is {remat!r}; this model accepts 'none' only")
+    if remat not in REMAT:
+        raise UserError(f"{name}: remat is {remat!r}; accepted: {', '.join(REMAT)}")
+    return module.clone(remat=remat)
+
+
+def new_state(optimizer: Optimizer, params: Any) -> TrainState:
+    """Returns the state of step 0."""
+    ema = jax.tree.map(jnp.copy, params)
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, ema, optimizer.init(params), zero)
+
+
+def state_template(
+    module: nn.Module,
+    optimizer: Optimizer,
+    mesh: Mesh,
+    sharding: Sequence[tuple[str, str]] = SHARDING,
+    min_size_to_shard: int = MIN_SIZE_TO_SHARD,
+) -> TrainState:
+    """Returns the shapes, types and shardings of a state; nothing is computed.
+
+    Args:
+      module: the module that is trained.
+      optimizer: its optimizer.
+      mesh: the devices.
+      sharding: the rules of `state_sharding`.
+      min_size_to_shard: the smallest parameter that is sharded, in elements.
+    """
+    shapes = jax.eval_shape(partial(new_state, optimizer), param_template(module))
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        state_sharding(mesh, shapes, sharding, min_size_to_shard),
+    )
+
+
+def create_state(
+    module: nn.Module,
+    optimizer: Optimizer,
+    template: TrainState,
+    *,
+    name: str,
+    seed: int,
+    init_from: str = "",
+    merge: Mapping[str, Sequence[str]] | None = None,
+) -> TrainState:
+    """Creates the state of step 0, sharded from the start.
+
+    The parameters alone are drawn on one device; they are placed before the rest of the state is
+    made.
+
+    Args:
+      module: the module that is trained.
+      optimizer: its optimizer.
+      template: the shapes and shardings of the state.
+      name: the part's name, for messages.
+      seed: draws the new parameters.
+      init_from: a model folder to start from; empty draws all parameters.
+      merge: patterns of the parameters that may differ from those of `init_from`; see
+        `merge_params`.
+
+    Raises:
+      UserError: the model of `init_from` cannot be read or does not fit.
+    """
+    loaded = None
+    if init_from:
+        _, loaded = load_model(init_from)
+    key = jax.random.fold_in(jax.random.key(seed), _CREATION)
+    if loaded is None:
+        params = init_params(module, key)
+    else:
+        drawn = init_params(module, key, known=loaded)
+        params, report = merge_params(drawn, loaded, **(merge or {}))
+        tqdm.write(f"{name}: from {init_from}: {report}")
+    params = place(jax.device_get(params), template.params)
+    sharding = jax.tree.map(lambda x: x.sharding, template)
+    return jax.jit(partial(new_state, optimizer), out_shardings=sharding)(params)
+
+
+def replace_params(state: TrainState, params: Any) -> TrainState:
+    """Returns the state with other parameters (host arrays) and an average that starts from them.
+
+    Each process has seen its own share of the data, so the parameters of process 0 count.
+    """
+    if jax.process_count() > 1:
+        params = multihost_utils.broadcast_one_to_all(params)
+    params = place(params, state.params)
+    return state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
+
+
+def place(params: Any, like: Any) -> Any:
+    """Places host arrays with the shardings of `like`; each device receives only its own shard."""
+
+    def put(new: np.ndarray, old: Any) -> jax.Array:
+        return jax.make_array_from_callback(old.shape, old.sharding, lambda i: np.asarray(new)[i])
+
+    return jax.tree.map(put, params, like)

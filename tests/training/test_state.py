@@ -1,0 +1,55 @@
+"""The state that a stage starts with, and what it takes over from the stage before."""
+
+import jax
+import numpy as np
+from micro_run import load
+from tiny_unet import flat, normal
+
+from gen1_jax.diffusion.structure import model_input
+from gen1_jax.distributed import make_mesh
+from gen1_jax.training.state import create_state, make_optimizer, state_template
+from gen1_jax.weights.folder import load_model, module_from_config
+
+
+def start(config):
+    """The state that a stage starts with, and its module."""
+    module = module_from_config(config.model.to_dict())
+    optimizer = make_optimizer(num_steps=2, **config.optimizer)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    template = state_template(module, optimizer, mesh)
+    options = {"name": config.name, "seed": config.seed, "init_from": config.init_from}
+    options["merge"] = config.merge.to_dict()
+    return create_state(module, optimizer, template, **options), module
+
+
+def test_the_video_stage_starts_as_the_image_model(micro_run, quick, capsys):
+    config = load(micro_run, "video")
+    state, video = start(config)
+    report = capsys.readouterr().out
+    assert "new (" in report and "temporal" in report and str(config.init_from) in report
+    image, params = load_model(config.init_from)
+    new = flat(state.params).keys() - flat(params).keys()
+    assert new and all("temporal" in path for path in new)
+    z, t, content = normal(0, 2, 3, 8, 8, 4), np.array([3, 700]), normal(1, 2, 1, 16)
+    got = jax.jit(video.apply)({"params": state.params}, z, t, content)
+    frames = z.reshape(6, 1, 8, 8, 4)
+    each = (frames, t.repeat(3), content.repeat(3, 0))
+    want = jax.jit(image.apply)({"params": params}, *each)
+    # Two programs, fused differently; that the networks are equal bit for bit: test_unet.py.
+    np.testing.assert_allclose(got, want.reshape(got.shape), atol=1e-5)
+
+
+def test_the_structure_stage_ignores_structure_at_first(micro_run, quick, capsys):
+    config = load(micro_run, "structure")
+    state, module = start(config)
+    assert "1 widened (conv_in/kernel)" in capsys.readouterr().out
+    z, t, content = normal(0, 2, 3, 8, 8, 4), np.array([3, 700]), normal(1, 2, 1, 16)
+    apply = jax.jit(module.apply)
+    outputs = [
+        apply({"params": state.params}, model_input(z, s, level), t, content)
+        for s, level in ((0 * z, np.array([0, 0])), (5 * normal(2, *z.shape), np.array([1, 7])))
+    ]
+    np.testing.assert_array_equal(*outputs)
+    video, params = load_model(config.init_from)
+    want = jax.jit(video.apply)({"params": params}, z, t, content)
+    np.testing.assert_allclose(outputs[0], want, atol=1e-5)

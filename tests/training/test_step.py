@@ -1,0 +1,207 @@
+"""One training step: a pure function of seed, step and batch."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny_unet import drawn_params, flat, normal
+
+from gen1_jax.batch import Batch
+from gen1_jax.distributed import make_mesh, put_batch, replicated
+from gen1_jax.errors import UserError
+from gen1_jax.training.state import TrainState, make_optimizer, new_state, state_template
+from gen1_jax.training.step import make_step, train_step
+from gen1_jax.weights.folder import module_from_config
+
+PARAMS = {
+    "dense": {"kernel": np.ones((3, 2), np.float32), "bias": np.ones(2, np.float32)},
+    "clip_mean": np.ones((1, 2), np.float32),  # of two axes, but no matrix
+}
+
+
+def toy_loss(params, encoder_params, batch, key):
+    x = batch.content + jax.random.normal(key, batch.content.shape)
+    y = x @ params["dense"]["kernel"] + params["dense"]["bias"]
+    return jnp.square(y).mean() * encoder_params["factor"], {"mean": y.mean()}
+
+
+def toy(steps: int = 1, seed: int = 0, first: int = 0, factor: float = 1.0, **settings):
+    """The states after each step and the metrics of the last."""
+    settings = {"num_steps": 10, "learning_rate": 0.1, "warmup_steps": 0} | settings
+    optimizer = make_optimizer(**settings)
+    state = TrainState(
+        jnp.asarray(first, jnp.int32), PARAMS, PARAMS, optimizer.init(PARAMS), jnp.int32(0)
+    )
+    batch = Batch(content=normal(3, 4, 3))
+    states = [state]
+    for _ in range(steps):
+        state, metrics = train_step(
+            state,
+            batch,
+            {"factor": factor},
+            optimizer.learning_rate(state.step),
+            loss=toy_loss,
+            optimizer=optimizer,
+            ema_decay=0.9,
+            seed=seed,
+        )
+        states.append(state)
+    return states, metrics
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0, float("nan")])
+def test_a_clip_norm_that_stops_learning_is_refused(clip_norm):
+    with pytest.raises(UserError, match="clip_norm is .*; a number above 0 is accepted"):
+        make_optimizer(num_steps=1, learning_rate=0.1, warmup_steps=0, clip_norm=clip_norm)
+
+
+def test_same_seed_step_and_batch_give_the_same_numbers():
+    (_, one), metrics = toy()
+    (_, two), again = toy()
+    chex.assert_trees_all_equal((one, metrics), (two, again))
+    assert int(one.step) == 1 and metrics.keys() == {"loss", "gradient_norm", "bad_steps", "mean"}
+    for changed in (toy(seed=1), toy(first=1)):
+        assert changed[1]["loss"] != metrics["loss"]
+
+
+def test_the_average_follows_closely_at_first_and_by_its_decay_later():
+    for first in (0, 500):
+        states, _ = toy(3, first=first)
+        expected = PARAMS["dense"]["kernel"]
+        for k, state in enumerate(states[1:]):
+            step = first + k
+            decay = min(0.9, (1 + step) / (10 + step))
+            expected = decay * expected + (1 - decay) * state.params["dense"]["kernel"]
+            np.testing.assert_allclose(state.ema["dense"]["kernel"], expected, rtol=1e-6)
+
+
+def test_the_gradient_is_clipped_as_a_whole():
+    # Adam's first moment after one step is (1 − b1) times the gradient that it was given.
+    for factor in (1e4, 1e-4):
+        (_, state), metrics = toy(factor=factor, clip_norm=0.5, b1=0.9)
+        moment = optax.tree.get(state.opt_state, "mu")
+        given = optax.tree.norm(moment) / (1 - 0.9)
+        np.testing.assert_allclose(given, min(0.5, metrics["gradient_norm"]), rtol=1e-4)
+
+
+def test_weight_decay_is_for_matrices_alone():
+    states, _ = toy(factor=0.0, weight_decay=0.5)
+    after = flat(states[1].params)
+    np.testing.assert_allclose(after.pop("dense/kernel"), 1 - 0.1 * 0.5, rtol=1e-6)
+    for name, value in after.items():
+        assert np.all(value == 1), name
+
+
+def test_the_rate_warms_up_and_falls_to_its_last_fraction():
+    states, _ = toy(10, factor=0.0, weight_decay=1.0, warmup_steps=2, final_fraction=0.5)
+    kernels = [state.params["dense"]["kernel"][0, 0] for state in states]
+    rates = [1 - b / a for a, b in zip(kernels, kernels[1:], strict=False)]
+    np.testing.assert_allclose(rates[:3], [0, 0.05, 0.1], atol=1e-6)
+    assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False))
+    assert 0.05 < rates[-1] < 0.06
+
+
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
+    def loss(params, encoder_params, batch, key):
+        y = batch.content @ params["dense"]["kernel"]
+        return jnp.square(y - 1).mean(), {"mean": y.mean()}
+
+    batch = Batch(content=normal(3, 12, 3))
+    optimizer = make_optimizer(num_steps=9, learning_rate=0.1, warmup_steps=0)
+    settings = {"loss": loss, "optimizer": optimizer, "ema_decay": 0.9, "seed": 0}
+    state = new_state(optimizer, PARAMS)
+    whole, parts = (
+        train_step(state, batch, {}, 0.1, **settings, microbatches=count) for count in (1, 4)
+    )
+    chex.assert_trees_all_close(parts, whole, atol=1e-6)
+    with pytest.raises(UserError, match="a batch of 12 does not divide into 5 microbatches"):
+        train_step(state, batch, {}, 0.1, **settings, microbatches=5)
+
+
+def bad_from(first: int, last: int):
+    """A loss that is no number at steps first … last - 1, told by the content that is fed."""
+
+    def loss(params, encoder_params, batch, key):
+        step = batch.content[0, 0]
+        bad = (step >= first) & (step < last)
+        y = params["dense"]["kernel"].sum()
+        return jnp.where(bad, jnp.nan, 1.0) * y**2, {}
+
+    return loss
+
+
+def test_a_step_without_numbers_changes_nothing_and_is_counted():
+    optimizer = make_optimizer(num_steps=10, learning_rate=0.1, warmup_steps=0)
+    state = new_state(optimizer, PARAMS)
+    counts = []
+    for step in range(5):
+        batch = Batch(content=jnp.full((1, 3), step))
+        before = state
+        state, metrics = train_step(
+            state, batch, {}, 0.1, loss=bad_from(1, 3), optimizer=optimizer, ema_decay=0.9, seed=0
+        )
+        counts.append(int(metrics["bad_steps"]))
+        kept = [getattr(before, name) for name in ("params", "ema", "opt_state")]
+        now = [getattr(state, name) for name in ("params", "ema", "opt_state")]
+        same = all(map(np.array_equal, jax.tree.leaves(kept), jax.tree.leaves(now)))
+        assert same == (step in (1, 2)) and int(state.step) == step + 1
+    assert counts == [0, 1, 2, 0, 0]
+
+
+def test_sharded_parameters_train_to_the_same_numbers(quick):
+    """Over 2 x 2 devices, parameters split in two, against one device."""
+    module = module_from_config(
+        {"_class_name": "PriorTransformer", "num_attention_heads": 4, "attention_head_dim": 32}
+        | {"num_layers": 1, "embedding_dim": 128, "embedding_proj_dim": 128, "num_embeddings": 4}
+    )
+    params = drawn_params(module)
+    x, hidden = normal(0, 8, 128), normal(1, 8, 4, 128)
+
+    def loss(params, encoder_params, batch, key):
+        noisy = batch.content + jax.random.normal(key, batch.content.shape)
+        mask = np.ones((8, 4), bool)
+        t = np.full(8, 300)
+        got = module.apply({"params": params}, noisy, t, batch.content, hidden, mask)
+        return jnp.square(got - batch.content).mean(), {}
+
+    optimizer = make_optimizer(num_steps=4, learning_rate=1e-3, warmup_steps=0)
+    results = []
+    for count, fsdp in ((1, 1), (4, 2)):
+        mesh = make_mesh(fsdp=fsdp, devices=jax.devices()[:count])
+        template = state_template(module, optimizer, mesh, min_size_to_shard=512)
+        state = jax.tree.map(
+            lambda x, t: jax.device_put(np.array(x), t.sharding),
+            new_state(optimizer, params),
+            template,
+        )
+        options = {"dtype": "float32", "ema_decay": 0.9, "seed": 0}
+        step = make_step(loss, optimizer, template, **options)
+        state, metrics = step(state, put_batch(Batch(content=x), mesh), {}, 1e-3)
+        for got, wanted in zip(*map(jax.tree.leaves, (state, template)), strict=True):
+            assert got.sharding == wanted.sharding
+        assert all(x.sharding.is_fully_replicated for x in metrics.values())
+        # Adam's first update is a sign; its moment is the gradient.
+        moments = optax.tree.get(state.opt_state, "mu")
+        results.append(jax.tree.map(np.asarray, (metrics, moments)))
+        split = [x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated]
+        assert bool(split) == (fsdp > 1)
+    chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
+
+
+def test_a_second_trace_of_one_shape_is_a_fault():
+    """Another shape is none; nor is another step function, as the next part's."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    optimizer = make_optimizer(num_steps=9, learning_rate=0.1, warmup_steps=0)
+    state = jax.jit(partial(new_state, optimizer), out_shardings=replicated(mesh))(PARAMS)
+    options = {"dtype": "float32", "ema_decay": 0.9, "seed": 0}
+    for _ in range(2):
+        step = make_step(toy_loss, optimizer, state, **options)
+        for size in (4, 8, 4):
+            batch = Batch(content=normal(3, size, 3))
+            state, _ = step(state, batch, {"factor": 1.0}, 0.1)
+    with jax.default_matmul_precision("highest"), pytest.raises(AssertionError, match="traced"):
+        step(state, batch, {"factor": 1.0}, 0.1)
