@@ -1,4 +1,4 @@
-"""The one schema between data, training and evaluation."""
+"""The batch: the one schema that data, training and evaluation share."""
 
 import dataclasses
 from typing import Any
@@ -14,38 +14,52 @@ Array = Any  # numpy on the host, jax on the devices
 
 @flax.struct.dataclass
 class Batch:
-    """A batch of clips, raw or encoded; an image is a clip with n = 1. Absent fields are None.
+    """A batch of clips, raw or encoded; an image is a clip of one frame. Absent fields are None.
 
-    Raw form: `frames`, with `tokens` where there is text and `depth` where it is known, and for
-    the UNet `structure_level` and `content_frame`, which say what is to be encoded.
-    Encoded form: `latents`, `structure`, `structure_level`, `content`, and `latents_logvar` where
-    latents are to be drawn, not taken at their mean.
+    The raw form has `frames`, and where they are known `tokens` and `depth`. For the UNet it also
+    has `structure_level` and `content_frame`, which say what the encoders make of the frames. The
+    encoded form has `latents`, `structure`, `structure_level` and `content`, and `latents_logvar`
+    where latents are drawn instead of taken at their mean.
+
+    Attributes:
+      frames: [b n H W 3] uint8.
+      depth: [b n H W] float32 inverse depth; near is large.
+      tokens: [b l] int32, the caption.
+      content_frame: [b] int32, the index of the frame whose embedding is the content.
+      latents: [b n h w c], the mean of the scaled autoencoder latents.
+      latents_logvar: [b n h w c], the log variance of the same latents.
+      structure: [b n h w c], scaled latents of the blurred depth.
+      structure_level: [b] int32, the blur level t_s.
+      content: [b d], CLIP image embedding.
     """
 
-    frames: Array = None  # [b n H W 3] uint8
-    depth: Array = None  # [b n H W] float32, inverse depth: near is large
-    tokens: Array = None  # [b l] int32, the caption
-    content_frame: Array = None  # [b] int32, the frame whose embedding is the content
-    latents: Array = None  # [b n h w c], scaled autoencoder latents: their mean
-    latents_logvar: Array = None  # [b n h w c], the log variance of the same
-    structure: Array = None  # [b n h w c], scaled latents of the blurred depth
-    structure_level: Array = None  # [b] int32, t_s
-    content: Array = None  # [b d], CLIP image embedding
+    frames: Array = None
+    depth: Array = None
+    tokens: Array = None
+    content_frame: Array = None
+    latents: Array = None
+    latents_logvar: Array = None
+    structure: Array = None
+    structure_level: Array = None
+    content: Array = None
 
     @property
     def size(self) -> int:
+        """The number of examples."""
         return next(value.shape[0] for value in self.fields().values())
 
     @property
     def num_frames(self) -> int:
+        """The number of frames of each clip; 1 for images."""
         return (self.frames if self.latents is None else self.latents).shape[1]
 
     @property
     def encoded(self) -> bool:
+        """Whether the batch holds latents."""
         return self.latents is not None
 
     def widened(self) -> "Batch":
-        """With float32 for float16, in which encoded data are stored, read and sent to devices."""
+        """Returns the batch with float32 for float16, the type that encoded data are stored in."""
 
         def widen(x: Array) -> Array:
             return x.astype(np.float32) if x.dtype == np.float16 else x
@@ -53,13 +67,13 @@ class Batch:
         return Batch(**{name: widen(value) for name, value in self.fields().items()})
 
     def fields(self) -> dict[str, Array]:
-        """The fields that are present."""
+        """Returns the fields that are present, by name."""
         named = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
         return {name: value for name, value in named if value is not None}
 
     @classmethod
     def from_dict(cls, arrays: dict[str, Array]) -> "Batch":
-        """From a pipeline's dictionary.
+        """Returns the batch of a pipeline's dictionary, checked.
 
         Raises:
           UserError: an unknown field, a wrong rank or type, or sizes that disagree.
@@ -72,7 +86,7 @@ class Batch:
         return batch
 
     def check(self) -> None:
-        """Compares the fields with the schema and with each other.
+        """Checks the fields against the schema and against each other.
 
         Raises:
           UserError: a wrong rank or type, or sizes that disagree.
@@ -95,7 +109,7 @@ class Batch:
                 raise UserError(
                     f"batch field {name} holds {value.shape[0]} examples, others {self.size}"
                 )
-        # Depth lies pixel on pixel over the frames, structure over the latents.
+        # Depth has the size of the frames, structure the size of the latents.
         for alike in (("frames", "depth"), ("latents", "latents_logvar", "structure")):
             sizes = {name: fields[name].shape[2:4] for name in alike if name in fields}
             if len(set(sizes.values())) > 1:
@@ -106,7 +120,8 @@ class Batch:
             raise UserError(f"batch fields disagree on the number of frames: {frames}")
 
 
-# The axes of each field, and the kind of number it holds.
+# Each field's axes and the kind of number it holds. Encoded records and ahead-of-time shapes take
+# names, axes and types from here.
 SCHEMA = {
     "frames": ("b n H W 3", np.uint8),
     "depth": ("b n H W", np.floating),

@@ -1,8 +1,8 @@
-"""Arithmetic of a function: multiplications and additions of its products and convolutions.
+"""Model FLOPs of a function: the multiplications and additions of its products and convolutions.
 
-Counted from the program as it was written, before any compiler: recomputation by the back end,
-padding and fusion do not count. This is the "model FLOPs" of MFU. Of branches that data choose
-between the dearest counts.
+They are counted in the program as it was written, before the compiler: recomputation, padding and
+fusion do not count. MFU is defined by this number. Where data choose between branches, the most
+expensive branch counts.
 """
 
 import functools
@@ -15,7 +15,12 @@ from jax.extend import core
 
 
 def count_flops(function: Callable, *arguments: Any) -> int:
-    """FLOPs (two to a multiply-add) of `function` at `arguments`, arrays or their shapes."""
+    """Returns the FLOPs of `function`, two for a multiply-add.
+
+    Args:
+      function: a function that jax can trace.
+      *arguments: its arguments, arrays or their shapes.
+    """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
@@ -34,7 +39,7 @@ def _count_equation(equation: Any) -> int:
         return _count_convolution(equation)
     if name == "cond":
         costs = [_count(branch.jaxpr) for branch in params["branches"]]
-        # Of ways for certain platforms that for all others, which stands last: it is the formula.
+        # A `platform_dependent` lists the default last; that branch is the plain formula.
         return costs[-1] if params.get("branches_platforms") else max(costs)
     times = params["length"] if name == "scan" else 1
     return times * sum(_count(inner) for inner in _inner_programs(params))
@@ -68,16 +73,16 @@ def _count_convolution(equation: Any) -> int:
 def count_taps(
     size: int, kernel: int, out: int, stride: int, pad: int, dilation: int, kernel_dilation: int
 ) -> int:
-    """(output, tap) pairs along one axis of a convolution that read an input.
+    """Counts the (output, tap) pairs along one axis of a convolution that read an input.
 
-    Others read padding, or the zeros between dilated inputs: they are no arithmetic.
+    The other pairs read padding or the zeros between dilated inputs, and are no arithmetic.
     """
     places = (o * stride - pad + k * kernel_dilation for o in range(out) for k in range(kernel))
     return sum(0 <= place <= (size - 1) * dilation and place % dilation == 0 for place in places)
 
 
 def _inner_programs(params: dict[str, Any]) -> list[Any]:
-    """Programs that an equation calls (jit, scan, checkpoint, custom derivatives, …), each once."""
+    """Returns the programs that an equation calls (jit, scan, checkpoint, …), each once."""
     found = []
     for value in params.values():
         for entry in value if isinstance(value, (tuple, list)) else (value,):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -18,10 +19,23 @@ def combine(
     temporal_scale: jax.Array | float,
     guidance_scale: jax.Array | float,
 ) -> jax.Array:
-    """v~ = v_img(∅) + ω_t (v_vid(∅) − v_img(∅)) + ω (v_vid(c) − v_vid(∅))   (Gen-1, section 3).
+    """Combines three predictions of one network (Gen-1, section 3):
 
-    ω_t = 1 is plain classifier-free guidance. Predictions [b n h w c]; scales scalar or [b].
+        v~ = v_img(∅) + ω_t (v_vid(∅) − v_img(∅)) + ω (v_vid(c) − v_vid(∅))
+
+    At ω_t = 1 this is plain classifier-free guidance.
+
+    Args:
+      video_content: v_vid(c), [b n h w c].
+      video_null: v_vid(∅), without content.
+      image_null: v_img(∅), without content and without temporal layers.
+      temporal_scale: ω_t, a scalar or [b].
+      guidance_scale: ω, a scalar or [b].
+
+    Returns:
+      v~, [b n h w c].
     """
+    chex.assert_equal_shape([video_content, video_null, image_null])
     temporal, guidance = (
         jnp.asarray(s, jnp.float32).reshape(-1, *(1,) * (video_content.ndim - 1))
         for s in (temporal_scale, guidance_scale)
@@ -40,16 +54,26 @@ def guided_prediction(
     temporal_scale: jax.Array | float,
     guidance_scale: jax.Array | float,
 ) -> jax.Array:
-    """The guided prediction at z_t: one vectorised call of branches (video c, video ∅, image ∅).
+    """Returns the guided prediction at z_t, from one call of the network.
+
+    The branches (video c, video ∅, image ∅) stand on an axis g beside the batch, so that a batch
+    sharded over devices stays where it is. Temporal layers run on the two video branches only.
 
     Args:
       network: the UNet with its parameters bound.
-      z: [b n h w 4]; t: [b]; content: [b l d]; structure: [b n h w 4]; level: [b].
-      temporal_scale: ω_t; guidance_scale: ω. Scalars or [b].
+      z: z_t, [b n h w 4].
+      t: timesteps [b].
+      content: tokens for cross-attention [b l d].
+      structure: structure latents [b n h w 4], or None.
+      level: blur level t_s [b], or None.
+      temporal_scale: ω_t, a scalar or [b].
+      guidance_scale: ω, a scalar or [b].
 
     Returns:
-      [b n h w 4].
+      The prediction [b n h w 4].
     """
+    chex.assert_rank([z, t, content], [5, 1, 3])
+    chex.assert_equal_shape_prefix([z, t, content], 1)
     inputs = model_input(z, structure, level)
     null = jnp.zeros_like(content)
     branches = network(

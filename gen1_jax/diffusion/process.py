@@ -1,8 +1,9 @@
 """The diffusion process: schedule, noising, and the three affine views v, z_0, ε of one prediction.
 
-Shapes: z, v, eps are [b ...]; t is [b] or a scalar. All arithmetic is float32.
+Everywhere z, v and ε are [b ...] and t is [b] or a scalar. All arithmetic is float32.
 """
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -15,17 +16,24 @@ PREDICTION_TYPES = ("v_prediction", "epsilon", "sample")
 
 @flax.struct.dataclass
 class Schedule:
-    """ᾱ_t for t = 0 … T−1, and what the network predicts."""
+    """The noise schedule, and what the network predicts.
 
-    alphas_cumprod: jax.Array  # [T] float32
+    Attributes:
+      alphas_cumprod: ᾱ_t for t = 0 … T−1, [T] float32.
+      prediction_type: one of `PREDICTION_TYPES`.
+    """
+
+    alphas_cumprod: jax.Array
     prediction_type: str = flax.struct.field(pytree_node=False, default="v_prediction")
 
     @property
     def num_timesteps(self) -> int:
+        """T."""
         return self.alphas_cumprod.shape[0]
 
     def coefficients(self, t: jax.Array, like: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """√ᾱ_t and √(1−ᾱ_t), shaped to multiply `like`."""
+        """Returns √ᾱ_t and √(1−ᾱ_t), shaped to multiply `like`."""
+        chex.assert_rank(t, {0, 1})
         alpha = self.alphas_cumprod[t]
         alpha = alpha.reshape(alpha.shape + (1,) * (like.ndim - alpha.ndim))
         return jnp.sqrt(alpha), jnp.sqrt(1 - alpha)
@@ -38,10 +46,16 @@ def make_schedule(
     zero_terminal_snr: bool = False,
     prediction_type: str = "v_prediction",
 ) -> Schedule:
-    """Stable Diffusion's "scaled linear" schedule: √β is linear from √beta_start to √beta_end.
+    """Returns Stable Diffusion's "scaled linear" schedule: √β rises linearly.
 
-    `zero_terminal_snr` rescales √ᾱ so that it ends at 0 (Lin et al. 2305.08891); sample with
-    trailing timesteps then. The last z_t is noise alone, of which ε says nothing about z_0.
+    Args:
+      num_timesteps: T.
+      beta_start: the first β.
+      beta_end: the last β.
+      zero_terminal_snr: rescale √ᾱ so that it ends at 0 (Lin et al. 2305.08891). Sampling then
+        needs trailing timesteps, and ε cannot be predicted: the last z_t is pure noise, and its ε
+        says nothing about z_0.
+      prediction_type: what the network predicts.
 
     Raises:
       UserError: an unknown prediction type, or ε with zero terminal SNR.
@@ -62,13 +76,15 @@ def make_schedule(
 
 
 def q_sample(schedule: Schedule, z0: jax.Array, eps: jax.Array, t: jax.Array) -> jax.Array:
-    """z_t = √ᾱ_t z_0 + √(1−ᾱ_t) ε."""
+    """Noises z_0 to z_t = √ᾱ_t z_0 + √(1−ᾱ_t) ε."""
+    chex.assert_equal_shape([z0, eps])
     a, s = schedule.coefficients(t, z0)
     return a * z0 + s * eps
 
 
 def target(schedule: Schedule, z0: jax.Array, eps: jax.Array, t: jax.Array) -> jax.Array:
-    """What the network should predict; for v: √ᾱ_t ε − √(1−ᾱ_t) z_0."""
+    """Returns what the network should predict; for v that is √ᾱ_t ε − √(1−ᾱ_t) z_0."""
+    chex.assert_equal_shape([z0, eps])
     a, s = schedule.coefficients(t, z0)
     if schedule.prediction_type == "v_prediction":
         return a * eps - s * z0
@@ -78,7 +94,11 @@ def target(schedule: Schedule, z0: jax.Array, eps: jax.Array, t: jax.Array) -> j
 def to_z0_eps(
     schedule: Schedule, prediction: jax.Array, zt: jax.Array, t: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """(z_0, ε) of a prediction at z_t. For v: z_0 = √ᾱ z_t − √(1−ᾱ) v; ε = √ᾱ v + √(1−ᾱ) z_t."""
+    """Returns (z_0, ε) of a prediction at z_t.
+
+    For v they are z_0 = √ᾱ_t z_t − √(1−ᾱ_t) v and ε = √ᾱ_t v + √(1−ᾱ_t) z_t.
+    """
+    chex.assert_equal_shape([prediction, zt])
     a, s = schedule.coefficients(t, zt)
     if schedule.prediction_type == "v_prediction":
         return a * zt - s * prediction, a * prediction + s * zt
@@ -90,10 +110,17 @@ def to_z0_eps(
 def sampling_timesteps(
     num_timesteps: int, num_steps: int, spacing: str = "leading", offset: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Timesteps of a DDIM trajectory and where each step lands, both [num_steps] int32, falling.
+    """Returns the timesteps of a DDIM trajectory, and the timestep at which each step lands.
 
-    A landing below 0 stands for ᾱ_0 (`set_alpha_to_one=False`). Leading with offset 1 is SD 1.5's:
-    981 … 1.
+    Args:
+      num_timesteps: T.
+      num_steps: steps of the trajectory.
+      spacing: "leading" or "trailing".
+      offset: added to leading timesteps; 1 gives Stable Diffusion 1.5's 981 … 1 for 50 steps.
+
+    Returns:
+      Two falling arrays [num_steps] int32. A landing below 0 stands for ᾱ_0
+      (`set_alpha_to_one=False`).
 
     Raises:
       UserError: a number of steps or a spacing that is not possible.
@@ -109,7 +136,7 @@ def sampling_timesteps(
         steps = np.round(ends).astype(int) - 1
     else:
         raise UserError(f"timestep spacing {spacing!r}; accepted: leading, trailing")
-    # One step a timestep: the offset goes past the end, where there is nothing to move.
+    # With num_steps = T the offset leads past the last timestep: there the step moves nothing.
     steps, landings = (np.minimum(x, num_timesteps - 1) for x in (steps, steps - stride))
     return steps.astype(np.int32), landings.astype(np.int32)
 
@@ -117,6 +144,9 @@ def sampling_timesteps(
 def ddim_step(
     schedule: Schedule, prediction: jax.Array, zt: jax.Array, t: jax.Array, t_next: jax.Array
 ) -> jax.Array:
-    """Deterministic DDIM (η = 0): √ᾱ' z_0 + √(1−ᾱ') ε with ᾱ' at t_next (ᾱ_0 where t_next < 0)."""
+    """Takes a deterministic DDIM step (η = 0): √ᾱ' z_0 + √(1−ᾱ') ε, with ᾱ' at `t_next`.
+
+    A `t_next` below 0 stands for ᾱ_0.
+    """
     z0, eps = to_z0_eps(schedule, prediction, zt, t)
     return q_sample(schedule, z0, eps, jnp.maximum(t_next, 0))

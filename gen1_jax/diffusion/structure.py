@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +15,11 @@ LEVEL_CHANNELS = 4
 
 
 def normalise_clip(depth: jax.Array) -> jax.Array:
-    """Depth [b n h w] → [−1, 1] by the whole clip's smallest and largest value; a flat clip is 0.
+    """Scales depth [b n h w] to [−1, 1] by the clip's smallest and largest value.
 
-    Over the clip, not the frame: per-frame normalisation flickers.
+    Normalisation by frame would flicker. A clip of constant depth becomes 0.
     """
+    chex.assert_rank(depth, 4)
     depth = jnp.asarray(depth, jnp.float32)  # differences of a user's uint8 maps would wrap
     low = depth.min((1, 2, 3), keepdims=True)
     high = depth.max((1, 2, 3), keepdims=True)
@@ -28,10 +30,11 @@ def normalise_clip(depth: jax.Array) -> jax.Array:
 
 @functools.cache
 def blur_matrices(size: int) -> np.ndarray:
-    """All levels as one table [8 size size]: row i of level s is what output pixel i reads.
+    """Returns all blur levels of one axis as a table of matrices [8 size size].
 
-    A level is s rounds of a binomial blur (1 4 6 4 1)/16 and ×½ downsampling (edges repeated, at
-    least one pixel left), then linear resampling to `size`: one fixed linear map an axis.
+    Row i of level s holds the weights with which output pixel i reads the input. Level s is s
+    rounds of a binomial blur (1 4 6 4 1)/16 and ×½ downsampling, and then linear resampling to
+    `size`. Edges are repeated, and at least one pixel is left.
     """
     table = [np.eye(size)]
     reduced = np.eye(size)
@@ -42,7 +45,7 @@ def blur_matrices(size: int) -> np.ndarray:
 
 
 def _halve(size: int) -> np.ndarray:
-    """Blur and keep every other sample, between pairs where `size` is even: [⌈size/2⌉ size]."""
+    """Returns the matrix [⌈size/2⌉ size] that blurs and halves, between pairs for an even size."""
     out = -(-size // 2)
     matrix = np.zeros((out, size))
     taps = np.array([1, 4, 6, 4, 1]) / 16
@@ -55,37 +58,43 @@ def _halve(size: int) -> np.ndarray:
 
 
 def _resize(size: int, out: int) -> np.ndarray:
-    """Linear interpolation with pixel centres at (i + ½)/size: [out size]."""
+    """Returns the matrix [out size] of linear interpolation, with pixel centres at (i + ½)/size."""
     positions = np.clip((np.arange(out) + 0.5) * size / out - 0.5, 0, size - 1)
     return interpolation_matrix(positions, size)
 
 
 def blur(depth: jax.Array, level: jax.Array) -> jax.Array:
-    """Depth [b n h w] at level t_s [b] (0 … 7): one product an axis, whatever the level."""
+    """Blurs depth [b n h w] to level t_s [b], 0 … 7, with one matrix product for each axis."""
+    chex.assert_rank([depth, level], [4, 1])
     rows = jnp.asarray(blur_matrices(depth.shape[2]))[level]
     columns = jnp.asarray(blur_matrices(depth.shape[3]))[level]
-    # By default accelerators round the factors to 8 or 11 bits: then level 0 would be no identity.
+    # Accelerators round factors to 8 or 11 bits by default; level 0 would then be no identity.
     return jnp.einsum("bnhw,bHh,bWw->bnHW", depth, rows, columns, precision="highest")
 
 
 def structure_image(depth: jax.Array, level: jax.Array) -> jax.Array:
-    """What the autoencoder encodes: inverse depth [b n h w] → [b n h w 3] in [−1, 1]."""
+    """Returns the image that the autoencoder encodes: depth [b n h w] → [b n h w 3] in [−1, 1]."""
     return repeat(blur(normalise_clip(depth), level), "b n h w -> b n h w c", c=3)
 
 
 def level_embedding(level: jax.Array) -> jax.Array:
-    """Sinusoidal embedding of t_s [b] → [b 4]: a fast and a slow wave tell all levels apart."""
+    """Embeds t_s [b] → [b 4] with a fast and a slow wave, which tell all levels apart."""
     angles = level[:, None].astype(jnp.float32) * jnp.asarray([1.0, 0.25])
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 def model_input(z: jax.Array, structure: jax.Array | None, level: jax.Array | None) -> jax.Array:
-    """Latents [b n h w 4], structure [b n h w 4], level [b] → the UNet's input [b n h w 12].
+    """Concatenates the UNet's input [b n h w 12].
 
-    Without structure (the stages before it is introduced) the latents alone.
+    Args:
+      z: noisy latents [b n h w 4].
+      structure: structure latents [b n h w 4]; None in the stages before structure is introduced,
+        whose input is `z` alone.
+      level: t_s, [b].
     """
     if structure is None:
         return z
+    chex.assert_equal_shape([z, structure])
     b, n, h, w, _ = z.shape
     embedding = repeat(level_embedding(level), "b c -> b n h w c", n=n, h=h, w=w)
     return jnp.concatenate([z, structure.astype(z.dtype), embedding.astype(z.dtype)], axis=-1)
