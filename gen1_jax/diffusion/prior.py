@@ -1,9 +1,9 @@
 """The prior's diffusion process: schedule, noising, loss and unCLIP's ancestral sampler.
 
-Pure functions over standardised CLIP image embeddings [b d]. The network comes in as a callable
-`predict(noisy [b d], timesteps [b], embed [b d], hidden [b l e], mask [b l]) -> x0 [b d]`.
+The functions are pure, over standardised CLIP image embeddings [b d]. The network is a callable
+`predict(noisy [b d], timesteps [b], embed [b d], hidden [b l e], mask [b l]) → x0 [b d]`.
 The numbers are those of diffusers' `UnCLIPScheduler` (x0-prediction, fixed small variance), with
-which Karlo's and Kandinsky 2.1's priors were published.
+which the priors of Karlo and Kandinsky 2.1 were published.
 """
 
 import functools
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,12 +25,12 @@ Predict = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.
 
 
 class TextCondition(NamedTuple):
-    """What the prior sees of a prompt; a batch of one stands for every example.
+    """The text that conditions the prior; a batch of one stands for every example.
 
     Attributes:
-        embed: [b d] pooled and projected text embedding.
-        hidden: [b l e] the text tower's last states.
-        mask: [b l] True for the tokens that count.
+      embed: pooled and projected text embedding [b d].
+      hidden: last hidden states of the text tower [b l e].
+      mask: True for the tokens that count [b l].
     """
 
     embed: jax.Array
@@ -38,7 +39,14 @@ class TextCondition(NamedTuple):
 
 
 class StepTable(NamedTuple):
-    """An entry a step, each [s]: x_prev = x0_scale x0 + x_scale x + noise_scale noise."""
+    """The sampler's coefficients: x_prev = x0_scale x0 + x_scale x + noise_scale noise.
+
+    Attributes:
+      timesteps: falling timesteps [s].
+      x0_scale: [s].
+      x_scale: [s].
+      noise_scale: [s].
+    """
 
     timesteps: np.ndarray
     x0_scale: np.ndarray
@@ -50,7 +58,7 @@ class StepTable(NamedTuple):
 def squared_cosine_schedule(
     num_timesteps: int = NUM_TRAIN_TIMESTEPS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The squared-cosine schedule (Nichol & Dhariwal 2021): beta, alpha_bar, each [T] float32."""
+    """Returns β and ᾱ of the squared-cosine schedule (Nichol & Dhariwal 2021), each [T] float32."""
 
     def alpha_bar(t: float) -> float:
         return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -58,24 +66,26 @@ def squared_cosine_schedule(
     edges = [alpha_bar(i / num_timesteps) for i in range(num_timesteps + 1)]
     beta = [min(1 - after / before, 0.999) for before, after in zip(edges, edges[1:], strict=False)]
     beta = np.asarray(beta, np.float32)
-    # Float32 betas multiplied up in float64, as PyTorch does: checkpoints meet their own numbers.
+    # Float32 betas multiplied up in float64, as in PyTorch, where the checkpoints were trained.
     alpha_bars = np.cumprod((np.float32(1) - beta).astype(np.float64)).astype(np.float32)
     return beta, alpha_bars
 
 
 def q_sample(x0: jax.Array, timesteps: jax.Array, noise: jax.Array) -> jax.Array:
     """Noises standardised embeddings x0 [b d] to `timesteps` [b] with `noise` [b d]."""
+    chex.assert_equal_shape([x0, noise])
     alpha_bar = jnp.asarray(squared_cosine_schedule()[1])[timesteps][:, None]
     return jnp.sqrt(alpha_bar) * x0 + jnp.sqrt(1 - alpha_bar) * noise
 
 
 def x0_loss(predicted: jax.Array, x0: jax.Array) -> jax.Array:
-    """Mean squared error of each example's predicted embedding, [b d] -> [b] (float32)."""
+    """Returns each example's mean squared error, [b d] → [b] float32."""
+    chex.assert_equal_shape([predicted, x0])
     return jnp.square(predicted.astype(jnp.float32) - x0.astype(jnp.float32)).mean(-1)
 
 
 def drop_text(text: TextCondition, null: TextCondition, drop: jax.Array) -> TextCondition:
-    """Puts the empty prompt where `drop` [b] is True: what guidance leads away from."""
+    """Replaces the text by the empty prompt where `drop` [b] is True."""
 
     def choose(null_part: jax.Array, part: jax.Array) -> jax.Array:
         return jnp.where(drop.reshape(-1, *[1] * (part.ndim - 1)), null_part, part)
@@ -91,16 +101,17 @@ def prior_loss(
     null: TextCondition | None = None,
     drop_rate: float = 0.1,
 ) -> jax.Array:
-    """The training loss, a scalar: x0-prediction at uniformly drawn timesteps.
+    """Returns the training loss, a scalar: x0-prediction at uniformly drawn timesteps.
 
     Args:
-        predict: the network.
-        x0: [b d] standardised image embeddings.
-        text: the captions.
-        key: randomness of timesteps, noise and dropped captions.
-        null: the empty prompt; stands in for a caption with probability `drop_rate`. None: never.
-        drop_rate: see `null`.
+      predict: the network.
+      x0: standardised image embeddings [b d].
+      text: the captions.
+      key: draws timesteps, noise and dropped captions.
+      null: the empty prompt, which replaces a caption with probability `drop_rate`; None: never.
+      drop_rate: see `null`.
     """
+    chex.assert_rank(x0, 2)
     time_key, noise_key, drop_key = jax.random.split(key, 3)
     timesteps = jax.random.randint(time_key, x0.shape[:1], 0, NUM_TRAIN_TIMESTEPS)
     noise = jax.random.normal(noise_key, x0.shape, x0.dtype)
@@ -111,10 +122,14 @@ def prior_loss(
 
 
 def step_table(num_steps: int = 25, num_timesteps: int = NUM_TRAIN_TIMESTEPS) -> StepTable:
-    """The timesteps (evenly from T-1 down to 0) and the coefficients of the ancestral steps.
+    """Returns the timesteps, evenly from T − 1 down to 0, and the coefficients of the steps.
+
+    Args:
+      num_steps: steps of the sampler.
+      num_timesteps: T.
 
     Raises:
-        UserError: `num_steps` is not in 2..T.
+      UserError: `num_steps` is not in 2 … T.
     """
     if not 2 <= num_steps <= num_timesteps:
         raise UserError(f"the prior cannot take {num_steps} steps; accepted: 2 to {num_timesteps}")
@@ -143,7 +158,18 @@ def ancestral_step(
     step: StepTable,
     clamp: float,
 ) -> jax.Array:
-    """One step of the sampler, all [b d]; `step` is one entry of the table, `clamp` bounds |x0|."""
+    """Takes one step of the sampler.
+
+    Args:
+      x: the embedding before the step [b d].
+      x0: its predicted x0 [b d].
+      noise: standard normal [b d].
+      step: one entry of the step table.
+      clamp: the bound of |x0|.
+
+    Returns:
+      The embedding after the step [b d].
+    """
     x0 = jnp.clip(x0, -clamp, clamp)
     return step.x0_scale * x0 + step.x_scale * x + step.noise_scale * noise
 
@@ -161,24 +187,25 @@ def sample_prior(
 ) -> jax.Array:
     """Samples standardised image embeddings of prompts, in one `lax.scan`.
 
-    Guidance: x0 = x0(null) + guidance_scale (x0(text) - x0(null)); both go through the network in
-    one call, with a branch axis g beside the batch.
+    Guidance is x0 = x0(null) + guidance_scale (x0(text) − x0(null)). Both predictions go through
+    the network in one call, with a branch axis g beside the batch.
 
     Args:
-        predict: the network.
-        text: the prompts.
-        null: the empty prompt; a batch of one will do. None: no guidance, half the work.
-        key: randomness of the first noise (`fold_in` 0) and of step i's noise (`fold_in` 1 + i).
-        embedding_dim: width d of an image embedding; None: that of `text.embed`.
-        num_steps: network calls, 2 to 1000.
-        guidance_scale: a number, or one per prompt [b].
-        clamp: bound on the predicted standardised embedding; 5 for Karlo, 10 for Kandinsky 2.1.
+      predict: the network.
+      text: the prompts.
+      null: the empty prompt, a batch of one or more; None: no guidance, at half the work.
+      key: draws the first noise (`fold_in` 0) and the noise of step i (`fold_in` 1 + i).
+      embedding_dim: the width d of an image embedding; None: the width of `text.embed`.
+      num_steps: network calls, 2 to 1000.
+      guidance_scale: a scalar, or one for each prompt [b].
+      clamp: the bound of the predicted standardised embedding; 5 for Karlo, 10 for Kandinsky 2.1.
 
     Returns:
-        [b d] float32, standardised: see `PriorTransformer.post_process_latents`.
+      Standardised embeddings [b d] float32; times the prior's `clip_std` plus its `clip_mean` they
+      are image embeddings.
 
     Raises:
-        UserError: `num_steps` is out of its range.
+      UserError: `num_steps` is out of its range.
     """
     table = step_table(num_steps)
     batch = text.embed.shape[0]

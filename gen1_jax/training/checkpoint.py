@@ -1,10 +1,11 @@
-"""Checkpoints of a run: the state, and the data iterator's place, saved together by orbax."""
+"""Checkpoints of a run: orbax saves the state together with the stream's place in the data."""
 
 import contextlib
 import functools
 import logging
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ MAX_FAILURES = 3  # saves in a row that may fail before training stops
 class Checkpoints:
     """The checkpoints of one run folder.
 
-    Saving is asynchronous, and a checkpoint appears whole or not at all. Among several processes
-    all call the same methods at the same steps, and what fails on one has failed on all.
+    Saving is asynchronous, and a checkpoint appears whole or not at all. All processes of a job
+    call the same methods at the same steps; a save or restore that fails on one fails on all.
+
+    Args:
+      folder: the folder of the checkpoints.
+      keep: how many checkpoints are kept.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
@@ -33,11 +38,12 @@ class Checkpoints:
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
-        """Made when it is needed: a run that fails before its first save leaves no folder."""
+        """Makes the manager when it is first needed, so that a run that fails leaves no folder."""
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every file it touches
-        # Named, they meet through the coordinator, and one that fails is missed after a while. Else
-        # they would meet in collectives, where it would meet the others in the wrong one. Meetings
-        # are counted by each process, so a manager after a failure has others.
+        # Processes that are named synchronise through the coordinator, where a failed process is
+        # missed after a timeout. Without names they would synchronise in collectives, and a failed
+        # process would enter the wrong one. Barriers are numbered by each process, so a manager
+        # that is made after a failure needs a prefix of its own.
         self._managers += 1
         self._folder.mkdir(parents=True, exist_ok=True)
         processes = set(range(jax.process_count())) if jax.process_count() > 1 else None
@@ -51,20 +57,25 @@ class Checkpoints:
         return ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     def steps(self) -> list[int]:
-        """Of the whole checkpoints, in order."""
+        """Returns the steps of the whole checkpoints, in order."""
         names = ocp.path.step.standard_name_format().find_all(self._folder)
         return sorted(found.step for found in names)
 
     # ------------------------------------------------------------------------------------ saving
 
     def save(self, step: int, state: Any, data: dict) -> None:
-        """Begins to save; returns once the arrays are copied.
+        """Begins to save, and returns once the arrays are copied.
 
-        A step that is already there stays as it is. A save that fails is reported and tried again
-        with the next one.
+        A step that was saved before stays as it is. A save that fails is reported; the next one is
+        the next try.
+
+        Args:
+          step: the number of steps done.
+          state: the training state.
+          data: the stream's place, as JSON can hold it.
 
         Raises:
-          UserError: several failed in a row.
+          UserError: several saves failed in a row.
         """
         self._finish()
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
@@ -72,12 +83,12 @@ class Checkpoints:
         try:
             if step not in self._manager.all_steps():
                 self._manager.save(step, args=items, force=True)
-        except Exception as caught:  # of the file system, or of tensorstore, in many kinds
+        except Exception as caught:  # the file system and tensorstore raise many kinds
             error = caught
         self._note(error)
 
     def save_now(self, step: int, state: Any, data: dict) -> None:
-        """Saves, and waits until it is done; for the step after which nothing is tried again.
+        """Saves, waits for the end, and tries again if that failed; for the last step of a run.
 
         Raises:
           UserError: several tries failed.
@@ -102,7 +113,11 @@ class Checkpoints:
             self._saving, self._failures = None, 0
 
     def _note(self, error: Exception | None) -> None:
-        """Counts a failure, on whichever process."""
+        """Counts a failure, whichever process it happened on.
+
+        Raises:
+          UserError: several saves failed in a row.
+        """
         if not (failed := _processes_where(error is not None)):
             return
         step, self._saving = self._saving, None
@@ -111,21 +126,24 @@ class Checkpoints:
         if self._failures >= MAX_FAILURES:
             raise UserError(f"{what}; {self._failures} times in a row") from error
         warnings.warn(f"{what}; training goes on, and it is tried again", stacklevel=3)
-        self.__dict__.pop("_manager", None)  # its state of mind is not to be relied on
+        self.__dict__.pop("_manager", None)  # after a failure its record of steps may be wrong
 
     # ----------------------------------------------------------------------------------- restoring
 
     def restore(self, template: Any) -> tuple[Any, dict] | None:
-        """The newest whole (state, data iterator state), or None if there is none yet.
+        """Restores the newest whole checkpoint.
 
-        One that cannot be read is passed over for the one before, with a warning, and set aside.
+        A checkpoint that cannot be read is set aside with a warning, and the one before is taken.
 
         Args:
           template: a state of the wanted shapes, types and shardings.
 
+        Returns:
+          The state and the stream's place, or None if there is no checkpoint yet.
+
         Raises:
           UserError: the checkpoint is of another model, none can be read, or the processes do not
-            see the same ones.
+            see the same checkpoints.
         """
         steps = self.steps()
         newest = np.int64(steps[-1] if steps else -1)
@@ -157,8 +175,11 @@ class Checkpoints:
         )
 
     def _set_aside(self, steps: dict[int, str], taken: int) -> None:
-        """Renames damaged checkpoints; only once another could be read, so that a fault that is
-        not theirs costs none."""
+        """Renames damaged checkpoints.
+
+        They are renamed only when another checkpoint could be read: a fault of the machine then
+        costs none.
+        """
         for step, why in steps.items():
             aside = self._folder / f"damaged_{step}"
             if jax.process_index() == 0:
@@ -175,7 +196,7 @@ class Checkpoints:
                 multihost_utils.sync_global_devices("set aside")
 
     def _restore(self, step: int, template: Any) -> tuple[Any, dict]:
-        """By orbax's handlers alone: its managers wait for the other processes."""
+        """Restores one step with orbax's handlers; its manager would wait for other processes."""
         folder, handler = self._folder / str(step), ocp.StandardCheckpointHandler()
         saved = handler.metadata(folder / "state")
         shapes = [dict(_shapes(tree)) for tree in (getattr(saved, "tree", saved), template)]
@@ -196,7 +217,7 @@ class Checkpoints:
         return state, data
 
     def close(self) -> None:
-        """Waits for a save under way, however it ends; see `save_now`."""
+        """Waits for the end of a save under way; `save_now` is for a save that must succeed."""
         if "_manager" in self.__dict__:
             with contextlib.suppress(Exception):
                 self._manager.wait_until_finished()
@@ -204,31 +225,32 @@ class Checkpoints:
 
 
 def _processes_where(here: bool) -> list[int]:
-    """The processes where it is so; all must ask."""
+    """Returns the processes on which the flag is set; every process must call it."""
     if jax.process_count() == 1:
         return [0] if here else []
     return np.flatnonzero(multihost_utils.process_allgather(np.bool_(here))).tolist()
 
 
 def _why(error: Exception | None, processes: list[int]) -> str:
+    """Returns the reason of a failure, or the processes that know it."""
     if error is None:
         return f"on process {', '.join(map(str, processes))}, which says why"
     return f"{type(error).__name__}: {one_line(error)[:200]}"
 
 
 def read_params(folder: str | Path, template: Any, which: str = "ema") -> tuple[int, Any]:
-    """The newest checkpoint's parameters alone, on the host: nothing else of the state is read.
+    """Reads only the parameters of the newest checkpoint, to the host.
 
     Args:
-      folder: of a run's checkpoints.
+      folder: the folder of a run's checkpoints.
       template: shapes and types of the parameters.
-      which: "ema", the moving average, or "raw".
+      which: "ema" for the moving average, or "raw" for the parameters themselves.
 
     Returns:
       The step, and the parameters.
 
     Raises:
-      UserError: no checkpoint, one of another model, or a damaged one.
+      UserError: there is no checkpoint, it is of another model, or it is damaged.
     """
     name = {"ema": "ema", "raw": "params"}[which]
     steps = Checkpoints(folder).steps()
@@ -255,7 +277,8 @@ def read_params(folder: str | Path, template: Any, which: str = "ema") -> tuple[
     return step, restored[name]
 
 
-def _shapes(tree: Any):
+def _shapes(tree: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the "/"-path and the shape of each array."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         yield (
             "/".join(

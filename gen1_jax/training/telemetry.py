@@ -1,4 +1,4 @@
-"""What a run says of itself: where the time goes, arithmetic a second, a profiler's trace."""
+"""What a run reports: its bar and TensorBoard log, where the time goes, FLOPs, a profile."""
 
 import contextlib
 import time
@@ -22,7 +22,7 @@ from gen1_jax.hardware import find_chip
 
 
 class TimeAccount:
-    """Seconds by name since the last report; what is in no `spend` block is "other"."""
+    """Seconds by name since the last report; time in no `spend` block is "other"."""
 
     def __init__(self):
         self._recent: dict[str, float] = defaultdict(float)
@@ -38,7 +38,7 @@ class TimeAccount:
             self._recent[name] += time.perf_counter() - start
 
     def report(self) -> dict[str, float]:
-        """Seconds by name since the last report, "total" included."""
+        """Returns the seconds by name since the last report, "total" included."""
         now = time.perf_counter()
         recent, self._recent = dict(self._recent), defaultdict(float)
         total, self._since = now - self._since, now
@@ -47,9 +47,14 @@ class TimeAccount:
 
 
 class FlopCounter:
-    """Model FLOPs of the steps, forward and backward: three times the loss's forward pass.
+    """Counts the model FLOPs of the steps: three times the forward pass, for forward and backward.
 
-    `counted` says of a batch whether its loss is nothing but training; others count as 0.
+    Args:
+      loss: the loss.
+      counted: whether a batch's loss runs the trained network only; other batches count as 0.
+
+    Attributes:
+      total: FLOPs since the start.
     """
 
     def __init__(self, loss: Callable, counted: Callable[[Batch], bool]):
@@ -71,15 +76,15 @@ class FlopCounter:
 
 
 class Interval:
-    """What happened since the last report."""
+    """Counts examples, steps and FLOPs since the last report."""
 
     def __init__(self, step: int):
         self.examples, self._step, self._flops = 0, step, 0
 
     def report(self, step: int, account: TimeAccount, flops: int, mesh: Mesh) -> dict[str, float]:
-        """Scalars: steps, examples, TFLOP a second; MFU on chips that are known; time by name.
+        """Returns steps, examples and TFLOPs per second, MFU, and seconds by name.
 
-        Without the FLOPs and the MFU where steps do what is not counted.
+        The FLOPs are left out where the steps are not counted, and the MFU on unknown chips.
         """
         seconds = account.report()
         total = seconds.pop("total")
@@ -169,23 +174,23 @@ class RunLog(contextlib.AbstractContextManager):
 
 
 class Profiler(contextlib.AbstractContextManager):
-    """Writes a trace of `count` steps, from the third on: the first two compile."""
+    """Writes a trace of `count` steps, from the third step on, because the first two compile."""
 
     def __init__(self, folder: Path, count: int, first: int):
         self._folder, self._begin, self._end = folder, first + 2, first + 2 + count
         self._on, self._wanted = False, count > 0
 
     def step(self, step: int, state: Any) -> contextlib.AbstractContextManager:
-        """To enter around a step, with the state before it; the trace shows it by its number."""
+        """Returns the context of a step, which is entered with the state before the step."""
         if self._wanted and step == self._begin:
             options = jax.profiler.ProfileOptions()
-            # Tracing Python's calls reaches into the states of all threads, and crashes the
-            # process where one ends meanwhile; readers and savers of checkpoints do.
+            # The tracer of Python calls reads the states of all threads, and crashes the process
+            # if a thread ends meanwhile; threads that read data or save checkpoints end.
             options.python_tracer_level = 0
             jax.profiler.start_trace(str(self._folder), profiler_options=options)
             self._on = True
         elif self._on and step == self._end:
-            jax.block_until_ready(state)  # the last step's end is a part of it
+            jax.block_until_ready(state)  # the trace includes the end of the last step
             self._stop()
         return jax.profiler.StepTraceAnnotation("train", step_num=step)
 
@@ -202,14 +207,15 @@ class Profiler(contextlib.AbstractContextManager):
 
 
 class EventLog(contextlib.AbstractContextManager):
-    """TensorBoard's log of a run; where it cannot be written, that is reported and costs no step.
+    """The TensorBoard log of a run; a log that cannot be written is reported and costs no step.
 
-    tensorboardX writes in a thread that ends with its first error (a full disk); who goes on adding
-    to it then waits for ever. So the thread is looked at, and a new file begun.
+    tensorboardX writes in a thread that ends with its first error (a full disk), and a caller that
+    goes on adding would wait forever. The log therefore checks the thread, and begins a new file if
+    the thread has ended.
 
     Args:
-      folder: of the log.
-      first: the step that training starts from; what was logged after it is to be logged again.
+      folder: the folder of the log.
+      first: the step that training starts from; entries after it are purged.
       write: whether to write; one process of a job does.
     """
 
@@ -220,7 +226,7 @@ class EventLog(contextlib.AbstractContextManager):
     def _open(self, **options: Any) -> SummaryWriter | None:
         if not self._write:
             return None
-        self._files += 1  # files of one second would have one name
+        self._files += 1  # files made within one second would have the same name
         options |= {"max_queue": 100, "filename_suffix": f".{self._files}"}
         try:
             return SummaryWriter(str(self._folder), **options)
@@ -232,21 +238,23 @@ class EventLog(contextlib.AbstractContextManager):
         warnings.warn(f"cannot write the log {self._folder}: {why}; training goes on", stacklevel=4)
 
     def _living(self) -> SummaryWriter | None:
+        """Returns a writer whose thread runs, a new one if need be; None if there can be none."""
         if self._writer is not None:
             events = self._writer.file_writer.event_writer
             if events._worker.is_alive():
                 return self._writer
-            events._event_queue.cancel_join_thread()  # nobody reads what is left in it
+            events._event_queue.cancel_join_thread()  # nothing reads the rest of the queue
             self._report("the thread that does has failed")
         self._writer = self._open()
         return self._writer
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Adds a number."""
         if (writer := self._living()) is not None:
             writer.add_scalar(name, value, step)
 
     def add_image(self, name: str, image: np.ndarray, step: int) -> None:
-        """`image`: [h w c]."""
+        """Adds a picture [h w c] uint8."""
         if (writer := self._living()) is not None:
             writer.add_image(name, image, step, dataformats="HWC")
 
