@@ -1,4 +1,4 @@
-"""The device mesh, and where arrays live on it."""
+"""The device mesh, the placement of arrays on it, and the processes of a job."""
 
 import math
 import os
@@ -21,16 +21,16 @@ PyTree = Any
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, frames: int = 1, devices: list | None = None) -> Mesh:
-    """A (data, fsdp, frames) mesh over all devices; −1 stands for what is left.
+    """Returns a (data, fsdp, frames) mesh; one size may be −1, which stands for the rest.
 
     Args:
-      data: parts of a batch, with the whole model each.
-      fsdp: parts of a batch, over which parameters and optimiser are split too.
-      frames: parts of one clip, for editing; training leaves it at 1.
-      devices: all of this job if None.
+      data: devices that share out a batch; each group of the other axes holds the whole model.
+      fsdp: devices that share out a batch, and parameters and optimizer state too.
+      frames: devices that share out the frames of a clip, for editing; training leaves it at 1.
+      devices: the devices to use; None: all of this job.
 
     Raises:
-      UserError: the axes do not divide the devices, or `data` not the slices of a TPU job.
+      UserError: the sizes do not fit the devices, or the slices of a TPU job do not divide `data`.
     """
     devices = jax.devices() if devices is None else devices
     shape = [data, fsdp, frames]
@@ -50,7 +50,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, frames: int = 1, devices: list | No
 
 
 def _arrange(shape: Sequence[int], devices: Sequence, slices: int) -> np.ndarray:
-    """Neighbours on an axis become neighbours in the chips' network; slices are parts of `data`."""
+    """Makes neighbours on an axis neighbours in the chips' network; `data` spans the slices."""
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     inner = (shape[0] // slices, *shape[1:])
@@ -60,32 +60,33 @@ def _arrange(shape: Sequence[int], devices: Sequence, slices: int) -> np.ndarray
 
 
 def batch_parts(mesh: Mesh) -> int:
-    """Parts that a batch is split into."""
+    """Returns the number of shards of a batch."""
     return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis over the devices; over those of a clip the same."""
+    """Shards the leading axis over `data` and `fsdp`; the devices of one clip hold the same."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
 def clip_sharding(mesh: Mesh) -> NamedSharding:
-    """[b n ...]: the batch over the devices, the frames of a clip over those of its clip."""
+    """Shards arrays [b n ...]: b over `data` and `fsdp`, n over `frames`."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP), FRAMES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Places the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-# The axes of a parameter by their number: places of a kernel, what comes in, what goes out.
+# The logical axes of a parameter by its rank: kernel positions, input and output channels.
 _LOGICAL_AXES = {
     1: ("out",),
     2: ("in", "out"),
     3: ("place", "in", "out"),
     4: ("place", "place", "in", "out"),
 }
-# Where no config says otherwise.
+# The defaults; a config may say otherwise.
 SHARDING = (("out", FSDP), ("in", FSDP))
 MIN_SIZE_TO_SHARD = 2**14
 
@@ -96,17 +97,17 @@ def state_sharding(
     rules: Sequence[tuple[str, str]] = SHARDING,
     min_size_to_shard: int = MIN_SIZE_TO_SHARD,
 ) -> PyTree:
-    """A sharding for each array of a state: parameters, their average, the optimiser's moments.
+    """Returns a sharding for each array of a state: parameters, average, optimizer moments.
 
     Args:
       mesh: the devices.
-      shapes: of the arrays.
-      rules: (logical axis, mesh axis), the first that can be followed first: an axis that the mesh
-        axis does not divide stays whole, and a mesh axis is taken once.
-      min_size_to_shard: elements; a smaller array is everywhere.
+      shapes: the state, or its shapes.
+      rules: pairs (logical axis, mesh axis), tried in order. A rule applies where the mesh axis
+        divides the logical axis and is not taken yet.
+      min_size_to_shard: the smallest array that is sharded, in elements.
 
     Raises:
-      UserError: a rule that names no axis.
+      UserError: a rule names an axis that does not exist.
     """
     logical = sorted({name for names in _LOGICAL_AXES.values() for name in names})
     for name, mesh_axis in rules:
@@ -130,16 +131,52 @@ def state_sharding(
     return jax.tree.map(choose, shapes)
 
 
-def gather(params: PyTree, shardings: PyTree, dtype: Any) -> PyTree:
-    """Split parameters, whole on every device for one pass; their gradients are split again.
-
-    So a device computes with its part of the batch alone. Left to itself the compiler goes on with
-    a kernel's split in what the kernel makes, and then moves activations between devices.
+def describe_sharding(params: PyTree, min_size_to_shard: int = MIN_SIZE_TO_SHARD) -> str:
+    """Says how much of a model is sharded, and why the rest is replicated.
 
     Args:
-      params: arrays.
-      shardings: where they live, one for each.
-      dtype: compute type; kernels are sent in it, which is what layers use of them.
+      params: the parameters, or their shapes, with shardings.
+      min_size_to_shard: the smallest parameter that was to be sharded, in elements.
+
+    Returns:
+      One line, or nothing on a mesh that shards no parameter.
+    """
+    sharded, small, undivided = [], [], []
+    for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = "/".join(str(key.key) for key in path)
+        entry = (math.prod(x.shape) * x.dtype.itemsize, f"{name} {list(x.shape)}")
+        if not x.sharding.is_fully_replicated:
+            sharded.append(entry)
+        else:
+            (small if math.prod(x.shape) < min_size_to_shard else undivided).append(entry)
+    mesh = next(x.sharding.mesh for x in jax.tree.leaves(params))
+    if mesh.shape[FSDP] == 1 and not sharded:
+        return ""
+
+    def total(entries: list) -> str:
+        return f"{len(entries)} parameters ({sum(size for size, _ in entries) / 2**20:.1f} MiB)"
+
+    text = (
+        f"{total(sharded)} sharded; replicated: {total(small)} below {min_size_to_shard} elements"
+    )
+    if not undivided:
+        return text
+    largest = [name for _, name in sorted(undivided, reverse=True)]
+    more = f" and {len(largest) - 5} more" if len(largest) > 5 else ""
+    names = ", ".join(largest[:5])
+    return f"{text}, {total(undivided)} whose axes no rule divides: {names}{more}"
+
+
+def gather(params: PyTree, shardings: PyTree, dtype: Any) -> PyTree:
+    """Replicates sharded parameters for one pass; their gradients are sharded again.
+
+    Each device then computes with its own examples only. Without this the compiler propagates a
+    kernel's sharding to the activations, and moves activations between devices.
+
+    Args:
+      params: the parameters.
+      shardings: the sharding of each parameter.
+      dtype: the compute type; kernels are sent in it, because layers cast them to it anyway.
     """
 
     def whole(path, x: jax.Array, sharding: NamedSharding) -> jax.Array:
@@ -167,7 +204,7 @@ _gather.defvjp(_gather_forward, _gather_backward)
 
 
 def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
-    """Host arrays of this process → arrays sharded over the mesh.
+    """Places this process's share of a batch (host arrays) on the mesh.
 
     Raises:
       UserError: the batch does not divide over the devices.
@@ -183,19 +220,19 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
 
 
 def join_processes(count: int, timeout: int = 300) -> None:
-    """Joins the processes of one job, and makes sure that all are there. Before any computation.
+    """Joins the processes of one job, and checks their number; call it before any computation.
 
-    Where they meet comes from GEN1_COORDINATOR (host:port) and GEN1_PROCESS (this one's number), as
-    `launch/local.py` sets them, or else from the cluster (TPU, SLURM, …), as jax finds out.
+    The coordinator's address comes from GEN1_COORDINATOR (host:port) and this process's number from
+    GEN1_PROCESS; `launch/local.py` sets both. Without them jax asks the cluster (TPU, SLURM, …).
 
     Args:
-      count: processes that the job must have.
+      count: the number of processes that the job must have.
       timeout: seconds to wait for the others.
 
     Raises:
-      UserError: they did not come together, or are not `count`. Nothing goes on alone.
+      UserError: the processes did not come together, or their number is not `count`.
     """
-    # jax's own end of patience is a crash with a stack trace, so ours comes first.
+    # jax's own timeout ends in a crash with a stack trace, so ours comes first.
     options: dict[str, Any] = {"initialization_timeout": timeout + 60}
     if coordinator := os.environ.get("GEN1_COORDINATOR"):
         number = os.environ.get("GEN1_PROCESS", "")
@@ -215,7 +252,7 @@ def join_processes(count: int, timeout: int = 300) -> None:
     timer.start()
     try:
         jax.distributed.initialize(**options)
-    except Exception as error:  # of many kinds, by the way the cluster is found
+    except Exception as error:  # each kind of cluster raises its own kinds
         raise UserError(
             f"this process could not join the {count} of the job: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -227,10 +264,10 @@ def join_processes(count: int, timeout: int = 300) -> None:
 
 
 def check_shared(folder: Path) -> None:
-    """Makes sure that all processes see one folder, and makes it; does nothing for one process.
+    """Makes a folder, and checks that all processes see it; does nothing for one process.
 
     Raises:
-      UserError: some do not see what the first one writes there.
+      UserError: some processes do not see what process 0 writes there.
     """
     if jax.process_count() == 1:
         return
@@ -251,7 +288,7 @@ def check_shared(folder: Path) -> None:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Arrays that may lie over several processes → numpy arrays, whole, on every process."""
+    """Copies arrays, which several processes may share, to whole numpy arrays on every process."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)

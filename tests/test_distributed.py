@@ -14,6 +14,7 @@ from gen1_jax.batch import Batch
 from gen1_jax.diffusion.guidance import guided_prediction
 from gen1_jax.distributed import (
     batch_sharding,
+    describe_sharding,
     make_mesh,
     put_batch,
     replicated,
@@ -125,6 +126,30 @@ def test_a_config_s_own_rules():
             state_sharding(mesh, shapes, (rule,))
 
 
+def test_what_is_not_sharded_is_named_with_the_reason():
+    shapes = {
+        "conv": {"kernel": jax.ShapeDtypeStruct((3, 3, 64, 256), jnp.float32)},
+        "odd": {"kernel": jax.ShapeDtypeStruct((129, 255), jnp.float32)},
+        "norm": {"scale": jax.ShapeDtypeStruct((64,), jnp.float32)},
+    }
+
+    def described(fsdp: int) -> str:
+        mesh = make_mesh(-1, fsdp, devices=devices())
+        return describe_sharding(
+            jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                shapes,
+                state_sharding(mesh, shapes),
+            )
+        )
+
+    assert described(1) == ""
+    line = described(4)
+    assert "\n" not in line and line.startswith("1 parameters (0.6 MiB) sharded; ")
+    assert "1 parameters (0.0 MiB) below 16384 elements" in line
+    assert line.endswith("1 parameters (0.1 MiB) whose axes no rule divides: odd/kernel [129, 255]")
+
+
 @pytest.mark.parametrize("fsdp", [1, 2, 8])
 def test_a_batch_is_spread_over_all_devices(fsdp):
     mesh = make_mesh(-1, fsdp, devices=devices())
@@ -145,7 +170,7 @@ def test_a_batch_that_does_not_divide_is_refused(size):
 
 
 def train_step(params, momentum, x, y):
-    """A loss with a mean over the batch, and an optimiser with a state."""
+    """A loss with a mean over the batch, and an optimizer with a state."""
 
     def loss_of(params):
         hidden = jax.nn.gelu(x @ params["w1"] + params["b1"])

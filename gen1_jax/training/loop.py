@@ -16,7 +16,14 @@ from tqdm import tqdm
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import EncoderParams
 from gen1_jax.config import SAVED_CONFIG
-from gen1_jax.distributed import MIN_SIZE_TO_SHARD, SHARDING, put_batch, replicated, to_host
+from gen1_jax.distributed import (
+    MIN_SIZE_TO_SHARD,
+    SHARDING,
+    describe_sharding,
+    put_batch,
+    replicated,
+    to_host,
+)
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json, replacing, write_json
 from gen1_jax.training.checkpoint import Checkpoints
@@ -121,6 +128,8 @@ def train(
     step_fn = make_step(objective.loss, optimizer, template, **options)
     encoders = jax.device_put(encoder_params, replicated(mesh))
     _write_record(workdir, record)
+    if (said := describe_sharding(template.params, min_size_to_shard)) and is_lead():
+        tqdm.write(f"{name}: {said}")
 
     first = int(state.step)
     previews = PreviewWriter(workdir / "samples", objective.preview, make_preview_batch)
@@ -187,6 +196,11 @@ def is_finished(workdir: Path, num_steps: int) -> bool:
     return finished.get("steps") == num_steps and (workdir / "model" / "config.json").exists()
 
 
+def is_lead() -> bool:
+    """Whether this is the one process of the job that speaks and writes."""
+    return jax.process_index() == 0
+
+
 def _restore(
     name: str,
     workdir: Path,
@@ -231,7 +245,7 @@ def _prepare(
 
 def _write_record(workdir: Path, record: Mapping[str, Any] | None) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0 and record is not None:
+    if is_lead() and record is not None:
         write_json(workdir / SAVED_CONFIG, record)
 
 
@@ -245,7 +259,7 @@ def _finish(
 ) -> None:
     """Writes the moving average as the model, and then what the run came to."""
     average = to_host(state.ema)
-    if jax.process_index() == 0:
+    if is_lead():
         module = objective.finish(module, average, (batch.widened() for batch in batches))
         save_model(workdir / "model", module, average)
         write_json(workdir / FINISHED, finished)
