@@ -142,6 +142,8 @@ def training(name: str, objective: str, **fields) -> ConfigDict:
         "seed": 0,  # of parameters, data order, noise and dropout
         "log_every": 10,  # steps
         "sample_every": 500,  # steps from one picture to the next; 0: no pictures
+        "eval_every": 1000,  # steps from one held-out loss to the next, and at the end; 0: never
+        "eval_batches": 8,  # batches of the validation split, of videos and of images
         "checkpoint_every": 500,  # steps
         "keep_checkpoints": 2,  # the newest
     }

@@ -231,6 +231,8 @@ def stage(name: str, init_from: str, **fields) -> ConfigDict:
         mesh={"data": -1, "fsdp": 8, "frames": 1},  # for 128 chips of v5p
         log_every=50,
         sample_every=2500,
+        eval_every=2500,
+        eval_batches=2,
         checkpoint_every=1000,
         keep_checkpoints=3,
         **fields,

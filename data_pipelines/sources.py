@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +76,31 @@ def read_preview_batch(data: Mapping[str, Any]) -> Batch:
     own = {"image_fraction": 1.0 if data["image_fraction"] == 1 else 0.0}
     own |= {readers: 0 for readers in ("num_threads", "num_workers") if readers in data}
     return next(make_stream({**data, **own}, seed=0, split="validation"))
+
+
+def make_validation_streams(data: Mapping[str, Any]) -> dict[str, Callable[[], Stream]]:
+    """Returns what makes the streams of the validation split, by kind: "video" and "image".
+
+    The kinds are those that training reads. Each stream gives the same batches every time. Data
+    without a validation split of their own have no streams.
+    """
+    if not has_split(data, "validation"):
+        return {}
+    own = {"num_workers": 0} if "num_workers" in data else {}  # it is a few batches
+    read = {"video": data["image_fraction"] < 1, "image": data["image_fraction"] > 0}
+    return {
+        kind: partial(make_stream, {**data, **own, "image_fraction": only}, 0, "validation")
+        for kind, only in (("video", 0.0), ("image", 1.0))
+        if read[kind]
+    }
+
+
+def has_split(data: Mapping[str, Any], split: str) -> bool:
+    """Whether all data of a config have this split of their own."""
+    if data["form"] == ENCODED:
+        folders = (data["folder"], *data.get("image_folders", ()))
+        return all((Path(folder) / split).exists() for folder in folders)
+    return _split_or_train(data, split) == split
 
 
 # ---- raw data

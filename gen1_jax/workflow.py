@@ -3,7 +3,7 @@
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,11 @@ def _text(value) -> str:
 
 
 def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None:
-    from gen1_jax.data_pipelines.sources import make_stream, read_preview_batch
+    from gen1_jax.data_pipelines.sources import (
+        make_stream,
+        make_validation_streams,
+        read_preview_batch,
+    )
     from gen1_jax.tokenizer import load_tokenizer
 
     if config.model.get("model_type") == "clip":
@@ -89,6 +93,7 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None
         workdir,
         lambda: make_stream(config.data, config.seed),
         lambda: read_preview_batch(config.data),
+        make_validation_streams(config.data) if config.eval_every else {},
         progress=progress,
         profile=profile,
     )
@@ -121,6 +126,7 @@ def train_on(
     workdir: Path,
     make_batches: Callable[[], Iterator[Batch]],
     make_preview_batch: Callable[[], Batch] | None = None,
+    validation: Mapping[str, Callable[[], Iterator[Batch]]] | None = None,
     *,
     progress: bool = True,
     profile: int = 0,
@@ -132,6 +138,7 @@ def train_on(
       workdir: the part's folder.
       make_batches: makes the stream of batches.
       make_preview_batch: makes the fixed batch of the previews.
+      validation: by kind of batch, what makes the stream of the validation split.
       progress: whether to show a bar.
       profile: steps to trace.
 
@@ -178,9 +185,12 @@ def train_on(
         min_size_to_shard=config.split_from,
         log_every=config.log_every,
         sample_every=config.sample_every,
+        eval_every=config.eval_every,
+        eval_batches=config.eval_batches,
         checkpoint_every=config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,
         make_preview_batch=make_preview_batch,
+        validation=validation,
         record=config.to_dict(),
         progress=progress,
         profile=profile,
@@ -193,13 +203,15 @@ def check_settings(config) -> None:
     Raises:
       UserError: a value that cannot be trained with.
     """
-    if config.sample_every < 0:
-        raise UserError(
-            f"{config.name}: sample_every is {config.sample_every}; 1 or more is accepted, or 0 "
-            "for no samples"
-        )
+    for name, what in (("sample_every", "samples"), ("eval_every", "held-out loss")):
+        if config[name] < 0:
+            raise UserError(
+                f"{config.name}: {name} is {config[name]}; 1 or more is accepted, or 0 for no "
+                f"{what}"
+            )
     for name in (
         "num_steps", "log_every", "checkpoint_every", "keep_checkpoints", "microbatches",
+        "eval_batches",
     ):  # fmt: skip
         if config[name] < 1:
             raise UserError(f"{config.name}: {name} is {config[name]}; 1 or more is accepted")

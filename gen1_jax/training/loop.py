@@ -39,6 +39,7 @@ from gen1_jax.training.state import (
 )
 from gen1_jax.training.step import Metrics, make_step
 from gen1_jax.training.telemetry import FlopCounter, Profiler, RunLog
+from gen1_jax.training.validation import HeldOutLoss
 from gen1_jax.weights.folder import save_model
 
 MAX_BAD_STEPS = 5  # in a row
@@ -66,9 +67,12 @@ def train(
     min_size_to_shard: int = MIN_SIZE_TO_SHARD,
     log_every: int = 10,
     sample_every: int = 0,
+    eval_every: int = 0,
+    eval_batches: int = 8,
     checkpoint_every: int = 500,
     keep_checkpoints: int = 2,
     make_preview_batch: Callable[[], Batch] | None = None,
+    validation: Mapping[str, Callable[[], Iterator[Batch]]] | None = None,
     record: Mapping[str, Any] | None = None,
     progress: bool = True,
     profile: int = 0,
@@ -101,9 +105,12 @@ def train(
       min_size_to_shard: the smallest parameter that is sharded, in elements.
       log_every: steps between two entries of the log.
       sample_every: steps between two previews; 0: none.
+      eval_every: steps between two measurements of the held-out loss; 0: none.
+      eval_batches: validation batches of each kind.
       checkpoint_every: steps between two checkpoints.
       keep_checkpoints: how many checkpoints are kept.
       make_preview_batch: makes the fixed batch of the previews.
+      validation: by kind of batch, what makes the stream of the validation split.
       record: what is written to `config.json`.
       progress: whether to show a bar.
       profile: steps to trace, to `workdir/profile`.
@@ -134,7 +141,9 @@ def train(
     first = int(state.step)
     previews = PreviewWriter(workdir / "samples", objective.preview, make_preview_batch)
     flops = FlopCounter(objective.loss, lambda b: not (encoders and objective.runs_encoders(b)))
-    bad_steps = BadSteps(name, workdir)
+    bad_steps, finished = BadSteps(name, workdir), {"steps": num_steps}
+    options = {"dtype": dtype, "microbatches": microbatches, "num_batches": eval_batches}
+    held_out = HeldOutLoss(objective.loss, validation or {}, template=template, **options)
     with contextlib.ExitStack() as stack:
         stack.callback(getattr(batches, "close", lambda: None))
         log = stack.enter_context(RunLog(workdir / "logs", name, first, num_steps, mesh, progress))
@@ -146,6 +155,10 @@ def train(
             last, fresh = done == num_steps, done > first  # whether a step came before
 
             # ---- evaluate
+            if eval_every and validation and (last or (fresh and done % eval_every == 0)):
+                with log.spend("evaluation"):
+                    finished["validation_loss"] = held_out.measure(state.ema, encoders)
+                log.write_validation(done, finished["validation_loss"])
             if fresh and sample_every and (last or done % sample_every == 0):
                 with log.spend("evaluation"):
                     previews.write(to_host(state.ema), encoder_params, done, log.events)
@@ -183,7 +196,7 @@ def train(
                 log.write(done + 1, bad_steps.total, flops.total)
 
         # ---- the finished model
-        _finish(workdir, objective, module, state, batches, {"steps": num_steps})
+        _finish(workdir, objective, module, state, batches, finished)
     return workdir / "model"
 
 

@@ -4,7 +4,7 @@ import contextlib
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,7 @@ class RunLog(contextlib.AbstractContextManager):
         )
         self._time, self._interval, self._mesh = TimeAccount(), Interval(first), mesh
         self._compiled: set[str] = set()
+        self._shown: dict[str, float] = {}
         self._newest: tuple[str, Any] = ("", {})
 
     def spend(self, name: str) -> contextlib.AbstractContextManager:
@@ -166,7 +167,18 @@ class RunLog(contextlib.AbstractContextManager):
         for name, value in self._interval.report(step, self._time, flops, self._mesh).items():
             self.events.add_scalar(name, value, step)
         hidden = {"gradient_norm"} | (set() if bad_steps else {"bad_steps"})
-        self._bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k not in hidden})
+        self._show({k: v for k, v in values.items() if k not in hidden})
+
+    def write_validation(self, step: int, losses: Mapping[str, float]) -> None:
+        """Writes the held-out loss of each kind of batch."""
+        for kind, loss in losses.items():
+            self.events.add_scalar(f"validation_loss/{kind}", loss, step)
+        self._show({f"validation_loss/{kind}": loss for kind, loss in losses.items()})
+
+    def _show(self, values: Mapping[str, float]) -> None:
+        """Shows these values on the bar, beside the others that it showed last."""
+        self._shown |= values
+        self._bar.set_postfix({name: f"{value:.4g}" for name, value in self._shown.items()})
 
     def __exit__(self, *raised: Any) -> None:
         self._bar.close()

@@ -1,0 +1,81 @@
+"""The held-out loss: the training loss on the validation split, with the same noise every time."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import jax
+import numpy as np
+
+from gen1_jax.batch import Batch
+from gen1_jax.conditioning import EncoderParams
+from gen1_jax.distributed import batch_sharding, put_batch, replicated
+from gen1_jax.runtime import trace_once
+from gen1_jax.training.objectives import Loss
+from gen1_jax.training.state import TrainState
+from gen1_jax.training.step import accumulate, gather_params
+
+_SEED = 0x4E1D  # of the noise, whatever the run's seed: runs are compared by this loss
+
+
+class HeldOutLoss:
+    """Measures a loss on the first batches of the validation split, videos and images apart.
+
+    Batch number i of either kind has the same examples and the same key at every measurement. A
+    split that is smaller than the batches is read again from its start, with other keys.
+
+    Args:
+      loss: the objective's loss.
+      streams: by kind of batch, what makes the stream of its validation batches; each process's
+        stream gives its own share. No kinds: nothing is measured.
+      num_batches: batches of each kind.
+      template: the training state, or its shapes; its shardings count.
+      dtype: the compute type, in which sharded kernels are gathered.
+      microbatches: parts of a batch that are computed one after another.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        streams: Mapping[str, Callable[[], Iterator[Batch]]],
+        *,
+        num_batches: int,
+        template: TrainState,
+        dtype: str,
+        microbatches: int = 1,
+    ):
+        self._streams, self._num_batches = streams, num_batches
+        shardings = jax.tree.map(lambda x: x.sharding, template)
+        self._mesh = shardings.step.mesh
+        loss = gather_params(loss, shardings.params, dtype)
+
+        def held_out_loss(params, batch, encoder_params, number):
+            key = jax.random.fold_in(jax.random.key(_SEED), number)
+            batch = batch.widened()
+            return accumulate(loss, params, encoder_params, batch, key, microbatches)[0]
+
+        whole = replicated(self._mesh)
+        self._loss = jax.jit(
+            trace_once(held_out_loss),
+            in_shardings=(shardings.params, batch_sharding(self._mesh), whole, whole),
+            out_shardings=whole,
+        )
+
+    def measure(self, params: Any, encoder_params: EncoderParams) -> dict[str, float]:
+        """Returns the mean loss of each kind of batch.
+
+        Args:
+          params: the parameters, on the mesh.
+          encoder_params: parameters of the frozen encoders, on the mesh.
+        """
+        means = {}
+        for kind, make_stream in self._streams.items():
+            stream = make_stream()
+            losses = []
+            with jax.set_mesh(self._mesh):
+                for number, batch in enumerate(islice(stream, self._num_batches)):
+                    placed = put_batch(batch, self._mesh)
+                    losses.append(self._loss(params, placed, encoder_params, np.int32(number)))
+            getattr(stream, "close", lambda: None)()
+            means[kind] = float(np.mean(jax.device_get(losses)))
+        return means
