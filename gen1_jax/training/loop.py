@@ -37,8 +37,8 @@ from gen1_jax.training.state import (
     replace_params,
     state_template,
 )
-from gen1_jax.training.step import Metrics, make_step
-from gen1_jax.training.telemetry import FlopCounter, Profiler, RunLog
+from gen1_jax.training.step import make_step
+from gen1_jax.training.telemetry import FlopCounter, Metrics, Profiler, RunLog
 from gen1_jax.training.validation import HeldOutLoss
 from gen1_jax.weights.folder import save_model
 

@@ -16,8 +16,7 @@ from gen1_jax.errors import UserError
 from gen1_jax.runtime import trace_once
 from gen1_jax.training.objectives import Loss
 from gen1_jax.training.state import Optimizer, TrainState
-
-Metrics = dict[str, jax.Array]
+from gen1_jax.training.telemetry import Metrics
 
 
 def train_step(

@@ -4,7 +4,7 @@ import contextlib
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from gen1_jax.batch import Batch
 from gen1_jax.errors import one_line
 from gen1_jax.flops import count_flops
 from gen1_jax.hardware import find_chip
+
+Metrics = Mapping[str, jax.Array]  # a step's scalars, by name
 
 
 class TimeAccount:
@@ -131,7 +133,7 @@ class RunLog(contextlib.AbstractContextManager):
         self._time, self._interval, self._mesh = TimeAccount(), Interval(first), mesh
         self._compiled: set[str] = set()
         self._shown: dict[str, float] = {}
-        self._newest: tuple[str, Any] = ("", {})
+        self._steps: list[tuple[str, Metrics]] = []
 
     def spend(self, name: str) -> contextlib.AbstractContextManager:
         """Counts the block's seconds under `name`."""
@@ -144,26 +146,26 @@ class RunLog(contextlib.AbstractContextManager):
         self._compiled.add(shape)
         return self.spend("compile" if new else "step")
 
-    def add(self, metrics: Any, batch: Batch) -> None:
-        """Counts a step; its metrics stay on the devices."""
+    def add(self, metrics: Metrics, batch: Batch) -> None:
+        """Counts a step; its metrics stay on the devices until they are written."""
         self._bar.update()
         self._interval.examples += batch.size
-        self._newest = ("image" if batch.num_frames == 1 else "video", metrics)
+        self._steps.append(("image" if batch.num_frames == 1 else "video", metrics))
 
     def write(self, step: int, bad_steps: int, flops: int) -> None:
-        """Writes what happened since the last time; waits for the newest step.
+        """Writes the means of the steps since the last time; waits for the newest step.
 
         Args:
           step: the number of steps done.
           bad_steps: bad steps since the start.
           flops: model FLOPs since the start.
         """
-        kind, metrics = self._newest
         with self.spend("step"):
-            values = {name: float(value) for name, value in metrics.items()}
+            values = mean_metrics(jax.device_get(self._steps))
+        self._steps.clear()
         values["bad_steps"] = bad_steps
         for name, value in values.items():
-            self.events.add_scalar(f"{name}/{kind}" if name == "loss" else name, value, step)
+            self.events.add_scalar(name, value, step)
         for name, value in self._interval.report(step, self._time, flops, self._mesh).items():
             self.events.add_scalar(name, value, step)
         hidden = {"gradient_norm"} | (set() if bad_steps else {"bad_steps"})
@@ -183,6 +185,26 @@ class RunLog(contextlib.AbstractContextManager):
     def __exit__(self, *raised: Any) -> None:
         self._bar.close()
         self.events.__exit__(*raised)
+
+
+def mean_metrics(steps: Sequence[tuple[str, Mapping[str, float]]]) -> dict[str, float]:
+    """Returns the means of the steps' metrics; the loss is averaged for each kind of batch apart.
+
+    Skipped steps, whose loss or gradient is not finite, do not count unless there are no others.
+
+    Args:
+      steps: the kind of batch and the metrics of each step.
+
+    Returns:
+      "loss/image" and "loss/video" where there are such steps, and the other metrics by name.
+    """
+    good = [(kind, metrics) for kind, metrics in steps if metrics["bad_steps"] == 0] or steps
+    values: dict[str, list[float]] = defaultdict(list)
+    for kind, metrics in good:
+        for name, value in metrics.items():
+            values[f"loss/{kind}" if name == "loss" else name].append(float(value))
+    del values["bad_steps"]  # a count
+    return {name: sum(each) / len(each) for name, each in values.items()}
 
 
 class Profiler(contextlib.AbstractContextManager):

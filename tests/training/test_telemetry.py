@@ -1,11 +1,26 @@
 """What a run says of itself, and that saying it costs no step."""
 
+import math
 import threading
 
 import pytest
 from tensorboardX.event_file_writer import EventsWriter
 
-from gen1_jax.training.telemetry import EventLog, Profiler
+from gen1_jax.training.telemetry import EventLog, Profiler, mean_metrics
+
+
+def metrics(loss: float, bad_steps: int = 0, norm: float = 1.0) -> dict[str, float]:
+    return {"loss": loss, "gradient_norm": norm, "bad_steps": bad_steps}
+
+
+def test_logged_losses_are_means_of_the_interval_for_each_kind():
+    steps = [("video", metrics(1.0)), ("video", metrics(2.0, norm=4.0)), ("image", metrics(9.0))]
+    found = mean_metrics([*steps, ("video", metrics(float("nan"), 1, float("nan")))])
+    assert found == {"loss/video": 1.5, "loss/image": 9.0, "gradient_norm": 2.0}
+    assert mean_metrics(steps[:1]) == {"loss/video": 1.0, "gradient_norm": 1.0}
+    assert math.isnan(
+        mean_metrics([("image", metrics(float("inf"), 1, float("nan")))])["gradient_norm"]
+    )
 
 
 def test_a_log_that_cannot_be_written_is_begun_anew(tmp_path, monkeypatch):
