@@ -155,7 +155,8 @@ def train(
             last, fresh = done == num_steps, done > first  # whether a step came before
 
             # ---- evaluate
-            if eval_every and validation and (last or (fresh and done % eval_every == 0)):
+            due = eval_every and (last or (fresh and done % eval_every == 0))
+            if due and validation and not stopping:
                 with log.spend("evaluation"):
                     finished["validation_loss"] = held_out.measure(state.ema, encoders)
                 log.write_validation(done, finished["validation_loss"])
