@@ -59,6 +59,21 @@ def quick(monkeypatch, micro_run):
     compile_fast(monkeypatch, micro_run)
 
 
+@pytest.fixture
+def scalars(monkeypatch):
+    """What training logs from here on: values by name, in order of their steps."""
+    from gen1_jax.training.telemetry import EventLog
+
+    logged, add = {}, EventLog.add_scalar
+
+    def record(self, name, value, step):
+        logged.setdefault(name, {})[step] = value
+        return add(self, name, value, step)
+
+    monkeypatch.setattr(EventLog, "add_scalar", record)
+    return logged
+
+
 def compile_fast(monkeypatch, root, devices: int = 1) -> None:
     import jax
     from tiny_unet import quick_jit

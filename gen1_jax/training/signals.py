@@ -22,8 +22,8 @@ class Preempted(Stopped):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h, "try again later": start the same command again
 
 
-# `multihost_utils.reached_preemption_sync_point`, which orbax uses too, is no replacement: it knows
-# neither Ctrl-C nor a single process, and with jaxlib 0.10.1 on CPU SIGTERM still kills the process.
+# jax's `reached_preemption_sync_point`, which orbax uses too, cannot replace this class: it knows
+# neither Ctrl-C nor a single process, and with jaxlib 0.10.1 on CPU a SIGTERM kills the process.
 class StopRequest:
     """A request to stop after the current step.
 

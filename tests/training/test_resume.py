@@ -1,5 +1,6 @@
 """A run that was killed, stopped or broken off ends with the same parameters, to the last bit."""
 
+import logging
 import os
 import random
 import signal
@@ -49,6 +50,14 @@ def run(config, folder: Path, breaks_after: int | None = None) -> bytes:
 
 
 @pytest.fixture
+def rng() -> random.Random:
+    """Random numbers; a failure shows their seed, and GEN1_TEST_SEED=seed draws them again."""
+    seed = int(os.environ.get("GEN1_TEST_SEED") or time.time_ns())
+    logging.getLogger(__name__).warning("GEN1_TEST_SEED=%d", seed)
+    return random.Random(seed)
+
+
+@pytest.fixture
 def cached(quick, monkeypatch, tmp_path_factory):
     """Programs that are compiled again come from a file."""
     folder = tmp_path_factory.mktemp("cache")
@@ -65,26 +74,26 @@ def cached(quick, monkeypatch, tmp_path_factory):
 
 
 def test_a_stage_broken_off_at_a_random_step_goes_on_to_the_same_numbers(
-    micro_run, cached, tmp_path, capsys
+    micro_run, cached, tmp_path, capsys, rng
 ):
     """Images and videos by turns, encoded clips, drawn levels, EMA."""
     changes = {"num_steps": 7, "checkpoint_every": 2, "data.image_fraction": 0.5}
     config = load(micro_run, "blur", **changes)
     expected = run(config, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="broken off"):
-        run(config, tmp_path / "broken", random.Random(time.time_ns()).randint(2, 6))
+        run(config, tmp_path / "broken", rng.randint(2, 6))
     capsys.readouterr()
     assert run(config, tmp_path / "broken") == expected
     # Going on takes nothing from the model that the stage began with.
     assert "from" not in capsys.readouterr().out
 
 
-def test_what_a_run_prepares_from_data_is_prepared_once(micro_run, cached, tmp_path):
+def test_what_a_run_prepares_from_data_is_prepared_once(micro_run, cached, tmp_path, rng):
     """The prior's statistics come of the first batches; the first steps read those again."""
     config = load(micro_run, "prior", num_steps=3, checkpoint_every=1, sample_every=1000)
     expected = run(config, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="broken off"):
-        run(config, tmp_path / "broken", 8 + random.Random(time.time_ns()).randint(1, 2))
+        run(config, tmp_path / "broken", 8 + rng.randint(1, 2))
     assert run(config, tmp_path / "broken") == expected
     for change, words in (
         ({"num_steps": 2}, "beyond num_steps=2"),
@@ -134,20 +143,22 @@ def stop(process: subprocess.Popen, folder: Path, beyond: int, number: int) -> s
     return process.communicate(timeout=120)[1]
 
 
-def test_a_process_killed_and_stopped_by_ctrl_c_ends_with_the_same_parameters(micro_run, start):
+def test_a_process_killed_and_stopped_by_ctrl_c_ends_with_the_same_parameters(
+    micro_run, start, rng
+):
     whole = start("clip_whole")
     out, err = whole.communicate(timeout=120)
     assert whole.returncode == 0 and "Traceback" not in err, err
 
-    folder, draw = micro_run / "clip_stopped", random.Random(time.time_ns())
+    folder = micro_run / "clip_stopped"
     killed = start(folder.name)
-    stop(killed, folder, draw.randint(0, STEPS // 4), signal.SIGKILL)
+    stop(killed, folder, rng.randint(0, STEPS // 4), signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL and not (folder / "model").exists()
     at = newest_step(folder)
     assert 0 < at < STEPS
 
     stopped = start(folder.name)
-    line = stop(stopped, folder, at + draw.randint(0, STEPS // 4), signal.SIGINT)
+    line = stop(stopped, folder, at + rng.randint(0, STEPS // 4), signal.SIGINT)
     after = newest_step(folder)
     assert stopped.returncode == 130, line
     assert line.strip().splitlines()[-1] == f"gen1: clip: stopped and saved at step {after} of 60"
