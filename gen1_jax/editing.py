@@ -25,6 +25,7 @@ from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.diffusion.structure import LEVEL_CHANNELS, NUM_LEVELS, blur, normalise_clip
 from gen1_jax.distributed import FRAMES, batch_parts, clip_sharding, make_mesh, replicated
 from gen1_jax.errors import UserError
+from gen1_jax.runtime import trace_once
 from gen1_jax.tokenizer import Tokenizer, load_tokenizer
 from gen1_jax.weights.folder import load_model
 
@@ -86,7 +87,7 @@ class VideoEditor:
         self.mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
         self.params = jax.device_put(params, replicated(self.mesh))
         self.schedule: Schedule = make_schedule(**settings["schedule"])
-        self._sample = jax.jit(self._sample_fn, static_argnames=("num_steps",))
+        self._sample = jax.jit(trace_once(self._sample_fn), static_argnames=("num_steps",))
         self._depth = jax.jit(conditioner.estimate_depth)
         self._image_content = jax.jit(conditioner.image_content)
         self._text_content = jax.jit(
