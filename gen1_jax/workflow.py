@@ -93,7 +93,7 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None
         workdir,
         lambda: make_stream(config.data, config.seed),
         lambda: read_preview_batch(config.data),
-        make_validation_streams(config.data) if config.eval_every else {},
+        lambda: make_validation_streams(config.data),
         progress=progress,
         profile=profile,
     )
@@ -126,7 +126,7 @@ def train_on(
     workdir: Path,
     make_batches: Callable[[], Iterator[Batch]],
     make_preview_batch: Callable[[], Batch] | None = None,
-    validation: Mapping[str, Callable[[], Iterator[Batch]]] | None = None,
+    make_validation: Callable[[], Mapping[str, Callable[[], Iterator[Batch]]]] | None = None,
     *,
     progress: bool = True,
     profile: int = 0,
@@ -138,7 +138,7 @@ def train_on(
       workdir: the part's folder.
       make_batches: makes the stream of batches.
       make_preview_batch: makes the fixed batch of the previews.
-      validation: by kind of batch, what makes the stream of the validation split.
+      make_validation: returns, by kind of batch, what makes the stream of the validation split.
       progress: whether to show a bar.
       profile: steps to trace.
 
@@ -190,7 +190,7 @@ def train_on(
         checkpoint_every=config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,
         make_preview_batch=make_preview_batch,
-        validation=validation,
+        make_validation=make_validation,
         record=config.to_dict(),
         progress=progress,
         profile=profile,

@@ -72,7 +72,7 @@ def train(
     checkpoint_every: int = 500,
     keep_checkpoints: int = 2,
     make_preview_batch: Callable[[], Batch] | None = None,
-    validation: Mapping[str, Callable[[], Iterator[Batch]]] | None = None,
+    make_validation: Callable[[], Mapping[str, Callable[[], Iterator[Batch]]]] | None = None,
     record: Mapping[str, Any] | None = None,
     progress: bool = True,
     profile: int = 0,
@@ -110,7 +110,7 @@ def train(
       checkpoint_every: steps between two checkpoints.
       keep_checkpoints: how many checkpoints are kept.
       make_preview_batch: makes the fixed batch of the previews.
-      validation: by kind of batch, what makes the stream of the validation split.
+      make_validation: returns, by kind of batch, what makes the stream of the validation split.
       record: what is written to `config.json`.
       progress: whether to show a bar.
       profile: steps to trace, to `workdir/profile`.
@@ -143,7 +143,8 @@ def train(
     flops = FlopCounter(objective.loss, lambda b: not (encoders and objective.runs_encoders(b)))
     bad_steps, finished = BadSteps(name, workdir), {"steps": num_steps}
     options = {"dtype": dtype, "microbatches": microbatches, "num_batches": eval_batches}
-    held_out = HeldOutLoss(objective.loss, validation or {}, template=template, **options)
+    streams = make_validation() if eval_every and make_validation else {}
+    held_out = HeldOutLoss(objective.loss, streams, template=template, **options)
     with contextlib.ExitStack() as stack:
         stack.callback(getattr(batches, "close", lambda: None))
         log = stack.enter_context(RunLog(workdir / "logs", name, first, num_steps, mesh, progress))
@@ -156,7 +157,7 @@ def train(
 
             # ---- evaluate
             due = eval_every and (last or (fresh and done % eval_every == 0))
-            if due and validation and not stopping:
+            if due and streams and not stopping:
                 with log.spend("evaluation"):
                     finished["validation_loss"] = held_out.measure(state.ema, encoders)
                 log.write_validation(done, finished["validation_loss"])

@@ -76,12 +76,11 @@ def test_a_run_ends_with_its_held_out_loss(micro_run, quick, tmp_path, scalars):
     models = []
     for every in (2, 0):
         config = load(micro_run, "clip", num_steps=3, eval_every=every, eval_batches=2)
-        streams = make_validation_streams(config.data) if every else None
         folder = train_on(
             config,
             tmp_path / str(every),
             lambda config=config: make_stream(config.data, 0),
-            validation=streams,
+            make_validation=lambda config=config: make_validation_streams(config.data),
             progress=False,
         )
         models.append((folder / "model.safetensors").read_bytes())
