@@ -1,9 +1,8 @@
-"""What one of two processes does while something fails or is asked of one alone.
+"""One of two processes, in a fault that happens to one of them alone.
 
     python launch/local.py --processes 2 --devices 1 -- python tests/fault_job.py FAULT FOLDER
 
-Each prints the words that the other must print, too. A process that is not where the other one is
-would wait for ever.
+Both must print the same words. A process that left the common course would wait forever.
 """
 
 import argparse
@@ -39,7 +38,7 @@ def save(checkpoints: Checkpoints, mesh, step: int) -> None:
 
 
 def save_each(checkpoints: Checkpoints, mesh, steps: tuple[int, ...]) -> str:
-    """Saves as training goes on; what is there at the end."""
+    """Saves at each step, as training does; returns the steps that are there at the end."""
     for step in steps:
         multihost_utils.process_allgather(np.int32(step))
         checkpoints.save(step, state(mesh, step), {"next": step})

@@ -1,4 +1,4 @@
-"""The batch schema: what is accepted, and one clear line for each thing that is not."""
+"""The batch schema: what it accepts, and the one line with which it refuses the rest."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from gen1_jax.errors import UserError
 
 
 def arrays(b=2, n=3):
-    """Every field, as it should be."""
+    """Returns every field, as the schema wants it."""
     return {
         "frames": np.zeros((b, n, 16, 24, 3), np.uint8),
         "depth": np.zeros((b, n, 16, 24), np.float32),

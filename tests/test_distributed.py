@@ -1,4 +1,4 @@
-"""The mesh on eight virtual devices: its shapes, where arrays lie, the same numbers as on one."""
+"""The mesh on eight virtual devices: its shapes, its shardings, the same numbers as on one."""
 
 import dataclasses
 import re
@@ -24,7 +24,7 @@ from gen1_jax.errors import UserError
 
 
 def devices(count=8):
-    """conftest.py makes eight; other hardware may have fewer."""
+    """Returns devices; conftest.py makes eight, other hardware may have fewer."""
     if len(jax.devices()) < count:
         pytest.skip(f"needs {count} devices")
     return jax.devices()[:count]
@@ -60,7 +60,7 @@ def test_a_mesh_that_does_not_fit_is_refused_in_one_line(data, fsdp):
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What a mesh is arranged by, of a TPU that is not there."""
+    """The attributes of a TPU chip that a mesh is arranged by."""
 
     id: int
     coords: tuple[int, ...]
@@ -72,7 +72,7 @@ class Chip:
 
 
 def chips(slices: int) -> list[Chip]:
-    """2x2x8 chips a slice, z changes last."""
+    """Returns the chips of slices of 2x2x8; x changes first."""
     places = [(x, y, z) for z in range(8) for y in range(2) for x in range(2)]
     return [Chip(32 * s + i, xyz, s) for s in range(slices) for i, xyz in enumerate(places)]
 
@@ -208,7 +208,7 @@ def test_training_on_eight_devices_is_training_on_one(fsdp):
 
 
 def test_the_branches_of_guidance_move_nothing_between_devices():
-    """Each device guides its own clips: the branch axis stands beside the batch, not in it."""
+    """Each device guides its own clips, because branches have an axis beside the batch."""
     module = tiny(in_channels=12, **ONE_LEVEL)
     params = drawn_params(module)
     mesh = make_mesh(-1, 1, devices=devices())

@@ -1,4 +1,4 @@
-"""Several real processes train one model, to the numbers that one process reaches."""
+"""Several real processes train one model to the numbers that one process reaches."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def launch(processes: int, devices: int, *command) -> subprocess.CompletedProces
     """Runs `python COMMAND` in each process."""
     launcher = [sys.executable, ROOT / "launch" / "local.py", "--processes", processes]
     command = [*launcher, "--devices", devices, "--", sys.executable, *command]
-    # Programs that compile fast, and devices by the launcher alone.
+    # Programs compile fast, and only the launcher sets the number of devices.
     inherited = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.run(
         [*map(str, command)],
@@ -40,7 +40,7 @@ def train(folder: Path, processes: int, *arguments) -> list[str]:
 
 
 def test_two_processes_of_two_devices_train_as_one(micro_run, quick, tmp_path):
-    """Images and videos by turns, parameters and optimizer split over fsdp."""
+    """Image and video batches; parameters and optimizer state are sharded over fsdp."""
     changes = {"num_steps": STEPS, "data.image_fraction": 0.25, "log_every": 1}
     alone = load(micro_run, "blur", **changes)
     run_part(alone, tmp_path / "alone", progress=False)
@@ -57,7 +57,7 @@ def test_two_processes_of_two_devices_train_as_one(micro_run, quick, tmp_path):
 
 
 def test_processes_that_do_not_come_together_stop(tmp_path):
-    """The launcher starts two, and the job is of three."""
+    """The launcher starts two processes of a job of three."""
     done = launch(2, 1, *train(tmp_path / "x", 3, "--join-timeout", "5"))
     assert done.returncode != 0 and not (tmp_path / "x").exists()
     assert "gen1: this process could not join the 3 of the job within 5 s" in done.stdout

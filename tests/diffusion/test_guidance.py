@@ -10,7 +10,7 @@ from gen1_jax.diffusion.guidance import combine, guided_prediction
 from gen1_jax.diffusion.structure import model_input
 
 B, N = 2, 3
-# in_channels: latents, structure, level; temporal weights as after training, none zero.
+# The 12 input channels are latents, structure and level. No temporal weight is zero.
 MODULE = tiny(in_channels=12)
 PARAMS = drawn_params(MODULE)
 Z, STRUCTURE = normal(0, B, N, 8, 8, 4), normal(1, B, N, 8, 8, 4)
@@ -29,14 +29,14 @@ def guided_call(params, z, t, content, structure, level, temporal_scale, guidanc
 
 
 def compiled(function, *args):
-    """(FLOPs, callable). Of arguments, unlike constants, nothing is computed ahead."""
+    """Returns (FLOPs, callable); the inputs are arguments, because constants would be folded."""
     program = quick_jit(function).lower(*args).compile()
     return program.cost_analysis()["flops"], program
 
 
 @pytest.fixture(scope="module")
 def guided():
-    """(FLOPs, function of ω_t [b] and ω [b])."""
+    """Returns (FLOPs, function of ω_t [b] and ω [b])."""
     args = (PARAMS, Z, T, CONTENT, STRUCTURE, LEVEL)
     scales = np.zeros(B, np.float32)
     flops, program = compiled(guided_call, *args, scales, scales)
@@ -49,13 +49,13 @@ def guided():
 
 @pytest.fixture(scope="module")
 def single_passes():
-    """FLOPs and predictions of (video content, video null, image null), each applied by itself."""
+    """Returns FLOPs and predictions of (video c, video ∅, image ∅), each applied separately."""
     inputs, null = np.asarray(model_input(Z, STRUCTURE, LEVEL)), np.zeros_like(CONTENT)
     args = (inputs, T, CONTENT)
     video_flops, video = compiled(network, PARAMS, *args)
     content = video(PARAMS, *args)
     without = video(PARAMS, *args[:2], null)
-    # Each frame an example of its own, of one frame, through the same parameters.
+    # Each frame is an example of its own, and goes through the same parameters.
     frames = inputs.reshape(B * N, 1, *inputs.shape[2:])
     args = (frames, T.repeat(N), null.repeat(N, 0))
     image_flops, image = compiled(network, PARAMS, *args)
@@ -112,7 +112,7 @@ def test_without_structure_the_latents_alone_are_the_input():
         assert (context[:, 1:] == 0).all()
         return sample
 
-    # A network that gives back its input has nothing to be guided by.
+    # The network returns its input, so that all branches agree and guidance changes nothing.
     got = guided_prediction(record, Z, T, CONTENT, None, None, 0.4, 5.0)
     np.testing.assert_allclose(got, Z, atol=1e-6)
 

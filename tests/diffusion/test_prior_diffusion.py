@@ -30,7 +30,7 @@ def scheduler(clamp):
 
 
 def scheduler_step(reference, x0, i, x, noise, monkeypatch):
-    """One step of diffusers' scheduler with the noise given."""
+    """Takes one step of diffusers' scheduler with given noise."""
     torch = pytest.importorskip("torch")
     name = "diffusers.schedulers.scheduling_unclip.randn_tensor"
     monkeypatch.setattr(name, lambda *_, **__: torch.from_numpy(np.array(noise)))
@@ -50,7 +50,7 @@ def text(batch, seed):
 
 
 def predict(x, t, embed, hidden, mask):
-    """A network in little: nonlinear in, and dependent on, everything it is given."""
+    """A small stand-in for the network, nonlinear in all of its inputs."""
     summary = (hidden * mask[..., None]).sum((1, 2))[:, None]
     return 3 * jnp.tanh(x + embed) + jnp.sin(summary) + jnp.cos(t / 100.0)[:, None]
 
@@ -123,7 +123,7 @@ def test_sampling_is_diffusers_loop(guidance_scale, monkeypatch):
             clamp=2.0,
         )
     )(prompt, None if guidance_scale is None else null)
-    # One step agrees to 1e-5 (above); rounding adds up over the steps and times the guidance.
+    # One step agrees to 1e-5 (above); rounding grows with the steps and with the guidance.
     np.testing.assert_allclose(got, x, atol=5e-5)
 
 
@@ -142,7 +142,7 @@ def test_sampling_recovers_what_a_perfect_network_knows():
         return jnp.broadcast_to(truth, x.shape)
 
     got = sample_prior(perfect, text(4, 0), text(1, 1), jax.random.key(0))
-    # Not exact: at t = 0 the float32 of 1 - alpha_bar is off by 5e-4, in the reference too.
+    # At t = 0 the float32 of 1 − ᾱ is off by 5e-4, in the reference too.
     np.testing.assert_allclose(got, jnp.broadcast_to(truth, got.shape), rtol=1e-3)
     clamped = sample_prior(perfect, text(4, 0), text(1, 1), jax.random.key(0), clamp=1.0)
     np.testing.assert_allclose(clamped[0], truth.clip(-1, 1), rtol=1e-3)
@@ -178,7 +178,7 @@ def test_loss():
     np.testing.assert_allclose(prior_loss(lambda *_: x0 + 2, x0, prompt, key, null), 4, rtol=1e-5)
     first, again = (prior_loss(predict, x0, prompt, key, null) for _ in range(2))
     assert first == again != prior_loss(predict, x0, prompt, jax.random.key(2), null)
-    # A rate of 1 shows the network nothing but the empty prompt.
+    # At a rate of 1 the network sees only the empty prompt.
     seen = []
     prior_loss(lambda x, t, *c: seen.append(c) or x, x0, prompt, key, null, drop_rate=1.0)
     np.testing.assert_array_equal(seen[0][0], np.broadcast_to(null.embed, (64, DIM)))

@@ -24,7 +24,7 @@ def normal(seed, shape=SHAPE):
 
 
 def scheduler(**settings):
-    """diffusers' DDIM with Stable Diffusion 1.5's settings."""
+    """Returns diffusers' DDIM with Stable Diffusion 1.5's settings."""
     pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     sd15 = dict(
@@ -50,7 +50,7 @@ def test_zero_terminal_snr_ends_in_noise_alone_and_begins_as_before():
     assert zero[-1] == 0 and zero[0] == plain[0]
     assert (np.diff(zero) < 0).all() and (zero[1:] < plain[1:]).all()
     reference = scheduler(rescale_betas_zero_snr=True).alphas_cumprod.numpy()
-    # diffusers goes by way of float32 β, which near ᾱ = 0 loses digits.
+    # diffusers computes ᾱ from float32 β, which loses digits near ᾱ = 0.
     np.testing.assert_allclose(zero, reference, atol=1e-5)
 
 
@@ -72,7 +72,7 @@ def test_the_target_gives_back_z0_and_eps(kind, zero_snr):
     z0, eps, t = normal(0), normal(1), np.array([0, 1, 500, 999])
     zt = q_sample(schedule, z0, eps, t)
     back = to_z0_eps(schedule, target(schedule, z0, eps, t), zt, t)
-    # ε divides by √ᾱ ≥ 0.068, z_0 by √(1−ᾱ) ≥ 0.029; v by nothing.
+    # Errors grow: ε is divided by √ᾱ ≥ 0.068, z_0 by √(1−ᾱ) ≥ 0.029, v by nothing.
     for got, want in zip(back, (z0, eps), strict=True):
         np.testing.assert_allclose(got, want, atol=2e-6 if kind == "v_prediction" else 2e-5)
 
@@ -115,11 +115,11 @@ def test_any_number_of_steps_falls_within_the_schedule(spacing, total):
 
 
 def predict(z, t, cos=jnp.cos):
-    """A network in little: dependent on place and time, its slope so small that DDIM is stable."""
+    """A small stand-in for the network; its slope is so small that DDIM is stable."""
     return 0.8 * cos(2 * z + 0.01 * t)
 
 
-# Of ε at zero SNR diffusers makes infinities; we refuse it.
+# For ε at zero SNR diffusers computes infinities; we refuse it.
 @pytest.mark.parametrize(
     ("kind", "zero_snr"),
     [

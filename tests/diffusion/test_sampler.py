@@ -25,7 +25,7 @@ def normal(seed):
 
 
 def oracle(schedule, z0):
-    """Knows the clean latents, and sees the noise in what it is given."""
+    """Returns a prediction that knows the clean latents, and so the noise."""
 
     def denoise(z, t):
         a, s = schedule.coefficients(t, z)
@@ -35,22 +35,22 @@ def oracle(schedule, z0):
 
 
 def network(z, t):
-    """Any smooth function of z and t [b]."""
+    """A smooth function of z and t [b]."""
     return jnp.tanh(z) * jnp.cos(t / 300.0)[:, None, None, None, None]
 
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 @pytest.mark.parametrize(
     ("spacing", "num_steps"),
-    # The one step of a leading trajectory of one is at t = 1: nothing comes of noise there.
+    # A leading trajectory of one step is at t = 1, where noise hardly counts.
     [("leading", 4), ("leading", 50), ("trailing", 1), ("trailing", 50)],
 )
 def test_an_oracle_s_latents_are_returned(kind, spacing, num_steps):
     schedule = make_schedule(prediction_type=kind)
     z0, noise = normal(0), normal(1)
     got = ddim_sample(oracle(schedule, z0), schedule, noise, num_steps, spacing=spacing)
-    # Pure noise stands for z_T, so the oracle sees (noise − √ᾱ_T z_0) / √(1−ᾱ_T) as its ε; the last
-    # step lands at ᾱ_0 (`set_alpha_to_one=False`), which leaves 3 % of that.
+    # Pure noise stands for z_T, so the oracle sees (noise − √ᾱ_T z_0) / √(1−ᾱ_T) as its ε. The last
+    # step lands at ᾱ_0 (`set_alpha_to_one=False`), where 3 % of this ε remains.
     first = sampling_timesteps(1000, num_steps, spacing)[0][0]
     a, s = schedule.coefficients(jnp.asarray(first), noise)
     want = q_sample(schedule, z0, (noise - a * z0) / s, jnp.asarray(0))
@@ -131,7 +131,7 @@ def test_noise_in_half_precision_is_computed_in_float32():
 
 
 def equations(jaxpr):
-    """Every equation of a program, also inside of others."""
+    """Yields every equation of a program, nested programs included."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jax.extend.core.jaxprs_in_params(equation.params):

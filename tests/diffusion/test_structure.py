@@ -1,4 +1,4 @@
-"""Clip normalisation, and the blur levels against a plain loop that knows no matrices."""
+"""Clip normalisation, and the blur levels against a plain loop without matrices."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def clips(b=2, n=3, h=56, w=32, seed=0):
     return np.random.default_rng(seed).uniform(2, 9, (b, n, h, w)).astype(np.float32)
 
 
-# --------------------------------------------------------------------------------- normalisation
+# ---- normalisation
 
 
 def test_normalisation_is_over_the_clip():
@@ -33,7 +33,7 @@ def test_normalisation_is_over_the_clip():
         low, high = clip.min(), clip.max()
         np.testing.assert_allclose(normalised, 2 * (clip - low) / (high - low) - 1, atol=1e-6)
         assert normalised.min() == -1 and normalised.max() == 1
-    # One frame's extremes are not the others': each frame by itself would flicker.
+    # Frames have different extremes: normalised one by one they would flicker.
     assert (got.min((2, 3)) > -1).sum() == (got.max((2, 3)) < 1).sum() == 4
 
 
@@ -59,11 +59,11 @@ def test_maps_of_bytes_do_not_wrap():
     )
 
 
-# ------------------------------------------------------------------------------------ blur levels
+# ---- blur levels
 
 
 def halve(signal):
-    """One round along a list: binomial blur with repeated edges, then every other sample.
+    """Takes one round along a list: binomial blur with repeated edges, then every other sample.
 
     An even length keeps the points midway between neighbours, so that nothing moves.
     """
@@ -79,12 +79,12 @@ def halve(signal):
     at = dict(zip(range(-1, last + 2), blurred, strict=True))
     if len(signal) % 2:
         return [at[i] for i in range(0, last + 1, 2)]
-    # The blur of a repeated edge goes on past the edge; only inner pairs are asked for.
+    # The blur reaches past the repeated edge; only the inner pairs are compared.
     return [(at[i] + at[i + 1]) / 2 for i in range(0, last, 2)]
 
 
 def reference(picture, level):
-    """[h w] → [h w] at a level: rounds along each axis, then linear between pixel centres."""
+    """Blurs [h w] to a level: rounds along each axis, then linear between pixel centres."""
     for axis in (0, 1):
         lines = []
         for line in np.moveaxis(picture, axis, -1):
@@ -117,7 +117,7 @@ def test_each_output_pixel_is_a_mean_and_nothing_moves(size):
     table = blur_matrices(size)
     assert table.shape == (NUM_LEVELS, size, size) and (table >= 0).all()
     np.testing.assert_allclose(table.sum(-1), 1, atol=1e-6)
-    # No side is favoured: a picture in a mirror is blurred to the mirror image.
+    # No side is favoured: a mirrored picture is blurred to the mirrored result.
     np.testing.assert_allclose(table, table[:, ::-1, ::-1], atol=1e-6)
 
 
@@ -137,7 +137,7 @@ def test_a_higher_level_is_smoother(size):
     for axis in (2, 3):
         steepness = np.abs(np.diff(got, axis=axis)).mean((1, 2, 3))
         assert (np.diff(steepness) <= 1e-6).all(), steepness
-        # Strictly so, until one pixel is left of the axis.
+        # Strictly, until the axis has one pixel left.
         rounds = min(NUM_LEVELS - 1, int(np.ceil(np.log2(size[axis - 2]))))
         assert (steepness[1 : rounds + 1] < 0.8 * steepness[:rounds]).all(), steepness
 
@@ -150,7 +150,7 @@ def test_structure_image_is_the_blurred_normalised_depth_thrice():
         np.testing.assert_array_equal(got[..., channel], blur(normalise_clip(depth), level))
 
 
-# ------------------------------------------------------------------------------ the network's input
+# ---- the network's input
 
 
 def test_the_embedding_tells_all_levels_apart():

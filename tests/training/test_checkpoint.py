@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back; what does not fit is refused in one line."""
+"""Checkpoints come back as they were saved; those that do not fit are refused in one line."""
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +113,7 @@ def test_a_fault_that_is_not_the_checkpoints_costs_none(tmp_path, monkeypatch):
 
 
 def failing_saves(monkeypatch) -> list[bool]:
-    """What the next saves do: fail while it holds True."""
+    """Returns a list; each of the next saves takes its last entry and fails if that is True."""
     save, fail = ocp.CheckpointManager.save, []
 
     def full(self, *arguments, **keywords):

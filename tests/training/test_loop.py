@@ -43,7 +43,7 @@ def test_the_autoencoder_ends_with_latents_of_unit_deviation(micro_run, quick, t
 
 
 def test_the_prior_keeps_the_statistics_of_its_data(micro_run, quick, tmp_path):
-    """Neither gradients nor weight decay reach them."""
+    """Gradients and weight decay do not reach the statistics."""
     decay = {"optimizer.weight_decay": 0.5}
     config = load(micro_run, "prior", log_every=5, num_steps=5, **decay)
     folder = train_on(config, tmp_path, stream(config), progress=False)
@@ -179,7 +179,7 @@ def test_a_run_says_where_its_time_goes(micro_run, quick, tmp_path, scalars):
         for event in line.events
     ]
     assert [dict(event.stats)["step_num"] for event in events if event.name == "train"] == [2, 3]
-    # Nor the calls of Python (`$file.py:1 name`): tracing those can crash a process of threads.
+    # Python calls (`$file.py:1 name`) are not traced: that can crash a process with threads.
     assert not [event.name for event in events if event.name.startswith("$")]
     for name in ("examples_per_second", "model_teraflops_per_second", "time/data", "time/other"):
         assert len(scalars[name]) == 6 and min(scalars[name].values()) > 0, name
@@ -187,7 +187,7 @@ def test_a_run_says_where_its_time_goes(micro_run, quick, tmp_path, scalars):
 
 
 def test_the_image_stage_starts_from_an_imported_checkpoint(micro_run, quick, tmp_path, capsys):
-    """diffusers' file -> `gen1 import` -> `train`; at a rate of 0 the same tensors come out."""
+    """diffusers' file → `gen1 import` → `train`: at a rate of 0 the same tensors come out."""
     diffusers = pytest.importorskip("diffusers")
     settings = {k: v for k, v in micro.get_config("image").model.items() if k[0] != "_"}
     reference = diffusers.UNet2DConditionModel(**settings)
@@ -202,7 +202,7 @@ def test_the_image_stage_starts_from_an_imported_checkpoint(micro_run, quick, tm
     want = reference.state_dict()
     assert got.keys() == want.keys()
     for name, tensor in want.items():
-        # The average of a value with itself is rounded.
+        # The moving average of a constant is rounded.
         np.testing.assert_allclose(got[name], tensor.numpy(), rtol=2e-7, err_msg=name)
 
 

@@ -19,7 +19,7 @@ PARTS = ("autoencoder", "clip", "depth", "prior", "image", "blur")
 
 
 def setting(root, part: str, **changes):
-    """(objective, parameters, frozen parameters, one batch) of a part."""
+    """Returns (objective, parameters, encoder parameters, one batch) of a part."""
     config = load(root, part, **changes)
     module, params = load_model(root / part / "model")
     conditioner, encoder_params = Conditioner.load(config.frozen.to_dict())
@@ -28,7 +28,7 @@ def setting(root, part: str, **changes):
 
 
 def fall(objective, params, encoder_params, batch, steps: int = 30) -> np.ndarray:
-    """The losses of Adam's steps on one batch with one draw of everything random."""
+    """Returns the losses of Adam's steps on one batch, with the same key at each step."""
     optimizer = optax.adam(1e-2)
 
     @jax.jit
@@ -58,7 +58,7 @@ def test_the_loss_falls(micro_run, quick, part):
 
 
 def test_an_image_is_a_clip_of_one_frame(micro_run, quick):
-    """The video model's loss on an image batch, without a gradient of temporal parameters."""
+    """On an image batch the video model's temporal parameters get no gradient."""
     changes = {"data.image_fraction": 1.0, "data.image_batch_size": 2}
     objective, params, encoder_params, batch = setting(micro_run, "blur", **changes)
     assert batch.num_frames == 1
@@ -74,8 +74,10 @@ def test_an_image_is_a_clip_of_one_frame(micro_run, quick):
 
 
 def test_raw_batches_train_as_encoded_ones_do(micro_run, quick):
-    """The loss is the same, encoded in the step or before it; latents are drawn, so both moments
-    count."""
+    """The loss is the same whether a batch is encoded in the step or before it.
+
+    Latents are drawn, so that their mean and their variance both count.
+    """
     config = load(micro_run, "blur")
     module, params = load_model(micro_run / "blur" / "model")
     folders = {name: micro_run / "pipeline" / name for name in ("vae", "clip", "depth")}
@@ -90,7 +92,7 @@ def test_raw_batches_train_as_encoded_ones_do(micro_run, quick):
     )
     key = jax.random.key(5)
     encoded = jax.jit(conditioner.encode_batch)(encoder_params, raw)
-    # The gradient is the frozen networks': they learn nothing.
+    # This is the gradient of the encoders' parameters: the encoders learn nothing.
     both = jax.jit(jax.value_and_grad(lambda f: loss(params, f, raw, key)[0]))
     value, gradient = both(encoder_params)
     expected = jax.jit(loss)(params, {}, encoded, key)[0]
@@ -107,7 +109,7 @@ def test_raw_batches_without_their_encoders_are_refused(micro_run):
 
 
 def test_content_is_dropped_for_zeros(micro_run, quick):
-    """At a rate of 1 the content of a batch has no influence; at 0 all of it has."""
+    """At a rate of 1 the content has no influence; at a rate of 0 it has."""
     module, params = load_model(micro_run / "blur" / "model")
     batch = Batch(
         latents=normal(0, 4, 2, 8, 8, 4),
@@ -135,7 +137,7 @@ def test_the_prior_prepares_the_statistics_of_its_data():
 
 
 def test_depth_is_learned_up_to_a_scale_and_a_shift_and_the_right_way_up(micro_run, quick):
-    """The loss does not change with either of the truth; depth upside down is no solution."""
+    """Scale and shift of the true depth do not change the loss; depth upside down is penalised."""
     objective, params, encoder_params, batch = setting(micro_run, "depth")
     loss = jax.jit(objective.loss)
     key = jax.random.key(0)
@@ -150,7 +152,7 @@ def test_depth_is_learned_up_to_a_scale_and_a_shift_and_the_right_way_up(micro_r
 
 
 def test_equal_captions_are_no_mistake(micro_run, quick):
-    """Two examples with one caption: neither is the other's negative."""
+    """Examples with the same caption are not negatives of each other."""
     objective, params, encoder_params, batch = setting(
         micro_run, "clip", **{"data.image_batch_size": 8}
     )
@@ -183,6 +185,6 @@ def test_unknown_names_are_refused(name, settings, words):
 
 
 def test_drawn_parameters_are_the_modules(micro_run):
-    """What these tests start from: no parameter of the micro models is missing or zero."""
+    """No parameter that these tests start from is missing or zero."""
     module = module_from_config(load(micro_run, "video").model.to_dict())
     assert all(np.any(x) for x in jax.tree.leaves(drawn_params(module)))

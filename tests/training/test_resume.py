@@ -1,4 +1,4 @@
-"""A run that was killed, stopped or broken off ends with the same parameters, to the last bit."""
+"""A run that was killed, stopped or interrupted ends with the same parameters, bit for bit."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class Breaks:
-    """A stream that raises after `count` batches, as a machine that fails would."""
+    """A stream that raises after `count` batches."""
 
     def __init__(self, stream, count: int):
         self._stream, self._left = stream, count
@@ -59,7 +59,7 @@ def rng() -> random.Random:
 
 @pytest.fixture
 def cached(quick, monkeypatch, tmp_path_factory):
-    """Programs that are compiled again come from a file."""
+    """Keeps compiled programs on disk, so that a second run reads them."""
     folder = tmp_path_factory.mktemp("cache")
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
@@ -76,7 +76,7 @@ def cached(quick, monkeypatch, tmp_path_factory):
 def test_a_stage_broken_off_at_a_random_step_goes_on_to_the_same_numbers(
     micro_run, cached, tmp_path, capsys, rng
 ):
-    """Images and videos by turns, encoded clips, drawn levels, EMA."""
+    """The stage has image and video batches, encoded clips, drawn levels and an average."""
     changes = {"num_steps": 7, "checkpoint_every": 2, "data.image_fraction": 0.5}
     config = load(micro_run, "blur", **changes)
     expected = run(config, tmp_path / "whole")
@@ -84,12 +84,12 @@ def test_a_stage_broken_off_at_a_random_step_goes_on_to_the_same_numbers(
         run(config, tmp_path / "broken", rng.randint(2, 6))
     capsys.readouterr()
     assert run(config, tmp_path / "broken") == expected
-    # Going on takes nothing from the model that the stage began with.
+    # A resumed run does not read the model that the stage started from.
     assert "from" not in capsys.readouterr().out
 
 
 def test_what_a_run_prepares_from_data_is_prepared_once(micro_run, cached, tmp_path, rng):
-    """The prior's statistics come of the first batches; the first steps read those again."""
+    """The prior's statistics are those of the first batches, which the first steps read again."""
     config = load(micro_run, "prior", num_steps=3, checkpoint_every=1, sample_every=1000)
     expected = run(config, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="broken off"):
@@ -104,7 +104,7 @@ def test_what_a_run_prepares_from_data_is_prepared_once(micro_run, cached, tmp_p
         assert "\n" not in str(caught.value)
 
 
-# ------------------------------------------------------------------------------------- signals
+# ---- signals
 
 STEPS = 60
 
@@ -135,7 +135,7 @@ def newest_step(folder: Path) -> int:
 
 
 def stop(process: subprocess.Popen, folder: Path, beyond: int, number: int) -> str:
-    """Sends a signal once a checkpoint beyond a step is there; the last line of stderr."""
+    """Sends a signal once there is a checkpoint beyond a step; returns stderr."""
     while newest_step(folder) <= beyond:
         assert process.poll() is None, process.communicate()
         time.sleep(0.002)
@@ -172,7 +172,7 @@ def test_a_process_killed_and_stopped_by_ctrl_c_ends_with_the_same_parameters(
 
 
 def test_a_stream_goes_on_where_it_was(micro_run):
-    """What the loop relies on: a stream's place is its state, whatever was read ahead."""
+    """The loop relies on this: a stream's state is its place, whatever was read ahead."""
     data = load(micro_run, "blur", **{"data.image_fraction": 0.5}).data
     stream = make_stream(data, 0)
     for _ in islice(stream, 3):

@@ -12,7 +12,7 @@ from gen1_jax.weights.folder import load_model, module_from_config
 
 
 def start(config):
-    """The state that a stage starts with, and its module."""
+    """Returns the state that a stage starts with, and its module."""
     module = module_from_config(config.model.to_dict())
     optimizer = make_optimizer(num_steps=2, **config.optimizer)
     mesh = make_mesh(devices=jax.devices()[:1])
@@ -35,7 +35,7 @@ def test_the_video_stage_starts_as_the_image_model(micro_run, quick, capsys):
     frames = z.reshape(6, 1, 8, 8, 4)
     each = (frames, t.repeat(3), content.repeat(3, 0))
     want = jax.jit(image.apply)({"params": params}, *each)
-    # Two programs, fused differently; that the networks are equal bit for bit: test_unet.py.
+    # The two programs are fused differently; test_unet.py compares the networks bit for bit.
     np.testing.assert_allclose(got, want.reshape(got.shape), atol=1e-5)
 
 

@@ -19,7 +19,7 @@ from gen1_jax.weights.folder import module_from_config
 
 PARAMS = {
     "dense": {"kernel": np.ones((3, 2), np.float32), "bias": np.ones(2, np.float32)},
-    "clip_mean": np.ones((1, 2), np.float32),  # of two axes, but no matrix
+    "clip_mean": np.ones((1, 2), np.float32),  # two axes, but not a kernel
 }
 
 
@@ -30,7 +30,7 @@ def toy_loss(params, encoder_params, batch, key):
 
 
 def toy(steps: int = 1, seed: int = 0, first: int = 0, factor: float = 1.0, **settings):
-    """The states after each step and the metrics of the last."""
+    """Returns the states before and after each step, and the metrics of the last step."""
     settings = {"num_steps": 10, "learning_rate": 0.1, "warmup_steps": 0} | settings
     optimizer = make_optimizer(**settings)
     state = TrainState(
@@ -80,7 +80,7 @@ def test_the_average_follows_closely_at_first_and_by_its_decay_later():
 
 
 def test_the_gradient_is_clipped_as_a_whole():
-    # Adam's first moment after one step is (1 − b1) times the gradient that it was given.
+    # After one step Adam's first moment is (1 − b1) times the clipped gradient.
     for factor in (1e4, 1e-4):
         (_, state), metrics = toy(factor=factor, clip_norm=0.5, b1=0.9)
         moment = optax.tree.get(state.opt_state, "mu")
@@ -123,7 +123,7 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
 
 
 def bad_from(first: int, last: int):
-    """A loss that is no number at steps first … last - 1, told by the content that is fed."""
+    """Returns a loss that is NaN at steps first … last − 1; the content holds the step."""
 
     def loss(params, encoder_params, batch, key):
         step = batch.content[0, 0]
@@ -153,7 +153,7 @@ def test_a_step_without_numbers_changes_nothing_and_is_counted():
 
 
 def test_sharded_parameters_train_to_the_same_numbers(quick):
-    """Over 2 x 2 devices, parameters split in two, against one device."""
+    """Four devices, over two of which the parameters are sharded, agree with one device."""
     module = module_from_config(
         {"_class_name": "PriorTransformer", "num_attention_heads": 4, "attention_head_dim": 32}
         | {"num_layers": 1, "embedding_dim": 128, "embedding_proj_dim": 128, "num_embeddings": 4}
@@ -184,7 +184,7 @@ def test_sharded_parameters_train_to_the_same_numbers(quick):
         for got, wanted in zip(*map(jax.tree.leaves, (state, template)), strict=True):
             assert got.sharding == wanted.sharding
         assert all(x.sharding.is_fully_replicated for x in metrics.values())
-        # Adam's first update is a sign; its moment is the gradient.
+        # Adam's first update is only a sign; its first moment holds the gradient.
         moments = optax.tree.get(state.opt_state, "mu")
         results.append(jax.tree.map(np.asarray, (metrics, moments)))
         split = [x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated]
@@ -193,7 +193,7 @@ def test_sharded_parameters_train_to_the_same_numbers(quick):
 
 
 def test_a_second_trace_of_one_shape_is_a_fault():
-    """Another shape is none; nor is another step function, as the next part's."""
+    """A trace of another shape, or of another run's step, is no fault."""
     mesh = make_mesh(devices=jax.devices()[:1])
     optimizer = make_optimizer(num_steps=9, learning_rate=0.1, warmup_steps=0)
     state = jax.jit(partial(new_state, optimizer), out_shardings=replicated(mesh))(PARAMS)

@@ -1,4 +1,4 @@
-"""What a run says of itself, and that saying it costs no step."""
+"""What a run reports, and that a report that fails costs no step."""
 
 import math
 import threading
