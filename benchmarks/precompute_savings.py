@@ -72,7 +72,7 @@ def count(images: bool) -> dict[str, float]:
         config = make_config(form)
         module = make_module(config.model.to_dict(), name=config.name, dtype=config.dtype)
         models = load_model_configs("paper", config.frozen)
-        conditioner, encoder_params = programs.describe_frozen(models, jnp.bfloat16, mesh)
+        conditioner, encoder_params = programs.describe_encoders(models, jnp.bfloat16, mesh)
         loss = make_objective("diffusion", module, conditioner, config.loss.to_dict()).loss
         step = jax.value_and_grad(loss, has_aux=True)
         params = param_template(module)

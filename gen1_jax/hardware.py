@@ -1,20 +1,21 @@
-"""Peak figures of accelerators, a chip each, from their makers' pages."""
+"""Peak figures of one chip of each known accelerator, from the makers' pages."""
 
 from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-    """Peaks of one chip.
+    """The peak figures of one chip.
 
     Attributes:
-      flops: bfloat16 FLOP/s, dense.
-      bandwidth: of its main memory (HBM), bytes/s.
-      memory: bytes of it that programs get; of TPUs as their compiler says it (libtpu 0.0.51):
-        their makers give 32, 16, 95 and 32 GiB.
-      interconnect: bytes/s that it sends to other chips over all its links together. Makers give
-        twice that where they count both directions.
-      source: where the figures stand.
-      matrix_width: a side of a TPU's matrix unit; a product's shorter sides take as long.
+      flops: dense bfloat16 FLOP/s.
+      bandwidth: bytes/s of the main memory (HBM).
+      memory: bytes of main memory that programs may use. The figures of TPUs are those that their
+        compiler reports (libtpu 0.0.51); their maker gives 32, 16, 95 and 32 GiB.
+      interconnect: bytes/s that the chip sends to other chips over all its links together. Makers
+        who count both directions give twice that.
+      source: the page that the figures come from.
+      matrix_width: side of a TPU's matrix unit. A matrix product with a shorter side takes as
+        long as one with this side. None for other accelerators.
     """
 
     flops: float
@@ -36,7 +37,7 @@ CHIPS = {
     "h200": Chip(989e12, 4800e9, 141e9, 450e9, "nvidia.com, H200 SXM data sheet"),
     "a100": Chip(312e12, 2039e9, 80e9, 300e9, "nvidia.com, A100 80GB SXM data sheet"),
 }
-# What jax calls a device -> the name above.
+# The name that jax gives to a kind of device → the name above.
 _KINDS = {
     "tpu v4": "v4",
     "tpu v5 lite": "v5e",
@@ -49,7 +50,7 @@ _KINDS = {
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """The chip of a jax device's kind; None where it is not known."""
+    """Returns the chip for a jax device's `device_kind`; None if it is unknown."""
     kind = device_kind.lower()
     if kind in _KINDS:
         return CHIPS[_KINDS[kind]]

@@ -1,9 +1,9 @@
-"""What a compiled program does, read from its HLO text: arithmetic, memory traffic, collectives.
+"""Reads the arithmetic, memory traffic and collectives of a compiled program from its HLO text.
 
-XLA's own cost analysis counts the body of a loop once; here it counts as often as it runs. Its
-bytes are those of every memory, a TPU's fast VMEM too; here they are of the main memory alone, with
-what fills up the tiles that arrays are stored in. What is sent counts without that. Pallas kernels
-count as what they say of themselves (`pl.CostEstimate`).
+The figures differ from XLA's own cost analysis in two ways. A loop's body counts as often as it
+runs, not once. Bytes are those of the main memory alone, not of a TPU's fast memory (VMEM) too, and
+include the padding of the tiles that arrays are stored in. Bytes that collectives send are without
+padding. A Pallas kernel counts as its own `pl.CostEstimate` says.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 from gen1_jax.flops import count_taps
 
-# Bytes of an element, by HLO's name of the type; others (token, opaque) hold nothing.
+# Bytes of an element by HLO's name of the type. Other types (token, opaque) hold no data.
 _BYTES = {
     "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8,
     "f16": 2, "bf16": 2, "f32": 4, "f64": 8, "c64": 8, "c128": 16,
 }  # fmt: skip
-# Bytes that a chip sends, of the bytes of the whole array, among g chips in a ring.
+# Bytes that one chip of a ring of g sends, as a share of the bytes of the whole array.
 _SENT = {
     "all-reduce": lambda g: 2 * (g - 1) / g,
     "all-gather": lambda g: (g - 1) / g,
@@ -29,19 +29,19 @@ _SENT = {
     "all-to-all": lambda g: (g - 1) / g,
     "collective-permute": lambda g: 1,
 }
-# They move nothing: names of values, and calls, whose insides are counted.
+# Opcodes that move no data: they name values, or call computations that are counted themselves.
 _FREE = frozenset(
     "parameter constant tuple get-tuple-element bitcast while conditional call after-all "
     "partition-id replica-id opt-barrier add-dependency async-start async-update".split()
 )
 _SLICES = ("dynamic-slice", "slice", "gather")
-_KERNEL = 'custom_call_target="tpu_custom_call"'  # what a Pallas kernel is in HLO
+_KERNEL = 'custom_call_target="tpu_custom_call"'  # a Pallas kernel's attribute
 _CALLED = re.compile(r"\b(calls|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 
 
 class Shape(NamedTuple):
-    """One array, and how it is stored, as `{1,0:T(8,128)(2,1)S(1)}`."""
+    """The type and size of one array, and its layout, e.g. `{1,0:T(8,128)(2,1)S(1)}`."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -53,13 +53,15 @@ class Shape(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of the elements alone."""
+        """Bytes of the elements, without padding."""
         return self.size * _BYTES.get(self.dtype, 0)
 
     @property
     def stored_bytes(self) -> int:
-        """With what fills up tiles. A layout has axes from the innermost on, and a tile's last
-        size is the innermost's: 320 channels take the place of 384 in tiles of 8 x 128."""
+        """Bytes with the padding of tiles: in tiles of 8 x 128, 320 channels take as much as 384.
+
+        A layout lists its axes from the innermost on. A tile lists its sizes the other way round.
+        """
         found = re.match(r"\{([\d,]*):[^}]*?T\(([\d,]+)\)", self.layout)
         if not found:
             return self.bytes
@@ -70,17 +72,17 @@ class Shape(NamedTuple):
 
     @property
     def in_main_memory(self) -> bool:
-        """`S(n)` names another memory, as VMEM."""
+        """Whether the array is in the main memory; `S(n)` names another one, such as VMEM."""
         return "S(" not in self.layout
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line: `%name = shapes opcode(arguments), attributes`."""
+    """One line of HLO: `%name = shapes opcode(arguments), attributes`."""
 
     name: str
     opcode: str
-    shapes: tuple[Shape, ...]  # of the result; several for a tuple
+    shapes: tuple[Shape, ...]  # the result's; several if it is a tuple
     arguments: str
     attributes: str
     is_root: bool
@@ -90,12 +92,15 @@ class Instruction:
         return re.findall(r"%([\w.\-]+)", self.arguments)
 
     def kernel_cost(self, what: str) -> int | None:
-        """What a Pallas kernel says of itself: its "flops" or "bytes_accessed"."""
+        """Returns a Pallas kernel's own estimate: its "flops" or "bytes_accessed"."""
         said = re.search(rf'"cost_estimate":\{{[^}}]*"{what}":"(\d+)"', self.attributes)
         return int(said[1]) if said else None
 
     def called(self) -> dict[str, str]:
-        """The computations that it runs, by attribute; not those it reduces or sorts with."""
+        """Returns the computations that the instruction runs, by attribute.
+
+        The operators that a reduction or a sort applies to elements are not among them.
+        """
         found = dict(_CALLED.findall(self.attributes))
         if self.opcode == "call":
             found |= re.findall(r"\b(to_apply)=%?([\w.\-]+)", self.attributes)
@@ -106,20 +111,27 @@ class Instruction:
 
 
 class Traffic(NamedTuple):
-    """Collectives of one kind, in one run of the program on one chip."""
+    """The collectives of one kind in one run of the program on one chip.
+
+    Attributes:
+      count: number of collectives.
+      bytes: size of the whole arrays: of an all-gather's result, of a reduce-scatter's operand.
+      sent: bytes that the chip sends in a ring.
+    """
 
     count: int
-    bytes: int  # of the arrays: an all-gather's result, a reduce-scatter's operand
-    sent: float  # bytes that the chip sends, in a ring
+    bytes: int
+    sent: float
 
 
 class Program:
     """A compiled module.
 
     Attributes:
-      computations: name -> instructions.
-      runs: how often each computation runs; of the branches of a conditional, all.
-      unknown_loops: names of `while`s whose trips the text does not tell, counted once.
+      computations: name → instructions.
+      runs: how often each computation runs. All branches of a conditional count as run.
+      unknown_loops: names of the `while` loops whose number of trips the text does not tell. Their
+        bodies count once.
     """
 
     def __init__(self, text: str):
@@ -148,7 +160,11 @@ class Program:
                 self._walk(inner, times)
 
     def _trips(self, loop: Instruction) -> int | None:
-        """What XLA says, or the one constant that the counter, from 0 by 1, is compared with."""
+        """Returns a loop's number of trips; None if it is unknown.
+
+        The number is XLA's own statement, or else the only constant of the loop's condition: loops
+        of jax count from 0 in steps of 1 and compare the counter with it.
+        """
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(known[1])
         condition = list(self._with_called(loop.called()["condition"]))
@@ -164,15 +180,15 @@ class Program:
                 yield from self._with_called(inner)
 
     def _each(self) -> Iterator[tuple[Instruction, str]]:
-        """Instructions that run, each with its computation's name."""
+        """Yields the instructions that run, each with its computation's name."""
         for name in self.runs:
             for instruction in self.computations[name]:
                 yield instruction, name
 
-    # ---------------------------------------------------------------- arithmetic
+    # ---- arithmetic
 
     def flops(self) -> int:
-        """Of products and convolutions, two to a multiply-add, on one chip."""
+        """Returns the FLOPs of products and convolutions on one chip; a multiply-add is two."""
         return sum(self.runs[where] * self._flops(i, where) for i, where in self._each())
 
     def _flops(self, instruction: Instruction, where: str) -> int:
@@ -188,17 +204,17 @@ class Program:
         return 2 * out.size * math.prod(left[int(axis)] for axis in axes[1].split(",") if axis)
 
     def uncounted_kernels(self) -> list[str]:
-        """Names of Pallas kernels that do not say what they compute and move."""
+        """Returns the names of the Pallas kernels that have no cost estimate."""
         return [
             i.name
             for i, _ in self._each()
             if _KERNEL in i.attributes and i.kernel_cost("flops") is None
         ]
 
-    # ---------------------------------------------------------------- memory
+    # ---- memory
 
     def memory_traffic(self) -> int:
-        """Bytes read from and written to the main memory of one chip."""
+        """Returns the bytes read from and written to the main memory of one chip."""
         return sum(
             self.runs[where] * self._traffic(instruction, where)
             for instruction, where in self._each()
@@ -213,10 +229,10 @@ class Program:
             return said
         operands = [self._shapes[where].get(name, ()) for name in instruction.operands]
         read, written = [_main_bytes(s) for s in operands], _main_bytes(instruction.shapes)
-        if opcode == "slice-start":  # of the result's arrays the operand is the first
+        if opcode == "slice-start":  # the result holds the operand, then the slice
             part = instruction.shapes[1]
             read, written = [part.stored_bytes if read[0] else 0], _main_bytes((part,))
-        elif opcode.endswith("-start"):  # the result holds the operands again
+        elif opcode.endswith("-start"):  # the result repeats the operands
             written = max(0, written - sum(read))
         elif opcode == "fusion":
             fused = self.computations[instruction.called()["calls"]]
@@ -228,15 +244,15 @@ class Program:
             read[0], written = 0, min(written, sum(shape.stored_bytes for shape in operands[1]))
         return sum(read) + written
 
-    # ---------------------------------------------------------------- collectives
+    # ---- collectives
 
     def collectives(self, num_chips: int) -> dict[str, Traffic]:
-        """Kind -> what one chip does of it, loops counted as often as they run."""
+        """Returns kind → the traffic of one chip; a loop's body counts as often as it runs."""
         total: dict[str, Traffic] = {}
         for instruction, where in self._each():
             kind = instruction.opcode.removesuffix("-start")
             if kind == "all-reduce" and where.startswith("all-reduce-scatter"):
-                kind = "reduce-scatter"  # on TPU a fusion: each chip gets its slice of the sum
+                kind = "reduce-scatter"  # TPU: a fusion that gives each chip its slice of the sum
             if kind not in _SENT or self._is_continued(instruction, where):
                 continue
             group = _group_size(instruction.attributes, num_chips)
@@ -252,10 +268,11 @@ class Program:
         return total
 
     def _is_continued(self, collective: Instruction, where: str) -> bool:
-        """Whether another fusion started this collective.
+        """Returns whether another fusion started this collective.
 
-        A TPU's compiler shows one in a fusion that starts it, in those whose arithmetic hides it,
-        and in one that waits for its end. Its channel does not tell: unrelated ones share theirs.
+        A TPU's compiler lists an asynchronous collective several times: in the fusion that starts
+        it, in those whose arithmetic hides it, and in the one that waits for its end. The channel
+        does not identify a collective, because unrelated ones share a channel.
         """
         if "async_collective_fusion_config" not in collective.attributes:
             return False
@@ -266,9 +283,10 @@ class Program:
 def _convolution_flops(
     attributes: str, left: tuple[int, ...], right: tuple[int, ...], out: tuple[int, ...]
 ) -> int:
-    """FLOPs without those on padding and on zeros between dilated inputs.
+    """Returns the FLOPs of a convolution, without padding and the zeros between dilated inputs.
 
-    On TPU all products are convolutions, batches of them along axes with much of both.
+    A TPU's compiler writes every matrix product as a convolution. It writes a batch of products as
+    a convolution along the axis of the batch, with much padding and dilation.
     """
     axes = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)
     window = dict(re.findall(r"(\w+)=([\dx_\-]+)", _window(attributes)))
@@ -298,7 +316,12 @@ def _main_bytes(shapes: tuple[Shape, ...]) -> int:
 
 
 def _read_of(number: int, fused: list[Instruction]) -> float:
-    """Bytes that a fusion reads of its operand, where it reads slices alone; else infinity."""
+    """Returns the bytes that a fusion reads of an operand if it reads only slices, else infinity.
+
+    Args:
+      number: the operand's place among the fusion's operands.
+      fused: the instructions of the fusion.
+    """
     name = next(
         i.name for i in fused if i.opcode == "parameter" and i.arguments.strip() == str(number)
     )
@@ -312,7 +335,7 @@ def _read_of(number: int, fused: list[Instruction]) -> float:
 
 
 def _written_of(fused: list[Instruction]) -> float:
-    """Bytes that a fusion writes, where it writes into a slice of an operand; else infinity."""
+    """Returns the bytes that a fusion writes if it updates a slice in place, else infinity."""
     root = next(i for i in fused if i.is_root)
     if root.opcode != "dynamic-update-slice":
         return math.inf
@@ -320,12 +343,12 @@ def _written_of(fused: list[Instruction]) -> float:
 
 
 def _group_size(attributes: str, num_chips: int) -> int:
-    """Chips that take part together, from the three forms in which HLO writes groups."""
+    """Returns how many chips exchange data with each other; HLO has three forms of groups."""
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):  # [groups,size]<=[…]
         return int(iota[1])
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):  # {{0,1},{2,3}}
         return len(listed[1].split(","))
-    # mesh['a'=4,'b'=2] {'a'}; a part of an axis is 'a':(before)size.
+    # mesh['a'=4,'b'=2] {'a'}; a part of an axis is written 'a':(before)size.
     if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
         axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", mesh[2])
@@ -334,7 +357,7 @@ def _group_size(attributes: str, num_chips: int) -> int:
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """HLO text -> (instructions by computation, the name of the one that is run)."""
+    """Parses HLO text into the instructions of each computation, and the entry's name."""
     computations: dict[str, list[Instruction]] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -368,7 +391,7 @@ def _parse_instruction(line: str) -> Instruction:
 
 
 def _closing(text: str, opening: int) -> int:
-    """The place after the parenthesis that closes the one at `opening`."""
+    """Returns the place after the parenthesis that closes the one at `opening`."""
     depth = 0
     for place in range(opening, len(text)):
         depth += (text[place] == "(") - (text[place] == ")")

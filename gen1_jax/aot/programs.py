@@ -1,6 +1,6 @@
 """The programs that can be compiled ahead of time: a training step, sampling, encoding.
 
-Each is the one that runs, lowered from the shapes of what goes in.
+Each is the program that also runs on a real machine, lowered from the shapes of its arguments.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from gen1_jax.aot.target import Target, Work
-from gen1_jax.batch import Batch
+from gen1_jax.batch import SCHEMA, Batch
 from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.diffusion.process import make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
@@ -25,23 +26,26 @@ from gen1_jax.training.step import make_step
 from gen1_jax.weights.folder import module_from_config, param_template
 
 LATENT_CHANNELS = 4
+# The types that a batch has in the step, by the kind of number that the schema asks for. Encoded
+# data are stored in float16 and widened before the step.
+_DTYPES = {np.uint8: jnp.uint8, np.integer: jnp.int32, np.floating: jnp.float32}
 
 
 def train_work(config: Any, models: Mapping[str, dict], target: Target, images: bool) -> Work:
-    """The train step that `gen1 train` runs.
+    """Describes the training step that `gen1 train` runs.
 
     Args:
-      config: of a trained part.
-      models: config.json's content of the frozen models, by name.
-      target: what it is compiled for.
-      images: the step of an image batch, not of a video batch.
+      config: the config of a trained part.
+      models: the content of config.json of each frozen model, by the model's name.
+      target: the chips to compile for.
+      images: whether the step takes an image batch; otherwise it takes a video batch.
 
     Raises:
-      UserError: bad settings, or a batch that does not divide over the chips.
+      UserError: the settings are bad, or the batch does not divide over the chips.
     """
     mesh = target.mesh
     module = _make_module(config)
-    conditioner, encoder_params = describe_frozen(models, jnp.dtype(config.dtype), mesh)
+    conditioner, encoder_params = describe_encoders(models, jnp.dtype(config.dtype), mesh)
     objective = make_objective(config.objective, module, conditioner, config.loss.to_dict())
     optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
     state = state_template(module, optimizer, mesh, config.sharding, config.split_from)
@@ -56,7 +60,8 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
             f"{batch.size // mesh.size} examples a chip do not divide into {config.microbatches} "
             "microbatches: they move between chips, or some wait"
         )
-    # Encoded batches need no encoder: the frozen models are for pictures, and lie beside.
+    # An encoded batch needs no encoder. The frozen models then only serve the preview pictures;
+    # they occupy memory, but are not part of the step.
     idle = not objective.runs_encoders(batch)
     model_flops = 3 * _count(objective.loss, state.params, encoder_params, batch, jax.random.key(0))
     if encoder_params and not idle:
@@ -96,22 +101,25 @@ def sample_work(
     batch_size: int,
     num_steps: int,
 ) -> Work:
-    """Guided DDIM of a batch of clips: `num_steps` steps of three predictions each.
+    """Describes guided DDIM sampling: `num_steps` steps of three predictions each.
 
     Args:
-      config: of a trained UNet stage.
-      pipeline: the settings of its pipeline part.
-      models: config.json's content of the pipeline's other models, by name. An editor has them on
-        every chip, whatever it computes.
-      target: what it is compiled for.
-      batch_size: clips, over all chips.
-      num_steps: DDIM steps.
+      config: the config of a trained UNet stage.
+      pipeline: the settings of the pipeline part.
+      models: the content of config.json of the pipeline's other models, by name. They occupy
+        memory on every chip, because an editor holds them there.
+      target: the chips to compile for.
+      batch_size: number of clips over all chips.
+      num_steps: number of DDIM steps.
+
+    Raises:
+      UserError: the clips or their frames do not divide over the chips.
     """
     mesh = target.mesh
     module = _make_module(config).clone(remat="none")
     schedule = make_schedule(**pipeline["schedule"])
     params = _placed(param_template(module), replicated(mesh))
-    _, encoder_params = describe_frozen(models, jnp.dtype(config.dtype), mesh)
+    _, encoder_params = describe_encoders(models, jnp.dtype(config.dtype), mesh)
     shapes = batch_shapes(config, images=False)
     parts, split = batch_parts(mesh), mesh.shape[FRAMES]
     if batch_size % parts:
@@ -155,17 +163,17 @@ def sample_work(
 def encode_work(
     config: Any, pipeline: Mapping[str, Any], models: Mapping[str, dict], target: Target
 ) -> Work:
-    """What `gen1 precompute` runs on a batch of clips, here over all chips.
+    """Describes what `gen1 precompute` runs on a batch of clips, here sharded over all chips.
 
     Args:
-      config: of an encoding part.
-      pipeline: the settings of the pipeline part: clip length and frame size.
-      models: config.json's content of vae, clip and depth.
-      target: what it is compiled for.
+      config: the config of an encoding part.
+      pipeline: the settings of the pipeline part, which say the clip's length and the frame size.
+      models: the content of config.json of vae, clip and depth.
+      target: the chips to compile for.
     """
     mesh = target.mesh
     b = config.batch_size * batch_parts(mesh)
-    conditioner, encoder_params = describe_frozen(models, jnp.dtype(config.dtype), mesh)
+    conditioner, encoder_params = describe_encoders(models, jnp.dtype(config.dtype), mesh)
     frames = (b, pipeline["num_frames"], *pipeline["size"], 3)
     shapes = (
         jax.ShapeDtypeStruct(frames, jnp.uint8),
@@ -186,10 +194,10 @@ def encode_work(
 
 
 def batch_shapes(config: Any, images: bool) -> Batch:
-    """The shapes of a config's batches, over all hosts; of several buckets the largest.
+    """Returns the shapes of a config's batches over all hosts, of its largest bucket.
 
     Raises:
-      UserError: a number below 1, a bucket that is no size, or a field that no batch has.
+      UserError: a number is below 1, a bucket is not a size, or a field is not a batch's.
     """
     data, model = config.data, config.model
     for name in ("image_batch_size" if images else "batch_size", "num_frames"):
@@ -198,26 +206,28 @@ def batch_shapes(config: Any, images: bool) -> Batch:
     buckets = (images and data.get("image_buckets")) or data.buckets
     if not buckets or not all(map(_is_size, buckets)):
         raise UserError(f"data.buckets is {tuple(buckets)}; accepted: pairs (height, width)")
+    if not data.fields or not set(data.fields) <= set(SCHEMA):
+        raise UserError(f"data.fields is {tuple(data.fields)}; accepted: {', '.join(SCHEMA)}")
+    # A bucket is a size of frames in a raw batch, and a size of latents in an encoded one.
     height, width = max(buckets, key=lambda size: size[0] * size[1])
-    b = data.image_batch_size if images else data.batch_size
-    clip = (b, 1 if images else data.num_frames, height, width)
     text = model.get("text_config", {})
-    length = text.get("max_position_embeddings") or model.get("num_embeddings", 0)
-    content = model.get("cross_attention_dim") or model.get("embedding_dim", 0)
-    shapes = {
-        "frames": ((*clip, 3), jnp.uint8),
-        "depth": (clip, jnp.float32),
-        "tokens": ((b, length), jnp.int32),
-        "content_frame": ((b,), jnp.int32),
-        "latents": ((*clip, LATENT_CHANNELS), jnp.float32),
-        "latents_logvar": ((*clip, LATENT_CHANNELS), jnp.float32),
-        "structure": ((*clip, LATENT_CHANNELS), jnp.float32),
-        "structure_level": ((b,), jnp.int32),
-        "content": ((b, content), jnp.float32),
+    sizes = {
+        "b": data.image_batch_size if images else data.batch_size,
+        "n": 1 if images else data.num_frames,
+        "H": height,
+        "W": width,
+        "3": 3,
+        "h": height,
+        "w": width,
+        "c": LATENT_CHANNELS,
+        "l": text.get("max_position_embeddings") or model.get("num_embeddings", 0),
+        "d": model.get("cross_attention_dim") or model.get("embedding_dim", 0),
     }
-    if not data.fields or not set(data.fields) <= set(shapes):
-        raise UserError(f"data.fields is {tuple(data.fields)}; accepted: {', '.join(shapes)}")
-    return Batch(**{name: jax.ShapeDtypeStruct(*shapes[name]) for name in data.fields})
+
+    def shape(axes: str, kind: type) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(tuple(sizes[axis] for axis in axes.split()), _DTYPES[kind])
+
+    return Batch(**{name: shape(*SCHEMA[name]) for name in data.fields})
 
 
 def _is_size(size: Any) -> bool:
@@ -226,10 +236,13 @@ def _is_size(size: Any) -> bool:
     )
 
 
-def describe_frozen(
+def describe_encoders(
     models: Mapping[str, dict], dtype: Any, mesh: Mesh
 ) -> tuple[Conditioner, EncoderParams]:
-    """As `Conditioner.load`, with the shapes of parameters that are on every chip."""
+    """Returns what `Conditioner.load` returns, with the parameters' shapes in place of arrays.
+
+    The parameters are replicated on every chip.
+    """
     modules = {
         name: module_from_config(config, dtype=dtype, where=name) for name, config in models.items()
     }

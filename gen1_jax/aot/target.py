@@ -1,8 +1,9 @@
-"""Compiling for accelerators that are not there: does a program fit, and how fast can it be?
+"""Compiles for accelerators that are not there: does a program fit, and how fast can it be?
 
-The real compiler, through libtpu, compiles the real program for a topology of TPU chips; only
-shapes go in. What it made is then read: memory, arithmetic, traffic, collectives. The figures are
-bounds: no chip computes, reads and sends at its peak, and all three at once.
+The real TPU compiler (libtpu) compiles the real program for a topology of chips; it needs only the
+shapes of the arguments. The compiled program is then read for its memory, arithmetic, traffic and
+collectives. All times are lower bounds: no chip reaches its peaks of arithmetic, memory and
+interconnect, let alone all three at once.
 """
 
 import dataclasses
@@ -25,7 +26,13 @@ _COUNT = r"[1-9]\d*"
 
 
 class Target(NamedTuple):
-    """What is compiled for; `chip` is None where its figures are not known (a CPU)."""
+    """The chips to compile for.
+
+    Attributes:
+      topology: the version and the layout of the chips, e.g. `v5p:4x4x8`.
+      mesh: the mesh over them.
+      chip: the peak figures of one chip; None for a CPU, whose figures are not known.
+    """
 
     topology: str
     mesh: Mesh
@@ -37,13 +44,13 @@ class Work:
     """A program to compile.
 
     Attributes:
-      lower: makes jax's lowered program.
-      settings: what it is, for the report.
-      parameters: of the model.
-      model_flops: of one run on all chips, as the model's formulas have it: without what is
-        computed twice to save memory.
-      beside: bytes on each chip that belong to the run but not to the program.
-      notes: what the figures leave out.
+      lower: returns jax's lowered program.
+      settings: a description of the program for the report.
+      parameters: number of the model's parameters.
+      model_flops: FLOPs of one run on all chips by the model's formulas. Rematerialisation, which
+        computes activations twice to save memory, is not counted.
+      beside: bytes on each chip that the run needs outside the program.
+      notes: sentences on what the figures leave out.
     """
 
     lower: Callable[[], Any]
@@ -56,25 +63,32 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """One compiled program; bytes, FLOPs and seconds are of one chip and one run.
+    """The figures of one compiled program; bytes, FLOPs and seconds are for one chip and one run.
 
     Attributes:
-      settings: what was compiled, for which topology.
-      parameters: of the model.
-      fits: whether the chip's memory is enough. If not, all figures but memory's are None.
+      settings: the description from `Work`, with the topology, the number of chips and the mesh.
+      parameters: number of the model's parameters.
+      fits: whether the chip's memory is enough. If it is not, all figures except those of memory
+        are None.
       hbm_used_bytes: arguments + outputs − aliased + temporaries + code + beside.
-      hbm_available_bytes: of the chip, what programs get.
-      hbm: the terms of that sum, by name.
-      model_flops: see `Work`; of all chips together.
-      flops: of the compiled program's products and convolutions, with what is computed again.
-      bytes: that pass between the chip and its main memory.
-      compiler_flops, compiler_bytes: the compiler's own analysis, which runs each loop once and
-        counts bytes of fast memory too.
-      collectives: kind -> count, bytes (of the arrays), sent (by one chip, in a ring).
-      arithmetic_seconds, memory_seconds, interconnect_seconds: at the chip's peaks.
-      mfu_bound: model FLOPs over the peak's in the longest of these.
-      refused: why the compiler makes no program of it, whatever memory there is; else None.
-      notes: what the figures leave out.
+      hbm_available_bytes: the chip's memory that programs may use.
+      model_flops: `Work.model_flops`, for all chips together.
+      hbm: the terms of `hbm_used_bytes` by name.
+      flops: FLOPs of the compiled program's products and convolutions, recomputation included.
+      bytes: bytes that pass between the chip and its main memory.
+      compiler_flops: FLOPs by the compiler's own analysis, which counts the body of a loop once.
+      compiler_bytes: bytes by the same analysis, which counts traffic of the fast memory too.
+      collectives: kind → count, bytes (size of the arrays) and sent (bytes one chip sends in a
+        ring).
+      arithmetic_seconds: time for `flops` at the chip's peak.
+      memory_seconds: time for `bytes` at the peak bandwidth of its main memory.
+      interconnect_seconds: time for the sent bytes at the peak of its interconnect.
+      mfu_bound: upper bound of the model FLOPs utilisation: model FLOPs over what the peak would
+        compute in the longest of the three times.
+      lower_seconds: how long lowering took.
+      compile_seconds: how long compiling took.
+      refused: why the compiler cannot compile the program on any amount of memory; else None.
+      notes: sentences on what the figures leave out.
     """
 
     settings: dict[str, Any]
@@ -99,18 +113,18 @@ class Report:
     notes: tuple[str, ...] = ()
 
 
-# -------------------------------------------------------------------------------- the target
+# ---- the target
 
 
 def make_target(topology: str, mesh: Mapping[str, int]) -> Target:
-    """The chips of a topology, as a config's mesh.
+    """Returns the chips of a topology, arranged as a mesh.
 
     Args:
-      topology: `VERSION:CHIPS`, e.g. v5p:4x4x8 or v5e:8x16; or cpu:N.
-      mesh: `make_mesh`'s arguments.
+      topology: `VERSION:CHIPS`, e.g. `v5p:4x4x8` or `v5e:8x16`; or `cpu:N`.
+      mesh: the arguments of `make_mesh`.
 
     Raises:
-      UserError: no such topology, libtpu is missing, or the mesh does not fit.
+      UserError: there is no such topology, libtpu is missing, or the mesh does not fit the chips.
     """
     version, _, layout = topology.partition(":")
     if version == "cpu" and re.fullmatch(_COUNT, layout):
@@ -127,19 +141,19 @@ def make_target(topology: str, mesh: Mapping[str, int]) -> Target:
         raise UserError("the TPU compiler is not installed; `pip install -e '.[compile]'`")
     from jax.experimental import topologies
 
-    # A v4 chip has two cores that work as one device; the other versions default to that.
+    # The two cores of a v4 chip work as one device. That is the default of the other versions.
     options = {"chip_config_name": "megacore"} if version == "v4" else {}
     try:
         description = topologies.get_topology_desc(
             platform="tpu", topology_name=topology, **options
         )
-    except Exception as error:  # of several kinds
+    except Exception as error:  # libtpu raises several types
         raise UserError(f"--topology {topology}: {str(error).splitlines()[0]}") from error
     return Target(topology, make_mesh(**mesh, devices=description.devices), CHIPS[version])
 
 
 def measure(work: Work, target: Target) -> Report:
-    """Compiles and reads the result. Not enough memory is an answer, not an error.
+    """Compiles a program and reads its figures. Lack of memory is a result, not an error.
 
     Raises:
       UserError: the compiler refused the program for another reason.
@@ -202,7 +216,7 @@ def measure(work: Work, target: Target) -> Report:
 
 
 def refusal(work: Work, target: Target, reason: str) -> Report:
-    """The report of a program that `measure` raises UserError for."""
+    """Returns the report of a program for which `measure` raised UserError."""
     return Report(
         _settings(work, target),
         work.parameters,
@@ -248,7 +262,7 @@ def _notes(program: hlo.Program) -> list[str]:
 
 
 _SCALE = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# Of the main memory. Of the fast one it is a fault of the program: no smaller batch helps.
+# Main memory only: if a program needs too much fast memory (VMEM), no smaller batch helps.
 _OUT_OF_MEMORY = r"Ran out of memory (?:in memory space|on) hbm\b"
 _AMOUNTS = (
     r"memory required for [^(]*\(([\d.]+)([KMGT]?)\) exceeds available \w+ \(([\d.]+)([KMGT]?)\)",
@@ -257,7 +271,10 @@ _AMOUNTS = (
 
 
 def read_out_of_memory(message: str) -> tuple[int | None, int | None]:
-    """(bytes needed, bytes there are) of the compiler's message; None where it does not say.
+    """Reads the compiler's message that a program needs too much memory.
+
+    Returns:
+      The bytes needed and the bytes available; None for both if the message does not say.
 
     Raises:
       UserError: the message is about something else.
