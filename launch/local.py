@@ -1,11 +1,12 @@
-"""Run one command as P processes on this machine, D virtual CPU devices each.
+"""Runs one command as P processes on this machine, each with D virtual CPU devices.
 
     python launch/local.py --processes 2 --devices 4 -- \\
       gen1 train --config tiny:video --workdir runs/tiny/video --processes 2
 
-What several hosts would do, on one: the processes find each other on a free port of the loopback.
-When one fails, the others are stopped. The exit code is the first that is not 0. Without --devices
-each process takes what jax finds. Lines of output begin with the process's number.
+It stands in for several hosts: the processes find each other on a free port of the loopback. When
+one process fails, the script stops the others. The exit code is the first that is not 0. Without
+--devices each process uses the devices that jax finds. Each line of output begins with the number
+of its process.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def main() -> int:
     readers = [threading.Thread(target=echo, args=(i, p)) for i, p in enumerate(processes)]
     for reader in readers:
         reader.start()
-    # Signals go on to all: each saves, and ends by itself.
+    # A signal is passed on to every process; each saves and ends by itself.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: [p.send_signal(number) for p in processes])
     code = wait(processes)
@@ -61,7 +62,7 @@ def start(command: list[str], index: int, meeting: dict[str, str], devices: int 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # Ctrl-C reaches them once, through us
+        start_new_session=True,  # or Ctrl-C would reach each process twice
     )
 
 
@@ -71,7 +72,11 @@ def echo(index: int, process: subprocess.Popen) -> None:
 
 
 def wait(processes: list[subprocess.Popen], grace: float = 30) -> int:
-    """The first exit code that is not 0; what still runs then gets `grace` seconds to end."""
+    """Waits for all processes; after a failure the others have `grace` seconds to end.
+
+    Returns:
+      The first exit code that is not 0, or 0.
+    """
     while True:
         codes = [process.poll() for process in processes]
         failed = next((code for code in codes if code), 0)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# One process a node, with all its GPUs:  sbatch --nodes N launch/slurm.sh CONFIG:PART RUN
-# RUN is a folder that all nodes share. SLURM's preemption and time limit send SIGTERM; the job
-# saves, and is put back in the queue, where it goes on with the same log.
+# Trains on N nodes, one process a node with all its GPUs:
+#   sbatch --nodes N launch/slurm.sh CONFIG:PART RUN
+# RUN is a folder that all nodes share. When SLURM preempts the job or its time ends, SLURM sends
+# SIGTERM; the job saves and goes back to the queue. When it runs again it appends to the same log.
 #SBATCH --job-name=gen1
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
@@ -23,15 +24,15 @@ fi
 config=$1
 run=$2
 
-# Under SLURM jax takes a task for a GPU, and would leave a node's others idle: here a task is a
-# node, and is told all of them. A process a GPU would have eight copies of what each keeps on its
-# host, and would need a number of CPUs for each, which no script knows; one may use all there are.
+# Under SLURM jax assumes one task a GPU, so the only task of a node would use one GPU; the variable
+# gives it all of them. One process a GPU would keep eight copies of the host's data, and each would
+# need a number of CPUs that this script does not know.
 JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
 export JAX_LOCAL_DEVICE_IDS
 
-# Processes that have saved end with 75 one after the other, so the first must not end the rest
-# (--kill-on-bad-exit=0): srun would return the signal it sent them. They leave together otherwise;
-# where one is gone for a minute (--wait) the others wait for it in vain, and are ended.
+# After SIGTERM the processes save and end with 75 one after the other, so the first to end must not
+# make srun kill the rest (--kill-on-bad-exit=0). If a process ends in another way, the others wait
+# for it in vain; srun ends them after a minute (--wait).
 code=0
 srun --export=ALL --kill-on-bad-exit=0 --wait=60 \
   gen1 train --config "$config" --workdir "$run/${config#*:}" \

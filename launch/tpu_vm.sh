@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Every host of a TPU VM slice:  TPU=NAME ZONE=ZONE PROCESSES=HOSTS launch/tpu_vm.sh CONFIG:PART RUN
+# Trains on every host of a TPU VM slice:
+#   TPU=NAME ZONE=ZONE PROCESSES=HOSTS launch/tpu_vm.sh CONFIG:PART RUN
 # The project must be installed on the hosts (pip install gen1-jax[tpu]). RUN is a folder that all
-# hosts share, mounted at the same place on each. Starts again what SIGTERM stopped; a slice that
-# was taken away must be created again first, so this ends with 255 when it loses a host.
+# hosts share, mounted at the same place on each. The script restarts a job that SIGTERM stopped.
+# It ends with 255 when it loses a host, because somebody must create a preempted slice again first.
 set -euo pipefail
 
 if [[ $# -ne 2 || -z "${TPU:-}" || -z "${ZONE:-}" || -z "${PROCESSES:-}" ]]; then
@@ -12,8 +13,8 @@ fi
 config=$1
 run=$2
 
-# "exit $?" lets ssh tell a process that a signal ended from a lost connection, for both of which it
-# would return 255, and gcloud run the command on that host again.
+# ssh returns 255 both for a lost connection and for a command that a signal ended, and gcloud then
+# runs the command again. "exit $?" makes the shell return the code of a killed process instead.
 printf -v command 'gen1 train --config %q --workdir %q --processes %q --no-progress; exit $?' \
   "$config" "$run/${config#*:}" "$PROCESSES"
 while true; do
