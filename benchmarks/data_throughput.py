@@ -1,31 +1,28 @@
-"""How fast does footage reach training, and does reading it ever cost more memory?
+"""Measures how fast footage reaches training, and whether reading costs ever more memory.
 
     python benchmarks/data_throughput.py [--sources DIR] [--data DIR] [--workers 2] [--rounds 5]
 
-The same clips on the same cores, by turns; the figures are medians over the rounds, in clips/s and
-in milliseconds of a core for each clip:
+Every loader reads the same clips on the same cores, in turns. The figures are medians over the
+rounds, in clips/s and in milliseconds of a core for each clip:
 
-- ours: the loader of gen1-jax from ingested clips, in worker processes and in threads;
-- torch, clips: PyTorch's DataLoader that decodes the same encoded clips with PyAV, in as many
+- ours, ours_threads: the loader of gen1-jax from ingested clips, in worker processes or threads;
+- torch_clips: PyTorch's DataLoader that decodes the same encoded clips with PyAV, in as many
   worker processes;
-- torch, seek: PyTorch's DataLoader that seeks at random in the source videos, takes frames a stride
-  apart and scales them to the same size, with PyAV (and with torchcodec where it is installed);
-- encoded: the loader of gen1-jax from precomputed latents of the paper's size;
-- memory: of the loader's process and its workers, summed, over many batches of clips and images.
+- torch_seek: PyTorch's DataLoader that seeks at random in the source videos, takes frames a stride
+  apart and scales them to the same size, with PyAV (torchcodec_seek: with torchcodec, where it is
+  installed);
+- encoded, encoded_threads: the loader of gen1-jax from precomputed latents of the paper's size;
+- memory: the memory of the loader's process and its workers together, over many batches of clips
+  and images.
 
-Sources are made here where none are given: 1280x720, H.264, a key frame every 250 frames. The last
-line is one JSON object.
+Without --sources the benchmark makes videos: 1280x720, H.264, a key frame every 250 frames. The
+last line is one JSON object.
 """
 
-import argparse
-import io
 import itertools
-import json
 import multiprocessing
 import os
-import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,36 +32,39 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import av
 import numpy as np
-import torch
+from common import GEN1, make_parser, print_figures, run_command
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from throughput_loaders import (
+    ENCODED,
+    EPOCH,
+    NUM_FRAMES,
+    SIZE,
+    STRIDE,
+    EncodedClips,
+    SoughtClips,
+    TorchcodecClips,
+    our_clips,
+    our_encoded,
+    torch_loader,
+)
 from tqdm import tqdm
 
-from gen1_jax.data_pipelines import mixture
-from gen1_jax.data_pipelines.encoded import reader as encoded
 from gen1_jax.data_pipelines.encoded.records import make_layout
 from gen1_jax.data_pipelines.encoded.writer import EncodedWriter
 from gen1_jax.data_pipelines.footage.reader import open_footage
-from gen1_jax.data_pipelines.sources import make_buckets, open_raw
-from gen1_jax.data_pipelines.stream import Stream
+from gen1_jax.video.io import write_h264
 
-ROOT = Path(__file__).resolve().parents[1]
-SIZE = (256, 448)  # (height, width) of clips
-NUM_FRAMES, STRIDE = 8, 4
 FACTOR, LATENT, CONTENT = 8, 4, 768  # of the paper's encoders
 LEVELS = 8
-EPOCH = 10_000  # clips, the few there are again and again
-ENCODED = 250  # precomputed clips
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 
 
-# ---------------------------------------------------------------- what is read
+# ---- what is read
 
 
 def make_source(path: Path, seed: int, seconds: int = 20, fps: int = 30) -> None:
-    """A film that pans over a rough picture, with things that move and some grain."""
+    """Writes a film that pans over a rough picture, with moving squares and some grain."""
     rng = np.random.default_rng(seed)
     world = np.zeros((1440, 2560, 3))
     for octave in range(3, 11):
@@ -78,38 +78,29 @@ def make_source(path: Path, seed: int, seconds: int = 20, fps: int = 30) -> None
     sprites = [(rng.uniform(0, 1, 4), rng.integers(0, 256, 3), rng.integers(40, 160))
                for _ in range(6)]  # fmt: skip
     grain = rng.integers(-3, 4, (8, 720, 1280, 1), np.int16)
-    with av.open(str(path), "w") as container:
-        options = {"crf": "20", "preset": "fast", "g": "250"}
-        stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
-        for index in range(seconds * fps):
-            turn = 2 * np.pi * index / (seconds * fps)
-            top, left = int(360 + 300 * np.sin(turn)), int(640 + 600 * np.sin(2 * turn + seed))
-            frame = world[top : top + 720, left : left + 1280].astype(np.int16)
-            for (x, y, dx, dy), colour, side in sprites:
-                i = int((y + dy * index / 100) % 1 * (720 - side))
-                j = int((x + dx * index / 100) % 1 * (1280 - side))
-                frame[i : i + side, j : j + side] = colour
-            frame = np.clip(frame + grain[index % 8], 0, 255).astype(np.uint8)
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture.pts, picture.time_base = index, Fraction(1, fps)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+
+    def frame_at(index: int) -> np.ndarray:
+        turn = 2 * np.pi * index / (seconds * fps)
+        top, left = int(360 + 300 * np.sin(turn)), int(640 + 600 * np.sin(2 * turn + seed))
+        frame = world[top : top + 720, left : left + 1280].astype(np.int16)
+        for (x, y, dx, dy), colour, side in sprites:
+            i = int((y + dy * index / 100) % 1 * (720 - side))
+            j = int((x + dx * index / 100) % 1 * (1280 - side))
+            frame[i : i + side, j : j + side] = colour
+        return np.clip(frame + grain[index % 8], 0, 255).astype(np.uint8)
+
+    options = {"crf": "20", "preset": "fast", "g": "250"}
+    write_h264(str(path), map(frame_at, range(seconds * fps)), Fraction(fps), options=options)
 
 
 def ingest(sources: Path, out: Path) -> None:
-    size = f"{SIZE[0]}x{SIZE[1]}"
-    command = [sys.executable, "-m", "gen1_jax.cli", "ingest", "clips", str(sources)]
-    done = subprocess.run(
-        [*command, "--out", str(out), "--size", size, "--num-frames", str(NUM_FRAMES),
-         "--stride", str(STRIDE)], cwd=ROOT, stdout=sys.stderr,
-    )  # fmt: skip
-    if done.returncode:
-        sys.exit(f"gen1 ingest ended with {done.returncode}")
+    options = ["--size", f"{SIZE[0]}x{SIZE[1]}", "--num-frames", str(NUM_FRAMES)]
+    options += ["--stride", str(STRIDE), "--out", str(out)]
+    print(run_command([*GEN1, "ingest", "clips", str(sources), *options], show=True))
 
 
 def write_files(data: Path, folder: Path) -> list[str]:
-    """The ingested clips as files, for those who read files."""
+    """Writes the ingested clips as files, for the loaders that read files; returns their paths."""
     folder.mkdir()
     clips = open_footage(data).clips("train")
     for index in range(len(clips)):
@@ -118,7 +109,7 @@ def write_files(data: Path, folder: Path) -> list[str]:
 
 
 def write_encoded(folder: Path, count: int) -> None:
-    """Latents of the paper's size; what the numbers are makes no difference to reading them."""
+    """Writes random latents of the paper's size; reading takes as long whatever the numbers."""
     h, w = SIZE[0] // FACTOR, SIZE[1] // FACTOR
     clip = (NUM_FRAMES, h, w, LATENT)
     shapes = {
@@ -141,153 +132,25 @@ def write_encoded(folder: Path, count: int) -> None:
     writer.finish()
 
 
-# ---------------------------------------------------------------- ours
-
-
-class Repeated:
-    """A source as long as a real one: Grain's shuffle takes its time over a few records."""
-
-    def __init__(self, source, times: int):
-        self._source, self._times = source, times
-
-    def __len__(self) -> int:
-        return len(self._source) * self._times
-
-    def __getitem__(self, index: int) -> dict:
-        return self._source[index % len(self._source)]
-
-
-def our_clips(
-    data: Path, batch_size: int, *, image_fraction: float = 0.0, **reading: int
-) -> Stream:
-    videos, images = make_buckets(
-        open_raw({"form": "footage", "folder": str(data)}, "train"), buckets=(SIZE,)
-    )
-    (source,) = videos[0].sources
-    videos = [mixture.Bucket(SIZE, [Repeated(source, 1 + EPOCH // len(source))])]
-    return mixture.make_raw_stream(
-        videos,
-        images,
-        batch_size=batch_size,
-        image_batch_size=2 * batch_size,
-        image_fraction=image_fraction,
-        num_frames=NUM_FRAMES,
-        **reading,
-    )
-
-
-def our_encoded(folder: Path, batch_size: int, **reading: int) -> Stream:
-    source = encoded.EncodedSource([folder / "train"] * (EPOCH // ENCODED))
-    return encoded.make_encoded_stream(source, batch_size=batch_size, image_fraction=0.0, **reading)
-
-
-# ---------------------------------------------------------------- PyTorch's
-
-
-class EncodedClips(Dataset):
-    """Short films, decoded whole."""
-
-    def __init__(self, paths: list[str]):
-        self._paths = paths
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        data = io.BytesIO(Path(self._paths[index]).read_bytes())
-        with av.open(data, format="mp4") as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            # By default PyAV starts a thread a core for each frame's colours, at twice the cost.
-            frames = [f.to_ndarray(format="rgb24", threads=1) for f in container.decode(stream)]
-        return torch.from_numpy(np.stack(frames))
-
-
-def scaled_size(height: int, width: int) -> tuple[int, int]:
-    """That just covers SIZE."""
-    factor = max(SIZE[0] / height, SIZE[1] / width)
-    return max(SIZE[0], round(height * factor)), max(SIZE[1], round(width * factor))
-
-
-class SoughtClips(Dataset):
-    """Frames a stride apart from a random place of whole videos."""
-
-    def __init__(self, paths: list[str], length: int):
-        self._paths, self._length = paths, length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        place = random.Random(random.random())
-        path, span = place.choice(self._paths), (NUM_FRAMES - 1) * STRIDE + 1
-        with av.open(path) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            rate, base = stream.average_rate, stream.time_base
-            count = stream.frames or int(stream.duration * base * rate)
-            start = place.randrange(max(1, count - span + 1))
-            container.seek(int(start / rate / base), stream=stream, backward=True)
-            height, width = scaled_size(stream.height, stream.width)
-            top, left = (height - SIZE[0]) // 2, (width - SIZE[1]) // 2
-            wanted = [start + i * STRIDE for i in range(NUM_FRAMES)]
-            frames = []
-            for frame in container.decode(stream):
-                if len(frames) < NUM_FRAMES and frame.time * rate >= wanted[len(frames)] - 0.5:
-                    small = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
-                    frames.append(small[top : top + SIZE[0], left : left + SIZE[1]])
-                if len(frames) == NUM_FRAMES:
-                    break
-        frames += frames[-1:] * (NUM_FRAMES - len(frames))
-        return torch.from_numpy(np.stack(frames))
-
-
-class TorchcodecClips(SoughtClips):
-    """The same by torchcodec."""
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        from torchcodec.decoders import VideoDecoder
-
-        place = random.Random(random.random())
-        decoder = VideoDecoder(
-            place.choice(self._paths), num_ffmpeg_threads=1, seek_mode="approximate"
-        )
-        span = (NUM_FRAMES - 1) * STRIDE + 1
-        start = place.randrange(max(1, decoder.metadata.num_frames - span + 1))
-        frames = decoder.get_frames_in_range(start, start + span, STRIDE).data
-        height, width = scaled_size(*frames.shape[-2:])
-        top, left = (height - SIZE[0]) // 2, (width - SIZE[1]) // 2
-        frames = torch.nn.functional.interpolate(frames, (height, width), mode="bilinear")
-        frames = frames[..., top : top + SIZE[0], left : left + SIZE[1]]
-        return frames.permute(0, 2, 3, 1).contiguous()
-
-
-def torch_loader(dataset: Dataset, batch_size: int, workers: int) -> Iterator[torch.Tensor]:
-    """Endless."""
-    loader = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        shuffle=True,
-        num_workers=workers,
-        drop_last=True,
-        persistent_workers=True,
-        multiprocessing_context="spawn",  # as ours: the process has threads by now
-    )
-    return itertools.chain.from_iterable(itertools.repeat(loader))
-
-
-# ---------------------------------------------------------------- measuring
+# ---- measuring
 
 
 def measure(
     make: Callable[[], Iterator], clips_a_batch: int, seconds: float
 ) -> tuple[float, float]:
-    """Clips/s of a fresh loader, once it has filled its buffers, and milliseconds of a core each.
+    """Measures a fresh loader, once it has filled its buffers.
 
-    The latter counts this process and its workers, and hardly minds what else the machine does.
+    Args:
+      make: starts the loader.
+      clips_a_batch: number of clips in each batch.
+      seconds: how long to measure.
+
+    Returns:
+      Clips/s, and the core time of a clip in milliseconds. Core time counts this process and its
+      workers; it hardly depends on what else the machine does.
     """
     batches = make()
-    next(batches)  # processes are up
+    next(batches)  # its processes have started
     started = time.perf_counter()
     for _ in range(8):
         if time.perf_counter() - started < seconds:
@@ -300,14 +163,14 @@ def measure(
     core = (usage(os.getpid())[1] - spent) / count * 1e3
     if hasattr(batches, "close"):
         batches.close()
-    del batches  # a DataLoader ends its workers so
+    del batches  # which ends the workers of a DataLoader
     return rate, core
 
 
 def usage(process: int) -> tuple[int, float]:
-    """Resident bytes and core seconds of a process and all its living descendants (Linux).
+    """Returns resident bytes and core seconds of a process and its living descendants (Linux).
 
-    Pages that they share count in each.
+    A page that several processes share counts in each.
     """
     page, tick = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
     children: dict[int, list[int]] = {}
@@ -318,7 +181,7 @@ def usage(process: int) -> tuple[int, float]:
         try:
             fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
         except OSError:
-            continue  # gone meanwhile
+            continue  # the process has ended
         core = (int(fields[11]) + int(fields[12])) / tick
         used[int(entry.name)] = int(fields[21]) * page, core
         children.setdefault(int(fields[1]), []).append(int(entry.name))
@@ -332,7 +195,7 @@ def usage(process: int) -> tuple[int, float]:
 
 
 def watch_memory(data: str, batches: int, workers: int, result) -> None:
-    """Reads clips and images; sends [(batch, bytes)] and the steps that were images."""
+    """Reads clips and images; puts [(batch, bytes)] and the steps of image batches on a queue."""
     stream = our_clips(Path(data), 1, image_fraction=0.125, num_workers=workers, num_threads=1)
     sizes, images = [], []
     for step in tqdm(range(batches), desc="memory", unit="batch", disable=None):
@@ -367,19 +230,19 @@ def measure_memory(data: Path, batches: int, workers: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--sources", type=Path, help="folder of videos (default: made here)")
     parser.add_argument("--data", type=Path, help="the same, ingested (default: done here)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of each")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes of each loader"
+    )
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=10, help="length of each measurement")
     parser.add_argument("--memory-batches", type=int, default=10_000, help="0: not measured")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(run(args, Path(folder))))
+        print_figures(run(args, Path(folder)))
 
 
 def run(args, work: Path) -> dict:

@@ -1,27 +1,24 @@
-"""One guided denoising step of an edit: ours (JAX, one jit) against the exported PyTorch pipeline.
+"""Times one guided denoising step: ours (JAX, one jit) against the exported PyTorch pipeline.
 
     python benchmarks/edit_step.py [--size tiny sd15] [--repeats N] [--devices cpu gpu] [--small]
 
-A step is `gen1_jax.diffusion.guidance.guided_prediction`: the branches video with content, video
-without and image without in one call of the UNet, and their combination, for one clip of 8 frames.
-"tiny" is the UNet of configs/tiny.py at 16x16 latents. "sd15" has Stable Diffusion 1.5's widths at
-32x56 latents (448x256 video): 1.2 billion parameters, about 17 GB of memory, and on few cores a
-minute or more a step. The other side is `guided_prediction` of the pipeline that `gen1 export`
-writes.
+A step is `gen1_jax.diffusion.guidance.guided_prediction` for one clip of 8 frames: one call of the
+UNet for the three branches (video with content, video without, image without), and their
+combination. The other side is `guided_prediction` of the pipeline that `gen1 export` writes. "tiny"
+is the UNet of configs/tiny.py at 16x16 latents. "sd15" has Stable Diffusion 1.5's widths at 32x56
+latents (448x256 video): 1.2 billion parameters, about 17 GB of memory, and on few cores a minute or
+more a step.
 
-Both have the same random weights and inputs; that they predict the same is checked before anything
-is timed. They run in one process in turns: ours, then PyTorch's (at "tiny" with one thread and with
-one a core, of which the faster counts). The ratio of the fastest turns is the one to quote, from a
-machine that does nothing else: `load` says how many programs were running. On CPU all is float32;
-where jax and PyTorch both see a GPU, bfloat16 is timed there too, against torch.compile. The last
-line is one JSON object with all figures: `tiny_ms` is the fastest turn, `tiny_median_ms` the
-median, and a `tiny_ratio` below 1 says that ours is faster.
+Both sides have the same random weights and inputs, and must predict the same before they are timed.
+They run in one process in turns; at "tiny" PyTorch takes a turn with one thread and a turn with a
+thread a core, and the faster counts. On CPU all is float32. Where jax and PyTorch both see a GPU,
+bfloat16 is timed there too, against torch.compile. The ratio to quote is that of the fastest turns
+on an otherwise idle machine; `load` says how many programs were running. The last line is one JSON
+object: `tiny_ms` is the fastest turn, `tiny_median_ms` the median, and a `tiny_ratio` below 1 says
+that ours is faster.
 """
 
-import argparse
-import json
 import os
-import resource
 import statistics
 import sys
 import time
@@ -37,6 +34,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import count_cores, make_parser, peak_memory, print_figures, time_turns
 from flax import traverse_util
 
 from gen1_jax.configs.tiny import get_config
@@ -54,20 +52,21 @@ except ImportError as error:
     sys.exit(f"no {error.name} to compare with: pip install -e '.[torch]'")
 
 TEMPORAL_SCALE, GUIDANCE_SCALE, LEVEL, TIMESTEP = 1.2, 7.5, 2, 601
-# Largest error over spread. Rounding makes about 1e-5 in float32 and, magnified by guidance, some
-# 1e-1 in bfloat16; predictions that have nothing to do with each other differ by 5.
+# Largest accepted difference over the standard deviation of PyTorch's prediction. Rounding causes
+# about 1e-5 in float32 and, magnified by guidance, about 1e-1 in bfloat16. Unrelated predictions
+# differ by 5.
 TOLERANCES = {"cpu": 1e-3, "gpu": 1.0}
 
 
 class Size(NamedTuple):
-    """A network, and the clip that it denoises."""
+    """A network and the clip that it denoises."""
 
     module: VideoUNet
     frames: int
     height: int  # of the latents
     width: int
-    repeats: int  # turns that are timed, on CPU
-    single_thread: bool  # whether PyTorch is timed with one thread, too
+    repeats: int  # timed turns on CPU
+    single_thread: bool  # whether PyTorch is also timed with one thread
 
 
 def make_size(name: str) -> Size:
@@ -90,7 +89,7 @@ def make_size(name: str) -> Size:
 
 
 class Inputs(NamedTuple):
-    """One clip."""
+    """The inputs for one clip."""
 
     latents: np.ndarray  # [n h w 4]
     structure: np.ndarray  # [n h w 4]
@@ -105,10 +104,10 @@ def make_inputs(size: Size) -> Inputs:
 
 
 def make_weights(module: VideoUNet) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Random weights, the same for both: Flax parameters (on CPU) and a PyTorch state dict.
+    """Returns the same random weights as Flax parameters (on CPU) and as a PyTorch state dict.
 
-    None is 0, as layers over time are at first. Tensor by tensor: a third copy of the network is
-    never in memory.
+    No weight is 0, as those of new temporal layers are. The weights are made tensor by tensor, so
+    that a third copy of the network is never in memory.
     """
     rng = np.random.default_rng(0)
     cpu = jax.devices("cpu")[0]
@@ -125,7 +124,7 @@ def make_weights(module: VideoUNet) -> tuple[dict[str, Any], dict[str, torch.Ten
 
 
 class Ours:
-    """`gen1_jax.diffusion.guidance.guided_prediction`, compiled."""
+    """Our `guided_prediction`, compiled."""
 
     def __init__(self, module: VideoUNet, params: dict, inputs: Inputs, device: jax.Device):
         @jax.jit
@@ -150,12 +149,12 @@ class Ours:
         self.step = partial(compiled, *arguments)
 
     def __call__(self) -> np.ndarray:
-        """The prediction [n h w 4], on the host: computing has ended."""
+        """Returns the prediction `[n h w 4]` on the host, so that all work is done."""
         return np.asarray(self.step())[0]
 
 
 class Torch:
-    """`guided_prediction` of the exported pipeline, of which it needs the UNet alone."""
+    """The exported pipeline's `guided_prediction`, which needs only the pipeline's UNet."""
 
     def __init__(self, unet: torch.nn.Module, inputs: Inputs, device: str):
         def put(array: np.ndarray) -> torch.Tensor:
@@ -174,14 +173,14 @@ class Torch:
         )
 
     def __call__(self, threads: int | None = None) -> np.ndarray:
-        """The prediction [n h w 4], on the host."""
+        """Returns the prediction `[n h w 4]` on the host."""
         if threads is not None:
             torch.set_num_threads(threads)
         return self.step().cpu().numpy()
 
 
 def make_torch_unet(module: VideoUNet, state_dict: dict[str, torch.Tensor]) -> TorchUNet:
-    """Holds the tensors given, without memory of its own."""
+    """Returns a UNet that holds the given tensors, without memory of its own."""
     with torch.device("meta"):
         unet = TorchUNet.from_config(module.to_config())
     unet.load_state_dict(state_dict, assign=True)
@@ -189,41 +188,34 @@ def make_torch_unet(module: VideoUNet, state_dict: dict[str, torch.Tensor]) -> T
 
 
 def check(steps: dict[str, Callable[[], np.ndarray]], tolerance: float) -> float:
-    """Runs each step once, which warms up; the largest error over the spread of PyTorch's.
+    """Runs each step once, which also warms up, and compares the predictions.
 
-    Exits where the two do not predict the same.
+    Returns:
+      The largest difference over the standard deviation of PyTorch's prediction.
+
+    Raises:
+      SystemExit: the two sides do not predict the same.
     """
     predictions = {side: step() for side, step in steps.items()}
     ours = predictions.pop("ours")
     error = max(float(np.abs(ours - want).max() / want.std()) for want in predictions.values())
     print(f"  largest error / spread: {error:.1e}", flush=True)
-    if not error <= tolerance:  # nor if it is not a number
+    if not error <= tolerance:  # also true of NaN
         sys.exit(f"ours and PyTorch's prediction differ by {error:.1e}; accepted: {tolerance:.0e}")
     return error
-
-
-def time_turns(steps: dict[str, Callable[[], np.ndarray]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of every step, which run in turns."""
-    times: dict[str, list[float]] = {side: [] for side in steps}
-    for _ in range(repeats):
-        for side, step in steps.items():
-            start = time.perf_counter()
-            step()
-            times[side].append(1e3 * (time.perf_counter() - start))
-    return times
 
 
 def compare(
     ours: Ours, torch_steps: dict[str, Callable[[], np.ndarray]], repeats: int, tolerance: float
 ) -> dict[str, Any]:
-    """Checks that the two predict the same, times them, prints and returns the figures."""
+    """Checks that both sides predict the same, times them, prints and returns the figures."""
     steps = {"ours": ours, **torch_steps}
     error = check(steps, tolerance)
     load = [os.getloadavg()[0]]
     times = time_turns(steps, repeats)
     load.append(os.getloadavg()[0])
     best, median = (
-        {side: summary(values) for side, values in times.items()}
+        {side: summary(elapsed for elapsed, _ in turns) for side, turns in times.items()}
         for summary in (min, statistics.median)
     )
     print(f"  {'':18}{'best ms':>12}{'median ms':>12}")
@@ -250,8 +242,8 @@ def compare(
 def compare_on_cpu(
     size: Size, params: dict, unet: TorchUNet, inputs: Inputs, repeats: int
 ) -> dict[str, Any]:
-    """float32; PyTorch with every core, and with one where that may be faster."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """Compares in float32; PyTorch uses all cores, and also one core where that may be faster."""
+    cores = count_cores()
     ours = Ours(size.module, params, inputs, jax.devices("cpu")[0])
     theirs = Torch(unet, inputs, "cpu")
     counts = sorted({1, cores} if size.single_thread else {cores})
@@ -262,7 +254,7 @@ def compare_on_cpu(
 def compare_on_gpu(
     size: Size, params: dict, unet: TorchUNet, inputs: Inputs, repeats: int, gpu: jax.Device
 ) -> dict[str, Any]:
-    """bfloat16, the weights too; the PyTorch network is moved there and compiled."""
+    """Compares in bfloat16, weights included; moves PyTorch's network to the GPU, compiled."""
     module = size.module.clone(dtype=jnp.bfloat16)
     params = jax.tree.map(lambda x: jax.device_put(np.asarray(x).astype(jnp.bfloat16), gpu), params)
     ours = Ours(module, params, inputs, gpu)
@@ -272,7 +264,7 @@ def compare_on_gpu(
 
 
 def find_gpu() -> jax.Device | None:
-    """The GPU, if jax and PyTorch both see one."""
+    """Returns the GPU if jax and PyTorch both see one, else None."""
     try:
         return jax.devices("gpu")[0] if torch.cuda.is_available() else None
     except RuntimeError:  # jax has no such platform
@@ -282,13 +274,13 @@ def find_gpu() -> jax.Device | None:
 def compare_size(
     name: str, repeats: int | None, gpu: jax.Device | None, on_cpu: bool
 ) -> dict[str, Any]:
-    """One size on every device; the figures' names begin with the size's."""
+    """Compares one size on every device; the name of each figure begins with the size's."""
     size = make_size(name)
     params, state_dict = make_weights(size.module)
     count = sum(tensor.numel() for tensor in state_dict.values())
     place = f"{size.frames} frames of {size.height}x{size.width} latents"
     unet, inputs = make_torch_unet(size.module, state_dict), make_inputs(size)
-    del state_dict  # the network alone holds its tensors
+    del state_dict  # from here on only the network holds its tensors
     results = {}
     shared = (size, params, unet, inputs)
     if on_cpu:
@@ -299,17 +291,16 @@ def compare_size(
         print(f"{name}: {count:,} parameters, {place}, bfloat16 on {gpu.device_kind}", flush=True)
         figures = compare_on_gpu(*shared, repeats or 20, gpu)
         results |= {f"{name}_gpu_{key}": value for key, value in figures.items()}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    results[f"{name}_peak_gb"] = round(peak * (1 if sys.platform == "darwin" else 1024) / 1e9, 1)
+    results[f"{name}_peak_gb"] = round(peak_memory(), 1)
     print(f"  at most {results[f'{name}_peak_gb']} GB of memory until here\n", flush=True)
     return results
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     sizes = ("tiny", "sd15")
     parser.add_argument("--size", nargs="+", choices=sizes, default=sizes)
-    parser.add_argument("--repeats", type=int, help="turns that are timed")
+    parser.add_argument("--repeats", type=int, help="number of timed turns")
     parser.add_argument("--devices", nargs="+", choices=("cpu", "gpu"), default=("cpu", "gpu"))
     parser.add_argument("--small", action="store_true", help="a still smaller network instead")
     args = parser.parse_args()
@@ -321,7 +312,7 @@ def main() -> None:
     results = {}
     for name in ("small",) if args.small else args.size:
         results |= compare_size(name, args.repeats, gpu, "cpu" in args.devices)
-    print(json.dumps(results))
+    print_figures(results)
 
 
 if __name__ == "__main__":

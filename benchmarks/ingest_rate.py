@@ -1,52 +1,44 @@
-"""What ingest costs: core-seconds and bytes for a clip and for an image, and what that is at scale.
+"""Measures what ingest costs: core-seconds and bytes of a clip and of an image.
 
     python benchmarks/ingest_rate.py --videos DIR [--images DIR] [--workers 1] [--keep DIR]
 
-Runs `gen1 ingest` as anybody would, on what is in the folders. Without `--images`, the images are
-frames of the clips just made, enlarged to 512 pixels and saved as JPEG: a stand-in that says what
-decoding, scaling and encoding cost, and not how well other images compress.
+The benchmark runs `gen1 ingest` on the folders. Without `--images`, the images are frames of the
+clips just made, enlarged to 512 pixels and saved as JPEG. They show what decoding, scaling and
+encoding cost, but not how well other images compress.
 
-Core-seconds are the CPU time of the command and all its processes, less what it spends on a
-folder with one small file (starting Python, Beam and TFDS). From them follows what the paper's
-6.4 M clips and 240 M images take, if these are like those.
-
-The last line is one JSON object.
+Core-seconds are the CPU time of the command and all its processes, less the time for a folder with
+one small file, which starts Python, Beam and TFDS. The figures also say what the paper's 6.4 M
+clips and 240 M images would take if they were like these. The last line is one JSON object.
 """
 
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from common import GEN1, make_parser, print_figures, run_command
 from PIL import Image
 
 from gen1_jax.data_pipelines.footage.reader import open_footage
 from gen1_jax.data_pipelines.footage.records import decode_clip
 
-ROOT = Path(__file__).resolve().parents[1]
 PAPER = {"clips": 6.4e6, "images": 240e6}  # Gen-1 paper, section 4.1
 
 
 def run_ingest(kind: str, source: Path, out: Path, options: list[str]) -> dict[str, float]:
-    """Runs the command; what it took and made."""
-    command = [sys.executable, "-m", "gen1_jax.cli", "ingest", kind, str(source)]
+    """Runs the command; returns what it took and made."""
+    command = [*GEN1, "ingest", kind, str(source), "--out", str(out), "--no-progress", *options]
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(
-        [*command, "--out", str(out), "--no-progress", *options],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    output = run_command(command)
     seconds = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        sys.exit(f"gen1 ingest {kind} ended with {done.returncode}: {done.stderr[-2000:]}")
-    print(done.stdout)
+    print(output)
     report = json.loads((out / kind / "report.json").read_text())
-    splits = report["splits"].values()  # files are padded, which tells where records are few
+    # The report's bytes, not the files' sizes: files are padded, which counts if records are few.
+    splits = report["splits"].values()
     return {
         "records": report["records"],
         "inputs": report["inputs"],
@@ -57,7 +49,7 @@ def run_ingest(kind: str, source: Path, out: Path, options: list[str]) -> dict[s
 
 
 def save_images(out: Path, folder: Path) -> int:
-    """Frames of the ingested clips, 512 pixels high, as JPEG files; returns how many."""
+    """Saves the frames of the ingested clips as JPEG, 512 pixels high; returns how many."""
     folder.mkdir()
     footage, count = open_footage(out), 0
     for split in footage.splits():
@@ -72,6 +64,7 @@ def save_images(out: Path, folder: Path) -> int:
 
 
 def cost(run: dict[str, float], start: float, kind: str) -> dict[str, float]:
+    """Returns the figures of one kind of record; `start` is the core time of starting."""
     core = max(0.0, run["core_seconds"] - start) / run["records"]
     size = run["stored_bytes"] / run["records"]
     return {
@@ -84,15 +77,13 @@ def cost(run: dict[str, float], start: float, kind: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--videos", type=Path, required=True, metavar="DIR")
     parser.add_argument("--images", type=Path, metavar="DIR")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="folder to keep what is made")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="folder for all output")
     parser.add_argument(
-        "--options", nargs=argparse.REMAINDER, default=[], help="more, for gen1 ingest clips"
+        "--options", nargs=argparse.REMAINDER, default=[], help="more options of gen1 ingest clips"
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -117,7 +108,7 @@ def main() -> None:
             "images": pictures["inputs"],
             **cost(pictures, start["core_seconds"], "images"),
         }
-        print(json.dumps(figures))
+        print_figures(figures)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-"""The paper's programs on TPUs that are not there: do they fit, and what bounds them?
+"""Compiles the paper's programs for TPUs that are not there: do they fit, and what bounds them?
 
     python benchmarks/paper_on_tpu.py [CASE ...] [--keep DIR]
 
-`gen1 compile` with the real TPU compiler (`pip install -e '.[compile]'`), one case after another;
-each takes 5 to 15 minutes of a CPU core and a few GB. Without names all cases are compiled. With
+Each case runs `gen1 compile` with the real TPU compiler (`pip install -e '.[compile]'`), and takes
+5 to 15 minutes of a CPU core and a few GB of memory. Without names all cases are compiled. With
 --keep a case that was compiled before is read from DIR. docs/performance.md explains the figures.
 
-The last line is one JSON object: case → `gen1 compile --json`'s figures, and for "guided" the FLOPs
-of one guided call against three video passes.
+The last line is one JSON object: case → the figures of `gen1 compile --json`; "guided" has the
+FLOPs of one guided call against three video passes.
 """
 
-import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from common import GEN1, make_parser, print_figures, run_command
 
 VIDEO, IMAGES = "--config paper:blur", "--config paper:image --images"
 # Weak scaling: 9 clips a chip, on 16 to 256 chips.
@@ -38,18 +37,18 @@ CASES = {
 
 
 def compile_case(arguments: str) -> dict:
-    """What `gen1 compile` prints on its last line."""
-    command = [sys.executable, "-m", "gen1_jax.cli", "compile", *arguments.split(), "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}")
-    *table, last = done.stdout.splitlines()
+    """Runs `gen1 compile`; returns the figures of its last line."""
+    output = run_command([*GEN1, "compile", *arguments.split(), "--json"], show=True)
+    *table, last = output.splitlines()
     print("\n".join(table), flush=True)
     return json.loads(last)
 
 
 def compare_guided_call() -> dict:
-    """Compiled FLOPs of guidance's one call (two video branches, one image) against three video."""
+    """Returns the compiled FLOPs of a guided call, and of three video passes.
+
+    The guided call has two video branches and one image branch.
+    """
     from gen1_jax.aot.environment import prepare_environment
 
     prepare_environment("v5p:2x2x1")
@@ -90,12 +89,10 @@ def compare_guided_call() -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     names = [*CASES, "guided"]
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of: {', '.join(names)}")
-    parser.add_argument("--keep", type=Path, help="where results are kept, and read from")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(names))
+    parser.add_argument("--keep", type=Path, help="folder to keep results in")
     args = parser.parse_args()
     if unknown := set(args.cases) - set(names):
         parser.error(f"no case {', '.join(unknown)}; known: {', '.join(names)}")
@@ -110,7 +107,7 @@ def main() -> None:
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(figures[name]))
-    print(json.dumps(figures))
+    print_figures(figures)
 
 
 if __name__ == "__main__":

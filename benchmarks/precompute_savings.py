@@ -1,20 +1,21 @@
-"""What `gen1 precompute` saves a step at the paper's sizes, in FLOPs, and what it costs in bytes.
+"""Counts the FLOPs that `gen1 precompute` saves a step at the paper's sizes, and its bytes.
 
     python benchmarks/precompute_savings.py [--compile v5p:2x2x1] [--footage DATA]
 
-The training step of the last stage from raw frames (the frozen KL-f8 autoencoder, DPT-Large and
-CLIP ViT-L/14 in the step) against the same from encoded data: products and convolutions as the
-program has them, forward and backward; and XLA's own count, which has all other arithmetic too.
-With --compile also what the TPU compiler makes of both (`pip install -e '.[compile]'`; about ten
-minutes a program). With --footage a clip's mean bytes as `gen1 ingest` stored it.
+The training step of the last stage is counted twice: from raw frames, with the encoders in the step
+(the KL-f8 autoencoder, DPT-Large and CLIP ViT-L/14), and from encoded data. One count takes the
+products and convolutions of the program, forward and backward; the other is XLA's own, which has
+all other arithmetic too. --compile adds the TPU compiler's figures of both programs
+(`pip install -e '.[compile]'`; about ten minutes a program). --footage adds the mean bytes of a
+clip as `gen1 ingest` stored it.
 
-The last line is one JSON object; FLOPs are of one clip, or one image, of a step.
+The last line is one JSON object; FLOPs are those of one clip, or one image, in a step.
 """
 
-import argparse
-import json
 import math
 import os
+
+from common import make_parser, print_figures
 
 from gen1_jax.aot.environment import prepare_environment
 from gen1_jax.config import load_model_configs
@@ -23,9 +24,7 @@ RAW = ("frames", "structure_level", "content_frame")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--compile", metavar="TOPOLOGY", help="e.g. v5p:2x2x1; see gen1 compile")
     parser.add_argument("--footage", metavar="DATA", help="a folder that gen1 ingest wrote")
     args = parser.parse_args()
@@ -37,11 +36,11 @@ def main() -> None:
     figures["bytes_a_clip"] = clip_bytes(args.footage)
     for kind in ("video", "image"):
         print(f"{kind}: {figures[kind]}")
-    print(json.dumps(figures))
+    print_figures(figures)
 
 
 def make_config(form: str):
-    """The paper's last stage, of one clip or one image of the largest size, in either form."""
+    """Returns the config of the paper's last stage, with batches of one clip or image."""
     from gen1_jax.configs import paper
 
     config = paper.get_config("blur")
@@ -55,7 +54,7 @@ def make_config(form: str):
 
 
 def count(images: bool) -> dict[str, float]:
-    """FLOPs of loss and gradient in both forms, and of the encoders among them."""
+    """Returns the FLOPs of loss and gradient in both forms, and the encoders' shares."""
     import jax
     import jax.numpy as jnp
 
@@ -90,7 +89,7 @@ def count(images: bool) -> dict[str, float]:
 
 
 def parts(conditioner) -> dict:
-    """The encoders' shares of the raw step, each a function of (frozen, batch)."""
+    """Returns the encoders' shares of the raw step as functions of (encoder_params, batch)."""
 
     def structure(encoder_params, batch):
         depth = conditioner.estimate_depth(encoder_params, batch.frames)
@@ -108,23 +107,21 @@ def parts(conditioner) -> dict:
 
 
 def compiled(form: str, topology: str) -> dict[str, float]:
-    """What the compiler makes of the whole train step, one clip a chip."""
-    from gen1_jax.aot import programs
-    from gen1_jax.aot import target as ahead_of_time
+    """Compiles the whole training step with one clip a chip; returns the compiler's figures."""
+    from gen1_jax.aot.programs import train_work
+    from gen1_jax.aot.target import make_target, measure
 
-    target = ahead_of_time.make_target(topology, {"data": -1, "fsdp": 1})
+    target = make_target(topology, {"data": -1, "fsdp": 1})
     config = make_config(form)
     config.data.batch_size = target.mesh.size
     models = load_model_configs("paper", config.frozen)
-    report = ahead_of_time.measure(
-        programs.train_work(config, models, target, images=False), target
-    )
+    report = measure(train_work(config, models, target, images=False), target)
     names = ("flops", "compiler_flops", "bytes", "hbm_used_bytes", "compile_seconds")
     return {name: getattr(report, name) for name in names}
 
 
 def clip_bytes(footage: str | None) -> dict[str, float]:
-    """Of one clip of the paper's size, in every form."""
+    """Returns the bytes of one clip of the paper's size in every form."""
     from gen1_jax.configs import paper
     from gen1_jax.data_pipelines.encoded.records import make_layout
 

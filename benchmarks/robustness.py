@@ -1,24 +1,22 @@
-"""Is training the same on any number of devices, and does a kill ever lose anything?
+"""Checks that training is the same on any number of devices, and that a kill loses nothing.
 
     python benchmarks/robustness.py [--kills 20] [--steps 20] [--seed 0] [--keep DIR]
 
 Everything runs through the command line, on CPU, with the small models of tests/micro.py:
 
-- the last stage of the UNet (videos and images by turns) on 1 device, on 8 virtual devices and as
-  2 processes of 4 devices, parameters split in two over fsdp: the largest difference of a loss, and
-  of a parameter at the end;
-- the same stage killed (SIGKILL) at a random moment of its life, from the start of the process to
-  its end, and started again: whether its parameters are, to the last bit, those of a run that was
-  left alone. Each kill is a run of its own. What has ended before its moment came is no kill, and
-  another run is drawn for it, until --kills processes have died of the signal.
+- The last stage of the UNet, with batches of videos and of images, trains on 1 device, on 8 virtual
+  devices and as 2 processes of 4 devices; on 8 devices fsdp shards the parameters in two. The
+  figures are the largest difference of a loss and of a final parameter.
+- The same stage is killed (SIGKILL) at a random moment between the start and the end of the
+  process, and started again. Its parameters must equal those of an undisturbed run bit for bit.
+  Each kill is a run of its own. A run that ends before its moment is not a kill; runs are repeated
+  until --kills processes have died of the signal.
 
 The last line is one JSON object: "loss_difference", "parameter_difference", "kills" (processes that
-died of SIGKILL), "saved_before" (those of them that had a checkpoint), "too_late" (runs that had
-ended, and are not counted), "lost".
+died of SIGKILL), "saved_before" (those of them that had a checkpoint), "too_late" (runs that ended
+before their moment), "lost" (kills after which the parameters differed).
 """
 
-import argparse
-import json
 import os
 import random
 import signal
@@ -30,14 +28,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+from common import GEN1, ROOT, make_parser, print_figures, run_command
 from safetensors.numpy import load_file
 from tensorboardX.proto.event_pb2 import Event
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "tests/micro.py"
 WEIGHTS = "model/diffusion_pytorch_model.safetensors"
-GEN1 = [sys.executable, "-m", "gen1_jax.cli"]
 
 
 def environment(devices: int) -> dict[str, str]:
@@ -54,16 +51,14 @@ def command(folder: Path, steps: int, processes: int = 1, fsdp: int = 1) -> list
 
 
 def run(arguments: list[str], devices: int = 1) -> None:
-    done = subprocess.run(
-        arguments, cwd=ROOT, env=environment(devices), capture_output=True, text=True
-    )
-    if done.returncode:
-        sys.exit(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout[-2000:]}"
-                 f"{done.stderr[-2000:]}")  # fmt: skip
+    run_command(arguments, environment(devices))
 
 
 def losses(folder: Path) -> dict[int, float]:
-    """Step → loss, of a run's TensorBoard files (TFRecord: length, checksum, event, checksum)."""
+    """Returns step → loss from a run's TensorBoard files.
+
+    They are TFRecord files: length, checksum, event, checksum.
+    """
     found = {}
     for path in sorted((folder / "logs").iterdir()):
         content, place = path.read_bytes(), 0
@@ -101,7 +96,7 @@ def measure_exactness(work: Path, steps: int) -> dict[str, float]:
 
 def measure_kills(work: Path, steps: int, kills: int, seed: int) -> dict[str, int]:
     whole = work / "whole"
-    run(command(whole, steps))  # compiles, for all
+    run(command(whole, steps))  # compiles for all runs that follow
     started = time.perf_counter()
     run(command(work / "timed", steps))
     life = time.perf_counter() - started
@@ -136,16 +131,14 @@ def measure_kills(work: Path, steps: int, kills: int, seed: int) -> dict[str, in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of killing")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--keep", type=Path, help="a new folder to keep the runs in")
     args = parser.parse_args()
     keep = args.keep
-    # Runs of before would be found finished: nothing would be trained, and nothing killed.
+    # Finished runs in the folder would not train again, so nothing would be killed.
     if keep and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         parser.exit(2, f"--keep {keep}: a folder that is new or empty is accepted\n")
     with tempfile.TemporaryDirectory() as temporary:
@@ -154,7 +147,7 @@ def main() -> None:
         run([*GEN1, "all", "--config", CONFIG, "--workdir", str(work), "--no-progress"])
         figures = measure_exactness(work, args.steps)
         figures |= measure_kills(work, args.steps, args.kills, args.seed)
-    print(json.dumps(figures))
+    print_figures(figures)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""One training step of a small video UNet on CPU: ours (JAX, one jit) against PyTorch (eager).
+"""Times one training step of a small video UNet on CPU: ours (JAX, one jit) against eager PyTorch.
 
     python benchmarks/train_step.py [--networks tiny everywhere] [--rounds 5] [--parts]
 
-A step is forward, backward, clipping, AdamW and the moving average, on 16 clips of 8 frames of
-16x16 latents, float32. All run in one process on the same batch, in turns: ours, and PyTorch with
-every number of threads, because which is fastest depends on what else the machine does (with all
-cores, and one of them taken by another program, a step of PyTorch's takes ten times as long).
-`best_ms` is the fastest turn, `ms` the median; the ratio of the best turns, against PyTorch's best
-number of threads, is the one to quote, from a machine that does nothing else: `load` says how many
-programs were running. `cpu_ms` is processor time of all threads. `--parts` adds where our time
-goes, from a profile on one core (a second process). On one core: `taskset -c 0 python ...`.
-The last line is one JSON object with all figures.
+A step is forward, backward, clipping, AdamW and the moving average, in float32, on 16 clips of 8
+frames of 16x16 latents. Both sides run in one process on the same batch, in turns. PyTorch takes a
+turn with one thread, with half the cores and with all cores, because the fastest number depends on
+what else the machine does: with a thread a core, and one core taken by another program, PyTorch's
+step takes ten times as long.
+
+`best_ms` is the fastest turn, `ms` the median, `cpu_ms` the processor time of all threads. The
+ratio to quote is that of the best turns on an otherwise idle machine, against PyTorch's best number
+of threads; `load` says how many programs were running. `--parts` adds the time that each part of
+the network takes in ours, from a profile on one core in a second process. To run all of it on one
+core: `taskset -c 0 python ...`. The last line is one JSON object.
 """
 
 import argparse
@@ -18,7 +20,6 @@ import json
 import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from common import count_cores, make_parser, print_figures, run_command, time_turns
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -59,13 +61,13 @@ COMMON = {
     "norm_num_groups": 8,
 }
 NETWORKS = {
-    # Attention over all 256 places of a frame, too.
+    # Attention at every resolution, also over all 256 places of a frame.
     "everywhere": COMMON
     | {
         "down_block_types": ("CrossAttnDownBlock2D",) * 3,
         "up_block_types": ("CrossAttnUpBlock2D",) * 3,
     },
-    # What configs/tiny.py trains: no attention at the top resolution.
+    # The network that configs/tiny.py trains: no attention at the top resolution.
     "tiny": COMMON
     | {
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -75,7 +77,7 @@ NETWORKS = {
 
 
 def make_arrays(config: dict) -> tuple[np.ndarray, ...]:
-    """A batch: sample, timesteps, context, the v to predict."""
+    """Returns a batch: sample, timesteps, context, and the v to predict."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> np.ndarray:
@@ -100,7 +102,7 @@ class Ours:
             num_steps=1000, learning_rate=LEARNING_RATE, warmup_steps=1, weight_decay=WEIGHT_DECAY
         )
 
-        def loss(params, arrays, batch, key):  # the arrays go in with what is not trained
+        def loss(params, arrays, batch, key):  # the arrays take the place of encoder_params
             *inputs, v = arrays
             return jnp.square(module.apply({"params": params}, *inputs) - v).mean(), {}
 
@@ -118,13 +120,14 @@ class Ours:
         return float(metrics["loss"])
 
     def parts(self, steps: int = 5) -> dict[str, float]:
-        """Milliseconds of a step by part of the network; each operation's best, as XLA profiled."""
+        """Returns milliseconds by part of the network, from each operation's fastest profile."""
         sources = hlo_sources(self.step.as_text())
         best: dict[str, float] = {}
         for _ in range(steps):
             times = defaultdict(float)
             for name, duration in profile(self):
-                if name in sources and not name.startswith("while"):  # a loop's body is counted
+                # A loop's body is counted, and would count twice with the loop.
+                if name in sources and not name.startswith("while"):
                     times[name] += duration
             best = {name: min(time, best.get(name, time)) for name, time in times.items()}
         total = defaultdict(float)
@@ -134,7 +137,7 @@ class Ours:
 
 
 def profile(step: Callable[[], float]) -> list[tuple[str, float]]:
-    """Every event of one step: name, milliseconds."""
+    """Returns the name and the milliseconds of every event of one step."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             step()
@@ -145,7 +148,7 @@ def profile(step: Callable[[], float]) -> list[tuple[str, float]]:
 
 
 def hlo_sources(text: str) -> dict[str, str]:
-    """HLO instruction -> where in the program it comes from ("" if unsaid), of a compiled text."""
+    """Returns HLO instruction → its source in the program, "" if unknown, from a compiled text."""
     sources = {}
     for line in text.splitlines():
         if name := re.match(r"\s*(?:ROOT )?%?([\w.-]+) = ", line):
@@ -154,7 +157,7 @@ def hlo_sources(text: str) -> dict[str, str]:
     return sources
 
 
-# The first pattern found in an operation's source names its part.
+# An operation belongs to the part of the first pattern that its source contains.
 PARTS = {
     r"norm\d?/": "norms and activations between",
     r"/temporal_conv": "temporal convolutions",
@@ -207,22 +210,15 @@ class Torch:
         return loss.item()
 
     def flops(self) -> int:
-        """Arithmetic of the matrix products and convolutions of one step, forward and backward."""
-        # Attention spelt out, so that its products are counted.
+        """Returns the FLOPs of one step's products and convolutions, forward and backward."""
+        # The plain implementation of attention, whose products are counted.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             self.gradient()
         return counter.get_total_flops()
 
 
-def measure(step: Callable[[], float]) -> tuple[float, float]:
-    """Milliseconds of one step: elapsed, and of processor time."""
-    start, cpu_start = time.perf_counter(), time.process_time()
-    step()
-    return 1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - cpu_start)
-
-
 def thread_counts() -> list[int]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = count_cores()
     return sorted({1, max(1, cores // 2), cores})
 
 
@@ -239,12 +235,7 @@ def compare(name: str, rounds: int) -> dict:
 
     steps = {"ours": ours}
     steps |= {f"torch_{count}": partial(torch_step, count) for count in thread_counts()}
-    times = {side: [] for side in steps}
-    for i in range(rounds + 1):
-        for side, step in steps.items():
-            figures = measure(step)
-            if i > 0:  # the first turn warms up
-                times[side].append(figures)
+    times = {side: turns[1:] for side, turns in time_turns(steps, rounds + 1).items()}  # warm
     load.append(os.getloadavg()[0])
     result = {
         "parameters": sum(p.numel() for p in theirs.parameters),
@@ -268,22 +259,21 @@ def compare(name: str, rounds: int) -> dict:
 
 
 def print_parts(name: str) -> None:
-    """What the second process does; on one core an operation's time is all in one thread."""
+    """Profiles on one core, where an operation's time is all in one thread."""
     ours = Ours(NETWORKS[name], make_arrays(NETWORKS[name]))
     ours()
     print(json.dumps({part: round(ms, 1) for part, ms in ours.parts().items()}))
 
 
 def parts_on_one_core(name: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--profile", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    output = run_command([sys.executable, __file__, "--profile", name])
+    return json.loads(output.splitlines()[-1])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--rounds", type=int, default=5, help="turns that are timed")
+    parser.add_argument("--rounds", type=int, default=5, help="number of timed turns")
     parser.add_argument("--parts", action="store_true", help="where our time goes")
     parser.add_argument("--profile", choices=NETWORKS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -308,7 +298,7 @@ def main() -> None:
             result["parts_ms"] = parts_on_one_core(name)
             for part, ms in result["parts_ms"].items():
                 print(f"  {part:32}{ms:8.0f} ms on one core")
-    print(json.dumps(results))
+    print_figures(results)
 
 
 if __name__ == "__main__":

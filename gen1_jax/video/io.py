@@ -1,22 +1,21 @@
-"""Video in and out: `read_video` and `write_video`, frames as `[n h w 3]` uint8 RGB.
+"""Reads and writes video: `read_video` and `write_video`, frames as `[n h w 3]` uint8 RGB.
 
-What is read: any container PyAV (ffmpeg) opens, animated GIF / WebP / APNG, a single image (a video
-of one frame) and a folder of images in natural order (`2.png` before `10.png`). What is written:
-`.mp4` (H.264, yuv420p, faststart: browsers play it), `.gif`, `.webp`, or, for a path without a
-suffix, a folder of PNGs.
+`read_video` accepts any container that PyAV (ffmpeg) opens, animated GIF, WebP and APNG, a single
+image (a video of one frame), and a folder of images in natural order (`2.png` before `10.png`).
+`write_video` makes `.mp4` (H.264 in yuv420p with faststart, which browsers play), `.gif`, `.webp`,
+or a folder of PNGs if the path has no suffix.
 
-Decisions a caller can rely on:
-- Time is kept. Pictures are placed on a constant-rate grid by their presentation times; the grid's
-  rate is the stream's average rate (for animated images: the rate of the shortest frame, since
-  encoders merge equal frames into longer ones). `Video.fps` is the rate of the frames *returned*:
-  source rate / stride.
-- Rotation and mirror flags (display matrix, EXIF) and non-square pixels are applied; interlaced
-  frames are left as they are; transparent pixels are composited over black; HDR (PQ, HLG) is
-  converted to BT.709.
-- Folders and stills state no rate; theirs is `DEFAULT_FPS`. Sound is dropped, on reading and on
-  writing.
-- A damaged file gives the frames that decode, with a warning that counts what was lost, or an error
-  where fewer than asked are left. Every error is a one-line `UserError`.
+Callers can rely on these rules:
+- Time is kept. Each picture is placed on a grid of constant rate by its presentation time. The
+  grid's rate is the stream's average rate. For animated images it is the rate of the shortest
+  frame, because encoders merge equal frames into a longer one. `Video.fps` is the rate of the
+  *returned* frames: source rate / stride.
+- Rotation and mirror flags (display matrix, EXIF) and non-square pixels are applied. Interlaced
+  frames stay as they are. Transparent pixels are composited over black. HDR (PQ, HLG) is converted
+  to BT.709.
+- Folders and stills state no rate and get `DEFAULT_FPS`. Sound is neither read nor written.
+- A damaged file gives the frames that decode, with a warning that counts the lost ones; if fewer
+  frames than asked are left, it is an error. Every error is a one-line `UserError`.
 """
 
 import contextlib
@@ -59,19 +58,19 @@ __all__ = [
     "write_video",
 ]
 
-VIDEO_SUFFIXES = (".mp4", ".gif", ".webp")  # of outputs; no suffix is a folder of PNGs
+VIDEO_SUFFIXES = (".mp4", ".gif", ".webp")  # accepted outputs; no suffix means a folder of PNGs
 
-_MAX_BYTES = 16 * 2**30  # an unbounded read of a long video would take the machine down with it
+_MAX_BYTES = 16 * 2**30  # reading a long video whole would exhaust the machine's memory
 
 
 @dataclass(frozen=True)
 class Video:
-    """Frames in memory.
+    """A video in memory.
 
     Attributes:
-        frames: `[n h w 3]` uint8 RGB.
-        fps: frames per second of `frames` (source rate / stride).
-        path: where they came from.
+      frames: `[n h w 3]` uint8 RGB.
+      fps: frames per second of `frames` (source rate / stride).
+      path: the file or folder that the frames came from.
     """
 
     frames: np.ndarray
@@ -96,22 +95,23 @@ def read_video(
     size: tuple[int, int] | None = None,
     shorter: bool = False,
 ) -> Video:
-    """Reads frames `start`, `start + stride`, ...; decoding stops once `num_frames` are there.
+    """Reads frames `start`, `start + stride`, …, and decodes no further than it must.
 
     Args:
-        path: a video, animated or single image, or a folder of images.
-        num_frames: how many frames to return; None for all.
-        stride: keep every stride-th frame of the constant-rate source.
-        start: the first frame kept.
-        size: `(height, width)` to return: scaled with its aspect kept until it covers the size,
-            then cropped in the centre (antialiased). None keeps the source's size.
-        shorter: a video of fewer than `num_frames` gives all that it has.
+      path: a video, an animated or single image, or a folder of images.
+      num_frames: number of frames to return; None returns all.
+      stride: keep every stride-th frame of the constant-rate source.
+      start: index of the first frame to keep.
+      size: `(height, width)` of the returned frames. A frame is scaled, antialiased and with its
+        aspect kept, until it covers the size, and cropped in the centre. None keeps the source's
+        size.
+      shorter: whether a video of fewer than `num_frames` gives all that it has.
 
     Returns:
-        A `Video` with `frames [n h w 3]`; a still image gives n = 1.
+      A `Video` with frames `[n h w 3]`; a still image gives n = 1.
 
     Raises:
-        UserError: not readable as a video, or fewer frames than asked.
+      UserError: the path is not readable as a video, or has fewer frames than asked.
     """
     path = Path(path)
     if stride < 1 or start < 0 or (num_frames is not None and num_frames < 1):
@@ -148,11 +148,14 @@ def read_video(
 def fit_size(
     height: int, width: int, multiple: int, max_side: int | None = None
 ) -> tuple[int, int]:
-    """The size nearest to `(height, width)` whose sides are multiples of `multiple`, at least one
-    of it.
+    """Returns the size nearest to `(height, width)` whose sides are multiples of `multiple`.
 
-    With `max_side`, it is first scaled down, its aspect kept, until the longer side is at most
-    that.
+    Args:
+      height: pixels.
+      width: pixels.
+      multiple: what divides both sides of the result; no side is less than this.
+      max_side: the size is first scaled down, with its aspect kept, until its longer side is at
+        most this; None leaves it.
     """
     scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
     return tuple(
@@ -161,8 +164,7 @@ def fit_size(
 
 
 def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`[H W 3]` uint8 -> `[h w 3]`: covers `size = (h, w)` with the aspect kept, cropped in the
-    centre."""
+    """Scales `[H W 3]` uint8 until it covers `size = (h, w)`, and crops the centre `[h w 3]`."""
     if frame.shape[:2] == tuple(size):
         return frame
     image = ImageOps.fit(Image.fromarray(frame), (size[1], size[0]), Image.Resampling.LANCZOS)
@@ -177,7 +179,11 @@ def _select(
     size: tuple[int, int] | None,
     path: Path,
 ) -> tuple[list[np.ndarray], int]:
-    """Takes the slots asked for of the grid of `source.rate`: (frames, slots seen)."""
+    """Takes the slots that were asked for from the grid of `source.rate`.
+
+    Returns:
+      The frames, and the number of slots that were seen.
+    """
     frames: list[np.ndarray] = []
     slots = itertools.islice(itertools.count(start, stride), num_frames)
     target = next(slots)
@@ -187,7 +193,7 @@ def _select(
         while target is not None and target < total:
             if image is None:
                 image = picture.rgb()
-                # a stream may change its size midway; the array cannot
+                # A stream may change its size midway, but all frames of an array have one size.
                 shape = shape or image.shape[:2]
                 image = resize_frame(image, shape)
             frames.append(image)
@@ -202,16 +208,17 @@ def _select(
     return frames, total
 
 
-# --- writing --------------------------------------------------------------------------------------
+# ---- writing
 
 
 def check_output(path: str | os.PathLike, overwrite: bool = False) -> Path:
-    """Refuses, before any work is done, an output that `write_video` would refuse; makes its parent
-    folders.
+    """Refuses, before any work is done, an output that `write_video` would refuse.
+
+    The function makes the parent folders of the path.
 
     Raises:
-        UserError: unknown suffix, an existing output without `overwrite`, a folder that cannot be
-            written to.
+      UserError: the suffix is unknown, the output exists and `overwrite` is false, or its folder
+        cannot be written to.
     """
     path = Path(path)
     if path.suffix.lower() not in ("", *VIDEO_SUFFIXES):
@@ -222,7 +229,7 @@ def check_output(path: str | os.PathLike, overwrite: bool = False) -> Path:
     is_folder = not path.suffix
     if path.is_dir():
         others = [p.name for p in path.iterdir() if not (p.suffix == ".png" and p.stem.isdigit())]
-        if not is_folder or others:  # overwriting must never delete what was not written here
+        if not is_folder or others:  # overwriting must never delete files of another origin
             raise UserError(
                 f"{path}: is a folder with other things in it; give a path that does not exist"
             )
@@ -249,20 +256,20 @@ def check_output(path: str | os.PathLike, overwrite: bool = False) -> Path:
 def write_video(
     path: str | os.PathLike, frames: np.ndarray, fps: Fraction | float, *, overwrite: bool = False
 ) -> None:
-    """Writes frames as the suffix says; complete or not at all (a temporary sibling, then a
-    rename).
+    """Writes frames in the format of the path's suffix, completely or not at all.
 
-    Odd sides are padded by one repeated row or column in mp4, whose yuv420p has no odd sizes.
+    In an mp4, an odd side is padded by repeating its last row or column, because yuv420p has no odd
+    sizes.
 
     Args:
-        path: `.mp4`, `.gif`, `.webp`, or without a suffix a folder `00000.png`, ... (which keeps no
-            rate).
-        frames: `[n h w 3]` uint8 RGB, n >= 1.
-        fps: frames per second.
-        overwrite: replace an existing output.
+      path: ends in `.mp4`, `.gif` or `.webp`; a path without a suffix becomes a folder of
+        `00000.png`, …, which does not keep the rate.
+      frames: `[n h w 3]` uint8 RGB, n ≥ 1.
+      fps: frames per second.
+      overwrite: whether to replace an existing output.
 
     Raises:
-        UserError: what `check_output` refuses; a rate that is not positive; a disk that is full.
+      UserError: `check_output` refuses the path, the rate is not positive, or the disk is full.
     """
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
@@ -281,7 +288,7 @@ def write_video(
         except av.FFmpegError as error:
             raise WritingFailed(f"cannot write {path}: {one_line(error)}") from error
         if path.is_dir():
-            shutil.rmtree(path)  # only numbered PNGs, as checked
+            shutil.rmtree(path)  # check_output has found only numbered PNGs in it
 
 
 def _write_mp4(path: Path, frames: np.ndarray, fps: Fraction) -> None:
@@ -341,13 +348,13 @@ def write_h264(
 
 
 def _durations(count: int, fps: Fraction, unit: int) -> list[int]:
-    """Milliseconds of each frame in steps of `unit`, rounded so that the sum keeps time."""
+    """Returns each frame's milliseconds in steps of `unit`, rounded so that the sum keeps time."""
     edges = [round(index * 1000 / fps / unit) * unit for index in range(count + 1)]
     return [max(2 * unit, end - begin) for begin, end in itertools.pairwise(edges)]
 
 
 def _write_gif(path: Path, frames: np.ndarray, fps: Fraction) -> None:
-    """One palette for the clip and ordered dithering: neither colours nor grain crawl in time."""
+    """Writes a GIF with one palette and ordered dithering, so that colours and grain stay still."""
     sample = [resize_frame(f, fit_size(*f.shape[:2], 1, max_side=96)) for f in frames]
     sample = sample[:: math.ceil(len(sample) / 16)]
     palette = Image.fromarray(np.concatenate(sample)).quantize(256, kmeans=1)
@@ -361,8 +368,7 @@ def _write_gif(path: Path, frames: np.ndarray, fps: Fraction) -> None:
 
 
 def _bayer(height: int, width: int, strength: float = 14.0) -> np.ndarray:
-    """Bayer's 8x8 threshold pattern over `[height width]`, mean 0, `strength` levels from end to
-    end."""
+    """Returns Bayer's 8x8 threshold pattern `[height width]`: mean 0, `strength` levels wide."""
     pattern = np.zeros((1, 1))
     for _ in range(3):
         pattern = np.block([[4 * pattern, 4 * pattern + 2], [4 * pattern + 3, 4 * pattern + 1]])

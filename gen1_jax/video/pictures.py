@@ -1,7 +1,7 @@
-"""Frames to look at: coloured depth, labelled clips side by side, contact sheets, image files.
+"""Arranges frames to look at: coloured depth, clips side by side, contact sheets, image files.
 
-Everything is `[... h w 3]` uint8 RGB in and out. Small clips are enlarged with a smooth filter:
-64x64 frames side by side should be pleasant on a screen without a viewer's help.
+All pictures are `[… h w 3]` uint8 RGB. Small clips are enlarged smoothly, so that 64x64 frames are
+pleasant to see in any viewer.
 """
 
 import functools
@@ -23,17 +23,17 @@ _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 def colour_depth(
     depth: np.ndarray, low: float | None = None, high: float | None = None
 ) -> np.ndarray:
-    """Depth (or any scalar map) -> colours, dark to bright; near is bright for inverse depth.
+    """Colours depth, or any scalar map, from dark to bright; inverse depth shows near as bright.
 
-    The range is that of the whole clip, never of a frame: a scale per frame would seem to flicker.
+    All frames of a clip share one range, because a range for each frame would flicker.
 
     Args:
-        depth: `[n h w]`, any scale.
-        low: the value shown darkest; the 1st percentile of the clip by default.
-        high: the value shown brightest; the 99th percentile by default.
+      depth: `[n h w]` at any scale; NaN is shown as the darkest value.
+      low: the value shown darkest; by default the clip's 1st percentile.
+      high: the value shown brightest; by default the 99th percentile.
 
     Returns:
-        `[n h w 3]` uint8.
+      `[n h w 3]` uint8.
     """
     depth = np.asarray(depth, np.float32)
     finite = depth[np.isfinite(depth)]
@@ -47,13 +47,14 @@ def colour_depth(
 
 
 def label_strip(text: str, width: int, size: int = 14, lines: int | None = None) -> np.ndarray:
-    """Text wrapped to `width` pixels on a dark strip, `[h width 3]`; what is too long ends in "…".
+    """Returns a dark strip `[h width 3]` with text that is wrapped and centred.
 
     Args:
-        text: what to write.
-        width: pixels.
-        size: of the font, pixels.
-        lines: height in lines; by default what the text needs. Text beyond it ends in "…".
+      text: the text; a word wider than the strip is cut and ends in "…".
+      width: the strip's width in pixels.
+      size: the font's size in pixels.
+      lines: the strip's height in lines, by default as many as the text needs. Text beyond them is
+        cut and ends in "…".
     """
     font = ImageFont.load_default(size)
     wrapped = _wrap(text, width - 2 * _GAP, font)
@@ -71,7 +72,7 @@ def label_strip(text: str, width: int, size: int = 14, lines: int | None = None)
 
 
 def enlarge(frames: np.ndarray, scale: int) -> np.ndarray:
-    """`[n h w 3]` uint8 -> `[n h*scale w*scale 3]`, smoothly."""
+    """Enlarges `[n h w 3]` uint8 smoothly to `[n h·scale w·scale 3]`."""
     size = (frames.shape[2] * scale, frames.shape[1] * scale)
     if scale == 1:
         return frames
@@ -81,15 +82,15 @@ def enlarge(frames: np.ndarray, scale: int) -> np.ndarray:
 
 
 def side_by_side(clips: Mapping[str, np.ndarray], scale: int | None = None) -> np.ndarray:
-    """Clips next to each other, each under its label.
+    """Puts clips next to each other, each under its label.
 
     Args:
-        clips: label -> `[n h w 3]` uint8. Other sizes are brought to the first one's height; a
-            shorter clip (a still: one frame) stays on its last frame.
-        scale: whole-number enlargement; by default to about 256 pixels of height.
+      clips: label → `[n h w 3]` uint8. All clips are scaled to the height of the first. A clip
+        shorter than the longest, such as a still of one frame, stays on its last frame.
+      scale: whole-number enlargement; by default to a height of about 256 pixels.
 
     Returns:
-        `[n H W 3]` uint8, n of the longest clip.
+      `[n H W 3]` uint8; n is that of the longest clip.
     """
     height = next(iter(clips.values())).shape[1]
     scale = scale or max(1, round(256 / height))
@@ -108,15 +109,15 @@ def side_by_side(clips: Mapping[str, np.ndarray], scale: int | None = None) -> n
 
 
 def mosaic(clips: Sequence[np.ndarray], columns: int | None = None) -> np.ndarray:
-    """Clips playing side by side in a grid.
+    """Puts clips into a grid in which they play together.
 
     Args:
-        clips: `[n h w 3]` uint8 each. Other sizes are scaled into the largest one's place, centred;
-            a shorter clip begins again, so a still stays.
-        columns: by default as makes the picture about as wide as a screen.
+      clips: `[n h w 3]` uint8 each. All are scaled to the largest height and centred in a place of
+        the largest width. A clip shorter than the longest starts again.
+      columns: number of columns; by default so many that the grid has about a screen's shape.
 
     Returns:
-        `[n H W 3]` uint8, n of the longest clip.
+      `[n H W 3]` uint8; n is that of the longest clip.
     """
     if not clips:
         raise ValueError("a mosaic needs at least one clip")
@@ -144,16 +145,16 @@ def contact_sheet(
     frames_per_clip: int = 4,
     scale: int | None = None,
 ) -> np.ndarray:
-    """One picture of many clips: a row per example, in it a strip of frames per label.
+    """Puts many clips into one picture: a row for each example, a strip of frames for each label.
 
     Args:
-        rows: for each example, label -> `[n h w 3]` uint8. Labels are written above a row where
-            they differ from those of the row before.
-        frames_per_clip: how many frames of each clip, spread evenly from first to last.
-        scale: whole-number enlargement; by default to about 96 pixels of height.
+      rows: for each example label → `[n h w 3]` uint8. Labels are written above the first row, and
+        above each row whose labels differ from those of the row before.
+      frames_per_clip: number of frames shown of each clip, spread evenly from first to last.
+      scale: whole-number enlargement; by default to a height of about 96 pixels.
 
     Returns:
-        `[H W 3]` uint8.
+      `[H W 3]` uint8.
     """
     if not rows:
         raise ValueError("a contact sheet needs at least one row")
@@ -179,10 +180,12 @@ def contact_sheet(
 
 
 def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes `[h w 3]` uint8 as PNG, JPEG or WebP by the suffix, whole or not at all; replaces.
+    """Writes `[h w 3]` uint8 as PNG, JPEG or WebP, completely or not at all.
+
+    An existing file is replaced.
 
     Raises:
-        UserError: another suffix, or a place that cannot be written to.
+      UserError: the suffix is another, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in _IMAGE_SUFFIXES:
@@ -192,7 +195,7 @@ def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
         Image.fromarray(image).save(part, **options)
 
 
-# --- parts ----------------------------------------------------------------------------------------
+# ---- parts of a picture
 
 
 @functools.cache
@@ -220,7 +223,7 @@ def _to_height(frames: np.ndarray, height: int) -> np.ndarray:
 
 
 def _strips(widths: Mapping[str, int], size: int) -> list[np.ndarray]:
-    """Label strips of one height, as tall as the longest label needs, three lines at most."""
+    """Returns label strips of equal height: the lines of the longest label, at most three."""
     font = ImageFont.load_default(size)
     needed = [len(_wrap(label, width - 2 * _GAP, font)) for label, width in widths.items()]
     lines = min(3, max(needed))
@@ -228,7 +231,7 @@ def _strips(widths: Mapping[str, int], size: int) -> list[np.ndarray]:
 
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
-    """Greedy line breaks at spaces; a word wider than a line is cut."""
+    """Breaks text into lines at spaces, each as long as fits; a word wider than a line is cut."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -246,7 +249,7 @@ def _cut(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
 
 
 def _join(arrays: list[np.ndarray], axis: int, gap: int = _GAP) -> np.ndarray:
-    """Concatenates along `axis` with a dark gap between."""
+    """Concatenates along `axis` with dark gaps between."""
     shape = list(arrays[0].shape)
     shape[axis] = gap
     spacer = np.broadcast_to(np.array(_PAPER, np.uint8), shape)
@@ -255,13 +258,13 @@ def _join(arrays: list[np.ndarray], axis: int, gap: int = _GAP) -> np.ndarray:
 
 
 def _widened(image: np.ndarray, width: int) -> np.ndarray:
-    """Fills `[h w 3]` on its right up to `width`."""
+    """Extends `[h w 3]` on its right to `width`."""
     filler = np.full((image.shape[0], width - image.shape[1], 3), _PAPER, np.uint8)
     return np.concatenate([image, filler], axis=1)
 
 
 def _framed(frames: np.ndarray) -> np.ndarray:
-    """A dark border around `[n h w 3]`, its outer sides even, as H.264 wants them."""
+    """Puts a dark border around `[n h w 3]`; its outer sides are even, as H.264 requires."""
     height, width = frames.shape[1:3]
     shape = (len(frames), height + 2 * _GAP + height % 2, width + 2 * _GAP + width % 2, 3)
     canvas = np.empty(shape, np.uint8)

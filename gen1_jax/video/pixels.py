@@ -1,4 +1,4 @@
-"""Pixels: decoded frames and images of any format -> upright `[h w 3]` uint8 RGB, scaled or not."""
+"""Converts decoded frames and images of any format to upright `[h w 3]` uint8 RGB."""
 
 import math
 from collections import defaultdict
@@ -23,10 +23,23 @@ def frame_to_rgb(
     path: Path,
     cover: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Any pixel format -> upright `[h w 3]` uint8 with square pixels; see `Picture`."""
+    """Converts a frame of any pixel format to upright `[h w 3]` uint8 with square pixels.
+
+    Args:
+      frame: the decoded frame.
+      stream: its stream, which knows the shape of its pixels.
+      scalers: ffmpeg's scalers by size. They are kept, because making one takes seconds for HDR.
+      turn: the frame's `display_matrix`.
+      path: the file's name for errors.
+      cover: `(h, w)`; the frame may be scaled down, with its aspect kept, to the least size that
+        covers it. None keeps the size.
+
+    Raises:
+      UserError: ffmpeg cannot convert the pixel format.
+    """
     conversion = {}
     if frame.colorspace == 2 and frame.height >= 720:
-        # untagged: players take BT.709 for HD, BT.601 below
+        # Untagged colours: players assume BT.709 for HD and BT.601 below.
         conversion["src_colorspace"] = Colorspace.ITU709
     if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
         conversion.update(dst_color_trc=ColorTrc.BT709, dst_color_primaries=ColorPrimaries.BT709)
@@ -54,8 +67,13 @@ def frame_to_rgb(
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """How the container's matrix (16.16; x' = a x + c y, y' = b x + d y) turns and mirrors:
-    (transposed, then flipped in y, flipped in x)."""
+    """Reads how the container's display matrix turns and mirrors a frame.
+
+    The matrix holds 16.16 fixed-point numbers: x' = a x + c y, y' = b x + d y.
+
+    Returns:
+      Whether the frame is transposed, then flipped in y, then flipped in x.
+    """
     sides = [s for s in frame.side_data if s.type.name == "DISPLAYMATRIX"]
     if not sides:
         return False, False, False
@@ -66,6 +84,7 @@ def display_matrix(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
 
 def frame_to_thumbnail(frame: av.VideoFrame, scalers: defaultdict, side: int) -> np.ndarray:
+    """Returns a small RGB copy, not turned upright, whose longer side is at most `side`."""
     scale = min(1, side / max(frame.height, frame.width))
     height, width = (max(1, round(edge * scale)) for edge in (frame.height, frame.width))
     small = scalers["thumbnail"].reformat(
@@ -75,12 +94,13 @@ def frame_to_thumbnail(frame: av.VideoFrame, scalers: defaultdict, side: int) ->
 
 
 def least_cover(size: tuple[int, int], cover: tuple[int, int]) -> tuple[int, int]:
-    """`size` scaled down, its aspect kept, to the least that covers `cover`; never up."""
+    """Scales `size` down, with its aspect kept, to the least size that covers `cover`; never up."""
     scale = min(1, max(side / edge for side, edge in zip(cover, size, strict=True)))
     return tuple(math.ceil(edge * scale) for edge in size)
 
 
 def reduced(array: np.ndarray, cover: tuple[int, int] | None) -> np.ndarray:
+    """Scales `[H W 3]` down to the least size that covers `cover`; None keeps the size."""
     size = array.shape[:2] if cover is None else least_cover(array.shape[:2], cover)
     if size == array.shape[:2]:
         return array
@@ -88,7 +108,12 @@ def reduced(array: np.ndarray, cover: tuple[int, int] | None) -> np.ndarray:
 
 
 def image_to_rgb(image: Image.Image, background: int = 0) -> np.ndarray:
-    """A Pillow image of any mode -> `[h w 3]` uint8, what is transparent over a grey level."""
+    """Converts a Pillow image of any mode to `[h w 3]` uint8.
+
+    Args:
+      image: the image.
+      background: the grey level under transparent pixels; 0 is black.
+    """
     if image.mode.startswith("I"):  # 16-bit grey; convert() would clip it at 255
         grey = np.clip(np.asarray(image).astype(np.float64) / 257, 0, 255).round().astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
@@ -98,7 +123,7 @@ def image_to_rgb(image: Image.Image, background: int = 0) -> np.ndarray:
 
 
 def _composite(rgba: np.ndarray, background: int = 0) -> np.ndarray:
-    """`[h w 4]` -> `[h w 3]`, straight alpha over a grey level; black is 0."""
+    """Composites `[h w 4]` with straight alpha over a grey level (0 is black) to `[h w 3]`."""
     alpha = rgba[..., 3:].astype(np.uint16)
     product = rgba[..., :3] * alpha + background * (255 - alpha)
     return ((product + 127) // 255).astype(np.uint8)

@@ -1,9 +1,8 @@
-"""Inputs opened: folder, animated image, still or container -> pictures with their presentation
-times.
+"""Opens inputs (folder, animated image, still, container) as pictures with presentation times.
 
-The lower half of `video_io`, which documents what is accepted and how each oddity is treated.
-Pictures are decoded in order and on demand; turning one into RGB waits until it is known to be
-wanted.
+`gen1_jax.video.io` is built on this module and documents which inputs are accepted and how odd ones
+are treated. Pictures are decoded in order and on demand; a picture is converted to RGB only when
+its pixels are asked for.
 """
 
 import contextlib
@@ -31,46 +30,46 @@ from gen1_jax.video.pixels import (
     reduced,
 )
 
-DEFAULT_FPS = Fraction(24)  # of folders and stills, which state none
+DEFAULT_FPS = Fraction(24)  # of folders and stills, which state no rate
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 ACCEPTED = "accepted are video files, GIF, WebP, APNG, images and folders of images"
 
-IMAGE_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")  # Pillow also "opens" MPEG
+# A list, because Pillow would also "open" an MPEG.
+IMAGE_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 _TEXT_ART_FORMATS = ("tty", "bin", "xbin", "adf", "idf")  # ffmpeg draws any .txt as a video
-_SEEK_FROM = 256  # frames; below, decoding is cheaper than it is risky to seek
+_SEEK_FROM = 256  # first frame from which seeking, which may go wrong, saves enough decoding
 
 
 class Unreadable(UserError):
-    """An input that cannot be read as a video; `reason` is one of `REASONS`."""
+    """An input cannot be read as a video; `reason` is one of `REASONS`."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)
         self.reason = reason
 
-    def __reduce__(self):  # so that it survives the way back from a worker process
+    def __reduce__(self):  # worker processes pickle the error to send it back
         return Unreadable, (self.reason, str(self))
 
 
 REASONS = (
-    "cannot be opened",  # by the operating system
-    "empty file",
-    "not a video",
-    "no video stream",
+    "cannot be opened", "empty file", "not a video", "no video stream",
     "unfinished file",  # an mp4 without its index
-    "unsupported codec",
-    "damaged",
-)
+    "unsupported codec", "damaged",
+)  # fmt: skip
 
 
 @dataclass
 class Picture:
-    """One decoded picture: when it is shown, for how long (seconds), and its pixels on demand.
+    """One decoded picture, whose pixels are converted on demand.
 
-    `rgb(cover)` is upright `[h w 3]` uint8 RGB; with `cover = (h, w)` it may come scaled down, its
-    aspect kept, to where it still covers that size. `thumbnail(side)` is a cheap likeness to
-    compare pictures of one source by, its longer side at most `side`: neither turned nor
-    colour-managed. `follows_gap` says that pictures before it were lost, where that is not to be
-    passed over (`open_file(strict=True)`).
+    Attributes:
+      time: when it is shown, in seconds.
+      duration: how long it is shown, in seconds.
+      rgb: `rgb(cover=None)` returns upright `[h w 3]` uint8 RGB. With `cover = (h, w)` the picture
+        may come scaled down, with its aspect kept, to the least size that covers it.
+      thumbnail: `thumbnail(side)` returns a cheap small copy whose longer side is at most `side`,
+        to compare pictures of one source. It is neither turned upright nor colour-managed.
+      follows_gap: whether pictures just before it were lost; set only by `open_file(strict=True)`.
     """
 
     time: Fraction
@@ -82,7 +81,13 @@ class Picture:
 
 @dataclass
 class Source:
-    """An opened input: `lost` grows while `pictures` is consumed."""
+    """An opened input.
+
+    Attributes:
+      rate: pictures per second.
+      pictures: the pictures in order of presentation.
+      lost: number of damaged pictures so far; it grows while `pictures` is consumed.
+    """
 
     rate: Fraction
     pictures: Iterator[Picture]
@@ -90,10 +95,10 @@ class Source:
 
 
 def on_grid(source: Source) -> Iterator[tuple[Picture, int, int]]:
-    """Puts pictures on the grid of `source.rate`: each with the slots `[begin, end)` it fills.
+    """Yields each picture with the slots `[begin, end)` that it fills on the grid of `source.rate`.
 
-    A picture fills the slots from its own to the next one's; of several in one slot the last one
-    is shown (the others come with begin = end). Before a gap it fills one slot.
+    A picture fills the slots from its own up to the next picture's. If several pictures fall into
+    one slot, the last is shown, and the others have begin = end. A picture before a gap fills one.
     """
     held, slot = None, 0
     for picture in source.pictures:
@@ -101,8 +106,8 @@ def on_grid(source: Source) -> Iterator[tuple[Picture, int, int]]:
         if held is None:
             slot = max(0, round(exact))
         else:
-            # Hysteresis: jitter of the time stamps (milliseconds in Matroska) must not drop or
-            # repeat pictures.
+            # Hysteresis keeps jitter of the time stamps (whole milliseconds in Matroska) from
+            # dropping or repeating pictures.
             following = slot + 1
             at = following if abs(exact - following) < Fraction(3, 4) else max(slot, round(exact))
             yield held, slot, min(at, following) if picture.follows_gap else at
@@ -119,7 +124,14 @@ def natural_key(name: str) -> list[str | int]:
 
 
 def open_folder(path: Path, size: tuple[int, int] | None) -> Source:
-    """A folder of images, in natural order; hidden files and other files are passed over."""
+    """Opens a folder of images in natural order; hidden files and other files are skipped.
+
+    All images must have one size, unless the caller scales them to `size`.
+
+    Raises:
+      UserError: the folder cannot be read or holds no images; while a picture is read, its image is
+        damaged or has another size.
+    """
 
     try:
         files = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
@@ -161,18 +173,19 @@ def open_file(
     strict: bool = False,
     threads: int = 0,
 ) -> Source:
-    """A file, by its content whatever its name.
+    """Opens a file by its content, whatever its name.
 
     Args:
-        path: the file.
-        start: a frame to seek to, if that saves time.
-        stack: closes the file.
-        strict: of a damaged stream, only pictures that certainly are whole: after damage, nothing
-            up to the next key frame. Otherwise all that can be decoded, smeared or not.
-        threads: of the decoder; 0 is one a core.
+      path: the file.
+      start: index of the first wanted frame; the decoder may seek to it.
+      stack: the stack that closes the file.
+      strict: whether a damaged stream gives only pictures that are certainly whole, which leaves
+        out everything from the damage to the next key frame. Otherwise it gives every picture that
+        decodes, smeared ones included.
+      threads: number of the decoder's threads; 0 means one a core.
 
     Raises:
-        Unreadable: not a video.
+      Unreadable: the file is not a video.
     """
     try:
         size = path.stat().st_size
@@ -198,7 +211,7 @@ def open_file(
 
 
 def _open_animation(path: Path, image: Image.Image) -> Source:
-    """GIF, WebP or APNG: a first pass over the frames' durations gives the rate."""
+    """Opens a GIF, WebP or APNG; a first pass over the frames' durations gives the rate."""
     durations: list[Fraction] = []
     source = Source(DEFAULT_FPS, iter(()))
     try:
@@ -206,7 +219,7 @@ def _open_animation(path: Path, image: Image.Image) -> Source:
             image.seek(index)
             image.load()
             milliseconds = image.info.get("duration", 0)
-            # 10 ms and less is shown for 100 ms, as every browser does
+            # Every browser shows a frame of 10 ms or less for 100 ms.
             durations.append(
                 Fraction(milliseconds if milliseconds > 10 else 100).limit_denominator(1000) / 1000
             )
@@ -216,8 +229,8 @@ def _open_animation(path: Path, image: Image.Image) -> Source:
         source.lost = max(1, getattr(image, "n_frames", 0) - len(durations))
     if not durations:
         raise Unreadable("damaged", f"{path}: has 0 frames that can be read; {ACCEPTED}")
-    # Encoders merge equal frames into one of twice the time; count them as two. A mean over all
-    # keeps 1/24 s, which GIF can only store as 40, 40, 50 ms.
+    # Encoders merge two equal frames into one of twice the time, which counts as two here. The mean
+    # over all frames recovers 1/24 s, which GIF can only store as 40, 40, 50 ms.
     shortest = min(durations)
     counts = [max(1, round(duration / shortest)) for duration in durations]
     source.rate = sum(counts) / sum(durations)
@@ -238,9 +251,9 @@ def _open_animation(path: Path, image: Image.Image) -> Source:
 def _open_stream(
     path: Path, start: int, stack: contextlib.ExitStack, strict: bool, threads: int
 ) -> Source:
-    """The first true video stream of a container (cover pictures of music files are not)."""
+    """Opens the first video stream of a container; cover pictures of music files are skipped."""
     try:
-        # "file:" lets names with a colon or a percent sign be names
+        # With "file:" ffmpeg does not interpret a colon or a percent sign in the name.
         container = stack.enter_context(av.open(f"file:{path}", metadata_errors="replace"))
     except (av.FFmpegError, OSError, ValueError) as error:
         with path.open("rb") as file:
@@ -270,7 +283,7 @@ def _open_stream(
         )
     stream.thread_type = "AUTO"
     stream.codec_context.thread_count = threads
-    if strict:  # errors that a decoder would else conceal
+    if strict:  # the decoder then reports errors that it would conceal
         stream.codec_context.options = {"err_detect": "explode"}
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate or DEFAULT_FPS
     source = Source(rate, iter(()))
@@ -281,18 +294,18 @@ def _open_stream(
 def _decode(
     container, stream, source: Source, start: int, path: Path, strict: bool
 ) -> Iterator[Picture]:
-    """Decodes by packets; a bad one is counted and passed over, and a neighbour fills its time.
+    """Decodes packet by packet; counts and skips bad ones, whose time a neighbour fills.
 
-    Strictly, all is passed over from a bad packet to the next key frame.
+    If `strict`, it skips everything from a bad packet to the next key frame.
     """
     step = 1 / source.rate
-    # Only mp4's index lists every packet beforehand (less those its edit list cuts away).
+    # Only mp4's index lists every packet beforehand, except those that its edit list cuts away.
     has_index = "mp4" in container.format.name.split(",")
     expected = len(stream.index_entries) if has_index else 0
     origin = None if stream.start_time is None else stream.start_time * stream.time_base
     seeks = start >= _SEEK_FROM and origin is not None
     if seeks:
-        try:  # a keyframe at least one second ahead of the first frame asked
+        try:  # to a key frame at least one second before the first wanted frame
             time = origin + max(start * step - 1, 0)
             container.seek(int(time / stream.time_base), stream=stream, backward=True)
         except av.FFmpegError:
@@ -300,12 +313,12 @@ def _decode(
     if not seeks:
         origin = None
     packets = bad = 0
-    # One a size, for all frames: its tables take seconds to make for HDR.
+    # One scaler for each size serves all frames, because making one takes seconds for HDR.
     scalers = defaultdict(VideoReformatter)
     shift, previous, turn = Fraction(0), None, None
     demuxer = container.demux(stream)
-    gap = waiting = False  # strictly: pictures were lost, and a key frame is waited for
-    clean = False  # a picture has come since the start, or since the key frame that was waited for
+    gap = waiting = False  # strict: pictures were lost; decoding waits for a key frame
+    clean = False  # whether a picture has come since the start, or since the awaited key frame
     while True:
         try:
             packet = next(demuxer, None)
@@ -318,7 +331,7 @@ def _decode(
             bad += 1
             continue
         try:
-            # cut in the middle, a packet's picture would be smeared
+            # The picture of a packet that is cut off would be smeared.
             frames = None if packet.is_corrupt else packet.decode()
         except av.FFmpegError:
             frames = None
@@ -328,8 +341,7 @@ def _decode(
                 bad += 1
                 if strict:
                     gap = True
-                    # Those that lead an open group of pictures lack what they refer to; the key
-                    # frame that they lead is whole.
+                    # Leading pictures of an open group refer to lost ones; its key frame is whole.
                     waiting = frame is None or clean
                 if waiting:
                     break
@@ -338,13 +350,13 @@ def _decode(
             if time is None:
                 time = (previous + step) if previous is not None else Fraction(origin or 0)
             if previous is not None and time + shift < previous:
-                # the clock was set back: go on from here
+                # The clock was set back: continue from the previous picture.
                 shift = previous + step - time
             previous = time = time + shift
-            if origin is None:  # what was lost before it took its time
+            if origin is None:  # pictures lost before this one keep their time
                 at_start = not gap or stream.start_time is None
                 origin = time if at_start else stream.start_time * stream.time_base
-            # Once: a frame whose side data were looked at is freed only by the collector of cycles.
+            # Read once only: a frame whose side data were read waits for the garbage collector.
             turn = display_matrix(frame) if turn is None else turn
             duration = Fraction(frame.duration or 0) * frame.time_base
             yield Picture(
@@ -363,7 +375,7 @@ def _decode(
 
 
 def _picture_of_image(time: Fraction, duration: Fraction, load: Callable) -> Picture:
-    """A picture that `load()` reads."""
+    """Returns a picture whose pixels `load()` reads."""
     load = functools.cache(load)
 
     def thumbnail(side: int) -> np.ndarray:
