@@ -1,4 +1,4 @@
-"""Arithmetic counted from the program as written."""
+"""Tests the FLOPs that are counted from a program as it is written."""
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +36,11 @@ def test_products_in_every_wrapping(function, arguments, flops):
 
 
 def test_a_strided_convolution():
-    # Of 8 pixels in steps of 2: three windows of three, and a last that reaches beyond by one.
+    # 8 pixels in steps of 2: three windows of three pixels, and a last that reaches one beyond.
     assert count_flops(conv, X, KERNEL) == 2 * (2 * 5) * (11 * 11 * 3)
 
 
-def test_of_ways_for_platforms_the_one_for_all_others_counts():
+def test_the_branch_for_all_other_platforms_counts():
     def product(a):
         return jax.lax.platform_dependent(a, cpu=lambda a: a @ a @ a, default=lambda a: a @ a)
 
@@ -50,10 +50,10 @@ def test_of_ways_for_platforms_the_one_for_all_others_counts():
 
 
 def by_hand(n: int, height: int, width: int, channels: int, temporal: bool) -> int:
-    """FLOPs of Stable Diffusion 1.5's network on n frames with one content token, as Gen-1 has it.
+    """Returns the FLOPs of Stable Diffusion 1.5's UNet on n frames with one content token.
 
-    Multiply-adds of each layer by its formula; a 3x3 convolution reads 3l - 2 places of l, for the
-    outermost taps of the first and last are padding.
+    The function sums the multiply-adds of each layer by formula. Along an axis of length l a 3x3
+    convolution reads 3l − 2 places, because the outer taps at both ends read padding.
     """
     widths, d = (320, 640, 1280, 1280), 768
     places = [(height >> i, width >> i) for i in range(4)]
@@ -64,13 +64,13 @@ def by_hand(n: int, height: int, width: int, channels: int, temporal: bool) -> i
 
     def residual(c_in, c, level):
         h, w = places[level]
-        total = conv3(c_in, c, level) + conv3(c, c, level) + n * 1280 * c  # the time's projection
+        total = conv3(c_in, c, level) + conv3(c, c, level) + n * 1280 * c  # timestep
         total += (c_in != c) * n * h * w * c_in * c
         return total + temporal * 2 * (3 * n - 2) * h * w * c * c
 
     def attention(c, level):
         tokens = places[level][0] * places[level][1]
-        # proj_in, proj_out; q, k, v, out; feed-forward of 4 c, gated; one token's value, its out
+        # proj_in, proj_out; q, k, v, out; gated feed-forward of 4 c; the one token's value and out
         spatial = tokens * c * c * (2 + 4 + 12) + 2 * tokens * tokens * c + d * c + c * c
         over_time = tokens * (c * c * (2 + 4 + 12) + 2 * n * c)
         return n * (spatial + temporal * over_time)
@@ -82,7 +82,7 @@ def by_hand(n: int, height: int, width: int, channels: int, temporal: bool) -> i
             total += residual(c_in, c, level) + (level < 3) * attention(c, level)
             c_in = c
             skips.append(c)
-        if level < 3:  # in steps of two, only the first place of each axis reads padding
+        if level < 3:  # with stride 2 only the first output of each axis reads padding
             h, w = places[level + 1]
             total += n * c * c * (3 * h - 1) * (3 * w - 1)
             skips.append(c)
@@ -99,7 +99,7 @@ def by_hand(n: int, height: int, width: int, channels: int, temporal: bool) -> i
 
 @pytest.mark.parametrize("temporal", [True, False])
 def test_the_paper_s_network_on_one_clip(temporal):
-    """3.42 TFLOP forward on 8 frames of 448x256, 2.34 without its temporal layers."""
+    """8 frames of 448x256 take 3.42 TFLOP forward, and 2.34 without temporal layers."""
     wanted = by_hand(8, 32, 56, 12, temporal)
     assert wanted == pytest.approx(3.42e12 if temporal else 2.34e12, rel=0.005)
     unet = VideoUNet(in_channels=12)

@@ -1,4 +1,4 @@
-"""Clips for the tests of video input and output, encoded in ways that `write_video` never does."""
+"""Makes clips for the tests of video, encoded in ways that `write_video` never does."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +12,7 @@ from gen1_jax.video.io import read_video
 
 
 def clip(n: int = 8, h: int = 48, w: int = 64) -> np.ndarray:
-    """`[n h w 3]` uint8: a bright square moves right over a gradient; no symmetry anywhere."""
+    """Returns `[n h w 3]` uint8 without symmetry: a bright square moves right over a gradient."""
     y, x = np.mgrid[:h, :w]
     frames = np.stack([np.stack([x * 255 // w, y * 255 // h, 0 * x + 90], -1)] * n).astype(np.uint8)
     for i in range(n):
@@ -35,7 +35,7 @@ def encode(
     setup=lambda stream: None,
     options: dict | None = None,
 ) -> Path:
-    """Encodes by PyAV alone what `write_video` never writes; `ticks` in 1/600 s."""
+    """Encodes with PyAV what `write_video` never writes; `ticks` are times in 1/600 s."""
     base = Fraction(1, fps) if ticks is None else Fraction(1, 600)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=options or {})
@@ -51,10 +51,18 @@ def encode(
     return path
 
 
-def fails(path: Path, *parts: str, **options: object) -> None:
-    """Reading ends in a one-line UserError that names the path and holds `parts`."""
+def fails(path: Path, *parts: str, reason: str | None = None, **options: object) -> None:
+    """Checks that reading ends in a one-line UserError that names the path and holds `parts`.
+
+    Args:
+      path: the file or folder.
+      parts: names and numbers that the line must hold.
+      reason: one of `gen1_jax.video.sources.REASONS`, if the error must have one.
+      options: options of `read_video`.
+    """
     with pytest.raises(UserError) as caught:
         read_video(path, **options)
+    assert reason is None or caught.value.reason == reason
     line = str(caught.value)
     assert "\n" not in line and str(path) in line, line
     for part in parts:

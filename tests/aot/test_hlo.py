@@ -1,4 +1,4 @@
-"""What a compiled program does, read from its text: by XLA's own compiler, and a TPU's by hand."""
+"""Tests reading compiled programs: XLA's for CPU, and hand-made text of a TPU's compiler."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def test_a_loop_s_products_count_as_often_as_they_run():
 
     program = compiled(repeated, X, W)
     assert program.flops() == 7 * 2 * 16 * 32 * 32 and not program.unknown_loops
-    # At least both inputs and the result, seven times.
+    # Each of seven runs moves at least both inputs and the result.
     assert program.memory_traffic() >= 7 * 4 * (16 * 32 + 32 * 32 + 16 * 32)
 
 
@@ -59,7 +59,8 @@ def test_what_eight_devices_send_each_other():
     assert traffic == (1, 8 * 3 * 4, 2 * 7 / 8 * 8 * 3 * 4)
 
 
-# As the TPU's compiler writes it: fast memory S(1), a Pallas kernel, a started gather, a mesh.
+# Text as the TPU's compiler writes it: fast memory S(1), Pallas kernels, a reduce-scatter in a
+# fusion, a slice into fast memory, and groups by a mesh.
 TPU = """HloModule jit_step
 
 %fused (p0: bf16[8,128], p1: bf16[128,128]) -> bf16[8,128] {
@@ -96,9 +97,9 @@ def test_a_tpu_s_program():
     program = Program(TPU)
     assert program.flops() == 2 * 8 * 128 * 128 + 1000
     array = 8 * 128 * 2
-    # The fusion reads a and writes f, for b is in fast memory; a kernel counts as it says, or as
-    # what goes in and out; the sums read and write, the scattered one half.
-    # What is sliced into fast memory ahead of its use is read, a quarter of the array.
+    # The fusion reads a and writes f; b is in fast memory. A kernel counts as its estimate says, or
+    # else as its operand and result. Both sums read and write; the scattered one writes half. The
+    # slice into fast memory reads a quarter of the array.
     sums = 1.5 * array + 2 * array
     assert program.memory_traffic() == 2 * array + 5000 + array / 4 + 2 * array + sums
     assert program.uncounted_kernels() == ["u"]
@@ -135,7 +136,7 @@ def test_memory_traffic_is_of_whole_tiles_and_what_is_sent_is_not():
 
 
 def test_a_call_s_inside_counts():
-    """As XLA's CPU compiler writes `call`; what a reduction applies is no such thing."""
+    """XLA's CPU compiler writes `call`; a reduction's `to_apply` is not counted like one."""
     program = Program("""%inner (p: f32[8,16], q: f32[16,4]) -> f32[8,4] {
   %p = f32[8,16]{1,0} parameter(0)
   %q = f32[16,4]{1,0} parameter(1)
@@ -161,8 +162,8 @@ ENTRY %main (a: f32[8,16], b: f32[16,4]) -> f32[8] {
     assert set(program.runs) == {"main", "inner"}
 
 
-# Two combined scatters, which have the channel of all that were combined; and one gather that a
-# v5e's compiler starts in a fusion, goes on with beside a product, and waits for in a third.
+# Two scatters that the compiler combined, so that they share one channel; and one gather that the
+# compiler for v5e starts in one fusion, continues beside a product, and waits for in a third.
 SHARED = """%all-reduce-scatter.1 (p0: bf16[8,128]) -> bf16[4,128] {
   %p0 = bf16[8,128]{1,0} parameter(0)
   ROOT %sum.1 = bf16[8,128]{1,0} all-reduce(%p0), channel_id=1, replica_groups={{0,1},{2,3}}

@@ -1,4 +1,4 @@
-"""Sizes, rotation flags, pixel formats, colours and alpha of what people really have."""
+"""Tests sizes, rotation flags, pixel formats, colours and alpha of real-world files."""
 
 import struct
 from fractions import Fraction
@@ -13,7 +13,7 @@ from gen1_jax.errors import UserError
 from gen1_jax.video import io as video_io
 from gen1_jax.video.io import fit_size, read_video, write_video
 
-# --- shapes, rotation, pixel formats --------------------------------------------------------------
+# ---- shapes, rotation, pixel formats
 
 
 def test_size_covers_and_crops(tmp_path):
@@ -55,7 +55,7 @@ def test_rotation_flag(tmp_path, degrees, mirrored):
 
 
 def test_portrait_phone_matrix(tmp_path):
-    """The very bytes a phone held upright writes into `tkhd`: turn by 90 degrees clockwise."""
+    """A phone held upright writes these bytes into `tkhd`: a turn by 90 degrees clockwise."""
     path = encode(tmp_path / "a.mp4", clip(3))
     data = path.read_bytes()
     unit = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
@@ -142,7 +142,7 @@ def test_grey_16_bit_png(tmp_path):
 
 
 def test_hdr_white_is_white(tmp_path):
-    """PQ's 203 cd/m2, the reference white of BT.2408 (code 0.58), comes out white, not grey."""
+    """The reference white of BT.2408 in PQ (203 cd/m2, code 0.58) is read as white, not grey."""
     frames = np.full((2, 32, 32, 3), round(0.58 * 65535), np.uint16)
 
     def pq(stream):
@@ -158,7 +158,7 @@ def test_alpha_is_over_black(tmp_path, name):
     rgba = np.concatenate([clip(3), np.full((3, 48, 64, 1), 255, np.uint8)], -1)
     rgba[:, :, :32, 3] = 0
     for index in range(3):
-        rgba[index, 30:40, 40 + 5 * index] = 255  # frames that differ where they are seen
+        rgba[index, 30:40, 40 + 5 * index] = 255  # frames differ in their opaque part
     path = tmp_path / name
     images = [Image.fromarray(frame) for frame in rgba]
     if name == "folder":
@@ -184,7 +184,7 @@ def test_folder_in_natural_order(tmp_path):
     for index, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / f"frame{index}.PNG")
     (tmp_path / "notes.txt").write_text("not a frame")
-    (tmp_path / "._frame1.png").write_text("what another system leaves behind")
+    (tmp_path / "._frame1.png").write_text("a hidden file of another system")
     np.testing.assert_array_equal(read_video(tmp_path).frames, frames)
     Image.fromarray(clip(1, 20, 16)[0]).save(tmp_path / "frame12.png")
     fails(tmp_path, "20x16", "16x16")

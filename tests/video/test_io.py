@@ -1,4 +1,4 @@
-"""Round trips, which frames are read, time, damaged and wrong files, refused outputs."""
+"""Tests round trips, the choice of frames, time, damaged and wrong files, and refused outputs."""
 
 import shutil
 import warnings
@@ -16,7 +16,7 @@ from gen1_jax.video import io as video_io
 from gen1_jax.video import sources as video_sources
 from gen1_jax.video.io import check_output, read_video, write_video
 
-# --- round trips ----------------------------------------------------------------------------------
+# ---- round trips
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_round_trip(tmp_path, suffix, least):
 @pytest.mark.parametrize("fps", [Fraction(30000, 1001), 24, 7.5, 2.5])
 def test_rates_and_equal_frames_survive(tmp_path, suffix, fps):
     frames = clip(9)
-    frames[4:6] = frames[3]  # encoders of animated images merge these
+    frames[4:6] = frames[3]  # encoders of animated images merge equal frames
     write_video(tmp_path / f"a{suffix}", frames, fps)
     video = read_video(tmp_path / f"a{suffix}")
     assert len(video) == 9
@@ -70,13 +70,13 @@ def test_one_frame(tmp_path):
     for suffix in (".mp4", ".gif", ".webp", ""):
         write_video(tmp_path / f"one{suffix}", clip(1), 8)
         assert read_video(tmp_path / f"one{suffix}").frames.shape == (1, 48, 64, 3)
-        fails(tmp_path / f"one{suffix}", "has 1 frame;", "8 from frame 0", num_frames=8)
+        fails(tmp_path / f"one{suffix}", "1 frame", "8", num_frames=8)
     Image.fromarray(clip(1)[0]).save(tmp_path / "still.jpg", quality=95)
     still = read_video(tmp_path / "still.jpg")
     assert len(still) == 1 and psnr(still.frames, clip(1)) > 30
 
 
-# --- which frames ---------------------------------------------------------------------------------
+# ---- which frames
 
 
 def test_start_stride_and_count(tmp_path):
@@ -91,8 +91,9 @@ def test_start_stride_and_count(tmp_path):
         fails(path, "12 frames", start=12)
     assert read_video(tmp_path / "a.mp4", stride=4).fps == Fraction(5, 2)
     for bad in ({"stride": 0}, {"start": -1}, {"num_frames": 0}, {"size": (0, 4)}):
-        with pytest.raises(UserError, match="1 or more"):
+        with pytest.raises(UserError, match="1 or more") as caught:
             read_video(tmp_path / "a.mp4", **bad)
+        assert "\n" not in str(caught.value)
 
 
 def test_decoding_stops_early_and_seeks(tmp_path, monkeypatch):
@@ -114,14 +115,14 @@ def test_decoding_stops_early_and_seeks(tmp_path, monkeypatch):
 def test_memory_is_bounded(tmp_path, monkeypatch):
     write_video(tmp_path / "a.mp4", clip(), 10)
     monkeypatch.setattr(video_io, "_MAX_BYTES", 5 * 48 * 64 * 3)
-    fails(tmp_path / "a.mp4", "do not fit")
+    fails(tmp_path / "a.mp4", "48x64")
 
 
-# --- time -----------------------------------------------------------------------------------------
+# ---- time
 
 
 def test_variable_frame_rate_keeps_time(tmp_path):
-    """Five pictures at 30 a second, then five at 10: each is shown when it was shown."""
+    """Five pictures at 30 a second, then five at 10, keep their times."""
     frames = clip(10)
     for index in range(10):
         frames[index, 24:40, 8:56] = 25 * index
@@ -132,14 +133,14 @@ def test_variable_frame_rate_keeps_time(tmp_path):
         times = np.arange(len(video)) / float(video.fps) * 600
         truth = np.searchsorted(ticks, times + 1e-6, side="right") - 1
         assert np.all(np.diff(shown) >= 0) and np.abs(shown - truth).max() <= 2
-        # at the end of the fast part and in the slow part the clock is right to a frame
+        # The clock is right to a frame at the end of the fast part and in the slow part.
         assert abs(times[np.argmax(shown >= 5)] - 100) < 1.1 * 600 / float(video.fps)
         assert abs(times[np.argmax(shown >= 9)] - 340) < 1.1 * 600 / float(video.fps)
         assert float(video.duration) == pytest.approx(400 / 600, abs=0.15)
 
 
 def test_jitter_drops_nothing(tmp_path):
-    """29.97 pictures a second, in whole milliseconds and a jitter of a third of a frame."""
+    """The pictures come 29.97 a second with a jitter of up to a third of a frame."""
     frames = clip(24)
     jitter = np.random.default_rng(1).integers(-6, 7, 24)
     ticks = (np.arange(24) * 600 * 1001 / 30000 + jitter).round().astype(int)
@@ -158,21 +159,21 @@ def test_gif_durations(tmp_path):
     assert video.fps == 10 and psnr(video.frames, frames[[0, 1, 1, 1, 2]]) > 25
 
 
-# --- bad input ------------------------------------------------------------------------------------
+# ---- bad input
 
 
 def test_not_videos(tmp_path):
-    fails(tmp_path / "none.mp4", "no such file")
-    fails(tmp_path, "a folder without images")
+    fails(tmp_path / "none.mp4")
+    fails(tmp_path, ".png")  # a folder without images; the line names what is accepted
     for name in ("a.mp4", "a.txt", "a.png", "a.gif"):
         (tmp_path / name).write_text("just words\n" * 40)
-        fails(tmp_path / name, "not a video", "accepted are")
+        fails(tmp_path / name, reason="not a video")
         (tmp_path / name).write_bytes(b"")
-        fails(tmp_path / name, "0 bytes")
+        fails(tmp_path / name, reason="empty file")
     with wave.open(str(tmp_path / "a.wav"), "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes(bytes(8000))
-    fails(tmp_path / "a.wav", "only sound")
+    fails(tmp_path / "a.wav", "sound", reason="no video stream")
 
 
 def test_cover_picture_is_not_a_video(tmp_path):
@@ -187,7 +188,7 @@ def test_cover_picture_is_not_a_video(tmp_path):
         for stream, frame in ((cover, picture), (sound, samples)):
             container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
-    fails(tmp_path / "song.mp3", "only sound")
+    fails(tmp_path / "song.mp3", "sound", reason="no video stream")
 
 
 def test_cut_off_mp4(tmp_path):
@@ -202,13 +203,13 @@ def test_cut_off_mp4(tmp_path):
     assert 5 <= len(video) <= 14 and len(video) + lost == 20
     np.testing.assert_array_equal(video.frames[:5], read_video(tmp_path / "whole.mp4").frames[:5])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # all that was asked for is there: nothing to warn about
+        warnings.simplefilter("error")  # all frames that were asked for are there: no warning
         assert len(read_video(cut, num_frames=4)) == 4
-    fails(cut, f"has {len(video)} frames", f"{lost} more are damaged", num_frames=20)
+    fails(cut, f"{len(video)} frames", f"{lost} more", num_frames=20)
     cut.write_bytes(data[: data.index(b"mdat") + 20])
-    fails(cut, "too damaged")
+    fails(cut)
     cut.write_bytes(data[:24] + data[data.index(b"mdat") - 4 :])
-    fails(cut, "moov")
+    fails(cut, reason="unfinished file")
 
 
 def test_damage_in_the_middle_keeps_time(tmp_path):
@@ -233,34 +234,34 @@ def test_cut_off_images(tmp_path):
     Image.fromarray(clip(1)[0]).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
-    fails(tmp_path / "a.png", "cannot be read")
+    fails(tmp_path / "a.png", reason="damaged")
 
 
-# --- outputs --------------------------------------------------------------------------------------
+# ---- outputs
 
 
 def test_outputs_are_refused(tmp_path):
-    def refused(path, match, **options):
-        with pytest.raises(UserError, match=match) as caught:
-            write_video(path, clip(2), 8, **options)
-        assert "\n" not in str(caught.value)
+    def refused(path, *parts, fps=8, **options):
+        with pytest.raises(UserError) as caught:
+            write_video(path, clip(2), fps, **options)
+        line = str(caught.value)
+        assert "\n" not in line and all(part in line for part in (str(path), *parts))
 
-    refused(tmp_path / "a.avi", r"cannot write \.avi; accepted are \.mp4, \.gif, \.webp")
+    refused(tmp_path / "a.avi", ".mp4", ".gif", ".webp")
     for path in (tmp_path / "a.mp4", tmp_path / "a"):
         write_video(path, clip(2), 8)
-        refused(path, "exists already")
+        refused(path)
         write_video(path, clip(3), 8, overwrite=True)
         assert len(read_video(path)) == 3
     (tmp_path / "a" / "thesis.txt").write_text("dear")
-    refused(tmp_path / "a", "other things", overwrite=True)
+    refused(tmp_path / "a", overwrite=True)
     assert (tmp_path / "a" / "thesis.txt").exists()
-    refused(tmp_path / "a.mp4" / "b.mp4", "folder cannot be made")
+    refused(tmp_path / "a.mp4" / "b.mp4")
     (tmp_path / "file").write_text("")
-    refused(tmp_path / "file", "is a file", overwrite=True)
+    refused(tmp_path / "file", overwrite=True)
     (tmp_path / "b.mp4").mkdir()
-    refused(tmp_path / "b.mp4", "is a folder|other things", overwrite=True)
-    with pytest.raises(UserError, match="frames per second"):
-        write_video(tmp_path / "c.mp4", clip(2), 0)
+    refused(tmp_path / "b.mp4", overwrite=True)
+    refused(tmp_path / "c.mp4", "0 frames per second", fps=0)
     with pytest.raises(ValueError, match="uint8"):
         write_video(tmp_path / "c.mp4", clip(2).astype(np.float32), 8)
     assert check_output(tmp_path / "new/c.gif") == tmp_path / "new/c.gif"
@@ -286,6 +287,6 @@ rmtree = shutil.rmtree
 
 
 def test_a_folder_without_permission(tmp_path, monkeypatch):
-    monkeypatch.setattr(video_io.os, "access", lambda *a: False)  # root may write anywhere
-    with pytest.raises(UserError, match="cannot be written to"):
+    monkeypatch.setattr(video_io.os, "access", lambda *a: False)  # because root may write anywhere
+    with pytest.raises(UserError, match=r"a\.mp4"):
         check_output(tmp_path / "a.mp4")
