@@ -80,11 +80,6 @@ class Video:
     def __len__(self) -> int:
         return len(self.frames)
 
-    @property
-    def duration(self) -> Fraction:
-        """Seconds."""
-        return len(self.frames) / self.fps
-
 
 def read_video(
     path: str | os.PathLike,
