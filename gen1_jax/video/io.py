@@ -35,7 +35,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image, ImageOps
 
-from gen1_jax.errors import UserError, WritingFailed, one_line
+from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import replacing
 from gen1_jax.video.pixels import SCALER
 from gen1_jax.video.sources import (
@@ -277,11 +277,8 @@ def write_video(
         )
     path = check_output(path, overwrite)
     write = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp, "": _write_folder}
-    with replacing(path) as part:
-        try:
-            write[path.suffix.lower()](part, frames, Fraction(fps).limit_denominator(65535))
-        except av.FFmpegError as error:
-            raise WritingFailed(f"cannot write {path}: {one_line(error)}") from error
+    with replacing(path, failures=(OSError, av.FFmpegError)) as part:
+        write[path.suffix.lower()](part, frames, Fraction(fps).limit_denominator(65535))
         if path.is_dir():
             shutil.rmtree(path)  # check_output has found only numbered PNGs in it
 
