@@ -52,11 +52,11 @@ def test_each_says_what_it_measures(help_texts, name):
 
 
 def test_the_train_step_is_the_same_as_torch_s(monkeypatch):
-    monkeypatch.setattr(jax, "jit", quick_jit)
     monkeypatch.syspath_prepend(FOLDER)
     spec = importlib.util.spec_from_file_location("benchmark_train_step", FOLDER / "train_step.py")
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
+    monkeypatch.setattr(jax, "jit", quick_jit)
     for name, size in {"CLIPS": 1, "FRAMES": 2, "SIZE": 4}.items():
         monkeypatch.setattr(benchmark, name, size)
     config = benchmark.COMMON | {
