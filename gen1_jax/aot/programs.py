@@ -65,7 +65,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     idle = not objective.runs_encoders(batch)
     model_flops = 3 * _count(objective.loss, state.params, encoder_params, batch, jax.random.key(0))
     if encoder_params and not idle:
-        notes.append("of the frozen networks model FLOPs count a backward pass too")
+        notes.append("model FLOPs count a backward pass of the frozen networks too")
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
     step = make_step(
         objective.loss,

@@ -167,7 +167,7 @@ def test_not_videos(tmp_path):
     fails(tmp_path, ".png")  # a folder without images; the line names what is accepted
     for name in ("a.mp4", "a.txt", "a.png", "a.gif"):
         (tmp_path / name).write_text("just words\n" * 40)
-        fails(tmp_path / name, reason="not a video")
+        fails(tmp_path / name, "not a video")
         (tmp_path / name).write_bytes(b"")
         fails(tmp_path / name, reason="empty file")
     with wave.open(str(tmp_path / "a.wav"), "wb") as sound:
