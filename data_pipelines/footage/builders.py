@@ -1,15 +1,13 @@
-"""TFDS builders `clips` and `images`: the parts' records, less duplicates, as ArrayRecord shards.
+"""TFDS builders `clips` and `images`: the records of all chunks, less duplicates, in shards.
 
-Shards are laid out beforehand, and each is written by one Beam worker straight from the parts: no
-record passes through a shuffle, so memory stays flat on every runner and the order is always the
-same, that of the inputs. TFDS writes to a temporary folder and renames it.
+The shards are laid out beforehand, and one Beam worker writes each of them straight from the
+chunks. No record passes through a shuffle, so memory stays constant on every runner, and the order
+is always that of the inputs. TFDS writes to a temporary folder and renames it.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,35 +18,35 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from etils import epath
 
 from gen1_jax.data_pipelines.footage import records
+from gen1_jax.data_pipelines.footage.chunks import Job
 from gen1_jax.data_pipelines.footage.duplicates import read_final
-from gen1_jax.data_pipelines.footage.parts import Job
 from gen1_jax.data_pipelines.footage.reader import CLIPS, IMAGES, VERSION
 from gen1_jax.data_pipelines.quiet import silent_tfds
-from gen1_jax.errors import WritingFailed, one_line
+from gen1_jax.files import replacing
 
 _SHARD_BYTES = 512 * 2**20
-_AT_ONCE = 64  # records read from a part
+_AT_ONCE = 64  # records that are read from a chunk together
 
-# Of a shard: (part, places of records in it), in order
+# The content of a shard, in order: (chunk, places of records in it).
 Pieces = list[tuple[int, list[int]]]
 
 
-class _FromParts(tfds.core.ShardBasedBuilder):
-    """A builder fed with the parts of an ingest.
+class _FromChunks(tfds.core.ShardBasedBuilder):
+    """A builder fed with the chunks of an ingest.
 
     Attributes:
-        job: the ingest.
-        num_parts: how many there are.
-        run: a context manager that gives a Beam pipeline and runs it, on so many workers at most.
-        features: of the records.
+      job: the ingest.
+      num_chunks: number of its chunks.
+      run: context manager that yields a Beam pipeline and runs it, on at most so many workers.
+      features: function that returns the features of a record.
     """
 
     VERSION = tfds.core.Version(VERSION)
-    # TFDS finds these by importlib_resources, which it needs but does not ask for.
+    # Otherwise TFDS finds these by importlib_resources, which it does not list as a requirement.
     code_path = epath.Path(__file__)
     pkg_dir_path = epath.Path(__file__).parent
     job: Job
-    num_parts: int
+    num_chunks: int
     run: Callable[[int], Any]
     features: Callable[[], Any]
 
@@ -57,7 +55,7 @@ class _FromParts(tfds.core.ShardBasedBuilder):
             builder=self,
             description=self.__doc__,
             features=self.features(),
-            disable_shuffling=True,  # readers shuffle; the order is that of the inputs
+            disable_shuffling=True,  # the order is that of the inputs; readers shuffle
         )
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> Mapping:
@@ -66,7 +64,7 @@ class _FromParts(tfds.core.ShardBasedBuilder):
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         import apache_beam as beam
 
-        layout = lay_out(self.job, self.num_parts)
+        layout = lay_out(self.job, self.num_chunks)
         templates = {split: self._get_filename_template(split) for split in layout}
         shards = [
             (str(templates[split].sharded_filepath(shard_index=i, num_shards=len(all_))), pieces)
@@ -93,14 +91,14 @@ class _FromParts(tfds.core.ShardBasedBuilder):
         )
 
 
-class Clips(_FromParts):
+class Clips(_FromChunks):
     """Clips of real footage: short films of frames a stride apart, none across a cut."""
 
     name = CLIPS
     features = staticmethod(records.clip_features)
 
 
-class Images(_FromParts):
+class Images(_FromChunks):
     """Captioned images, a split for each size that batches have (height x width)."""
 
     name = IMAGES
@@ -110,16 +108,19 @@ class Images(_FromParts):
 BUILDERS = {builder.name: builder for builder in (Clips, Images)}
 
 
-def lay_out(job: Job, num_parts: int) -> dict[str, tuple[list[Pieces], int]]:
-    """Split -> its shards and its bytes; shards are of like size, and follow the inputs' order."""
+def lay_out(job: Job, num_chunks: int) -> dict[str, tuple[list[Pieces], int]]:
+    """Returns the shards and the bytes of each split.
+
+    The shards of a split are of about the same size and follow the order of the inputs.
+    """
     totals: dict[str, int] = {}
-    for _, final in read_final(job, num_parts):
+    for _, final in read_final(job, num_chunks):
         for split, kept in final["splits"].items():
             totals[split] = totals.get(split, 0) + sum(size for _, size in kept)
     counts = {split: -(-total // _SHARD_BYTES) for split, total in totals.items()}
     shards: dict[str, list[Pieces]] = {split: [[] for _ in range(n)] for split, n in counts.items()}
     done = dict.fromkeys(totals, 0)
-    for index, final in read_final(job, num_parts):
+    for index, final in read_final(job, num_chunks):
         for split, kept in final["splits"].items():
             for place, size in kept:
                 pieces = shards[split][done[split] * counts[split] // totals[split]]
@@ -134,39 +135,45 @@ def lay_out(job: Job, num_parts: int) -> dict[str, tuple[list[Pieces], int]]:
 
 
 def copy_shard(shard: tuple[str, Pieces], job: Job) -> str:
-    """Writes one shard from the parts, whole or not at all."""
+    """Writes one shard from the chunks, atomically, and returns its path.
+
+    Raises:
+      WritingFailed: the shard cannot be written.
+    """
     path, pieces = shard
-    temporary = f"{path}.{uuid.uuid4().hex}"
-    try:
-        writer = ArrayRecordWriter(temporary, "group_size:1")
+    with replacing(Path(path), (RuntimeError, ValueError)) as temporary:
+        writer = ArrayRecordWriter(str(temporary), "group_size:1")
         for record in _read(job, pieces):
             writer.write(record)
         writer.close()
-        os.replace(temporary, path)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise WritingFailed(f"cannot write {path}: {one_line(error)}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return path
 
 
 def _read(job: Job, pieces: Pieces) -> Iterator[bytes]:
     for index, places in pieces:
-        reader = ArrayRecordReader(str(job.part(index, ".array_record")))
+        reader = ArrayRecordReader(str(job.chunk(index, ".array_record")))
         try:
-            for chunk in np.array_split(places, -(-len(places) // _AT_ONCE)):
-                yield from reader.read(chunk.tolist())
+            for together in np.array_split(places, -(-len(places) // _AT_ONCE)):
+                yield from reader.read(together.tolist())
         finally:
             reader.close()
 
 
-def build(kind: str, data_dir: Path, job: Job, num_parts: int, run: Callable[[int], Any]) -> None:
-    """Writes `data_dir/kind/1.0.0`, unless it is there."""
+def build(kind: str, data_dir: Path, job: Job, num_chunks: int, run: Callable[[int], Any]) -> None:
+    """Writes `data_dir/kind/1.0.0`, unless it exists.
+
+    Args:
+      kind: "clips" or "images".
+      data_dir: folder of the data.
+      job: the ingest.
+      num_chunks: number of its chunks.
+      run: context manager that yields a Beam pipeline and runs it, on at most so many workers.
+    """
     for left in (data_dir / kind).glob(f"incomplete.*_{VERSION}"):
         shutil.rmtree(left)  # by a build that was killed
     array_record = tfds.core.FileFormat.ARRAY_RECORD
     with silent_tfds():
         builder = BUILDERS[kind](data_dir=str(data_dir), file_format=array_record)
-        builder.job, builder.num_parts, builder.run = job, num_parts, run
-        # nothing is downloaded, but TFDS makes the folder
+        builder.job, builder.num_chunks, builder.run = job, num_chunks, run
+        # Nothing is downloaded, but TFDS makes this folder.
         builder.download_and_prepare(download_dir=job.work, file_format=array_record)

@@ -1,9 +1,9 @@
-"""One video -> its clips: n frames a stride apart, back to back within each shot, filtered.
+"""Cuts a video into clips: n frames a stride apart, back to back within each shot, filtered.
 
-Frames are those of a regular grid at the stream's average rate, so that a variable rate changes
-neither the pace nor the number of frames. They come upright, with square pixels, as 8-bit RGB,
-whatever the pixel format; HDR (PQ, HLG) is converted to BT.709 (`gen1_jax.video.io`). What a clip
-is made of is kept no longer than the clip: memory does not grow with a video's length.
+Frames are taken on a regular grid at the stream's average rate, so that a variable rate changes
+neither the pace nor the number of frames. They are upright 8-bit RGB with square pixels, whatever
+the pixel format; HDR (PQ, HLG) is converted to BT.709 by `gen1_jax.video`. Frames are kept no
+longer than their clip, so memory does not grow with a video's length.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from gen1_jax.errors import UserError
 from gen1_jax.video.io import resize_frame
 from gen1_jax.video.sources import Source, Unreadable, on_grid, open_file, open_folder
 
-_BLACK = 28  # levels; bars are limited-range black and what an encoder makes of it
-_LEAST_BAR = 0.01  # of a side; less is a soft edge
-_MARGIN = 0.005  # of a side, cut off beside a bar: scaling blends it with the picture
+_BLACK = 28  # brightest level of a bar: limited-range black, and what an encoder makes of it
+_LEAST_BAR = 0.01  # share of a side; a narrower bar is a soft edge
+_MARGIN = 0.005  # share of a side cut off beside a bar, where scaling blends bar and picture
 _LUMA = np.array([0.2126, 0.7152, 0.0722])  # BT.709
-_LONGEST_STILL = 60  # seconds of a picture that are looked at; clocks of broken files leap by years
-_CELLS = 32  # motion is measured on means over about 32 x 32 cells
+_LONGEST_STILL = 60  # seconds that a picture may last; clocks of broken files leap by years
+_CELLS = 32  # motion is measured on the means of about 32 x 32 cells
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipSettings:
-    """How clips are cut.
+    """Settings of stored clips.
 
     Attributes:
-        size: (height, width) of the stored frames; even.
-        num_frames: of a clip.
-        stride: frames of the source from one frame of a clip to the next.
-        max_clips: of one shot, its first ones; 0 for all.
-        max_upscale: a picture that would have to be enlarged more is too small.
-        min_luma: mean luma, 0..255, below which a clip is too dark.
-        min_motion: mean change of luma between consecutive frames of the clip, in levels of 255
-            over about 32 x 32 cells, below which it is near-still.
-        crop_bars: whether constant black bars are cropped.
-        crf: x264's quality of the stored clip.
+      size: (height, width) of the stored frames; both even.
+      num_frames: number of frames of a clip.
+      stride: distance of a clip's consecutive frames in the source, in frames.
+      max_clips: largest number of clips of one shot, from its beginning; 0 for all.
+      max_upscale: largest factor by which a picture may be enlarged.
+      min_luma: least mean luma, 0..255; a darker clip is too dark.
+      min_motion: least mean change of luma between consecutive frames of a clip, in levels of 255
+        over about 32 x 32 cells; a clip below it is near-still.
+      crop_bars: whether constant black bars are cropped.
+      crf: x264's quality of the stored clip.
     """
 
     size: tuple[int, int] = (256, 448)
@@ -60,7 +60,13 @@ class ClipSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """frames [n H W 3] uint8; times [n] seconds in the source; start, its first frame's number."""
+    """A clip.
+
+    Attributes:
+      frames: [n H W 3] uint8.
+      times: [n] times in the source, in seconds.
+      start: number of the first frame in the source.
+    """
 
     frames: np.ndarray
     times: np.ndarray
@@ -68,10 +74,15 @@ class Clip:
 
 
 def read_clips(path: Path, settings: ClipSettings, outcome: Outcome) -> Iterator[Clip]:
-    """The clips of a video or folder of pictures; `outcome` takes down all that is dropped.
+    """Yields the clips of a video or of a folder of pictures.
+
+    Args:
+      path: the video or folder.
+      settings: settings of clips.
+      outcome: the input's outcome, in which all that is dropped is noted.
 
     Raises:
-        Unreadable: not a video.
+      Unreadable: the file is no video.
     """
     with contextlib.ExitStack() as stack:
         if path.is_dir():
@@ -82,9 +93,9 @@ def read_clips(path: Path, settings: ClipSettings, outcome: Outcome) -> Iterator
 
 
 def cut_clips(source: Source, settings: ClipSettings, outcome: Outcome) -> Iterator[Clip]:
-    """See `read_clips`."""
+    """Yields the clips of an open source; see `read_clips`."""
     n, stride = settings.num_frames, settings.stride
-    roomy = tuple(2 * side for side in settings.size)  # bars are yet to be cropped
+    roomy = tuple(2 * side for side in settings.size)  # leaves room for cropping bars
     frames: list[np.ndarray] = []
     start = made = seen = 0
     damaged_at = None
@@ -119,11 +130,11 @@ def cut_clips(source: Source, settings: ClipSettings, outcome: Outcome) -> Itera
                         slots = start + stride * np.arange(n)
                         yield Clip(finished, slots / float(source.rate), start)
                     frames, start = [], start + n * stride
-    except Unreadable:  # a picture of a folder or animation
+    except Unreadable:  # a damaged picture of a folder or animation
         damaged_at = seen if damaged_at is None else damaged_at
         source.lost += 1
     end_shot()
-    if source.lost and damaged_at is None:  # a tail that is cut off
+    if source.lost and damaged_at is None:  # the end is cut off
         damaged_at = seen
     if damaged_at is not None:
         lost = f", {source.lost} frames lost" if source.lost else ""
@@ -136,7 +147,7 @@ def cut_clips(source: Source, settings: ClipSettings, outcome: Outcome) -> Itera
 
 
 def _finish(frames: list[np.ndarray], settings: ClipSettings) -> np.ndarray | str:
-    """Crops, scales and filters: [n H W 3], or the reason to drop the clip."""
+    """Crops, scales and filters a clip; returns its frames [n H W 3] or the reason to drop it."""
     if len(frames) > 1 and all(frame is frames[0] for frame in frames):
         return "near-still"
     shape = frames[0].shape[:2]
@@ -157,13 +168,13 @@ def _finish(frames: list[np.ndarray], settings: ClipSettings) -> np.ndarray | st
 
 
 def find_bars(frames: np.ndarray) -> tuple[int, int, int, int]:
-    """Rows and columns to cut off at the top, bottom, left and right of frames [n H W 3].
+    """Returns the widths of the bars of frames [n H W 3] at the top, bottom, left and right.
 
-    Bars are black in all frames and come in pairs: a dark floor or sky alone is none.
+    Bars are black in all frames and come in pairs, so a dark floor or sky is no bar.
     """
     bars = []
     for axis, opposite in ((1, 2), (2, 1)):
-        # the borders first, which settles nearly all
+        # Looking at the borders alone settles nearly all clips.
         edges = frames.take([0, -1], axis=axis)
         if edges.max() > _BLACK:
             bars += [0, 0]
@@ -179,7 +190,7 @@ def find_bars(frames: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def measure_motion(frames: np.ndarray) -> float:
-    """Mean change of luma between consecutive frames [n H W 3], 0..255, over coarse cells."""
+    """Returns the mean change of luma between consecutive frames [n H W 3], 0..255, of cells."""
     height, width = frames.shape[1:3]
     rows, columns = max(1, height // _CELLS), max(1, width // _CELLS)
     cropped = frames[:, : height // rows * rows, : width // columns * columns]
@@ -190,7 +201,7 @@ def measure_motion(frames: np.ndarray) -> float:
 
 
 def check_settings(settings: ClipSettings) -> None:
-    """UserError where clips cannot be cut so."""
+    """Raises UserError for settings that are not accepted."""
     if min(settings.size) < 16 or any(side % 2 for side in settings.size):
         height, width = settings.size
         raise UserError(f"--size {height}x{width}: even sides of 16 and more are accepted")

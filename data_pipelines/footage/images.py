@@ -1,4 +1,4 @@
-"""One image, or an archive of them, -> what is stored: scaled to just cover its bucket."""
+"""Reads one image, or an archive of images, and scales each until it just covers its bucket."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from gen1_jax.data_pipelines.footage.buckets import BUCKETS, best_bucket
 from gen1_jax.data_pipelines.footage.inputs import (
     CAPTION_SUFFIXES,
     IMAGE_SUFFIXES,
     read_caption,
 )
+from gen1_jax.data_pipelines.footage.keys import BUCKETS, best_bucket
 from gen1_jax.data_pipelines.footage.records import encode_image
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.video.pixels import image_to_rgb
 from gen1_jax.video.sources import IMAGE_FORMATS, Unreadable
 
-FORMATS = (*IMAGE_FORMATS, "PPM", "JPEG2000")  # none that runs another program
-WHITE = 255  # behind what is transparent
-_MAX_BYTES = 2**30  # of an encoded image
+FORMATS = (*IMAGE_FORMATS, "PPM", "JPEG2000")  # formats that run no other program
+WHITE = 255  # background of transparent images
+_MAX_BYTES = 2**30  # largest encoded image
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSettings:
-    """How images are stored.
+    """Settings of stored images.
 
     Attributes:
-        buckets: (height, width) of the sizes that batches of images have.
-        max_upscale: an image that would have to be enlarged more to cover its bucket is too small.
-        quality: of the JPEG.
+      buckets: sizes (height, width) that image batches have.
+      max_upscale: largest factor by which an image may be enlarged to cover its bucket.
+      quality: quality of the JPEG.
     """
 
     buckets: tuple[tuple[int, int], ...] = BUCKETS
@@ -48,18 +48,28 @@ class ImageSettings:
 def store_image(
     data: bytes, caption: str, source: str, settings: ImageSettings
 ) -> tuple[dict, tuple[int, int], np.ndarray]:
-    """An encoded image as its record, with its bucket (height, width) and pixels [h w 3].
+    """Makes the record of an encoded image.
 
-    Turned upright by its EXIF flag, brought to sRGB by its profile; of an animation the first
-    frame; what is transparent over white. A JPEG that is all that already is stored as it came.
+    The image is turned upright by its EXIF flag and converted to sRGB by its profile. An animation
+    gives its first frame, and a transparent image is put on white. A JPEG that needs none of this,
+    and no scaling, is stored as it came.
+
+    Args:
+      data: the encoded image.
+      caption: its caption.
+      source: its path.
+      settings: settings of stored images.
+
+    Returns:
+      The record, the bucket (height, width) and the pixels [h w 3].
 
     Raises:
-        Unreadable: not an image, damaged, too small, or too large to open.
+      Unreadable: the data are no image, or one that is damaged, too small, or too large to open.
     """
     if not data:
         raise Unreadable("empty file", f"{source}: is empty (0 bytes)")
     with _image_errors(source), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of large images, odd EXIF; what is too large is an error
+        warnings.simplefilter("ignore")  # about large images and odd EXIF
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             size = (image.width, image.height) if turned else (image.height, image.width)
@@ -75,7 +85,7 @@ def store_image(
             )
             plain = image.format == "JPEG" and image.mode == "RGB" and size == covering
             plain = plain and image.getexif().get(0x0112, 1) == 1
-            # a JPEG is decoded at a half, quarter or eighth where that leaves twice what is needed
+            # Decodes a JPEG at a half, quarter or eighth, if that is still twice what is needed.
             image.draft(None, (2 * max(covering), 2 * max(covering)))
             upright = ImageOps.exif_transpose(image)
             managed = _to_srgb(upright)
@@ -91,14 +101,17 @@ def store_image(
 
 
 def read_tar(path: Path) -> Iterator[tuple[str, bytes | None, str, str | None]]:
-    """Samples of a webdataset archive: (key, image or None, caption, reason it is refused or None).
+    """Yields the samples of a webdataset archive.
 
-    A sample is the run of members that share a name up to its first dot: `00012.jpg`, and
-    `00012.txt` or `caption` in `00012.json`, as img2dataset writes them. Nothing is unpacked to
-    disk. Only plain archives are read: a compressed one could hold any amount.
+    A sample is a run of members whose names agree up to the first dot: `00012.jpg`, with
+    `00012.txt` or with `caption` in `00012.json`, as img2dataset writes them. Nothing is unpacked
+    to disk. Compressed archives are not read, because they could hold any amount.
+
+    Yields:
+      The key, the encoded image or None, the caption, and the reason to refuse the sample or None.
 
     Raises:
-        Unreadable: not an archive, or damaged; what came before has been yielded.
+      Unreadable: the file is no archive, or damaged. Samples before the damage have been yielded.
     """
     key, image, texts, refused = None, None, {}, None
     try:
@@ -115,7 +128,7 @@ def read_tar(path: Path) -> Iterator[tuple[str, bytes | None, str, str | None]]:
                     key, image, texts, refused = this, None, {}, None
                 suffix = "." + suffix.lower()
                 if name.is_absolute() or ".." in name.parts or not member.isreg():
-                    refused = "outside the source"  # links lead somewhere else, too
+                    refused = "outside the source"  # a link leads elsewhere, too
                 elif suffix in IMAGE_SUFFIXES and member.size <= _MAX_BYTES:
                     image = archive.extractfile(member).read()
                 elif suffix in IMAGE_SUFFIXES:
@@ -133,7 +146,7 @@ def read_tar(path: Path) -> Iterator[tuple[str, bytes | None, str, str | None]]:
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """The image itself, or where its colour profile says otherwise, one in sRGB."""
+    """Returns the image in sRGB: the image itself unless its profile says otherwise."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "CMYK", "L"):
         return image
@@ -144,12 +157,13 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         return ImageCms.profileToProfile(
             image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
-    except (ImageCms.PyCMSError, OSError, ValueError):  # a broken profile is none
+    except (ImageCms.PyCMSError, OSError, ValueError):  # a broken profile counts as none
         return image
 
 
 @contextlib.contextmanager
 def _image_errors(source: str) -> Iterator[None]:
+    """Turns every error of the block into `Unreadable`."""
     try:
         yield
     except Unreadable:
@@ -164,7 +178,7 @@ def _image_errors(source: str) -> Iterator[None]:
 
 
 def check_settings(settings: ImageSettings) -> None:
-    """UserError where images cannot be stored so."""
+    """Raises UserError for settings that are not accepted."""
     if not settings.buckets or min(side for size in settings.buckets for side in size) < 8:
         raise UserError("--buckets: sizes of 8x8 and more are accepted, e.g. 320x320 256x448")
     if settings.max_upscale <= 0 or not 1 <= settings.quality <= 100:

@@ -1,10 +1,10 @@
-"""From a folder of videos or images to a data set: the whole of an ingest, in order.
+"""The steps of an ingest, from a folder of videos or images to a data set.
 
-    list -> parts (Beam: read, cut, filter, encode) -> duplicates (Beam) -> shards (Beam) -> report
+    list → chunks (Beam: read, cut, filter, encode) → duplicates (Beam) → shards (Beam) → report
 
-The list, the settings and the parts lie in `DATA/.ingest_clips` until all is done, so an ingest
-that was killed goes on where it was. `DATA/clips` has its name only when it is whole, and
-`report.json` comes last.
+The list, the settings and the chunks are in `DATA/.ingest_clips` until all is done, so an ingest
+that was killed continues where it was. `DATA/clips/1.0.0` has its name only once it is whole, and
+`report.json` is written last.
 """
 
 from __future__ import annotations
@@ -22,21 +22,26 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gen1_jax.data_pipelines.footage import report as reports
+from gen1_jax.data_pipelines.footage.chunks import Job, is_done, make_chunk
 from gen1_jax.data_pipelines.footage.clips import ClipSettings
 from gen1_jax.data_pipelines.footage.images import ImageSettings
 from gen1_jax.data_pipelines.footage.inputs import Group, cut_groups, find_inputs, write_list
-from gen1_jax.data_pipelines.footage.parts import Job, is_done, make_part
 from gen1_jax.data_pipelines.footage.runner import LOCAL, Runner
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import read_json, write_json
 
-_FORMAT = 1  # of the parts; another cannot be resumed
-_MOST_INPUTS = {"clips": 64, "images": 4096}  # of a group
+_FORMAT = 1  # format of chunks; an ingest of another format cannot be resumed
+_MOST_INPUTS = {"clips": 64, "images": 4096}  # in a group
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """report: as in `report.json`; fresh: whether anything was done."""
+    """The result of an ingest.
+
+    Attributes:
+      report: the content of `report.json`.
+      fresh: whether anything was done.
+    """
 
     report: dict
     fresh: bool
@@ -51,11 +56,19 @@ def ingest(
     runner: Runner = LOCAL,
     progress: bool = True,
 ) -> Result:
-    """Fills `data_dir/clips` or `data_dir/images`, whichever the settings are of.
+    """Makes the clips or the images of a data set.
+
+    Args:
+      source: folder, glob, file or manifest; see `inputs.find_inputs`.
+      data_dir: folder of the data set.
+      settings: settings of clips or of images; their type says which of the two is made.
+      validation_fraction: share of the inputs whose records go to the validation split.
+      runner: where Beam's pipelines run.
+      progress: whether to show a bar.
 
     Raises:
-        UserError: nothing to ingest or nothing of use, a folder that holds something else or cannot
-            be written, another ingest at work on it, or one begun with other settings.
+      UserError: there is nothing to ingest or nothing of use; the folder holds something else or
+        cannot be written; another ingest works on it; or it was begun with other settings.
     """
     kind = "images" if isinstance(settings, ImageSettings) else "clips"
     out, work = data_dir / kind, data_dir / f".ingest_{kind}"
@@ -91,7 +104,7 @@ def ingest(
         where = str(root.absolute())
         job = Job(str(work.absolute()), where, settings, validation_fraction)
         groups = cut_groups(job.inputs, count, _MOST_INPUTS[kind])
-        _make_parts(job, groups, runner, kind, progress)
+        _make_chunks(job, groups, runner, kind, progress)
         numbers = _make_data_set(job, kind, len(groups), data_dir, runner)
         report = {"kind": kind, "source": where, **numbers, "asked": asked}
         reports.write_inputs(job, len(groups), out / reports.INPUTS)
@@ -100,7 +113,7 @@ def ingest(
     return Result(report, fresh=True)
 
 
-def _make_parts(
+def _make_chunks(
     job: Job, groups: Sequence[Group], runner: Runner, kind: str, progress: bool
 ) -> None:
     import apache_beam as beam
@@ -113,30 +126,30 @@ def _make_parts(
             pipeline
             | "Groups" >> beam.Create(todo)
             | "Spread" >> beam.Reshuffle()
-            | "MakePart" >> beam.Map(make_part, job)
+            | "MakeChunk" >> beam.Map(make_chunk, job)
         )
 
 
-def _make_data_set(job: Job, kind: str, num_parts: int, data_dir: Path, runner: Runner) -> dict:
-    """Drops duplicates, writes the shards; returns what is there by number."""
+def _make_data_set(job: Job, kind: str, num_chunks: int, data_dir: Path, runner: Runner) -> dict:
+    """Drops duplicates and writes the shards; returns the numbers of the report."""
     from gen1_jax.data_pipelines.footage.builders import build
     from gen1_jax.data_pipelines.footage.duplicates import resolve
 
-    if not all(job.part(index, ".final.json").exists() for index in range(num_parts)):
-        with runner.pipeline(num_parts // 64) as pipeline:
-            resolve(pipeline, job, range(num_parts))
-    numbers = reports.count(job, num_parts)
+    if not all(job.chunk(index, ".final.json").exists() for index in range(num_chunks)):
+        with runner.pipeline(num_chunks // 64) as pipeline:
+            resolve(pipeline, job, range(num_chunks))
+    numbers = reports.count(job, num_chunks)
     if not numbers["records"]:
         shutil.rmtree(job.work)
         why = ", ".join(f"{number} {reason}" for reason, number in numbers["dropped"].items())
         raise UserError(f"none of {numbers['inputs']} inputs gives {kind}: {why}")
-    build(kind, data_dir, job, num_parts, runner.pipeline)
+    build(kind, data_dir, job, num_chunks, runner.pipeline)
     return numbers
 
 
 @contextlib.contextmanager
 def _work_folder(work: Path) -> Iterator[None]:
-    """Held by one process; left only where there is something to resume."""
+    """Holds the work folder for this process, and removes it if there is nothing to resume."""
     ours = not work.parent.exists()
     try:
         (work / "parts").mkdir(parents=True, exist_ok=True)
@@ -158,7 +171,7 @@ def _work_folder(work: Path) -> Iterator[None]:
 
 
 def _check_same(asked: dict, before: dict, what: str, how: str) -> None:
-    """UserError with what differs between two ingests."""
+    """Raises UserError naming what differs between this ingest and an earlier one."""
     now, then = ({**each, **each["settings"]} for each in (asked, before))
     changes = [
         f"{key} {then.get(key)} then, {now[key]} now"
@@ -173,7 +186,7 @@ def _check_same(asked: dict, before: dict, what: str, how: str) -> None:
 
 @contextlib.contextmanager
 def _bar(job: Job, total: int, kind: str, progress: bool) -> Iterator[None]:
-    """A bar of the parts that are there, whichever process or machine writes them."""
+    """Shows a bar of the finished chunks, whichever process or machine writes them."""
     stop = threading.Event()
 
     def watch(bar: tqdm, done: Callable[[], int]) -> None:
@@ -182,7 +195,7 @@ def _bar(job: Job, total: int, kind: str, progress: bool) -> Iterator[None]:
         bar.update(done() - bar.n)
 
     def done() -> int:
-        names = os.listdir(Path(job.work) / "parts")
+        names = os.listdir(job.chunks)
         return sum(name.endswith(".json") and name[0] != "." for name in names)
 
     with tqdm(

@@ -1,7 +1,7 @@
-"""What there is to ingest: a folder tree, glob, file or manifest -> a list of inputs, in order.
+"""The inputs of an ingest, listed in a fixed order: from a folder tree, glob, file or manifest.
 
-The list is written to a file, one JSON array a line, and cut into groups by byte offsets: a group
-is a unit of work, and the same list is always cut the same way.
+The list is written to a file, one JSON array a line, and cut into groups by byte offsets. A group
+is a unit of work. The same list is always cut in the same way.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _LEAST_GROUPS = 256  # so that many workers have something to do
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """Something to ingest.
+    """A file or folder to ingest.
 
     Attributes:
-        path: relative to the source's root, with `/`.
-        caption: what a manifest says; None where it says nothing.
-        refused: the reason not to read it, or None.
+      path: path relative to the source's root, with `/`.
+      caption: caption from a manifest; None if it gives none.
+      refused: reason not to read it, or None.
     """
 
     path: str
@@ -49,7 +49,13 @@ class Input:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Inputs `[offset, offset + length)` of the list, in bytes; the unit of work."""
+    """A range of the list of inputs, which is a unit of work.
+
+    Attributes:
+      index: number of the group.
+      offset: where the group begins in the list, in bytes.
+      length: length of the group in bytes.
+    """
 
     index: int
     offset: int
@@ -59,14 +65,21 @@ class Group:
 def find_inputs(
     source: str, *, frame_folders: bool, without: Collection[Path] = ()
 ) -> tuple[Path, Iterator[Input]]:
-    """The root that paths are relative to, and the inputs in a fixed order.
+    """Finds the inputs of a source.
 
-    Hidden files are passed over, and so are the folders `without` (what ingest itself writes). A
-    text or JSON file beside an input of the same name is its caption and no input. With
-    `frame_folders`, a folder that holds numbered pictures and nothing else is one video.
+    Hidden files are passed over. A text or JSON file beside an input of the same name is its
+    caption, not an input.
+
+    Args:
+      source: folder, glob, file or manifest.
+      frame_folders: whether a folder that holds numbered pictures and nothing else is one video.
+      without: folders to pass over: those that ingest itself writes.
+
+    Returns:
+      The root to which paths are relative, and the inputs in a fixed order.
 
     Raises:
-        UserError: nothing there, or a manifest that cannot be read.
+      UserError: there is nothing, or the manifest cannot be read.
     """
     path = Path(source)
     walk = _Walk(frame_folders, frozenset(os.path.realpath(folder) for folder in without))
@@ -85,7 +98,7 @@ def find_inputs(
 
 
 def write_list(inputs: Iterable[Input], file: Path) -> tuple[int, str]:
-    """Writes the list; returns how many inputs and a fingerprint of them."""
+    """Writes the list of inputs; returns their number and a hash of the list."""
     count, digest = 0, hashlib.sha256()
     with file.open("wb") as out:
         for each in inputs:
@@ -98,7 +111,7 @@ def write_list(inputs: Iterable[Input], file: Path) -> tuple[int, str]:
 
 
 def cut_groups(file: Path, count: int, most: int) -> list[Group]:
-    """Cuts a list of `count` inputs into groups of at most `most`, and not too few of them."""
+    """Cuts a list of `count` inputs into groups of at most `most`, but into enough of them."""
     size = max(1, min(most, count // _LEAST_GROUPS))
     groups, offset, length = [], 0, 0
     with file.open("rb") as lines:
@@ -111,6 +124,7 @@ def cut_groups(file: Path, count: int, most: int) -> list[Group]:
 
 
 def read_group(file: Path, group: Group) -> list[Input]:
+    """Reads the inputs of a group from the list."""
     with file.open("rb") as list_:
         list_.seek(group.offset)
         lines = list_.read(group.length).splitlines()
@@ -118,7 +132,7 @@ def read_group(file: Path, group: Group) -> list[Input]:
 
 
 def find_caption(path: Path) -> str:
-    """What stands in a `.txt` or `.json` file beside an input; "" where there is none."""
+    """Returns the caption in a `.txt` or `.json` file beside an input, or "" if there is none."""
     texts = {}
     for suffix in CAPTION_SUFFIXES:
         beside = _caption_file(path, suffix)
@@ -128,7 +142,11 @@ def find_caption(path: Path) -> str:
 
 
 def read_caption(texts: dict[str, bytes]) -> str:
-    """What a sample's `.txt` says, or else `caption` in its `.json`; "" where there is none."""
+    """Returns the content of a `.txt` file, or else `caption` of a `.json` file, or else "".
+
+    Args:
+      texts: contents of the files beside an input, by suffix.
+    """
     if ".txt" in texts:
         return texts[".txt"].decode("utf-8", "replace").strip()
     try:
@@ -138,18 +156,24 @@ def read_caption(texts: dict[str, bytes]) -> str:
     return caption.strip() if isinstance(caption, str) else ""
 
 
-# --- folders --------------------------------------------------------------------------------------
+# ---- folders
 
 
 @dataclasses.dataclass(frozen=True)
 class _Walk:
-    """Inputs in folders; see `find_inputs`."""
+    """Finds the inputs in folders; `find_inputs` explains the attributes."""
 
     frame_folders: bool
     without: frozenset[str]
 
     def below(self, folder: Path, root: Path, above: tuple[str, ...] = ()) -> Iterator[Input]:
-        """The inputs in a folder, depth first in natural order; `above` it are these folders."""
+        """Yields the inputs in a folder, depth first and in natural order.
+
+        Args:
+          folder: the folder.
+          root: folder to which paths are relative.
+          above: real paths of the folders above it, by which a circle of links is found.
+        """
         real = os.path.realpath(folder)
         if real in self.without:
             return
@@ -185,7 +209,7 @@ def _is_frame_folder(entries: list[os.DirEntry]) -> bool:
 
 
 def _companions(names: list[str]) -> set[str]:
-    """Captions, and what img2dataset writes beside an archive: no inputs."""
+    """Returns names that are no inputs: captions, and img2dataset's files beside an archive."""
     stems = {Path(name).stem for name in names if Path(name).suffix not in CAPTION_SUFFIXES}
     stems |= {name for name in names if not Path(name).suffix}  # frame folders
     archives = {Path(name).stem for name in names if Path(name).suffix == ".tar"}
@@ -215,7 +239,7 @@ def _expand(pattern: str, root: Path, walk: _Walk) -> Iterator[Input]:
     companions = {folder / name for folder in names for name in _companions(names[folder])}
     for each in map(Path, found):
         if each.is_dir():
-            # with `**` the files within match by themselves
+            # With `**`, the files within the folder match by themselves.
             if "**" not in pattern:
                 yield from walk.below(each, root)
         elif each not in companions and not any(
@@ -228,7 +252,7 @@ def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-# --- manifests ------------------------------------------------------------------------------------
+# ---- manifests
 
 
 def _read_manifest(file: Path) -> Iterator[Input]:

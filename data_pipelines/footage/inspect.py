@@ -1,62 +1,109 @@
-"""Data folders as `gen1 inspect` sees them: sections of numbers, and items to look at."""
+"""Looks at a folder of data for `gen1 inspect`: numbers in sections, a table, and random items."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import io
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from gen1_jax.data_pipelines.encoded.reader import EncodedSource
 from gen1_jax.data_pipelines.encoded.writer import META
-from gen1_jax.data_pipelines.footage.reader import CLIPS, IMAGES, VERSION, Footage, open_footage
+from gen1_jax.data_pipelines.footage.reader import (
+    CLIPS,
+    IMAGES,
+    VERSION,
+    Footage,
+    Records,
+    open_footage,
+)
 from gen1_jax.data_pipelines.footage.records import decode_clip, decode_image
-from gen1_jax.data_pipelines.footage.summary import pick, read_reports, summarize
+from gen1_jax.data_pipelines.footage.report import REPORT
 from gen1_jax.errors import UserError
+from gen1_jax.files import read_json
 from gen1_jax.video import pictures
 from gen1_jax.video.io import fit_size, resize_frame, write_video
 
-HEIGHT = 128  # of an item in the pictures, pixels
-_WIDTH = 1900  # of the contact sheet, about
-_FRAMES = 4  # of a clip on the contact sheet
-_SECONDS = 6  # of the mosaic, at least
-_ENCODED_FPS = 6.0  # of encoded clips, which hold no times
+LOOKED_AT = 1000  # records of each section that are looked into by default
+HEIGHT = 128  # height of an item in the pictures, in pixels
+_WIDTH = 1900  # width of the contact sheet, about
+_FRAMES = 4  # frames of a clip on the contact sheet
+_SECONDS = 6  # least duration of the mosaic
+_ENCODED_FPS = 6.0  # rate at which encoded clips are shown, because they hold no times
 
 
 class Item(NamedTuple):
-    """Something to look at: a label, frames [n h w 3] uint8 and frames per second."""
+    """An item to look at.
+
+    Attributes:
+      label: what is written under it.
+      frames: [n h w 3] uint8.
+      fps: frames per second, or None for an image.
+    """
 
     label: str
     frames: np.ndarray
     fps: float | None = None
 
 
-def open_data(folder: Path) -> "IngestedFolder | EncodedFolder":
-    """UserError where it is neither ingested nor encoded."""
+def open_data(folder: Path) -> IngestedFolder | EncodedFolder:
+    """Opens a folder of ingested or encoded data.
+
+    Raises:
+      UserError: the folder is neither.
+    """
     if any((folder / kind / VERSION).is_dir() for kind in (CLIPS, IMAGES)):
         return IngestedFolder(open_footage(folder))
     places = (META, f"*/{META}", f"*/*/{META}")
-    if parts := sorted(path.parent for place in places for path in folder.glob(place)):
-        return EncodedFolder(folder, parts)
+    if found := sorted(path.parent for place in places for path in folder.glob(place)):
+        return EncodedFolder(folder, found)
     raise UserError(
         f"{folder}: neither ingested nor encoded data; accepted: a folder that `gen1 ingest` or "
         "`gen1 precompute` has finished"
     )
 
 
+def pick(count: int, limit: int | None, seed: int) -> list[int]:
+    """Returns at most `limit` distinct random numbers below `count`, in order."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return sorted(np.random.default_rng(seed).choice(count, limit, replace=False).tolist())
+
+
+# ---- what `gen1 ingest` stored
+
+
 class IngestedFolder:
-    """Clips and images as `gen1 ingest` stored them."""
+    """Clips and images as `gen1 ingest` stored them.
+
+    Attributes:
+      splits: names of the splits.
+    """
 
     def __init__(self, footage: Footage):
         self._footage, self.splits = footage, footage.splits()
 
-    def summarize(self, limit: int | None, seed: int) -> dict[str, Any]:
+    def summarize(self, limit: int | None = LOOKED_AT, seed: int = 0) -> dict[str, Any]:
+        """Returns the numbers of the folder: `data`, `sections` and the `reports` of ingests.
+
+        Args:
+          limit: number of records to look into in each section, drawn at random; None for all.
+          seed: seed of the draw.
+        """
         with tqdm(desc="looking", unit="record", disable=None, leave=False) as bar:
-            sections = summarize(self._footage, limit=limit, seed=seed, progress=bar.update)
-        reports = read_reports(self._footage.folder)
+            sections = _summarize(self._footage, limit, seed, bar.update)
+        reports = _read_reports(self._footage.folder)
         return {"data": str(self._footage.folder), "sections": sections, "reports": reports}
 
     def table(self, summary: dict[str, Any]) -> str:
+        """Returns a summary as a table for people."""
         rows = [["", "count", "kB each", "frames", "height x width", "seconds", "captions",
                  "sources", "damaged"]]  # fmt: skip
         for s in summary["sections"]:
@@ -90,34 +137,143 @@ class IngestedFolder:
         return "\n".join(lines)
 
     def draw(self, split: str, count: int, seed: int) -> list[Item]:
-        """Random clips and images, in proportion to their numbers, each kind at least once."""
-        parts = [(records, decode_image) for records in self._footage.images(split).values()]
+        """Draws random clips and images, in proportion to their numbers but each kind once."""
+        kinds = [(records, decode_image) for records in self._footage.images(split).values()]
         if self._footage.has_clips(split):
-            parts.insert(0, (self._footage.clips(split), decode_clip))
-        total = sum(len(records) for records, _ in parts)
+            kinds.insert(0, (self._footage.clips(split), decode_clip))
+        total = sum(len(records) for records, _ in kinds)
         items = []
-        for records, decode in parts:
+        for records, decode in kinds:
             share = max(1, round(count * len(records) / total))
             for index in pick(len(records), share, seed):
                 try:
                     items.append(_item(index, decode(records[index])))
-                except UserError:  # counted in the table
+                except UserError:  # a damaged record, which the table counts
                     continue
-        return items[:count] if len(parts) == 1 else items
+        return items[:count] if len(kinds) == 1 else items
+
+
+def _summarize(
+    footage: Footage, limit: int | None, seed: int, progress: Callable[[int], Any]
+) -> list[dict[str, Any]]:
+    """Returns a section for the clips of each split, and for each size of its images.
+
+    Each section holds `kind`, `split`, `bucket` ([height, width] of images, None for clips) and
+    `count`, which is exact. The following numbers are those of the records looked into:
+    `looked_at`, `damaged`, `bytes` (mean), `sizes` ({"256x448": count}), `captions` (share),
+    `caption_words` (median over captions), `sources` (distinct ones). Clips also have `frames`
+    ({"8": count}), `seconds` (min, median and max from the begin of the first frame to the end of
+    the last one) and `hours` (of all clips, estimated).
+    """
+    sections = []
+    for split in footage.splits():
+        found: list[tuple[str, Any, Records]] = []
+        if footage.has_clips(split):
+            found.append((CLIPS, None, footage.clips(split)))
+        found += [(IMAGES, size, records) for size, records in footage.images(split).items()]
+        for kind, size, records in found:
+            place = {"kind": kind, "split": split, "bucket": size and list(size)}
+            looked = [_look(kind, records, i, progress) for i in pick(len(records), limit, seed)]
+            sections.append({**place, "count": len(records), **_describe(looked, len(records))})
+    return sections
+
+
+def _look(
+    kind: str, records: Records, index: int, progress: Callable[[int], Any]
+) -> dict[str, Any] | None:
+    """Returns what is known of a record without decoding its pictures; None if it is damaged."""
+    progress(1)
+    try:
+        record = records[index]
+        if kind == CLIPS:
+            with av.open(io.BytesIO(record["video"]), format="mp4") as container:
+                stream = container.streams.video[0]
+                size = stream.height, stream.width
+            times = np.frombuffer(record["times"], "<f8")
+            own = {"bytes": len(record["video"]), "frames": len(times), "seconds": _span(times)}
+        else:
+            with Image.open(io.BytesIO(record["image"])) as image:
+                size = image.height, image.width
+            own = {"bytes": len(record["image"])}
+    except (UserError, av.FFmpegError, OSError, ValueError, IndexError):
+        return None
+    caption, source = record["caption"].decode(), record["source"].decode()
+    return {**own, "size": f"{size[0]}x{size[1]}", "words": len(caption.split()), "source": source}
+
+
+def _span(times: np.ndarray) -> float:
+    """Returns a clip's duration in seconds; the last frame lasts as long as the others' mean."""
+    n = len(times)
+    return float(times[-1] - times[0]) * n / (n - 1) if n > 1 else 0.0
+
+
+def _describe(looked: list[dict | None], count: int) -> dict[str, Any]:
+    whole = [one for one in looked if one is not None]
+    section: dict[str, Any] = {"looked_at": len(looked), "damaged": len(looked) - len(whole)}
+    if not whole:
+        return section
+    words = [one["words"] for one in whole if one["words"]]
+    section |= {
+        "bytes": round(statistics.mean(one["bytes"] for one in whole)),
+        "sizes": dict(Counter(one["size"] for one in whole).most_common()),
+        "captions": round(len(words) / len(whole), 4),
+        "caption_words": statistics.median(words) if words else None,
+        "sources": len({one["source"] for one in whole}),
+    }
+    if "frames" in whole[0]:
+        seconds = [one["seconds"] for one in whole]
+        section["frames"] = dict(Counter(str(one["frames"]) for one in whole).most_common())
+        section["seconds"] = {
+            name: round(function(seconds), 3)
+            for name, function in (("min", min), ("median", statistics.median), ("max", max))
+        }
+        section["hours"] = round(statistics.mean(seconds) * count / 3600, 3)
+    return section
+
+
+def _read_reports(folder: Path) -> dict[str, dict]:
+    """Returns the reports of `gen1 ingest` that are there, by kind."""
+    reports = {}
+    for kind in (CLIPS, IMAGES):
+        try:
+            report = read_json(folder / kind / REPORT)
+        except UserError:  # damaged
+            continue
+        if report is not None:
+            reports[kind] = report
+    return reports
+
+
+def _item(index: int, clip: dict[str, Any]) -> Item:
+    label = clip["caption"] or clip["source"]
+    times = clip.get("times")
+    if times is None or len(times) < 2 or times[-1] <= times[0]:
+        return Item(label, clip["frames"])
+    if not clip["caption"]:
+        label = f"{label} at {times[0]:.1f} s"
+    return Item(label, clip["frames"], (len(times) - 1) / float(times[-1] - times[0]))
+
+
+# ---- what `gen1 precompute` stored
 
 
 class EncodedFolder:
-    """Clips and images as `gen1 precompute` stored them; a folder each, with a meta.json."""
+    """Clips and images as `gen1 precompute` stored them, in sub-folders with a meta.json each.
 
-    def __init__(self, folder: Path, parts: Sequence[Path]):
+    Attributes:
+      splits: names of the sub-folders, those of training first.
+    """
+
+    def __init__(self, folder: Path, found: Sequence[Path]):
         self._folder = folder
-        self._parts = {str(part.relative_to(folder)): part for part in parts}
-        self.splits = sorted(self._parts, key=lambda name: "train" not in name)
+        self._found = {str(path.relative_to(folder)): path for path in found}
+        self.splits = sorted(self._found, key=lambda name: "train" not in name)
 
-    def summarize(self, limit: int | None, seed: int) -> dict[str, Any]:
+    def summarize(self, limit: int | None = None, seed: int = 0) -> dict[str, Any]:
+        """Returns the numbers of the folder; they need no look into records."""
         sections = []
-        for name, part in self._parts.items():
-            source = EncodedSource(part)
+        for name, path in self._found.items():
+            source = EncodedSource(path)
             layout = source.layout
             sections.append(
                 {
@@ -131,6 +287,7 @@ class EncodedFolder:
         return {"data": str(self._folder), "sections": sections}
 
     def table(self, summary: dict[str, Any]) -> str:
+        """Returns a summary as a table for people."""
         rows = [["", "count", "kB each", "GB", "precision", "latents", "levels", "captions"]]
         for s in summary["sections"]:
             fields = s["fields"]
@@ -149,16 +306,32 @@ class EncodedFolder:
         return _aligned(rows)
 
     def draw(self, split: str, count: int, seed: int) -> list[Item]:
-        """Random clips: three channels of their latents as colours."""
-        source = EncodedSource(self._parts[split])
+        """Draws random clips; three channels of their latents serve as colours."""
+        source = EncodedSource(self._found[split])
         return [
             Item(f"#{i}", _false_colours(source[i]["latents"]), _ENCODED_FPS)
             for i in pick(len(source), count, seed)
         ]
 
 
+def _false_colours(latents: np.ndarray) -> np.ndarray:
+    """Returns latents [n h w c] as pictures [n h w 3] uint8, each channel over its full range."""
+    planes = latents[..., [0, 1, 2]] if latents.shape[-1] >= 3 else latents[..., [0, 0, 0]]
+    planes = planes.astype(np.float32)
+    low, high = np.percentile(planes, (1, 99), axis=(0, 1, 2))
+    unit = np.clip((planes - low) / np.maximum(high - low, 1e-6), 0, 1)
+    return (unit * 255).round().astype(np.uint8)
+
+
+# ---- pictures and tables
+
+
 def show(items: Sequence[Item], out: Path) -> list[Path]:
-    """Writes out/contact_sheet.png and out/mosaic.mp4; replaces what is there."""
+    """Writes `out/contact_sheet.png` and `out/mosaic.mp4`, replacing what is there.
+
+    Raises:
+      UserError: there are no items, or the files cannot be written.
+    """
     if not items:
         raise UserError("no item can be shown: all that were drawn are damaged")
     small = [item._replace(frames=_to_height(item.frames)) for item in items]
@@ -173,7 +346,7 @@ def show(items: Sequence[Item], out: Path) -> list[Path]:
 
 
 def _rows(items: Sequence[Item]) -> list[dict[str, np.ndarray]]:
-    """As many items in a row as fit; labels begin with a number, so each is another."""
+    """Returns rows of as many items as fit; a number in front makes each label unique."""
     rows: list[dict[str, np.ndarray]] = []
     room = 0
     for number, item in enumerate(items, 1):
@@ -186,33 +359,14 @@ def _rows(items: Sequence[Item]) -> list[dict[str, np.ndarray]]:
     return rows
 
 
-def _item(index: int, clip: dict[str, Any]) -> Item:
-    label = clip["caption"] or clip["source"]
-    times = clip.get("times")
-    if times is None or len(times) < 2 or times[-1] <= times[0]:
-        return Item(label, clip["frames"])
-    if not clip["caption"]:
-        label = f"{label} at {times[0]:.1f} s"
-    return Item(label, clip["frames"], (len(times) - 1) / float(times[-1] - times[0]))
-
-
 def _to_height(frames: np.ndarray) -> np.ndarray:
     height, width = frames.shape[1:3]
     size = (HEIGHT, fit_size(HEIGHT, width * HEIGHT / height, 1)[1])
     return np.stack([resize_frame(frame, size) for frame in frames])
 
 
-def _false_colours(latents: np.ndarray) -> np.ndarray:
-    """Latents [n h w c] -> [n h w 3] uint8, the range of each channel filled."""
-    planes = latents[..., [0, 1, 2]] if latents.shape[-1] >= 3 else latents[..., [0, 0, 0]]
-    planes = planes.astype(np.float32)
-    low, high = np.percentile(planes, (1, 99), axis=(0, 1, 2))
-    unit = np.clip((planes - low) / np.maximum(high - low, 1e-6), 0, 1)
-    return (unit * 255).round().astype(np.uint8)
-
-
 def _common(counts: dict[str, int]) -> str:
-    """The most common one, and how many others there are."""
+    """Returns the most common value, and how many others there are."""
     most, *others = counts
     return f"{most} and {len(others)} others" if others else most
 
@@ -223,7 +377,7 @@ def _range(values: dict[str, float]) -> str:
 
 
 def _aligned(rows: list[list[str]]) -> str:
-    """A table; the first column to the left, the others to the right."""
+    """Returns a table whose first column is aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     kept = [i for i, width in enumerate(widths) if width]
     return "\n".join(

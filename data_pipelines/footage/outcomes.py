@@ -1,12 +1,12 @@
-"""What becomes of an input: used, or dropped for one of these reasons."""
+"""The outcome of an input: it is used, or dropped for one of the reasons listed here."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
 
-# Reason -> what it means; the two tables are the whole vocabulary of `report.json`.
-# An input that cannot be read:
+# The two tables, reason → meaning, are the whole vocabulary of `report.json`.
+# Reasons why an input cannot be read:
 UNREADABLE = {
     "missing": "a manifest names it, and it is not there",
     "outside the source": "its path leads out of the source's folder or archive",
@@ -20,7 +20,7 @@ UNREADABLE = {
     "damaged": "too little can be decoded",
     "too many pixels": "an image that would fill the memory: a decompression bomb",
 }
-# A shot, clip or image that is read and not wanted:
+# Reasons why a shot, clip or image that was read is not wanted:
 UNWANTED = {
     "too short": "a shot has fewer frames than a clip",
     "too small": "it would have to be enlarged by more than --max-upscale",
@@ -36,11 +36,11 @@ class Outcome:
     """What became of an input.
 
     Attributes:
-        path: of the input, relative to the source.
-        kept: records made of it.
-        dropped: reason -> how many shots, clips or images were dropped for it; an input that
-            cannot be read has 1.
-        note: what else is to be said, in a few words.
+      path: path of the input, relative to the source.
+      kept: number of records made of it.
+      dropped: for each reason, the number of shots, clips or images dropped for it. An input that
+        cannot be read has one reason, with the number 1.
+      note: a few words on what else there is to know.
     """
 
     path: str
@@ -50,13 +50,17 @@ class Outcome:
 
     @property
     def reason(self) -> str | None:
-        """Why nothing of it is used: the most frequent reason, of equals the last of `REASONS`."""
+        """The reason why nothing of the input is used, or None.
+
+        It is the most frequent reason, or the last in `REASONS` of equally frequent ones.
+        """
         if self.kept:
             return None
         order = list(REASONS)
         return max(self.dropped, key=lambda reason: (self.dropped[reason], order.index(reason)))
 
     def drop(self, reason: str, note: str = "") -> None:
+        """Notes that a shot, clip, image or the whole input is dropped."""
         if reason not in REASONS:
             raise ValueError(f"unknown reason {reason!r}")
         self.dropped[reason] += 1

@@ -1,7 +1,7 @@
-"""Reading what `gen1 ingest` wrote, by ArrayRecord alone: neither Beam nor TensorFlow is needed.
+"""Reads what `gen1 ingest` wrote, by ArrayRecord alone: neither Beam nor TensorFlow is needed.
 
 DATA/clips/1.0.0     splits `train`, `validation`
-DATA/images/1.0.0    a split a bucket: `train_256x448` (height x width), ...
+DATA/images/1.0.0    a split for each bucket: `train_256x448` (height x width), …
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from gen1_jax.data_pipelines.quiet import quiet_tfds
 from gen1_jax.errors import UserError
 
-VERSION = "1.0.0"  # of the records' form
+VERSION = "1.0.0"  # version of the records' form
 CLIPS, IMAGES = "clips", "images"
 _FIELDS = {
     CLIPS: {"video", "times", "caption", "source", "start"},
@@ -26,10 +26,10 @@ _IMAGE_SPLIT = re.compile(r"(\w+)_(\d+)x(\d+)")
 
 
 class Records:
-    """Random access to the stored records of one split; see `records.decode_clip`.
+    """Random access to the stored records of one split, which `records.decode_clip` decodes.
 
     Attributes:
-        name: of the folder, kind and split, for messages.
+      name: the folder, kind and split, for messages.
     """
 
     def __init__(self, source: Any, name: str):
@@ -42,11 +42,11 @@ class Records:
         """Reads a record.
 
         Raises:
-            UserError: its bytes are not those that were written.
+          UserError: the record is damaged.
         """
         try:
             return self._source[index]
-        except RuntimeError as error:  # what ArrayRecord makes of a wrong checksum
+        except RuntimeError as error:  # ArrayRecord raises it for a wrong checksum
             if "Corrupted" not in str(error):
                 raise
             raise UserError(f"record {index} of {self.name} is damaged: {error}") from error
@@ -62,18 +62,18 @@ class Footage:
         self.folder, self._builders = folder, builders
 
     def splits(self) -> list[str]:
-        """The splits of clips or images, as `train`, `validation`."""
+        """Returns the splits that clips or images have, such as `train` and `validation`."""
         return sorted({*self._splits(CLIPS), *(split for split, _ in self._image_splits())})
 
     def has_clips(self, split: str) -> bool:
-        """Whether a split has clips."""
+        """Returns whether a split has clips."""
         return split in self._splits(CLIPS)
 
     def clips(self, split: str) -> Records:
-        """The clips of a split.
+        """Returns the clips of a split.
 
         Raises:
-            UserError: there are none.
+          UserError: there are none.
         """
         if not self.has_clips(split):
             raise UserError(
@@ -83,7 +83,7 @@ class Footage:
         return self._records(CLIPS, split)
 
     def images(self, split: str) -> dict[tuple[int, int], Records]:
-        """The images of a split by bucket (height, width); empty where there are none."""
+        """Returns the images of a split by bucket (height, width)."""
         found = {size: name for (own, size), name in self._image_splits().items() if own == split}
         return {size: self._records(IMAGES, found[size]) for size in sorted(found)}
 
@@ -107,7 +107,7 @@ def open_footage(folder: str | Path) -> Footage:
     """Opens a folder that `gen1 ingest` wrote.
 
     Raises:
-        UserError: it holds neither clips nor images, or in another form.
+      UserError: the folder holds neither clips nor images, or they have another form.
     """
     folder = Path(folder)
     builders = {}
@@ -128,7 +128,7 @@ def _open(folder: Path, kind: str) -> Any:
         with quiet_tfds():
             builder = tfds.builder_from_directory(folder)
         fields = set(builder.info.features)
-    except Exception as error:  # of TFDS, protobuf, json: one for each way to be unreadable
+    except Exception as error:  # TFDS, protobuf and json raise many kinds
         raise UserError(f"{folder}: its dataset_info.json cannot be read: {error}") from error
     if fields != _FIELDS[kind]:
         raise UserError(

@@ -1,8 +1,8 @@
-"""How a clip or an image of real footage is stored: encoded as usual, and decoded whole.
+"""The records of real footage: how a clip or an image is encoded and decoded.
 
-A clip is a short H.264 film (mp4, 4:2:0, BT.709) of the frames that were chosen, with their times
-in the source beside it. An image is a JPEG, or the bytes of its file where nothing had to be
-changed. Random access to either costs one record.
+A clip is a short H.264 film (mp4, 4:2:0, BT.709) of the chosen frames, stored with their times in
+the source. An image is a JPEG, or the bytes of its file if nothing had to be changed. Random access
+to either reads one record.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from PIL import Image
 from gen1_jax.errors import UserError
 from gen1_jax.video.io import write_h264
 
-_FPS = Fraction(8)  # of the film itself, for players; the true times stand in `times`
-# Films without CABAC and deblocking are a tenth longer and decode in half the time.
+_FPS = Fraction(8)  # rate at which players show the film; the true times are in `times`
+# Without CABAC and deblocking, films are a tenth larger and are decoded in half the time.
 _X264 = {"preset": "veryfast", "tune": "fastdecode"}
 _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 def clip_features() -> Any:
-    """The TFDS features of a stored clip."""
+    """Returns the TFDS features of a stored clip."""
     return _features(("video", "times", "caption", "source"), scalars=("start",))
 
 
 def image_features() -> Any:
-    """The TFDS features of a stored image."""
+    """Returns the TFDS features of a stored image."""
     return _features(("image", "caption", "source"))
 
 
@@ -53,18 +53,18 @@ def encode_clip(
     *,
     crf: int = 18,
 ) -> dict[str, Any]:
-    """A clip as it is stored.
+    """Returns the record of a clip.
 
     Args:
-        frames: [n H W 3] uint8, H and W even.
-        times: [n] seconds in the source.
-        caption: may be empty.
-        source: where the clip came from.
-        start: its first frame's number in the source.
-        crf: x264's constant quality; 18 is hardly told from the source.
+      frames: [n H W 3] uint8; H and W even.
+      times: [n] times in the source, in seconds.
+      caption: caption, which may be empty.
+      source: path of the input.
+      start: number of the first frame in the source.
+      crf: x264's constant quality; at 18, losses are hardly visible.
 
     Raises:
-        UserError: odd sides, or not as many times as frames.
+      UserError: the frames have another form, odd sides, or not as many times.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise UserError(f"a clip is [n H W 3] uint8, not {frames.shape} {frames.dtype}")
@@ -83,13 +83,13 @@ def encode_clip(
 
 
 def decode_clip(record: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `encode_clip`.
+    """Returns the clip of a record.
 
     Returns:
-        frames [n H W 3] uint8, times [n] float64, caption str, source str, start int.
+      frames [n H W 3] uint8, times [n] float64, caption str, source str, start int.
 
     Raises:
-        UserError: a damaged record; it names the clip.
+      UserError: the record is damaged; the error names the clip.
     """
     times = np.frombuffer(record["times"], "<f8")
     source, start = record["source"].decode(), int(record["start"])
@@ -111,7 +111,7 @@ def decode_clip(record: dict[str, Any]) -> dict[str, Any]:
 def encode_image(
     frame: np.ndarray, caption: str, source: str, *, quality: int = 92
 ) -> dict[str, Any]:
-    """An image [H W 3] uint8 as it is stored: as JPEG of that quality."""
+    """Returns the record of an image [H W 3] uint8, as a JPEG of the given quality."""
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "JPEG", quality=quality)
     return {
@@ -122,13 +122,13 @@ def encode_image(
 
 
 def decode_image(record: dict[str, Any]) -> dict[str, Any]:
-    """A stored image as a clip of one frame.
+    """Returns the image of a record, as a clip of one frame.
 
     Returns:
-        frames [1 H W 3] uint8, caption str, source str.
+      frames [1 H W 3] uint8, caption str, source str.
 
     Raises:
-        UserError: a damaged record; it names the image.
+      UserError: the record is damaged; the error names the image.
     """
     source = record["source"].decode()
     try:
@@ -147,7 +147,7 @@ def _encode_video(frames: np.ndarray, crf: int) -> bytes:
 
 
 def _decode_video(data: bytes, num_frames: int) -> np.ndarray:
-    """[n H W 3] uint8; ValueError where it is not whole."""
+    """Returns the frames [n H W 3] uint8; raises ValueError if the film is not whole."""
     scaler, frames, count = VideoReformatter(), np.empty(0), 0
     with av.open(io.BytesIO(data), format="mp4") as container:
         stream = container.streams.video[0]
@@ -159,7 +159,7 @@ def _decode_video(data: bytes, num_frames: int) -> np.ndarray:
                 raise ValueError(f"frame {count} of {num_frames} is not whole")
             if count == 0:
                 frames = np.empty((num_frames, frame.height, frame.width, 3), np.uint8)
-            # Straight from ffmpeg's padded rows to their place: `to_ndarray` would copy once more.
+            # Copies straight from ffmpeg's padded rows; `to_ndarray` would copy once more.
             plane = scaler.reformat(frame, format="rgb24", threads=1).planes[0]
             rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
             frames[count] = rows[:, : frame.width * 3].reshape(frames.shape[1:])

@@ -1,4 +1,4 @@
-"""What became of every input, counted: `report.json`, `inputs.jsonl` and a table to print."""
+"""Counts what became of every input: `report.json`, `inputs.jsonl` and a table to print."""
 
 from __future__ import annotations
 
@@ -6,34 +6,38 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from gen1_jax.data_pipelines.footage.chunks import Job
 from gen1_jax.data_pipelines.footage.duplicates import read_final
 from gen1_jax.data_pipelines.footage.outcomes import REASONS, UNWANTED, Outcome
-from gen1_jax.data_pipelines.footage.parts import Job
 from gen1_jax.files import replacing, write_json
 
 REPORT, INPUTS = "report.json", "inputs.jsonl"
 
 
-def write_inputs(job: Job, num_parts: int, file: Path) -> None:
-    """One line an input, in order: path, kept, dropped (reason -> count), note, reason."""
+def write_inputs(job: Job, num_chunks: int, file: Path) -> None:
+    """Writes a line of JSON for each input, in order.
+
+    A line holds `path`, `kept`, `dropped` (reason → count), `note` and `reason`.
+    """
     with replacing(file) as part, part.open("w", encoding="utf-8") as out:
-        for _, final in read_final(job, num_parts):
+        for _, final in read_final(job, num_chunks):
             for fields in final["outcomes"]:
                 reason = Outcome.from_json(fields).reason
                 out.write(json.dumps({**fields, "reason": reason}) + "\n")
 
 
-def count(job: Job, num_parts: int) -> dict:
-    """The numbers of a report.
+def count(job: Job, num_chunks: int) -> dict:
+    """Returns the numbers of a report.
 
-    `inputs` = `used` + the sum of `dropped`; every input has one reason at most. `records_dropped`
-    counts shots, clips and images that were read and not wanted, of used inputs too.
+    `inputs` is `used` plus the sum of `dropped`, because an input has at most one reason.
+    `records_dropped` counts shots, clips and images that were read and are not wanted, including
+    those of inputs that are used.
     """
     used = damaged = kept = 0
     dropped: Counter[str] = Counter()
     unwanted: Counter[str] = Counter()
     splits: dict[str, Counter[str]] = {}
-    for _, final in read_final(job, num_parts):
+    for _, final in read_final(job, num_chunks):
         for fields in final["outcomes"]:
             outcome = Outcome.from_json(fields)
             kept += outcome.kept
@@ -62,11 +66,12 @@ def count(job: Job, num_parts: int) -> dict:
 
 
 def write_report(report: dict, folder: Path) -> None:
+    """Writes `report.json`."""
     write_json(folder / REPORT, report)
 
 
 def format_report(report: dict) -> str:
-    """A table for people."""
+    """Returns a report as a table for people."""
     noun = report["kind"]
     rows = [("inputs", report["inputs"], ""), ("  used", report["used"], "")]
     if report["used_though_damaged"]:

@@ -1,4 +1,4 @@
-"""Where Beam pipelines run: on this machine, in this process or several, or on any other runner."""
+"""Runs Beam pipelines on this machine, in one process or several, or on any other runner."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Runner:
     """A Beam runner.
 
     Attributes:
-        name: as Beam knows it; `DirectRunner` is this machine.
-        workers: processes, on this machine; 1 works in this one.
-        options: of other runners and of pipelines, as on a command line: `--project=mine`.
+      name: Beam's name for it; `DirectRunner` is this machine.
+      workers: number of processes on this machine; with 1, this process does the work.
+      options: options of other runners and of pipelines, as on a command line: `--project=mine`.
     """
 
     name: str = DIRECT
@@ -34,19 +34,19 @@ class Runner:
     options: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """UserError where Beam knows no such runner, or it is not installed."""
+        """Raises UserError if Beam knows no such runner, or it is not installed."""
         with _quiet(True):
             self._make(1)
 
     @contextlib.contextmanager
     def pipeline(self, most: int) -> Iterator[Any]:
-        """A pipeline, which runs to its end when the block is left.
+        """Yields a pipeline, which runs to its end when the block is left.
 
         Args:
-            most: processes that would find something to do; starting one takes seconds.
+          most: number of processes that would find something to do; starting one takes seconds.
 
         Raises:
-            UserError: what a worker raised as such; or an unknown runner or option.
+          UserError: a worker raised it, or the runner or an option is unknown.
         """
         with _quiet(self.name == DIRECT):
             pipeline = self._make(max(1, min(most, self.workers)))
@@ -60,7 +60,7 @@ class Runner:
             except Exception as error:
                 if str(error).startswith("KeyboardInterrupt"):  # Beam makes an error of it
                     raise KeyboardInterrupt(STOPPED) from None
-                # across processes the text is all that comes back
+                # Only the text of an error comes back from another process.
                 found = re.findall(r"(?:UserError|WritingFailed): (.*)", str(error))
                 if found:
                     raise UserError(_without_step(found[-1])) from error
@@ -75,14 +75,14 @@ class Runner:
                 return beam.Pipeline(runner=self.name, options=PipelineOptions(list(self.options)))
             except (ValueError, ImportError, RuntimeError) as error:
                 raise UserError(f"--runner {self.name}: {error}") from error
-        # Beam's own name for it first tries one that downloads a program.
+        # Given the name DirectRunner, Beam first tries a runner that downloads a program.
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
         from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
         environment = None
         if workers > 1:
-            # Their log is noise, and all that fails comes back. A log on a full disk stalls them.
-            # Ctrl-C is this process's to hear; workers end with it.
+            # The workers' log is discarded: their errors come back, and a log on a full disk would
+            # stall them. They ignore Ctrl-C, because this process handles it and ends them.
             command = (
                 f"trap '' INT; exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker"
             )
@@ -97,7 +97,7 @@ LOCAL = Runner()
 
 
 def check_beam() -> None:
-    """UserError where the extra is not installed."""
+    """Raises UserError if the extra `beam` is not installed."""
     try:
         with _quiet(True):
             import apache_beam  # noqa: F401
@@ -109,22 +109,23 @@ def check_beam() -> None:
 
 
 def _without_step(text: str) -> str:
+    """Returns an error's text without Beam's note of the step in which it was raised."""
     return re.sub(r" \[while running '.*", "", text, flags=re.DOTALL)
 
 
 @contextlib.contextmanager
 def _quiet(quiet: bool) -> Iterator[None]:
-    """Beam's and its workers' notes off; what fails is raised."""
+    """Turns off the log of Beam and its workers; errors are raised all the same."""
     before, hook = logging.root.manager.disable, threading.excepthook
     if quiet:
         logging.disable(logging.CRITICAL)
-        # Beam's own threads, which lament that workers end; ours raise where they are waited for.
+        # Beam's own threads print a traceback when a worker ends. Errors of ours are raised anyway.
         threading.excepthook = lambda args: None
     stopped = False
     try:
         yield
     except KeyboardInterrupt:
-        stopped = True  # they go on lamenting to the end
+        stopped = True  # Beam's threads would print until the process ends
         raise
     finally:
         logging.disable(before)

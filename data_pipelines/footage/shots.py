@@ -1,10 +1,10 @@
-"""Where a video's shots begin: PySceneDetect fed with pictures that were decoded here.
+"""Finds where a video's shots begin, by PySceneDetect on pictures that were decoded here.
 
-Two of its detectors look at the change from picture to picture (mean difference of hue, saturation
-and value, 0..255), and either may call a cut: `AdaptiveDetector`, where the change is at least
-`RATIO` times that of the two pictures before and after, so that fast motion is no cut; and
-`ContentDetector`, where it is beyond what motion makes, so that a cut amid fast motion is one. A
-cut too many costs a few frames; a cut missed puts two scenes into one clip.
+Two of its detectors measure the change from picture to picture (mean difference of hue, saturation
+and value, 0..255), and either may report a cut. `AdaptiveDetector` reports one where the change is
+at least `RATIO` times that of the two pictures before and after, so that fast motion is no cut.
+`ContentDetector` reports one where the change is larger than motion makes it, so that a cut amid
+fast motion is found. A false cut costs a few frames; a missed cut puts two scenes into one clip.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from gen1_jax.video.sources import Picture
 RATIO = 2.5  # PySceneDetect's 3 misses cuts from or to motion
 LEAST_CHANGE = 8.0  # PySceneDetect's 15 misses cuts between dark or pale scenes
 SURE_CHANGE = 35.0  # PySceneDetect's 27 takes fast motion for cuts
-SIDE = 160  # pixels; the longer side of what is compared
+SIDE = 160  # longer side of the compared pictures, in pixels
 _REACH = 2  # pictures that AdaptiveDetector looks ahead
-_RATE = Fraction(25)  # of no consequence: pictures are counted
+_RATE = Fraction(25)  # any rate will do: pictures are counted
 
 
 def mark_cuts(
     pictures: Iterator[tuple[Picture, int, int]],
 ) -> Iterator[tuple[Picture, int, int, bool]]:
-    """Adds to each picture whether a shot begins with it; comes two pictures late.
-
-    Args:
-        pictures: with the slots they fill, as `video_sources.on_grid` gives them.
+    """Yields pictures with whether a shot begins with each; it lags two pictures behind.
 
     A picture after a gap, or of another size than the one before, begins a shot too.
+
+    Args:
+      pictures: pictures with the slots they fill, as `gen1_jax.video.sources.on_grid` yields them.
     """
-    stretch = None  # of pictures that can be compared
+    stretch = None  # the current run of pictures that can be compared
 
     for picture, begin, end in pictures:
         image = np.ascontiguousarray(picture.thumbnail(SIDE)[..., ::-1])  # BGR
@@ -48,10 +48,10 @@ def mark_cuts(
 
 
 class _Stretch:
-    """Pictures of one size without a gap, put before the detectors in order.
+    """A run of pictures of one size without a gap, which is shown to the detectors in order.
 
-    Beyond both ends the pictures are taken to go back again, so that motion there is no cut, and a
-    cut in the first or last two pictures is found as any other.
+    Beyond both ends, the pictures are mirrored in time. Motion there is therefore no cut, and a cut
+    within the first or last two pictures is found like any other.
     """
 
     def __init__(self, shape: tuple[int, ...]):
@@ -67,14 +67,15 @@ class _Stretch:
             ),
             ContentDetector(threshold=SURE_CHANGE, min_scene_len=0),
         ]
-        self._waiting: deque = deque()  # added and not yet given back
+        self._waiting: deque = deque()  # pictures that were added and not yet yielded
         self._recent: deque[np.ndarray] = deque(maxlen=_REACH + 1)
-        self._seen: int = 0  # by the detectors
-        self._next: int | None = None  # the detectors' number of the first that waits
-        self._first: int = 0
+        self._seen: int = 0  # number of pictures that the detectors have seen
+        self._next: int | None = None  # the detectors' number of the first waiting picture
+        self._first: int = 0  # the detectors' number of the run's first picture
         self._cuts: set[int] = set()
 
     def add(self, item: tuple, image: np.ndarray) -> Iterator[tuple]:
+        """Adds a picture; yields those of which it is known by now whether they begin a shot."""
         self._waiting.append(item)
         self._recent.append(image)
         if self._next is not None:
@@ -84,6 +85,7 @@ class _Stretch:
         yield from self._drain(_REACH)
 
     def finish(self) -> Iterator[tuple]:
+        """Ends the run; yields the remaining pictures."""
         if self._next is None:
             self._start()
         back = list(self._recent)[-2::-1]

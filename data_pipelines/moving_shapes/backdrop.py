@@ -1,8 +1,9 @@
-"""Backgrounds: depth geometry and look, drawn independently of each other.
+"""Backgrounds: their geometry and their look, which are drawn independently.
 
-Geometry is one or two planes. The inverse depth of a plane is linear in screen position, and stays
-so when the camera moves, so depth costs one multiply-add a pixel and parallax is exact. The look is
-a tileable texture on those planes, fading into haze with distance: so a picture shows its depth.
+The geometry is one or two planes. The inverse depth of a plane is linear in the screen position,
+also when the camera moves, so depth costs one multiply-add a pixel and parallax is exact. The look
+is a tileable texture on those planes. It fades into haze with distance, so that a picture shows its
+depth.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import numpy as np
 
 from gen1_jax.data_pipelines.moving_shapes.vocabulary import GEOMETRIES, LOOKS
 
-TILE = 256  # texels; a power of two, so wrapping is a bit mask
+TILE = 256  # side of a tile in texels; a power of two, so that wrapping is a bit mask
 _TEXELS_PER_UNIT = 15.0  # texels per unit of scene length
 _CLEAR = 0.34  # inverse depth from which there is no haze
 
 
 def _noise(rng: np.random.Generator, wave_x: float, wave_y: float) -> np.ndarray:
-    """Tileable smooth noise [TILE TILE] of unit deviation, features of these sizes in texels."""
+    """Returns tileable smooth noise [TILE TILE] of unit deviation.
+
+    The arguments give the size of its features in texels.
+    """
     fy, fx = np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None, :]
     spectrum = np.fft.rfft2(rng.standard_normal((TILE, TILE)))
     spectrum *= np.exp(-0.5 * ((fx * wave_x) ** 2 + (fy * wave_y) ** 2) * 4)
@@ -47,7 +51,7 @@ def _bricks(rng: np.random.Generator) -> np.ndarray:
 
 @functools.cache
 def texture(background: str) -> np.ndarray:
-    """The look's tile [TILE * TILE] float32: places in 0..1 on the ramp from dark to light."""
+    """Returns a look's tile [TILE * TILE] float32: positions 0..1 on the ramp dark → light."""
     rng = np.random.default_rng(list(LOOKS).index(background))
     if background == "a grassy field":
         tile = 0.5 + 0.20 * _noise(rng, 2.0, 5) + 0.14 * _noise(rng, 20, 20)
@@ -67,10 +71,10 @@ def texture(background: str) -> np.ndarray:
 
 
 def draw_geometry(rng: np.random.Generator) -> dict:
-    """Draws `plane` (a, bx, by), of inverse depth a + bx x + by y, and a `wall` behind it."""
+    """Draws a `plane` (a, bx, by) with inverse depth a + bx x + by y, and a `wall` behind it."""
     name = str(rng.choice(GEOMETRIES))
     if name in ("floor", "room"):
-        # The plane meets the wall behind it at the horizon and comes to 0.42 at the lower edge.
+        # The plane meets the wall at the horizon, and has inverse depth 0.42 at the lower edge.
         wall = rng.uniform(0.03, 0.07) if name == "floor" else rng.uniform(0.14, 0.2)
         horizon = rng.uniform(-0.5, 0.15)
         by = (0.42 - wall) / (1 - horizon)
@@ -94,27 +98,27 @@ def render_backdrop(
     """Draws the background for each position of the camera.
 
     Args:
-        background: one of vocabulary.BACKGROUNDS.
-        geometry: from `draw_geometry`.
-        offset: where on the tile the scene lies, in texels.
-        pan: [n 1 1] float32, camera displacement to the right, in scene units.
-        dolly: [n 1 1] float32, camera displacement forwards, in scene units.
-        xs: [1 1 w] float32 screen coordinates.
-        ys: [1 h 1] float32 screen coordinates.
+      background: one of vocabulary.BACKGROUNDS.
+      geometry: what `draw_geometry` returned.
+      offset: position of the scene on the tile, in texels.
+      pan: [n 1 1] float32, camera displacement to the right, in scene units.
+      dolly: [n 1 1] float32, camera displacement forwards, in scene units.
+      xs: [1 1 w] float32 screen coordinates.
+      ys: [1 h 1] float32 screen coordinates.
 
     Returns:
-        Three planes [n h w] float32 in 0..255, and inverse depth [n h w] float32.
+      Three colour planes [n h w] float32 in 0..255, and inverse depth [n h w] float32.
     """
     a, bx, by = (np.float32(v) for v in geometry["plane"])
     wall = np.float32(geometry["wall"])
-    # A plane 1 = a Z + bx X + by Y of the scene, seen from a displaced camera.
+    # The plane 1 = a Z + bx X + by Y of the scene, seen from the displaced camera.
     plane = (a + bx * xs + by * ys) / (1 - bx * pan - a * dolly)
     wall = wall / (1 - wall * dolly)
     inverse = np.maximum(plane, wall)
     distance = 1 / inverse
     across = xs * distance + pan
     upright = ys * distance
-    if by:  # a floor is textured along depth, what stands behind it along height
+    if by:  # a floor is textured along its depth, the wall behind it along its height
         upright = np.where(plane > wall, distance + dolly, upright)
 
     u = across * np.float32(_TEXELS_PER_UNIT) + np.float32(offset[0])
@@ -132,7 +136,7 @@ def render_backdrop(
 
 
 def _bilinear(tile: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Reads a wrapped tile at fractional texels u, v [...]."""
+    """Interpolates a wrapped tile at fractional texels u, v [...]."""
     fu, fv = np.floor(u), np.floor(v)
     wu, wv = u - fu, v - fv
     x0 = fu.astype(np.int32) & (TILE - 1)

@@ -1,4 +1,4 @@
-"""TFDS builder `moving_shapes`: rendered clips as ArrayRecord files, made without TensorFlow."""
+"""The TFDS builder `moving_shapes`: rendered clips in ArrayRecord files, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from gen1_jax.errors import UserError
 
 __all__ = ["CONFIGS", "SPLITS", "MovingShapes", "build", "decode_example", "load", "split_seed"]
 
-# Each split owns a block of seeds, the same in every config, so that no clip of a test split can be
-# in a training split, whichever config made either.
+# Each split has its own block of seeds, the same in every config. No clip of a test split can
+# therefore be in a training split, whichever configs made them.
 SPLITS = ("train", "validation", "test")
 _BLOCK = 2**32
 
 
 def split_seed(split: str, index: int) -> int:
-    """The renderer's seed of clip `index` of a split.
+    """Returns the renderer's seed for clip `index` of a split.
 
     Raises:
-        UserError: an unknown split, or an index outside its block.
+      UserError: the split is unknown, or the index is outside its block.
     """
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; one of: {', '.join(SPLITS)}")
@@ -42,9 +42,9 @@ class MovingShapesConfig(tfds.core.BuilderConfig):
     """Size of a data set.
 
     Attributes:
-        num_frames: frames of each clip.
-        size: (h, w) of the frames.
-        counts: clips in each split, in the order of `SPLITS`.
+      num_frames: number of frames of each clip.
+      size: (h, w) of the frames, in pixels.
+      counts: number of clips in each split, in the order of `SPLITS`.
     """
 
     num_frames: int = 8
@@ -68,7 +68,7 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
     name = "moving_shapes"
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = list(CONFIGS.values())
-    # TFDS finds these by importlib_resources, which it needs but does not ask for.
+    # Otherwise TFDS finds these by importlib_resources, which it does not list as a requirement.
     code_path = epath.Path(__file__)
     pkg_dir_path = epath.Path(__file__).parent
     progress: bool = True
@@ -88,7 +88,7 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
                     "seed": tfds.features.Scalar(dtype=np.int64),
                 }
             ),
-            disable_shuffling=True,  # seeds are in no order already; readers shuffle
+            disable_shuffling=True,  # clips are independent of their order; readers shuffle
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
@@ -107,16 +107,21 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
 def build(
     data_dir: str, config: str | MovingShapesConfig = "demo", *, progress: bool = True
 ) -> dict[str, Sequence[dict]]:
-    """Makes the data set under `data_dir`, unless it is there already.
+    """Makes the data set in `data_dir`, unless it is there already.
 
     TFDS writes to a temporary folder and renames it, so an interrupted build leaves nothing that
-    could be taken for a whole one.
+    could be taken for a whole data set.
+
+    Args:
+      data_dir: folder of the data set.
+      config: the data set's size, or its name in `CONFIGS`.
+      progress: whether to show a bar.
 
     Returns:
-        For each split a random-access source of stored records (see `records.decode_example`).
+      For each split, its stored records, which `records.decode_example` decodes.
 
     Raises:
-        UserError: an unknown config, or a folder that cannot be written.
+      UserError: the config is unknown, or the folder cannot be written.
     """
     try:
         with silent_tfds():
@@ -129,10 +134,10 @@ def build(
 
 
 def load(data_dir: str, config: str | MovingShapesConfig, split: str) -> Sequence[dict]:
-    """A split of a data set that `build` has made, as a random-access source of stored records.
+    """Returns the stored records of a split of a data set that `build` has made.
 
     Raises:
-        UserError: an unknown config or split, or a data set not built yet.
+      UserError: the config or split is unknown, or the data set is not built yet.
     """
     with quiet_tfds():
         builder = _builder(data_dir, config)

@@ -1,4 +1,4 @@
-"""Which of the eight colours an object is, in rendered frames and in generated, blurry ones."""
+"""Names the colour of an object, in rendered frames and in generated, blurry ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gen1_jax.data_pipelines.moving_shapes.vocabulary import COLOURS
 from gen1_jax.errors import UserError
 from gen1_jax.video.pixels import rgb_to_lab
 
-# Shading and texture change lightness far more than chroma, so lightness counts for less.
+# Shading and texture change lightness far more than chroma, so lightness counts less.
 _LIGHTNESS_WEIGHT = 0.5
 _MAX_PIXELS = 20_000
 
@@ -18,7 +18,7 @@ _PALETTE = rgb_to_lab(np.array(list(COLOURS.values())))
 
 
 def erode(mask: np.ndarray, times: int = 1) -> np.ndarray:
-    """Takes `times` pixels off the edge of mask [n h w]."""
+    """Removes `times` pixels from the edge of a mask [n h w]."""
     for _ in range(times):
         inner = np.pad(mask, ((0, 0), (1, 1), (1, 1)))
         mask = (
@@ -32,19 +32,20 @@ def erode(mask: np.ndarray, times: int = 1) -> np.ndarray:
 
 
 def colour_of(frames: np.ndarray, mask: np.ndarray) -> tuple[str, dict[str, float]]:
-    """The palette colour nearest to a masked object.
+    """Returns the palette colour that is nearest to the colour of a masked object.
 
-    The colour is the trimmed mean in CIELAB over the mask less its edge, where neighbours bleed in.
+    The object's colour is the trimmed mean in CIELAB over its mask without the edge, where
+    neighbours bleed in.
 
     Args:
-        frames: [n h w 3] uint8.
-        mask: [n h w] bool, the object.
+      frames: [n h w 3] uint8.
+      mask: [n h w] bool, the object.
 
     Returns:
-        The name, and the distance to every palette colour (in weighted CIELAB units).
+      The colour's name, and the distance to every palette colour, in weighted CIELAB units.
 
     Raises:
-        UserError: shapes that do not match, or an empty mask.
+      UserError: the shapes do not match, or the mask is empty.
     """
     if frames.shape[:-1] != mask.shape:
         raise UserError(

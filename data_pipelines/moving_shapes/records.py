@@ -1,7 +1,7 @@
-"""How a clip is stored: the picture as lossless video bytes, depth and mask quantised and packed.
+"""The records of rendered clips: frames as lossless video, depth quantised, the mask packed.
 
-The codec is QuickTime RLE in MOV: lossless, played by ordinary players, and the fastest to decode
-of ffmpeg's lossless codecs for small frames (0.4 ms for 8 frames of 64x64, where FFV1 takes 3.6).
+The codec is QuickTime RLE in MOV. It is lossless, ordinary players play it, and of ffmpeg's
+lossless codecs it decodes small frames fastest (8 frames of 64x64 in 0.4 ms; FFV1 takes 3.6 ms).
 """
 
 from __future__ import annotations
@@ -37,23 +37,24 @@ def decode_video(data: bytes) -> np.ndarray:
     """Decodes stored video bytes to frames [n h w 3] uint8.
 
     Raises:
-        UserError: the bytes are no video.
+      UserError: the bytes are no video.
     """
     try:
         with av.open(io.BytesIO(data)) as container:
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise ValueError("this build of ffmpeg has no decoder for its codec")
-            stream.codec_context.thread_count = 1  # frames are small; threads come from Grain
+            stream.codec_context.thread_count = 1  # frames are small, and Grain reads in threads
             return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)])
     except (av.FFmpegError, IndexError, ValueError) as error:
         raise UserError(f"a stored clip of {len(data)} bytes is not a readable video") from error
 
 
 def encode_example(clip: Clip, seed: int) -> dict:
-    """A clip as the record that `builder.MovingShapes` stores.
+    """Returns the record of a clip that `builder.MovingShapes` stores.
 
-    Arrays are bytes: a tf.Example holds integers as a list of varints, ten times slower to read.
+    Arrays are stored as bytes, because a tf.Example holds integers as a list of varints, which
+    takes ten times as long to read.
     """
     return {
         "video": encode_video(clip.frames),
@@ -66,11 +67,11 @@ def encode_example(clip: Clip, seed: int) -> dict:
 
 
 def decode_example(example: dict) -> dict:
-    """The inverse of `encode_example`.
+    """Returns the clip of a record, with all that `encode_example` stored.
 
     Returns:
-        frames [n h w 3] uint8, depth [n h w] float32, mask [n h w] bool, caption str, truth dict,
-        seed int. Depth is rounded to 1/65535; all else is exact.
+      frames [n h w 3] uint8, depth [n h w] float32, mask [n h w] bool, caption str, truth dict and
+      seed int. Depth is rounded to 1/65535; all else is exact.
     """
     clip = decode_clip(example)
     shape = clip["depth"].shape
@@ -82,7 +83,7 @@ def decode_example(example: dict) -> dict:
 
 
 def decode_clip(example: dict) -> dict:
-    """What training needs of a record, and no more: frames, depth and caption."""
+    """Returns what training needs of a record: its frames, depth and caption."""
     frames = decode_video(example["video"])
     depth = np.frombuffer(example["depth"], "<u2").reshape(frames.shape[:3])
     return {

@@ -1,11 +1,11 @@
-"""The renderer of the moving-shapes world: a seed in, a short clip with its truth out.
+"""The renderer of the moving-shapes world, which makes a short clip and its truth from a seed.
 
 Content (colour, texture, background look) and structure (shape, place, motion, camera, background
-geometry) are drawn from two independent random streams, so that either can be held while the other
-changes. Pure numpy; one 8-frame clip of 64x64 takes a few milliseconds on one core.
+geometry) are drawn from two independent random streams, so that either can be kept while the other
+changes. The renderer is pure NumPy; an 8-frame clip of 64x64 takes a few milliseconds on one core.
 
-Screen coordinates: x right, y down, both 0 at the centre, y in -1..1. Scene units: a thing at
-inverse depth q and scene place X is seen at screen x = X q.
+In screen coordinates, x points right and y points down; both are 0 at the centre, and y is in
+-1..1. A point at scene position X and inverse depth q has the screen coordinate x = X q.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from gen1_jax.errors import UserError
 __all__ = ["COLOURS", "Clip", "colour_of", "edit_prompt", "render"]
 
 _STONE_TONES = ((96, 96, 100), (150, 148, 146), (206, 204, 200), (58, 58, 64))
-_PAN = 0.45  # scene units the camera covers sideways over a clip
-_DOLLY = 0.36  # and forwards or backwards
-_TURNING = tuple(s for s in SHAPES if s not in ("ball", "ring"))  # whose spinning can be seen
+_PAN = 0.45  # distance that the camera moves sideways over a clip, in scene units
+_DOLLY = 0.36  # distance that it moves forwards or backwards
+_TURNING = tuple(s for s in SHAPES if s not in ("ball", "ring"))  # shapes that visibly spin
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Clip:
     """A rendered clip.
 
     Attributes:
-        frames: [n h w 3] uint8.
-        depth: [n h w] float32, inverse depth in 0..1, near is large.
-        mask: [n h w] bool, the visible part of the hero solid.
-        caption: what a person would say of it.
-        truth: everything drawn, ready for JSON.
+      frames: [n h w 3] uint8.
+      depth: [n h w] float32, inverse depth in 0..1; near is large.
+      mask: [n h w] bool, the visible part of the hero solid.
+      caption: description of the clip.
+      truth: everything that was drawn at random, in a form that JSON can hold.
     """
 
     frames: np.ndarray
@@ -67,13 +67,13 @@ def render(
     """Renders the clip of a seed.
 
     Args:
-        seed: a non-negative integer; the same seed gives the same bytes.
-        num_frames: n; the motion fills the clip, however many frames it has.
-        size: side of the square frames, or (h, w); at least 16.
-        content_seed: takes colour, texture and background from another seed.
+      seed: a non-negative integer; the same seed gives the same bytes.
+      num_frames: n; the motion fills the clip, whatever its number of frames.
+      size: side of the square frames, or (h, w); at least 16 pixels.
+      content_seed: seed of colour, texture and background; by default, `seed`.
 
     Raises:
-        UserError: a negative seed, no frames or frames too small.
+      UserError: the seed is negative, there are no frames, or they are too small.
     """
     height, width = (size, size) if isinstance(size, int) else size
     content_seed = seed if content_seed is None else content_seed
@@ -95,7 +95,7 @@ def _stream(seed: int, use: int) -> np.random.Generator:
 
 
 def _draw_content(rng: np.random.Generator) -> dict:
-    """Draws what the clip looks like, whatever is where in it."""
+    """Draws the content: colour, texture, background and the form of the caption."""
     colour = str(rng.choice(list(COLOURS)))
     texture = str(rng.choice(TEXTURES))
     background = str(rng.choice(BACKGROUNDS))
@@ -118,7 +118,10 @@ def _draw_content(rng: np.random.Generator) -> dict:
 
 
 def _draw_structure(rng: np.random.Generator, num_frames: int, aspect: float) -> dict:
-    """Draws what is where and how it moves. Paths are given per frame, as [n] float32 arrays."""
+    """Draws the structure: what is where, and how it moves.
+
+    A path has a value for each frame, as an array [n] float32.
+    """
     t = np.linspace(0, 1, num_frames, dtype=np.float32) if num_frames > 1 else np.zeros(1, "f4")
     motion, camera = str(rng.choice(MOTIONS)), str(rng.choice(CAMERAS))
     sideways = {"pan left": -1.0, "pan right": 1.0}.get(camera, 0.0)
@@ -144,7 +147,7 @@ def _draw_hero(
 ) -> dict:
     shape = str(rng.choice(_TURNING if motion == "spinning" else SHAPES))
     q = rng.uniform(0.52, 0.66)
-    area = rng.uniform(0.19, 0.26) * 4 * aspect  # a share of the frame
+    area = rng.uniform(0.19, 0.26) * 4 * aspect  # 19 to 26 % of the frame
     radius = min(math.sqrt(area / solids.unit_area(shape)), 0.8 * min(1.0, aspect))
     scale = np.ones_like(t)
     dx, dy, angle = np.zeros_like(t), np.zeros_like(t), np.full_like(t, rng.uniform(-0.2, 0.2))
@@ -190,7 +193,8 @@ def _draw_extras(rng: np.random.Generator, hero: dict, view: dict, aspect: float
         q = rng.uniform(0.8, 0.86) if front else rng.uniform(0.43, 0.47)
         radius = rng.uniform(0.2, 0.28) if shape == "stone" else rng.uniform(0.42, 0.6)
         if front:
-            # Beside the middle of the hero's path, so that it hides an edge, never the middle.
+            # Stands beside the middle of the hero's path, so that it hides an edge of the hero but
+            # never its middle.
             side = rng.choice((-1, 1))
             x = float(hero["x"].mean()) + side * rng.uniform(0.9, 1.4) * float(hero["radius"][0])
             y = float(hero["y"].mean()) + rng.uniform(0.2, 0.6)
@@ -213,7 +217,7 @@ def _draw_extras(rng: np.random.Generator, hero: dict, view: dict, aspect: float
 
 
 def _seen(q: float, dolly: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inverse depth [n] and magnification [n] once the camera has moved forwards by `dolly`."""
+    """Returns inverse depth [n] and magnification [n] for a camera moved forwards by `dolly`."""
     zoom = (1 / (1 - np.float32(q) * dolly)).astype(np.float32)
     return np.float32(q) * zoom, zoom
 
@@ -221,7 +225,7 @@ def _seen(q: float, dolly: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _rasterise(
     content: dict, structure: dict, n: int, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Paints from back to front; returns frames, depth and mask as in `Clip`."""
+    """Paints from back to front; returns frames, depth and mask of a `Clip`."""
     pixel = np.float32(2 / height)
     ys = ((np.arange(height, dtype=np.float32) + np.float32(0.5)) * pixel - 1)[None, :, None]
     xs = (np.arange(width, dtype=np.float32) + np.float32(0.5) - width / np.float32(2)) * pixel
@@ -261,7 +265,7 @@ def _paint(canvas, depth, mask, grid, solid, colour, texture, *, is_hero) -> Non
     """Paints one shaded solid with its shadow onto canvas [3 n h w], depth and mask [n h w]."""
     xs, ys, pixel = grid
     radius = solid["radius"][:, None, None]
-    # Only the part of the frames that the solid and its shadow ever reach is touched.
+    # Only the part of the frames that the solid or its shadow reaches is painted.
     reach = solids.reach(solid["shape"]) * solid["radius"] + np.float32(0.16) + 2 * pixel
     rows = _span(ys.ravel(), (solid["y"] - reach).min(), (solid["y"] + reach).max())
     cols = _span(xs.ravel(), (solid["x"] - reach).min(), (solid["x"] + reach).max())
@@ -278,7 +282,7 @@ def _paint(canvas, depth, mask, grid, solid, colour, texture, *, is_hero) -> Non
     edge = d * (radius / pixel)
     alpha = np.clip(np.float32(0.5) - edge, 0, 1)
 
-    # A soft shadow to the lower right, as the light comes from the upper left.
+    # The light comes from the upper left, so a soft shadow falls to the lower right.
     shift = max(1, round(0.07 / float(pixel)))
     shade = np.clip(np.float32(0.35) - d * (radius / np.float32(0.14)), 0, np.float32(0.34))
     canvas[:, :, shift:, shift:] *= 1 - shade[:, :-shift, :-shift]

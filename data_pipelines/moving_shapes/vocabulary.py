@@ -1,7 +1,7 @@
 """The words of the moving-shapes world: colours, looks, motions, and the captions made of them.
 
-Every caption has exactly one colour word, and it names the hero solid. Extras are neutral greys and
-backgrounds are named by nouns alone, so a colour asked for in a prompt has one meaning.
+Every caption has exactly one colour word, which is the hero solid's colour. Extras are neutral
+greys, and backgrounds are named by nouns alone, so a colour in a prompt has one meaning.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from gen1_jax.errors import UserError
 
 RGB = tuple[int, int, int]
 
-# Eight colours chosen so that shading, textures and a little blur do not carry one into another.
+# Eight colours that shading, textures and a little blur do not turn into one another.
 COLOURS: dict[str, RGB] = {
     "red": (214, 32, 38),
     "orange": (246, 130, 14),
@@ -42,7 +42,7 @@ GEOMETRIES = ("floor", "room", "wall", "slope")
 
 @dataclass(frozen=True)
 class Look:
-    """How a background is coloured: a ramp from `dark` to `light`, fading into `haze` far away."""
+    """The colours of a background: a ramp from `dark` to `light` that fades into `haze`."""
 
     dark: RGB
     light: RGB
@@ -59,7 +59,7 @@ LOOKS: dict[str, Look] = {
 }
 BACKGROUNDS = tuple(LOOKS)
 
-# Index 0 is the canonical one, which `edit_prompt` uses.
+# The first template is the canonical one, which `edit_prompt` uses.
 _TEMPLATES = (
     "{thing} {motion} over {background}",
     "{thing} is {motion} over {background}",
@@ -78,7 +78,7 @@ def compose_caption(
     template: int = 0,
     say_plain: bool = False,
 ) -> str:
-    """Returns e.g. "a red striped ball drifting left over a grassy field"."""
+    """Returns a caption such as "a red striped ball drifting left over a grassy field"."""
     words = [colour, shape] if texture == "plain" and not say_plain else [colour, texture, shape]
     article = "an" if words[0][0] in "aeiou" else "a"
     thing = f"{article} {' '.join(words)}"
@@ -86,14 +86,14 @@ def compose_caption(
 
 
 def edit_prompt(truth: dict, colour: str) -> str:
-    """The canonical caption of a clip with another colour, everything else kept.
+    """Returns the canonical caption of a clip, with another colour.
 
     Args:
-        truth: `Clip.truth` of the clip to edit.
-        colour: one of `COLOURS`.
+      truth: `Clip.truth` of the clip to edit.
+      colour: one of `COLOURS`.
 
     Raises:
-        UserError: the colour is not in the palette.
+      UserError: the colour is not in the palette.
     """
     if colour not in COLOURS:
         raise UserError(f"unknown colour {colour!r}; one of: {', '.join(COLOURS)}")

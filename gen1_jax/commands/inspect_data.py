@@ -1,8 +1,8 @@
 """Look at a folder of training data: what is in it, in numbers and in pictures.
 
 DATA is a folder that `gen1 ingest` or `gen1 precompute` made. A table says what is there;
-OUT/contact_sheet.png and OUT/mosaic.mp4 show random items of it. (Of encoded clips they show the
-first three channels of the latents: rough, but enough to recognise them.)
+OUT/contact_sheet.png and OUT/mosaic.mp4 show random items of it. Encoded clips are shown by the
+first three channels of their latents: roughly, but well enough to recognise them.
 """
 
 import json
@@ -36,7 +36,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from gen1_jax.data_pipelines.footage.inspect import open_data, show
+    from gen1_jax.data_pipelines.footage.inspect import LOOKED_AT, open_data, show
 
     if args.items < 1:
         raise UserError(f"--items {args.items}; 1 or more is accepted")
@@ -44,7 +44,7 @@ def run(args) -> None:
     split = args.split or ("train" if "train" in data.splits else data.splits[0])
     if split not in data.splits:
         raise UserError(f"{args.data} has no split {split!r}; it has: {', '.join(data.splits)}")
-    summary = data.summarize(None if args.all else 1000, args.seed)
+    summary = data.summarize(None if args.all else LOOKED_AT, args.seed)
     if not args.json:
         print(data.table(summary))
     if not args.no_pictures:

@@ -24,31 +24,13 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    import numpy as np
-
     from gen1_jax.data_pipelines.moving_shapes.builder import build
-    from gen1_jax.data_pipelines.moving_shapes.records import decode_example
-    from gen1_jax.video import pictures
-    from gen1_jax.video.io import write_video
+    from gen1_jax.data_pipelines.moving_shapes.previews import write_previews
 
     source = build(args.workdir, args.builder, progress=not args.no_progress)
     for split, records in source.items():
         print(f"{split}: {len(records)} clips")
     if args.show > 0:
-        clips = [
-            decode_example(source["test"][i]) for i in range(min(args.show, len(source["test"])))
-        ]
-        rows = [
-            {
-                clip["caption"]: clip["frames"],
-                "depth": pictures.colour_depth(clip["depth"]),
-                "mask": np.repeat(clip["mask"][..., None], 3, axis=-1).astype(np.uint8) * 255,
-            }
-            for clip in clips
-        ]
-        pictures.save_image(args.workdir / "preview.png", pictures.contact_sheet(rows))
-        for i, clip in enumerate(clips):
-            path = args.workdir / "clips" / f"clip_{i:02d}.mp4"
-            write_video(path, clip["frames"], fps=8, overwrite=True)
-            print(f"{path}: {clip['caption']}")
+        for path, caption in write_previews(source["test"], args.workdir, args.show):
+            print(f"{path}: {caption}")
         print(f"pictured in {args.workdir / 'preview.png'}")

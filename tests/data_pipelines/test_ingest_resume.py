@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from known_footage import WORDS, film_file, read_inputs
 
 from gen1_jax import cli
-from gen1_jax.data_pipelines.footage import duplicates, parts
+from gen1_jax.data_pipelines.footage import chunks, duplicates
 from gen1_jax.data_pipelines.footage.clips import ClipSettings
 from gen1_jax.data_pipelines.footage.ingest import ingest
 from gen1_jax.data_pipelines.footage.runner import Runner
@@ -98,7 +98,7 @@ def test_stopped_between_phases(source, uninterrupted, tmp_path, monkeypatch, mo
         ingest(str(source), tmp_path, SETTINGS, progress=False)
     assert not (tmp_path / "clips" / "report.json").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "read_clips", None)  # what is done is not done again
+        patch.setattr(chunks, "read_clips", None)  # what is done is not done again
         assert ingest(str(source), tmp_path, SETTINGS, progress=False).fresh
     assert contents(tmp_path) == uninterrupted
 
@@ -111,8 +111,8 @@ def test_interrupted_by_hand(source, tmp_path, workers):
         # a suite that runs in the background hands down that Ctrl-C is ignored
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    parts_made = tmp_path / ".ingest_clips" / "parts"
-    while process.poll() is None and not list(parts_made.glob("*.json")):
+    chunks_made = tmp_path / ".ingest_clips" / "parts"
+    while process.poll() is None and not list(chunks_made.glob("*.json")):
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
     _, error = process.communicate()
@@ -127,7 +127,7 @@ def stop(*_):
 def test_what_is_complete_is_left_alone(source, uninterrupted, tmp_path, monkeypatch, capsys):
     ingest(str(source), tmp_path, SETTINGS, progress=False)
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "read_clips", None)
+        patch.setattr(chunks, "read_clips", None)
         again = ingest(str(source), tmp_path, SETTINGS, progress=False)
     assert not again.fresh and contents(tmp_path) == uninterrupted
     assert cli.main(["ingest", "clips", str(source), "--out", str(tmp_path), *OPTIONS]) == 0

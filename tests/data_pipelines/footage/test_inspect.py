@@ -12,14 +12,18 @@ from gen1_jax.cli import main
 from gen1_jax.data_pipelines.encoded.records import make_layout
 from gen1_jax.data_pipelines.encoded.writer import EncodedWriter
 from gen1_jax.data_pipelines.footage import records
+from gen1_jax.data_pipelines.footage.inspect import open_data, pick
 from gen1_jax.data_pipelines.footage.reader import open_footage
-from gen1_jax.data_pipelines.footage.summary import pick, summarize
 from gen1_jax.video.io import read_video
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_footage(tmp_path_factory.mktemp("data"))
+
+
+def sections_of(folder, **options):
+    return open_data(folder).summarize(**options)["sections"]
 
 
 def inspect(capsys, *arguments):
@@ -29,7 +33,7 @@ def inspect(capsys, *arguments):
 
 
 def test_numbers_of_a_folder(folder):
-    sections = summarize(open_footage(folder))
+    sections = sections_of(folder)
     places = [(s["kind"], s["split"], s["bucket"], s["count"]) for s in sections]
     assert places == [
         ("clips", "train", None, 12),
@@ -54,7 +58,7 @@ def test_captions_sources_and_damage_are_counted(tmp_path):
     without = [image(i, (32, 48)) | {"caption": b"", "source": b"one.jpg"} for i in range(3)]
     broken = image(9, (32, 48)) | {"image": b"\xff\xd8\xff"}
     write(Images, tmp_path, {"train_32x48": [*without, image(4, (40, 48)), broken]})
-    (section,) = summarize(open_footage(tmp_path))
+    (section,) = sections_of(tmp_path)
     assert section["count"] == section["looked_at"] == 5 and section["damaged"] == 1
     assert section["captions"] == 0.25 and section["sources"] == 2
     assert section["sizes"] == {"32x48": 3, "40x48": 1}
@@ -64,12 +68,12 @@ def test_a_clip_without_a_decoder_counts_as_damaged(tmp_path):
     unknown_codec = clip(1)
     unknown_codec["video"] = unknown_codec["video"].replace(b"avc1", b"none")
     write(Clips, tmp_path, {"train_48x32": [clip(0), unknown_codec]})
-    (section,) = summarize(open_footage(tmp_path))
+    (section,) = sections_of(tmp_path)
     assert section["count"] == 2 and section["damaged"] == 1
 
 
 def test_large_folders_are_looked_into_at_random(folder):
-    clips = summarize(open_footage(folder), limit=5, seed=1)[0]
+    clips = sections_of(folder, limit=5, seed=1)[0]
     assert clips["count"] == 12 and clips["looked_at"] == 5
     assert pick(12, 5, 1) == pick(12, 5, 1) != pick(12, 5, 2)
     assert len(set(pick(1000, 100, 0))) == 100 and max(pick(1000, 100, 0)) > 900
@@ -173,5 +177,5 @@ def test_bad_input(folder, capsys, arguments, says):
 def test_a_still_clip_has_no_duration(tmp_path):
     frame = np.zeros((1, 32, 48, 3), np.uint8)
     write(Clips, tmp_path, {"train": [records.encode_clip(frame, [3.0], "", "a", 0)]})
-    (section,) = summarize(open_footage(tmp_path))
+    (section,) = sections_of(tmp_path)
     assert section["seconds"]["max"] == 0 and section["frames"] == {"1": 1}

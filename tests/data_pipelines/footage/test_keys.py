@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gen1_jax.data_pipelines.footage.buckets import BUCKETS, best_bucket, kept_area
+from gen1_jax.data_pipelines.footage.keys import BUCKETS, best_bucket, kept_area
 from gen1_jax.errors import UserError
 
 

@@ -1,0 +1,243 @@
+"""Chunks of an ingest: the records made of one group of inputs, and what became of each input.
+
+A chunk is an ArrayRecord file of serialised records and a JSON file beside it. The JSON file lists
+the outcome of every input, and the split and fingerprint of every record. It is written last and
+atomically: where it exists, the chunk is finished and is not made again. The files are in the work
+folder's `parts`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from gen1_jax.data_pipelines.footage import records
+from gen1_jax.data_pipelines.footage.clips import ClipSettings, read_clips
+from gen1_jax.data_pipelines.footage.images import ImageSettings, read_tar, store_image
+from gen1_jax.data_pipelines.footage.inputs import Group, Input, find_caption, read_group
+from gen1_jax.data_pipelines.footage.keys import hash_clip, hash_image, name_split
+from gen1_jax.data_pipelines.footage.outcomes import Outcome
+from gen1_jax.errors import WritingFailed, one_line
+from gen1_jax.files import read_json, replacing, write_json
+from gen1_jax.video.sources import Unreadable
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a worker must know of an ingest.
+
+    Attributes:
+      work: work folder, which every worker sees under this name.
+      root: folder to which the inputs' paths are relative.
+      settings: settings of clips or of images; their type says which of the two is made.
+      validation_fraction: share of the inputs whose records go to the validation split.
+    """
+
+    work: str
+    root: str
+    settings: ClipSettings | ImageSettings
+    validation_fraction: float
+
+    @property
+    def inputs(self) -> Path:
+        """The file that lists all inputs."""
+        return Path(self.work) / "inputs.jsonl"
+
+    @property
+    def chunks(self) -> Path:
+        """The folder of all chunks; its name is that of work folders made by earlier versions."""
+        return Path(self.work) / "parts"
+
+    def chunk(self, index: int, suffix: str) -> Path:
+        """Returns the place of a chunk's file."""
+        return self.chunks / f"{index:06d}{suffix}"
+
+
+def is_done(job: Job, index: int) -> bool:
+    """Returns whether a chunk is finished."""
+    return job.chunk(index, ".json").exists()
+
+
+def make_chunk(group: Group, job: Job) -> int:
+    """Reads a group of inputs and writes its chunk, unless it is finished; returns its number."""
+    if not is_done(job, group.index):
+        with _ChunkWriter(job, group.index) as chunk:
+            for each in read_group(job.inputs, group):
+                _ingest(each, job, chunk)
+    return group.index
+
+
+def read_chunk(job: Job, index: int) -> dict:
+    """Returns the JSON of a chunk.
+
+    It holds "outcomes", one for each input, and "records", each of them [number of its outcome,
+    split, fingerprint in hexadecimal digits, size in bytes].
+    """
+    return read_json(job.chunk(index, ".json"))
+
+
+# ---- inputs
+
+
+def _ingest(each: Input, job: Job, chunk: _ChunkWriter) -> None:
+    path = Path(job.root) / each.path
+    images = isinstance(job.settings, ImageSettings)
+    if images and path.suffix.lower() == ".tar" and not each.refused:
+        _ingest_tar(each, path, job, chunk)
+        return
+    with chunk.outcome(each.path) as outcome:
+        if each.refused:
+            raise Unreadable(each.refused, "")
+        if not os.path.lexists(path):
+            raise Unreadable("missing", "")
+        caption = find_caption(path) if each.caption is None else each.caption
+        if images:
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise Unreadable("cannot be opened", one_line(error)) from error
+            _add_image(data, caption, each.path, job, chunk)
+            return
+        for clip in read_clips(path, job.settings, outcome):
+            stored = records.encode_clip(
+                clip.frames, clip.times, caption, each.path, clip.start, crf=job.settings.crf
+            )
+            # Decoding every record once proves that it is whole.
+            frames = records.decode_clip(stored)["frames"]
+            split = name_split(each.path, job.validation_fraction)
+            chunk.add(_serialize("clips", stored), split, hash_clip(frames))
+
+
+def _ingest_tar(each: Input, path: Path, job: Job, chunk: _ChunkWriter) -> None:
+    """Adds the images of an archive.
+
+    Each sample has an outcome of its own. The archive has one only if it cannot be read.
+    """
+    samples, empty = read_tar(path), True
+    while True:
+        try:
+            key, image, caption, refused = next(samples)
+        except StopIteration:
+            break
+        except Unreadable as error:
+            with chunk.outcome(each.path):
+                raise error
+            return
+        empty = False
+        name = f"{each.path}/{key}"
+        with chunk.outcome(name):
+            if refused:
+                raise Unreadable(refused, "")
+            if image is None:
+                raise Unreadable("not an image", "a sample without an image")
+            _add_image(image, caption, name, job, chunk)
+    if empty:
+        with chunk.outcome(each.path):
+            raise Unreadable("not an image", "an archive without images")
+
+
+def _add_image(data: bytes, caption: str, name: str, job: Job, chunk: _ChunkWriter) -> None:
+    stored, bucket, pixels = store_image(data, caption, name, job.settings)
+    records.decode_image(stored)
+    split = name_split(name, job.validation_fraction, bucket)
+    chunk.add(_serialize("images", stored), split, hash_image(pixels))
+
+
+def _serialize(kind: str, stored: dict) -> bytes:
+    """Serialises a record as TFDS does, with the fields in a fixed order, so that bytes repeat."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = tf_example_pb2.Example.FromString(_features(kind).serialize_example(stored))
+    return example.SerializeToString(deterministic=True)
+
+
+@functools.cache
+def _features(kind: str) -> Any:
+    return records.clip_features() if kind == "clips" else records.image_features()
+
+
+# ---- files
+
+
+class _ChunkWriter:
+    """Collects outcomes and records; a context manager that writes a whole chunk or none.
+
+    Raises:
+      WritingFailed: the chunk cannot be written.
+    """
+
+    def __init__(self, job: Job, index: int):
+        self._job, self._index = job, index
+        self._outcomes: list[Outcome] = []
+        self._records: list[tuple] = []
+        self._writer: Any = None
+        self._file = contextlib.ExitStack()
+
+    def __enter__(self) -> _ChunkWriter:
+        return self
+
+    @contextlib.contextmanager
+    def outcome(self, path: str) -> Iterator[Outcome]:
+        """Yields the outcome of an input; any error of the block is noted as the input's fault."""
+        outcome = Outcome(path)
+        self._outcomes.append(outcome)
+        try:
+            yield outcome
+        except WritingFailed:
+            raise
+        except Unreadable as error:
+            if outcome.kept:
+                outcome.note = outcome.note or str(error)
+            else:
+                outcome.dropped.clear()
+                note = str(error).rpartition(f"{path}: ")[2].partition(";")[0]
+                outcome.drop(error.reason, "" if note == error.reason else _short(note))
+        except Exception as error:  # no file, however broken, may stop the others
+            outcome.dropped.clear()
+            outcome.drop("damaged", _short(f"{type(error).__name__}: {one_line(error)}"))
+
+    def add(self, serialized: bytes, split: str, fingerprint: bytes) -> None:
+        """Adds a record of the input whose outcome is open."""
+        with self._writing():
+            if self._writer is None:
+                path = self._job.chunk(self._index, ".array_record")
+                part = self._file.enter_context(replacing(path))
+                self._writer = ArrayRecordWriter(str(part), "group_size:1")
+            self._writer.write(serialized)
+        self._outcomes[-1].kept += 1
+        self._records.append((len(self._outcomes) - 1, split, fingerprint.hex(), len(serialized)))
+
+    def __exit__(self, error_type, error, trace) -> None:
+        with self._file:
+            try:
+                if self._writer is not None:
+                    with self._writing():
+                        self._writer.close()
+            finally:
+                if error is not None:
+                    raise error  # also through `replacing`, which then discards the file
+        content = {
+            "outcomes": [outcome.to_json() for outcome in self._outcomes],
+            "records": self._records,
+        }
+        write_json(self._job.chunk(self._index, ".json"), content, indent=None)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except WritingFailed:
+            raise
+        except (OSError, RuntimeError, ValueError) as error:
+            raise WritingFailed(f"cannot write {self._job.work}: {one_line(error)}") from error
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else text[:199] + "…"

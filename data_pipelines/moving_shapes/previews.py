@@ -1,0 +1,43 @@
+"""Writes a few rendered clips as films, to look at and to edit, and one picture of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gen1_jax.data_pipelines.moving_shapes.records import decode_example
+from gen1_jax.video import pictures
+from gen1_jax.video.io import write_video
+
+_FPS = 8
+
+
+def write_previews(source: Sequence[dict], folder: Path, count: int) -> list[tuple[Path, str]]:
+    """Writes `clips/clip_NN.mp4`, and `preview.png` with the clips' depth and masks.
+
+    Args:
+      source: stored records.
+      folder: folder to write to.
+      count: number of clips, from the first one.
+
+    Returns:
+      The path and the caption of each film.
+    """
+    clips = [decode_example(source[i]) for i in range(min(count, len(source)))]
+    rows = [
+        {
+            clip["caption"]: clip["frames"],
+            "depth": pictures.colour_depth(clip["depth"]),
+            "mask": np.repeat(clip["mask"][..., None], 3, axis=-1).astype(np.uint8) * 255,
+        }
+        for clip in clips
+    ]
+    pictures.save_image(folder / "preview.png", pictures.contact_sheet(rows))
+    films = []
+    for i, clip in enumerate(clips):
+        path = folder / "clips" / f"clip_{i:02d}.mp4"
+        write_video(path, clip["frames"], fps=_FPS, overwrite=True)
+        films.append((path, clip["caption"]))
+    return films
