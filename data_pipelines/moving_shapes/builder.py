@@ -11,12 +11,10 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tqdm import tqdm
 
-from gen1_jax.data_pipelines.moving_shapes.records import decode_example, encode_example
+from gen1_jax.data_pipelines.moving_shapes.records import encode_example
 from gen1_jax.data_pipelines.moving_shapes.renderer import render
 from gen1_jax.data_pipelines.quiet import quiet_tfds, silent_tfds
 from gen1_jax.errors import UserError
-
-__all__ = ["CONFIGS", "SPLITS", "MovingShapes", "build", "decode_example", "load", "split_seed"]
 
 # Each split has its own block of seeds, the same in every config. No clip of a test split can
 # therefore be in a training split, whichever configs made them.

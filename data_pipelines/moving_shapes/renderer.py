@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from gen1_jax.data_pipelines.moving_shapes import backdrop, solids
-from gen1_jax.data_pipelines.moving_shapes.colour import colour_of
 from gen1_jax.data_pipelines.moving_shapes.vocabulary import (
     BACKGROUNDS,
     CAMERAS,
@@ -26,11 +25,8 @@ from gen1_jax.data_pipelines.moving_shapes.vocabulary import (
     SHAPES,
     TEXTURES,
     compose_caption,
-    edit_prompt,
 )
 from gen1_jax.errors import UserError
-
-__all__ = ["COLOURS", "Clip", "colour_of", "edit_prompt", "render"]
 
 _STONE_TONES = ((96, 96, 100), (150, 148, 146), (206, 204, 200), (58, 58, 64))
 _PAN = 0.45  # distance that the camera moves sideways over a clip, in scene units
@@ -57,34 +53,26 @@ class Clip:
     truth: dict
 
 
-def render(
-    seed: int,
-    *,
-    num_frames: int = 8,
-    size: int | tuple[int, int] = 64,
-    content_seed: int | None = None,
-) -> Clip:
+def render(seed: int, *, num_frames: int = 8, size: int | tuple[int, int] = 64) -> Clip:
     """Renders the clip of a seed.
 
     Args:
       seed: a non-negative integer; the same seed gives the same bytes.
       num_frames: n; the motion fills the clip, whatever its number of frames.
       size: side of the square frames, or (h, w); at least 16 pixels.
-      content_seed: seed of colour, texture and background; by default, `seed`.
 
     Raises:
       UserError: the seed is negative, there are no frames, or they are too small.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    content_seed = seed if content_seed is None else content_seed
-    if min(seed, content_seed) < 0:
-        raise UserError(f"seed {min(seed, content_seed)} is negative; seeds are 0 or more")
+    if seed < 0:
+        raise UserError(f"seed {seed} is negative; seeds are 0 or more")
     if num_frames < 1 or min(height, width) < 16:
         raise UserError(
             f"cannot render {num_frames} frames of {height}x{width}; "
             "at least 1 frame of 16x16 is accepted"
         )
-    content = _draw_content(_stream(content_seed, 0))
+    content = _draw_content(_stream(seed, 0))
     structure = _draw_structure(_stream(seed, 1), num_frames, width / height)
     frames, depth, mask = _rasterise(content, structure, num_frames, height, width)
     return Clip(frames, depth, mask, content.pop("caption")(structure), _truth(content, structure))

@@ -61,8 +61,9 @@ def world_items(
       UserError: the data set is not there, or has fewer clips.
     """
     from gen1_jax.data_pipelines.moving_shapes.builder import load
+    from gen1_jax.data_pipelines.moving_shapes.colour import colour_of
     from gen1_jax.data_pipelines.moving_shapes.records import decode_example
-    from gen1_jax.data_pipelines.moving_shapes.renderer import COLOURS, colour_of, edit_prompt
+    from gen1_jax.data_pipelines.moving_shapes.vocabulary import COLOURS, edit_prompt
 
     source = load(folder, builder, split)
     if count > len(source):

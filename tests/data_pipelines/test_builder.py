@@ -25,7 +25,7 @@ def test_tensorflow_is_not_needed(data_dir):
 def test_round_trip(data_dir):
     source = builder.load(data_dir, "test", "test")
     for index in range(len(source)):
-        example = builder.decode_example(source[index])
+        example = records.decode_example(source[index])
         assert example["seed"] == builder.split_seed("test", index)
         clip = render(example["seed"], size=builder.CONFIGS["test"].size)
         np.testing.assert_array_equal(example["frames"], clip.frames)
@@ -77,7 +77,7 @@ def test_custom_config(tmp_path, capfd):
     )
     sources = builder.build(tmp_path, config, progress=False)
     assert set(sources) == {"train", "test"}
-    assert builder.decode_example(sources["train"][1])["mask"].shape == (3, 24, 40)
+    assert records.decode_example(sources["train"][1])["mask"].shape == (3, 24, 40)
     assert capfd.readouterr() == ("", "")
 
 
