@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from gen1_jax import cli
 from gen1_jax.data_pipelines.footage import chunks, duplicates
 from gen1_jax.data_pipelines.footage.clips import ClipSettings
 from gen1_jax.data_pipelines.footage.ingest import ingest
-from gen1_jax.data_pipelines.footage.runner import Runner
+from gen1_jax.data_pipelines.footage.runner import STOPPED, Runner
 from gen1_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,7 @@ def uninterrupted(source, tmp_path_factory):
 
 
 def contents(out):
-    """Every file that ingest leaves, with the stored records for ArrayRecord files."""
+    """Returns the content of every file that ingest leaves; records of ArrayRecord files."""
     found = {}
     for path in sorted(out.rglob("*")):
         if path.is_file():
@@ -66,10 +67,10 @@ def command(source, out, *options):
 
 
 def test_killed_and_resumed(source, uninterrupted, tmp_path):
-    """SIGKILL at several moments: of a process alone, whose workers must find out, and of all."""
+    """SIGKILL of a process alone, whose workers must end by themselves, and of all processes."""
     out, work = tmp_path / "out", tmp_path / "out" / ".ingest_clips"
     kills = 0
-    for wanted, workers, kill in ((2, "2", os.kill), (5, "1", os.killpg), (7, "1", os.killpg)):
+    for wanted, workers, kill in ((2, "2", os.kill), (5, "1", os.killpg)):
         process = subprocess.Popen(
             command(source, out, "--workers", workers),
             cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -93,31 +94,32 @@ def test_stopped_between_phases(source, uninterrupted, tmp_path, monkeypatch, mo
         "build": "gen1_jax.data_pipelines.footage.builders.copy_shard",
         "report": "gen1_jax.data_pipelines.footage.report.write_report",
     }
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as stopped:
         patch.setattr(places[moment], stop)
         ingest(str(source), tmp_path, SETTINGS, progress=False)
+    assert moment == "report" or str(stopped.value) == STOPPED
     assert not (tmp_path / "clips" / "report.json").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(chunks, "read_clips", None)  # what is done is not done again
+        patch.setattr(chunks, "read_clips", None)  # finished chunks are not made again
         assert ingest(str(source), tmp_path, SETTINGS, progress=False).fresh
     assert contents(tmp_path) == uninterrupted
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_interrupted_by_hand(source, tmp_path, workers):
+def test_interrupted_by_hand(source, tmp_path):
+    """Ctrl-C, which all processes of the command get; workers leave it to the first process."""
     process = subprocess.Popen(
-        command(source, tmp_path, "--workers", workers),
+        command(source, tmp_path, "--workers", "2"),
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        # a suite that runs in the background hands down that Ctrl-C is ignored
+        # A suite that runs in the background has its children ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     chunks_made = tmp_path / ".ingest_clips" / "parts"
     while process.poll() is None and not list(chunks_made.glob("*.json")):
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
+    os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate()
     assert process.returncode == 130
-    assert error.strip() == "gen1: stopped; the same command goes on from here"
+    assert error.strip() == f"gen1: {STOPPED}"
 
 
 def stop(*_):
@@ -185,12 +187,20 @@ def make(folder):
     return folder
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_no_room_is_one_line(source, tmp_path, workers):
-    """A limit on the size of files stands for a full disk."""
-    limited = (
-        f"ulimit -f 8; exec {' '.join(command(source, tmp_path / 'out', '--workers', workers))}"
-    )
+def test_no_room_is_an_error_of_one_line(source, tmp_path):
+    """A limit on the size of files fails a write as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write") as caught:
+            ingest(str(source), tmp_path / "out", SETTINGS, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out" / "clips").exists()
+
+
+def test_no_room_for_another_process_is_one_line(source, tmp_path):
+    limited = f"ulimit -f 8; exec {' '.join(command(source, tmp_path / 'out', '--workers', '2'))}"
     done = subprocess.run(["bash", "-c", limited], cwd=ROOT, capture_output=True, text=True)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(lines) == 1, done.stderr
