@@ -3,15 +3,15 @@
     gen1 ingest clips SRC --out DATA
     gen1 ingest images SRC --out DATA
 
-SRC is a folder tree, a glob, one file, or a manifest: CSV, JSONL or Parquet with a column `path`
-(relative to the manifest, and within its folder) and, if you like, `caption`. Else a caption is
-what stands in a .txt or .json file beside its video or image. Folders of numbered pictures are
-videos; tar archives as img2dataset writes them are images.
+SRC is a folder tree, a glob, one file, or a manifest: a CSV, JSONL or Parquet file with a column
+`path` (relative to the manifest, and within its folder) and optionally a column `caption`.
+Otherwise the caption is the content of a .txt or .json file beside the video or image. A folder of
+numbered pictures is a video. A tar archive as img2dataset writes it holds images.
 
-Every input ends as used or as dropped with a reason, which DATA/clips/report.json counts and
-DATA/clips/inputs.jsonl tells one by one. An ingest that was stopped goes on where it was when the
-same command is given again. At scale, give Beam's runner and its options; DATA and SRC must then
-be seen by all workers under one path:
+Every input is used, or dropped for a reason. DATA/clips/report.json counts the reasons, and
+DATA/clips/inputs.jsonl lists every input. To resume an ingest that was stopped, give the same
+command again. At scale, name a Beam runner and its options; all workers must see DATA and SRC
+under the same path:
 
     gen1 ingest clips SRC --out DATA --runner FlinkRunner --beam --flink_master=host:8081
 """
@@ -43,10 +43,28 @@ def add_arguments(parser) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = clips.add_argument
-    add("--size", type=_size, default="256x448", metavar="HxW", help="of frames, height x width")
-    add("--num-frames", type=int, default=8, metavar="N", help="frames of a clip")
-    add("--stride", type=int, default=4, metavar="N", help="source frames from one to the next")
-    add("--max-clips", type=int, default=0, metavar="N", help="of one shot; 0 is all")
+    add(
+        "--size",
+        type=_size,
+        default="256x448",
+        metavar="HxW",
+        help="size of the frames, height x width",
+    )
+    add("--num-frames", type=int, default=8, metavar="N", help="number of frames of a clip")
+    add(
+        "--stride",
+        type=int,
+        default=4,
+        metavar="N",
+        help="source frames from one frame of a clip to the next",
+    )
+    add(
+        "--max-clips",
+        type=int,
+        default=0,
+        metavar="N",
+        help="largest number of clips of one shot; 0 is all",
+    )
     add(
         "--min-motion",
         type=float,
@@ -72,7 +90,7 @@ def add_arguments(parser) -> None:
         default=tuple(map(_size, ("320x320", "320x384", "384x320", "256x448", "448x256"))),
         help="sizes, height x width; an image goes to the one that crops the least of it",
     )
-    add("--quality", type=int, default=92, help="of the stored JPEG")
+    add("--quality", type=int, default=92, help="quality of the stored JPEG")
     for subparser in (clips, images):
         add = subparser.add_argument
         add("source", metavar="SRC", help="folder, glob, file or manifest")
@@ -82,14 +100,14 @@ def add_arguments(parser) -> None:
             type=float,
             default=1.0,
             metavar="FACTOR",
-            help="what would have to be enlarged more is too small",
+            help="largest factor by which a picture may be enlarged",
         )
         add(
             "--validation-fraction",
             type=float,
             default=0.01,
             metavar="SHARE",
-            help="of the inputs, held out as the validation split",
+            help="share of the inputs that is held out as the validation split",
         )
         add(
             "--workers",
@@ -101,7 +119,7 @@ def add_arguments(parser) -> None:
         add(
             "--runner",
             default="DirectRunner",
-            help="Beam's: DirectRunner (this machine), DataflowRunner, FlinkRunner, SparkRunner",
+            help="Beam's runner: DirectRunner (here), DataflowRunner, FlinkRunner, SparkRunner",
         )
         add("--no-progress", action="store_true", help="no bar")
         add("--beam", nargs=argparse.REMAINDER, default=[], metavar="OPTION",

@@ -1,4 +1,4 @@
-"""Damaged records: replaced by others that every host and restart would draw, named, counted."""
+"""Damaged records are named, counted, and replaced by others that every host draws alike."""
 
 import warnings
 
@@ -22,11 +22,11 @@ def values(source):
     return [source[i]["value"] for i in range(len(source))]
 
 
-def test_whole_records_are_as_they_are():
+def test_whole_records_are_decoded():
     assert values(Decoded(range(10), decode_unless(()))) == list(range(10))
 
 
-def test_a_damaged_record_gives_way_to_the_same_other_always():
+def test_a_damaged_record_is_always_replaced_by_the_same_other():
     damaged = {3, 17, 18}
     first, second = (Decoded(range(100), decode_unless(damaged), max_damaged=0.1) for _ in range(2))
     with pytest.warns(UserWarning) as noted:
@@ -36,14 +36,14 @@ def test_a_damaged_record_gives_way_to_the_same_other_always():
     assert first.damaged == damaged
     assert not set(read) & damaged
     assert [v for i, v in enumerate(read) if i not in damaged] == sorted({*range(100)} - damaged)
-    # Another process comes to them in another order, and draws the same.
+    # Another process reads them in another order, and draws the same.
     with pytest.warns(UserWarning):
         assert [second[i]["value"] for i in (18, 3, 17)] == [read[i] for i in (18, 3, 17)]
 
 
 def test_a_record_is_noted_once():
     source = Decoded(range(5), decode_unless({2}))
-    with pytest.warns(UserWarning, match="record 2 is damaged; another is read in its place"):
+    with pytest.warns(UserWarning, match="record 2 is damaged"):
         once = source[2]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -55,7 +55,7 @@ def test_replacements_favour_no_record():
     source = Decoded(range(1000), decode_unless(damaged), max_damaged=1)
     with pytest.warns(UserWarning):
         replaced = [source[i]["value"] for i in damaged]
-    assert np.bincount(replaced).max() <= 8  # 500 throws into 500 places
+    assert np.bincount(replaced).max() <= 8  # 500 draws among 500 records
     assert 450 < np.mean(replaced) < 550
 
 
@@ -63,7 +63,7 @@ def test_too_many_are_an_error():
     source = Decoded(range(2000), decode_unless({1, 2, 3}))
     with pytest.warns(UserWarning):
         source[1], source[2]
-    with pytest.raises(UserError, match="record 3 is damaged; 3 of 2000 .* 2 are borne"):
+    with pytest.raises(UserError, match="record 3 is damaged; 3 of 2000"):
         source[3]
 
 

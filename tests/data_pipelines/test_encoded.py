@@ -80,12 +80,12 @@ def test_round_trip(tmp_path, precision, error):
 
 
 def test_shards_in_any_order_by_any_writer_are_the_same_bytes(folder, tmp_path):
-    """Two writers share the shards; both are killed, one in the middle of a shard."""
+    """Two writers share the shards, and both are killed, one of them in the middle of a shard."""
     first, second = (make_writer(tmp_path / "x", vae="x") for _ in range(2))
     first.start()
     second.write(2, map(record, second.records(2)))
     before = contents(tmp_path / "x")
-    # What a kill leaves: half a shard under its temporary name, and files of no account.
+    # A kill leaves half a shard under its temporary name, and other temporary files.
     (tmp_path / "x" / ".clips-00001.array_record.part").write_bytes(b"half")
     (tmp_path / "x" / ".meta.json.part").write_bytes(b"{")
     again = make_writer(tmp_path / "x", vae="x")
@@ -100,7 +100,7 @@ def test_shards_in_any_order_by_any_writer_are_the_same_bytes(folder, tmp_path):
 
 
 def test_a_failed_shard_leaves_nothing(tmp_path):
-    """Neither an error among the records, nor too few of them, nor a full disk counts as whole."""
+    """An error among the records, or too few of them, leaves no shard."""
     writer = make_writer(tmp_path / "x")
     writer.start()
 
@@ -110,10 +110,10 @@ def test_a_failed_shard_leaves_nothing(tmp_path):
 
     with pytest.raises(ZeroDivisionError):
         writer.write(0, failing())
-    with pytest.raises(UserError, match="cannot write .*x: 15 of 20 entries"):
+    with pytest.raises(UserError, match="cannot write .*x"):
         writer.write(0, map(record, range(3)))
     assert list(contents(tmp_path / "x")) == [".job.json"]
-    with pytest.raises(UserError, match="no finished folder"):
+    with pytest.raises(UserError, match="x is no finished folder"):
         encoded.EncodedSource(tmp_path / "x")
 
 
@@ -140,9 +140,9 @@ def test_a_full_disk_is_one_line_and_no_shard(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"vae": "y"}, 'x was begun with vae "x", not "y"'),
-        ({"vae": "x", "count": 11}, "x was begun with count 10, not 11"),
-        ({"vae": "x", "precision": "float32"}, 'begun with precision "float16", not "float32"'),
+        ({"vae": "y"}, "x was begun with vae"),
+        ({"vae": "x", "count": 11}, "x was begun with count"),
+        ({"vae": "x", "precision": "float32"}, "x was begun with precision"),
     ],
 )
 def test_a_job_of_other_settings_is_refused(tmp_path, change, says):
@@ -153,25 +153,25 @@ def test_a_job_of_other_settings_is_refused(tmp_path, change, says):
 
 
 def test_folders_that_cannot_be_written(folder, tmp_path):
-    with pytest.raises(UserError, match="holds encoded clips already"):
+    with pytest.raises(UserError, match="train holds"):
         make_writer(folder, vae="x").start()
     (folder / "meta.json").unlink()
-    with pytest.raises(UserError, match="unfinished clips of unknown settings"):
+    with pytest.raises(UserError, match="train holds unfinished"):
         make_writer(folder, vae="x").start()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         make_writer(tmp_path / "file" / "sub").start()
-    with pytest.raises(UserError, match="at least one"):
+    with pytest.raises(UserError, match="to .*x; at least one"):
         make_writer(tmp_path / "x", count=0)
 
 
 @pytest.mark.parametrize(
     ("field", "change", "says"),
     [
-        ("latents", lambda x: x * 1e9, "record 0 of .*x: latents holds .*, which float16 cannot"),
-        ("content", lambda x: x * np.nan, "record 0 of .*x: content holds nan, which float16"),
+        ("latents", lambda x: x * 1e9, "record 0 of .*x: latents holds .* float16"),
+        ("content", lambda x: x * np.nan, "record 0 of .*x: content holds nan"),
         ("structure", lambda x: x - np.inf, "structure holds -inf"),
-        ("latents", lambda x: x[:2], r"latents has shape \[2, 6, 6, 4\]; the others have \[4, "),
+        ("latents", lambda x: x[:2], r"latents has shape \[2, 6, 6, 4\]"),
     ],
 )
 def test_records_that_do_not_fit_are_named(tmp_path, field, change, says):
@@ -180,7 +180,7 @@ def test_records_that_do_not_fit_are_named(tmp_path, field, change, says):
     bad = record(0) | {field: change(record(0)[field])}
     with pytest.raises(UserError, match=says):
         writer.write(0, [bad])
-    with pytest.raises(UserError, match="has latents; the others have latents, "):
+    with pytest.raises(UserError, match="record 0 of .*x has latents"):
         writer.write(0, [{"latents": bad["latents"]}])
     assert list(contents(tmp_path / "x")) == [".job.json"]
 
@@ -188,10 +188,10 @@ def test_records_that_do_not_fit_are_named(tmp_path, field, change, says):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"latents": (6, 6, 4)}, r"latents has 3 axes; accepted: \[n h w c\]"),
+        ({"latents": (6, 6, 4)}, r"latents .* accepted: \[n h w c\]"),
         ({"content": (2, 5)}, "content of shape .* disagrees"),
         ({"levels": (1,)}, "levels of shape .* disagrees"),
-        ({"content": (4, 0)}, "1 or more"),
+        ({"content": (4, 0)}, "content of shape"),
         ({"extra": (1,)}, "unknown extra"),
         ({"content": None}, "no content"),
     ],
@@ -200,17 +200,17 @@ def test_layouts_that_make_no_sense(change, says):
     shapes = {name: value.shape for name, value in record(0).items()} | change
     with pytest.raises(UserError, match=says):
         make_layout({name: shape for name, shape in shapes.items() if shape is not None})
-    with pytest.raises(UserError, match="precision is 'int8'; accepted: float16, float32"):
+    with pytest.raises(UserError, match="'int8'; accepted: float16"):
         make_layout({name: value.shape for name, value in record(0).items()}, "int8")
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"count": 11}, "fewer or more"),
+        ({"count": 11}, "train holds fewer or more"),
         ({"files": ["gone.array_record"]}, "lacks gone.array_record"),
         ({"files": ["../train/clips-00000.array_record"]}, r"lacks \.\./train"),
-        ({"format": 1}, "format 1; 2 is accepted: encode it anew"),
+        ({"format": 1}, "train has format 1; 2 is accepted"),
         ({"fields": {"latents": [4]}}, "meta.json is not readable"),
         ({"fields": None}, "meta.json is not readable"),
         ({"precision": "float32"}, "record 0 of .* is damaged"),
@@ -253,9 +253,9 @@ def test_batch_form(folder, n):
         levels.add(level)
         frames.add(frame)
     assert levels == {0, 7} and frames == {0, 1, 2, 3}
-    with pytest.raises(UserError, match="no structure level of .* is stored"):
+    with pytest.raises(UserError, match="no structure level of"):
         encoded.to_batch_form(stored, np.random.default_rng(0), n, (1, 2))
-    with pytest.raises(UserError, match="4 frames is too short: 5 frames"):
+    with pytest.raises(UserError, match="4 frames is too short"):
         encoded.to_batch_form(stored, np.random.default_rng(0), 5)
 
 
@@ -268,13 +268,13 @@ def test_clips_are_drawn_alike_raw_and_encoded(folder, n):
         def __len__(self):
             return COUNT
 
-        def __getitem__(self, index):  # a frame says which it is
+        def __getitem__(self, index):  # a frame's colour says which frame it is
             numbers = np.uint8(10 * index) + np.arange(4, dtype=np.uint8)
             return {"frames": np.broadcast_to(numbers[:, None, None, None], (4, 2, 2, 3))}
 
     shared = {"seed": 3, "component": 1}
     choice = transforms.ChooseFrames(n, 1, LEVELS)
-    crop = transforms.FitTo((1, 2))  # draws too, from numbers of its own
+    crop = transforms.FitTo((1, 2))  # its draws must not change those of `choice`
     raw = mixture.batches([Raw()], [crop, choice], 2, **shared)
     form = encoded.ToBatchForm(n, LEVELS, ("latents",))
     stored = mixture.batches([source], [form], 2, **shared)
@@ -319,7 +319,7 @@ def test_stream_mixes_and_resumes(folder):
 
 
 def test_structure_is_read_only_where_it_is_wanted(folder, monkeypatch):
-    """A level that is not drawn, or a structure that no field asks for, costs no reading."""
+    """Neither a level that is not drawn nor an unwanted structure is read."""
     source = encoded.EncodedSource(folder)
     entries = []
     read = type(source._entries).__getitem__

@@ -135,7 +135,7 @@ def test_what_is_complete_is_left_alone(source, uninterrupted, tmp_path, monkeyp
     assert cli.main(["ingest", "clips", str(source), "--out", str(tmp_path), *OPTIONS]) == 0
     assert "complete already" in capsys.readouterr().out
     other = ClipSettings(**{**vars(SETTINGS), "stride": 2, "crf": 30})
-    with pytest.raises(UserError, match="stride 3 then, 2 now; crf 18 then, 30 now"):
+    with pytest.raises(UserError, match="stride 3 then, 2 now; crf 18"):
         ingest(str(source), tmp_path, other, progress=False)
     with pytest.raises(UserError, match="inputs 9 then, 1 now"):
         ingest(str(source / "0.mp4"), tmp_path, SETTINGS, progress=False)
@@ -219,7 +219,7 @@ def test_no_room_for_another_process_is_one_line(source, tmp_path):
         (["clips", "SRC", "--runner", "NoSuchRunner"], "NoSuchRunner"),
         (["clips", "nowhere"], "no such file"),
         (["images", "SRC", "--quality", "0"], "1 to 100"),
-        (["images", "SRC"], "none of 9 inputs gives images: 9 not an image"),
+        (["images", "SRC"], "none of 9 inputs gives images"),
         (["frames", "SRC"], "invalid choice"),
         ([], "required"),
     ],

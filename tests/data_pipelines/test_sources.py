@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
-    """A second folder: the clips 0..3, and images of one of the sizes."""
+    """A second folder: clips 0 to 3, and images of one of the sizes."""
     return str(write_footage(tmp_path_factory.mktemp("other"), 4, {SIZE: 6}))
 
 
@@ -65,12 +65,12 @@ def test_batches_are_clips_and_images_of_the_right_sizes(folder):
     shapes = [next(stream).frames.shape for _ in range(64)]
     assert shapes[:8] == [(2, 4, *SIZE, 3)] * 7 + [shapes[7]]
     images = [shape for shape in shapes if shape[1] == 1]
-    # Nine images to three: by number of records.
+    # The folder has nine and three images of these sizes.
     assert images.count((4, 1, *SIZE, 3)) == 6 and images.count((4, 1, 48, 32, 3)) == 2
 
 
 def test_over_8000_steps_one_in_eight_is_images_never_two_in_a_row_alike_on_every_host(folder):
-    """The kinds of what training would read, by the shares of the folder's buckets."""
+    """Mixes labels in place of batches, by the shares of the folder's buckets."""
     videos, images = make_buckets(open_train(folder), buckets=(SIZE,))
     shares = [[bucket.share for bucket in each] for each in (videos, images)]
     hosts = []
@@ -105,7 +105,7 @@ def test_every_clip_and_image_is_read_as_often(folder):
 
 
 def test_crops_are_random_and_not_scaled(tmp_path):
-    """Images that more than cover their bucket are cut out, not scaled."""
+    """An image that is larger than its bucket in one direction is cropped, not scaled."""
     y, x = np.mgrid[:32, :64]
     write(ImagesBuilder, tmp_path, {"train_32x48": [_picture(np.stack([x, y, 0 * x], -1) * 3)]})
     frames = np.concatenate(
@@ -148,7 +148,7 @@ def test_interrupted_and_resumed_the_next_batches_are_equal(folder, workers):
     state = json.loads(json.dumps(stream.get_state()))
     want = [next(stream) for _ in range(40)]
     stream.close()
-    # Resumed with other threads and processes, and after it had read something else.
+    # The resumed stream has other threads and processes, and has read something else before.
     resumed = make(folder, num_workers=2 - workers, **settings | {"num_threads": 2})
     next(resumed)
     resumed.set_state(state)
@@ -185,7 +185,7 @@ def test_another_number_of_hosts_goes_on_with_the_same_batches(folder, before, a
 
 def test_folders_by_weight_in_every_batch(folder, other):
     settings = {"image_fraction": 0.0, "batch_size": 8}
-    # Clips 4 and up are in the first folder only; unweighted, it has 12 of 16.
+    # Clips from number 4 are in the first folder only, which has 12 of the 16 clips.
     stream = make([folder, other], **settings)
     read = np.concatenate([number_of(next(stream).frames[:, 0]) for _ in range(12)])
     assert np.bincount(read).tolist() == [12] * 4 + [6] * 8
@@ -220,7 +220,7 @@ def test_without_images_frames_of_clips_serve(tmp_path):
     [
         ({"image_buckets": ((64, 64),)}, r"no images of \(64, 64\)"),
         ({"image_weights": (1,)}, "1 image_weights for 2"),
-        ({"weights": (1, 2)}, "1 folders of footage and 2 weights"),
+        ({"weights": (1, 2)}, "1 folders .* 2 weights"),
         ({"image_weights": (1, 0)}, "above 0"),
     ],
 )
@@ -293,14 +293,14 @@ def test_readers_end_with_a_run_that_is_killed(folder, tmp_path):
 
 
 def _runs(pid):
-    """Whether a process is there, and no zombie."""
+    """Returns whether a process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
 
 
-# ---------------------------------------------------------------- as a config says it
+# ---- by a config
 
 
 def config(folder, **fields):

@@ -55,7 +55,7 @@ def test_clips_or_images_alone(tmp_path):
     assert clips.images("train") == {} and clips.has_clips("train")
     images = open_footage(write_footage(tmp_path / "images", clips=0))
     assert images.splits() == ["train"] and not images.has_clips("train")
-    with pytest.raises(UserError, match="no clips of split 'train'; there: none"):
+    with pytest.raises(UserError, match="no clips of split 'train'"):
         images.clips("train")
 
 
@@ -73,9 +73,9 @@ def test_reading_needs_neither_beam_nor_tensorflow(folder):
 
 def test_folders_that_are_none(tmp_path, folder):
     for wrong in (tmp_path, tmp_path / "nowhere", folder / "clips"):
-        with pytest.raises(UserError, match="no clips or images of form 1.0.0"):
+        with pytest.raises(UserError, match="no clips or images"):
             open_footage(wrong)
-    with pytest.raises(UserError, match="split 'test'; there: train, validation"):
+    with pytest.raises(UserError, match="split 'test'"):
         open_footage(folder).clips("test")
 
 
@@ -92,7 +92,7 @@ def test_records_of_another_form(copy):
     names = content["featuresDict"]["features"]
     names["sound"] = names.pop("times")
     features.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="records of caption, sound, source, start, video; those"):
+    with pytest.raises(UserError, match="clips.* records of .*sound"):
         open_footage(copy)
 
 
