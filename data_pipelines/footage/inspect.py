@@ -137,7 +137,7 @@ class IngestedFolder:
         return "\n".join(lines)
 
     def draw(self, split: str, count: int, seed: int) -> list[Item]:
-        """Draws random clips and images, in proportion to their numbers but each kind once."""
+        """Draws random clips and images in proportion to their numbers, at least one of each kind."""
         kinds = [(records, decode_image) for records in self._footage.images(split).values()]
         if self._footage.has_clips(split):
             kinds.insert(0, (self._footage.clips(split), decode_clip))
