@@ -137,7 +137,7 @@ class IngestedFolder:
         return "\n".join(lines)
 
     def draw(self, split: str, count: int, seed: int) -> list[Item]:
-        """Draws random clips and images in proportion to their numbers, at least one of each kind."""
+        """Draws random clips and images in proportion to their numbers, at least one of each."""
         kinds = [(records, decode_image) for records in self._footage.images(split).values()]
         if self._footage.has_clips(split):
             kinds.insert(0, (self._footage.clips(split), decode_clip))
@@ -187,8 +187,10 @@ def _look(
         record = records[index]
         if kind == CLIPS:
             with av.open(io.BytesIO(record["video"]), format="mp4") as container:
-                stream = container.streams.video[0]
-                size = stream.height, stream.width
+                codec = container.streams.video[0].codec_context
+                if codec is None:  # this build of ffmpeg has no decoder for it
+                    return None
+                size = codec.height, codec.width
             times = np.frombuffer(record["times"], "<f8")
             own = {"bytes": len(record["video"]), "frames": len(times), "seconds": _span(times)}
         else:

@@ -69,7 +69,7 @@ def test_batches_are_clips_and_images_of_the_right_sizes(folder):
     assert images.count((4, 1, *SIZE, 3)) == 6 and images.count((4, 1, 48, 32, 3)) == 2
 
 
-def test_over_8000_steps_one_in_eight_is_images_never_two_in_a_row_alike_on_every_host(folder):
+def test_one_step_in_eight_is_images_never_two_in_a_row_alike_on_every_host(folder):
     """Mixes labels in place of batches, by the shares of the folder's buckets."""
     videos, images = make_buckets(open_train(folder), buckets=(SIZE,))
     shares = [[bucket.share for bucket in each] for each in (videos, images)]
@@ -138,18 +138,16 @@ def test_flips_are_seeded_by_step_and_record(tmp_path):
     assert next(two).frames.tobytes() == second.tobytes()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_interrupted_and_resumed_the_next_batches_are_equal(folder, workers):
+def test_interrupted_and_resumed_the_next_batches_are_equal(folder):
     settings = {"flip": True, "num_threads": 1, "seed": 5}
-    stop = (5, 14)[workers // 2]
-    stream = make(folder, num_workers=workers, **settings)
-    for _ in range(stop):
+    stream = make(folder, num_workers=2, **settings)
+    for _ in range(13):
         next(stream)
     state = json.loads(json.dumps(stream.get_state()))
     want = [next(stream) for _ in range(40)]
     stream.close()
-    # The resumed stream has other threads and processes, and has read something else before.
-    resumed = make(folder, num_workers=2 - workers, **settings | {"num_threads": 2})
+    # The resumed stream has threads in place of processes, and has read something else before.
+    resumed = make(folder, **settings | {"num_threads": 2})
     next(resumed)
     resumed.set_state(state)
     assert all(equal(next(resumed), batch) for batch in want)
