@@ -47,7 +47,7 @@ def get_config(part: str = "all") -> ConfigDict:
         config.num_steps = STEPS[part]
         config.checkpoint_every = STEPS[part]
         config.sample_every = STEPS[part] if part in PICTURED else 0
-        config.eval_every = STEPS[part]
+        config.eval_every, config.eval_batches = STEPS[part], 2
         config.ema_decay = 0.98
     if part == "autoencoder":
         # At tiny's rate of 3e-3 one of the four latent channels is learnt late, and with it the
