@@ -9,18 +9,23 @@ import argparse
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
+from gen1_jax.batch import Batch
 from gen1_jax.commands.processes import joined
-from gen1_jax.distributed import check_shared
+from gen1_jax.distributed import check_shared, make_mesh, replicated
 from gen1_jax.training.checkpoint import Checkpoints
 from gen1_jax.training.signals import stop_on_signals
+from gen1_jax.training.state import make_optimizer, new_state
+from gen1_jax.training.validation import HeldOutLoss
 
 
 def state(mesh, value: float):
@@ -116,6 +121,34 @@ def a_signal_to_one(folder: Path, mesh) -> str:
                 return f"signal {number} at step {step}"
 
 
+CONTENT = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+
+
+def held_out_loss(mesh, content: np.ndarray) -> float:
+    """Measures a small held-out loss of this process's share of one batch."""
+
+    def loss(params, encoder_params, batch, key):
+        noise = jax.random.normal(key, batch.content.shape)
+        return jnp.square((batch.content + noise) @ params["kernel"]).mean(), {}
+
+    optimizer = make_optimizer(num_steps=1, learning_rate=0.1, warmup_steps=0)
+    start = jax.jit(partial(new_state, optimizer), out_shardings=replicated(mesh))
+    state = start({"kernel": np.eye(3, dtype=np.float32)})
+    held_out = HeldOutLoss(
+        loss,
+        {"image": lambda: iter([Batch(content=content)])},
+        num_batches=1,
+        template=state,
+        dtype="float32",
+    )
+    return held_out.measure(state.ema, {})["image"]
+
+
+def a_held_out_loss_of_which_each_has_half(folder: Path, mesh) -> str:
+    share = np.split(CONTENT, 2)[jax.process_index()]
+    return f"held-out loss {held_out_loss(make_mesh(), share):.5f}"
+
+
 FAULTS = {
     f.__name__: f
     for f in (
@@ -125,6 +158,7 @@ FAULTS = {
         a_folder_that_is_not_shared,
         checkpoints_that_one_does_not_see,
         a_signal_to_one,
+        a_held_out_loss_of_which_each_has_half,
     )
 }
 
