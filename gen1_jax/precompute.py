@@ -1,8 +1,9 @@
-"""Raw clips and images → the encoded form: a job that several processes share and any can resume.
+"""Encodes raw clips and images ahead of training, in a job that several processes share.
 
-What is written of a record follows from the settings, the models and the record's number alone: a
-device encodes fixed ranges of records together, however many devices and processes there are. (As
-with all arithmetic of XLA, another kind of device, or a CPU's number of threads, may round other.)
+The bytes of a record follow from the settings, the models and the record's number alone, because a
+device always encodes the same ranges of records together. Any number of processes and devices can
+therefore resume a job that was stopped. (Devices of another kind, or a CPU with another number of
+threads, may round differently.)
 """
 
 import hashlib
@@ -27,18 +28,19 @@ from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
 from gen1_jax.tokenizer import load_tokenizer
 
-# Of a config: what the stored numbers follow from, beside data and models.
+# The keys of a config that the stored numbers depend on. They also depend on the data and models.
 SETTINGS = ("levels_per_clip", "precision", "records_per_shard", "batch_size", "dtype", "seed")
-PATHS = ("world", "folder")  # of a config's data, which may move while a job is stopped
+PATHS = ("world", "folder")  # keys of `data` that may change: a data set may be moved
 
 
 class Raw(NamedTuple):
-    """Clips or images to encode.
+    """Clips or images to encode, of one kind and one split.
 
     Attributes:
-      folder: where they go, relative to the part's own.
+      folder: where the encoded records go, relative to the part's folder.
       source: examples by number: frames [n H W 3] uint8, and a caption where there is one.
-      size: (H, W) that frames are scaled to cover and cut to, in the middle; None: as they are.
+      size: (H, W) that frames are scaled to cover and cropped to in the middle; None leaves them as
+        they are.
     """
 
     folder: str
@@ -46,6 +48,7 @@ class Raw(NamedTuple):
     size: tuple[int, int] | None = None
 
     def clip(self, index: int) -> dict:
+        """Returns an example with its frames at the wanted size."""
         from gen1_jax.data_pipelines.transforms import FitTo
 
         clip = self.source[index]
@@ -55,14 +58,20 @@ class Raw(NamedTuple):
 
 
 def encode(config, workdir: Path, progress: bool) -> None:
-    """Encodes all splits of a config's data; what is finished is not done again.
+    """Encodes all splits of a config's data. Shards that are finished are not encoded again.
+
+    Args:
+      config: an encoding part's; see configs/tiny.py.
+      workdir: the part's folder.
+      progress: whether to show a bar.
 
     Raises:
-      UserError: bad settings, missing data or models, a half-done job of other settings, numbers
-        that the precision cannot hold, or no place left.
+      UserError: a setting is not accepted, data or models are missing, the folder was begun with
+        other settings, a number does not fit the precision, or the disk is full.
     """
+    # ---- what is to be encoded
     check_settings(config)
-    lead = jax.process_index() == 0
+    is_first = jax.process_index() == 0
     raws = [raw for split in config.splits for raw in open_records(config.data.to_dict(), split)]
     if not raws:
         raise UserError(f"nothing to encode: no split of {', '.join(config.splits)} is there")
@@ -72,14 +81,16 @@ def encode(config, workdir: Path, progress: bool) -> None:
     conditioner, encoder_params = Conditioner.load(config.frozen.to_dict(), jnp.dtype(config.dtype))
     encoder = Encoder(conditioner, encoder_params, config)
     writers = [encoder.make_writer(raw, workdir / raw.folder) for raw in raws]
-    if lead:
+    if is_first:
         for writer in writers:
             writer.start()
-    shards = _share(writers)
+
+    # ---- this process's shards
+    shards = _own_shards(writers)
     bar = tqdm(
         total=sum(len(writers[k].records(shard)) for k, shard in shards),
         unit="clip",
-        disable=not (progress and lead),
+        disable=not (progress and is_first),
         dynamic_ncols=True,
     )
     with bar:
@@ -87,18 +98,20 @@ def encode(config, workdir: Path, progress: bool) -> None:
             bar.set_description(f"encode {raws[k].folder}")
             records = encoder.records(raws[k], writers[k].records(shard))
             writers[k].write(shard, _counted(records, bar))
+
+    # ---- the first process finishes each folder once all shards are there; the others wait for it
     for raw, writer in zip(raws, writers, strict=True):
-        if lead:
+        if is_first:
             _wait(lambda writer=writer: not writer.missing())
             writer.finish()
             if progress:
                 tqdm.write(f"{workdir / raw.folder}: {writer.summary()}")
-        else:  # nobody leaves a job that is not whole
+        else:
             _wait(lambda writer=writer: writer.finished)
 
 
 class Encoder:
-    """The frozen networks on this process's devices, each with `batch_size` clips at a time."""
+    """The encoders on this process's devices. Each device encodes `batch_size` clips at a time."""
 
     def __init__(self, conditioner: Conditioner, encoder_params: EncoderParams, config: Any):
         self._config = config
@@ -112,7 +125,7 @@ class Encoder:
         self._encode = jax.jit(self._function, out_shardings=self._sharding)
 
     def make_writer(self, raw: Raw, folder: Path):
-        """The writer of a folder, with all that its bytes follow from."""
+        """Returns the writer of a folder, which records everything that its bytes depend on."""
         from gen1_jax.data_pipelines.encoded.records import make_layout
         from gen1_jax.data_pipelines.encoded.writer import EncodedWriter
 
@@ -137,17 +150,21 @@ class Encoder:
         )
 
     def records(self, raw: Raw, numbers: range) -> Iterator[dict[str, np.ndarray]]:
-        """The encoded records of a range, in order; one group is computed while another is read."""
-        clips, before = self._decoded(raw, numbers), None
+        """Yields the encoded records of a range, in order.
+
+        While the devices compute one group of clips, the host reads the next.
+        """
+        clips, launched = self._decoded(raw, numbers), None
         for start in range(0, len(numbers), self._size):
             group = list(islice(clips, self._size))
-            after = group, self._launch(raw, group, numbers[start : start + self._size])
-            if before:
-                yield from self._fetch(*before)
-            before = after
-        yield from self._fetch(*before)
+            following = group, self._launch(raw, group, numbers[start : start + self._size])
+            if launched:
+                yield from self._fetch(*launched)
+            launched = following
+        yield from self._fetch(*launched)
 
     def _decoded(self, raw: Raw, numbers: range) -> Iterator[dict]:
+        """Yields the examples of a range, decoded by threads."""
         import grain
 
         threads = self._config.num_threads
@@ -159,6 +176,7 @@ class Encoder:
         )
 
     def _launch(self, raw: Raw, clips: list[dict], numbers: range) -> dict[str, Any]:
+        """Starts to encode a group of clips and returns the arrays, which are still computed."""
         shape = clips[0]["frames"].shape
         for index, clip in zip(numbers, clips, strict=True):
             if clip["frames"].shape != shape:
@@ -166,7 +184,7 @@ class Encoder:
                     f"record {index} of {raw.folder} has frames of {list(clip['frames'].shape)}, "
                     f"others {list(shape)}; one size is accepted"
                 )
-        # The last group is filled up with its last clip.
+        # The last group is filled up with copies of its last clip.
         padding = [(0, self._size - len(clips))]
         frames = np.stack([clip["frames"] for clip in clips])
         levels = np.stack([self._levels(raw, index) for index in numbers])
@@ -174,24 +192,25 @@ class Encoder:
             np.pad(x, padding + [(0, 0)] * (x.ndim - 1), mode="edge") for x in (frames, levels)
         )
         placed = jax.device_put(tuple(padded), self._sharding)
-        with jax.set_mesh(self._mesh):  # for kernels, which each device runs on its own part
+        with jax.set_mesh(self._mesh):  # attention kernels run on each device's own shard
             encoded = self._encode(self._encoder_params, *placed)
         return encoded | {"levels": levels}
 
     def _fetch(self, clips: list[dict], encoded: dict) -> Iterator[dict[str, np.ndarray]]:
+        """Yields the records of a group that `_launch` started, once they are computed."""
         encoded = jax.device_get(encoded)
         for i, clip in enumerate(clips):
             record = {name: x[i] for name, x in encoded.items()}
             yield record | ({"tokens": self._tokens(clip)} if self._tokenizer else {})
 
     def _levels(self, raw: Raw, index: int) -> np.ndarray:
-        """Level 0, and distinct random others."""
+        """Returns the structure levels of a record: level 0, and others at random, in order."""
         rng = np.random.default_rng([self._config.seed, zlib.crc32(raw.folder.encode()), index])
         others = rng.permutation(NUM_LEVELS - 1)[: self._config.levels_per_clip - 1]
         return np.r_[0, np.sort(1 + others)].astype(np.int32)
 
     def _tokens(self, clip: dict) -> np.ndarray:
-        """Of the caption; where there is none, those of the empty text."""
+        """Returns the caption's tokens, or those of the empty text without a caption."""
         return self._tokenizer.encode([clip.get("caption", "")])[0]
 
 
@@ -212,7 +231,11 @@ def open_records(data: dict[str, Any], split: str) -> list[Raw]:
 
 
 def check_settings(config) -> None:
-    """Raises UserError for counts or a type that nothing is encoded with."""
+    """Checks the counts and the compute type of an encoding part.
+
+    Raises:
+      UserError: one of them is not accepted.
+    """
     if config.dtype not in DTYPES:
         raise UserError(f"dtype is {config.dtype!r}; accepted: {', '.join(DTYPES)}")
     if not 1 <= config.levels_per_clip <= NUM_LEVELS:
@@ -225,7 +248,11 @@ def check_settings(config) -> None:
 
 
 def _finished(config, folder: Path) -> bool:
-    """Whether a folder is whole; UserError if it was made with other settings."""
+    """Returns whether a folder is finished, and if so removes what stopped jobs left in it.
+
+    Raises:
+      UserError: the folder was made with other settings.
+    """
     from gen1_jax.data_pipelines.encoded.writer import META, check_same, clean
 
     known = read_json(folder / META)
@@ -236,11 +263,12 @@ def _finished(config, folder: Path) -> bool:
     return True
 
 
-def _share(writers: list) -> list[tuple[int, int]]:
-    """(writer, shard) of those that this process writes; all agree on what is missing."""
+def _own_shards(writers: list) -> list[tuple[int, int]]:
+    """Returns the missing shards that this process writes, as (number of writer, shard)."""
     missing = [np.isin(np.arange(w.num_shards), w.missing()) for w in writers]
     flags = np.concatenate(missing)
-    if jax.process_count() > 1:  # what one of us has written already is still its own
+    if jax.process_count() > 1:
+        # All must share out the same list; a fast process may have written a shard by now.
         flags = multihost_utils.broadcast_one_to_all(flags)
     every = [(k, shard) for k, w in enumerate(writers) for shard in range(w.num_shards)]
     left = [every[i] for i in np.flatnonzero(flags)]
@@ -248,19 +276,20 @@ def _share(writers: list) -> list[tuple[int, int]]:
 
 
 def _wait(done: Callable[[], bool], seconds: float = 0.2) -> None:
-    """For the other processes; if one of them ends early, the cluster or jax ends this one."""
+    """Waits for other processes. If one of them fails, the cluster or jax ends this one too."""
     while not done():
         time.sleep(seconds)
 
 
 def _counted(records: Iterator, bar: tqdm) -> Iterator:
+    """Yields the records and moves the bar."""
     for record in records:
         yield record
         bar.update()
 
 
 def _digest(params: Any) -> str:
-    """SHA-256 of parameters: of names, shapes and numbers."""
+    """Returns the SHA-256 of parameters: of their names, types, shapes and numbers."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.ascontiguousarray(leaf)

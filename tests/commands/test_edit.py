@@ -1,0 +1,205 @@
+"""`gen1 edit`: all kinds of input are edited; the rest is refused before anything is written."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import video_files
+from command_line import contents, gen1, refused
+from PIL import Image
+
+from gen1_jax.video.io import read_video, write_video
+
+
+@pytest.fixture
+def edit(pipeline, monkeypatch, capsys, tmp_path):
+    """Runs `gen1 edit` in tmp_path, in one step; with a culprit, it must be refused."""
+    monkeypatch.chdir(tmp_path)
+
+    def edit(source, *arguments, model=pipeline, culprit=None):
+        command = ["edit", source, "--model", model, *arguments]
+        if "--steps" not in arguments:
+            command += ["--steps", "1"]
+        if "--prompt" not in arguments and "--image" not in arguments:
+            command += ["--prompt", "a red ball"]
+        if culprit is None:
+            code, out, err = gen1(capsys, *command)
+            assert code == 0 and "Traceback" not in err, err
+            return out, err
+        before = contents(tmp_path)
+        line = refused(capsys, *command, culprit=culprit)
+        assert contents(tmp_path) == before
+        return line
+
+    return edit
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    path = tmp_path / "clip.mp4"
+    write_video(path, video_files.clip(8), 12)
+    return path
+
+
+def test_an_edit_writes_what_it_says(edit, clip, tmp_path):
+    out, err = edit(clip, "-o", "new.mp4", "--frames", "3", "--save-structure", "depth.gif")
+    assert not err and "new.mp4, depth.gif, new_preview.mp4" in out
+    made = read_video(tmp_path / "new.mp4")
+    assert made.frames.shape == (3, 32, 32, 3) and made.fps == 12
+    assert len(read_video(tmp_path / "depth.gif")) == 3
+    preview = read_video(tmp_path / "new_preview.mp4")
+    assert len(preview) == 3 and preview.frames.shape[2] > 3 * preview.frames.shape[1] / 2
+
+
+def test_an_edit_like_a_picture(edit, clip, tmp_path):
+    Image.fromarray(video_files.clip(1)[0]).save(tmp_path / "look.png")
+    edit(clip, "--image", "look.png", "-o", "frames", "--frames", "3", "--no-preview")
+    assert [p.name for p in sorted((tmp_path / "frames").iterdir())] == [
+        f"0000{i}.png" for i in range(3)
+    ]
+
+
+def still(folder: Path) -> Path:
+    Image.fromarray(video_files.clip(1)[0]).save(folder / "still.png")
+    return folder / "still.png"
+
+
+def one_frame(folder: Path) -> Path:
+    write_video(folder / "one.mp4", video_files.clip(1), 8)
+    return folder / "one.mp4"
+
+
+def odd(folder: Path) -> Path:
+    write_video(folder / "odd.gif", video_files.clip(3, 33, 47), 10)
+    return folder / "odd.gif"
+
+
+def alpha(folder: Path) -> Path:
+    (folder / "alpha").mkdir()
+    for i, frame in enumerate(video_files.clip(3)):
+        image = Image.fromarray(frame).convert("RGBA")
+        image.putalpha(Image.fromarray(frame[..., 0]))
+        image.save(folder / "alpha" / f"{i}.png")
+    return folder / "alpha"
+
+
+def grey(folder: Path) -> Path:
+    (folder / "grey").mkdir()
+    for i, frame in enumerate(video_files.clip(3)):
+        Image.fromarray(frame).convert("L").save(folder / "grey" / f"{i}.png")
+    return folder / "grey"
+
+
+def variable(folder: Path) -> Path:
+    ticks = [0, 40, 60, 180, 240, 300]
+    return video_files.encode(folder / "vfr.mp4", video_files.clip(6), ticks=ticks)
+
+
+def rotated(folder: Path) -> Path:
+    path = folder / "rotated.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter to see it upright
+    Image.fromarray(video_files.clip(1)[0]).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("make", [still, one_frame, odd, alpha, grey, variable, rotated])
+def test_all_kinds_of_input_are_edited(edit, tmp_path, make):
+    """What a user would expect: as many frames as there are, up to the model's own number."""
+    source = make(tmp_path)
+    edit(source, "-o", "out.gif", "--no-preview")
+    made = read_video(tmp_path / "out.gif")
+    expected = read_video(source)
+    assert made.frames.shape[1:] == (32, 32, 3)
+    if len(expected) < 4:  # equal frames of a GIF are merged
+        assert 1 <= len(made) <= len(expected)
+
+
+def test_a_truncated_video_is_edited_with_a_note(edit, tmp_path):
+    whole = tmp_path / "whole.mp4"  # its index comes first; of noise every frame takes as much
+    noise = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), np.uint8)
+    write_video(whole, noise, 8)
+    data = whole.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 2 // 3])
+    # Enough is left for eight frames; all sixteen are not.
+    edit(tmp_path / "cut.mp4", "-o", "out.mp4", "--no-preview")
+    line = edit(tmp_path / "cut.mp4", "--frames", "16", "-o", "b.mp4", culprit="cut.mp4")
+    assert "asked" in line
+    (tmp_path / "stub.mp4").write_bytes(data[: len(data) // 3])
+    _, err = edit(tmp_path / "stub.mp4", "-o", "c.mp4", "--no-preview")
+    assert err.startswith("gen1: note: ") and "lost" in err and len(err.splitlines()) == 1
+    (tmp_path / "nothing.mp4").write_bytes(data[:200])
+    edit(tmp_path / "nothing.mp4", "-o", "d.mp4", culprit="nothing.mp4")
+
+
+def test_a_long_prompt_is_cut_with_a_note(edit, clip):
+    _, err = edit(clip, "--prompt", "a red ball " * 40, "--frames", "3", "--no-preview")
+    assert err.startswith("gen1: note: ") and "longer" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [("text.mp4", b"not a video at all"), ("empty.mp4", b""), ("none.mp4", None)]
+)
+def test_inputs_that_are_no_videos_are_refused(edit, tmp_path, name, data):
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    edit(tmp_path / name, culprit=name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        (["--prompt", ""], "--prompt"),
+        (["--prompt", "  \n"], "--prompt"),
+        (["--prompt", "a", "--image", "b.png"], "--image"),
+        (["--image", "nowhere.png"], "nowhere.png"),
+        (["--structure-level", "8"], "structure level 8"),
+        (["--structure-level", "-1"], "structure level -1"),
+        (["--structure-level", "1.5"], "structure-level"),
+        (["--temporal-scale", "nan"], "temporal scale nan"),
+        (["--guidance-scale", "inf"], "guidance scale inf"),
+        (["--guidance-scale", "much"], "guidance-scale"),
+        (["--steps", "0"], "steps 0"),
+        (["--steps", "1001"], "steps 1001"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--seed", "1" + "0" * 30], "--seed 1000"),
+        (["--frames", "0"], "--frames 0"),
+        (["--frames", "9"], "clip.mp4: .*8 frames"),
+        (["--frames", "17"], "--frames 17"),
+        (["--start", "8"], "clip.mp4: .*8 frames"),
+        (["--stride", "0"], "stride 0"),
+        (["--size", "32"], "--size 32"),
+        (["--size", "0x32"], "--size 0x32"),
+        (["--size", "33x32"], "--size 33x32"),
+        (["-o", "out.avi"], "avi"),
+        (["-o", "clip.mp4", "--overwrite"], "different"),
+        (["-o", "a.mp4", "--save-structure", "a.mp4"], "different"),
+        (["-o", "/proc/none/out.mp4"], "/proc/none"),
+        (["--no-such-option"], "--no-such-option.*--help"),
+    ],
+)
+def test_wrong_arguments_are_refused(edit, clip, arguments, culprit):
+    edit(clip, *arguments, culprit=culprit)
+
+
+def test_an_output_that_exists_is_kept(edit, clip, tmp_path):
+    (tmp_path / "out.mp4").write_bytes(b"mine")
+    edit(clip, culprit="out.mp4")
+    (tmp_path / "new_preview.mp4").write_bytes(b"mine")
+    edit(clip, "-o", "new.mp4", culprit="new_preview.mp4")
+    edit(clip, "--overwrite", "--frames", "3", "--no-preview")
+    assert len(read_video(tmp_path / "out.mp4")) == 3
+
+
+def test_models_that_are_none_are_refused(edit, clip, micro_run, tmp_path):
+    edit(clip, model=tmp_path / "nowhere", culprit="nowhere")
+    edit(clip, model=clip, culprit="clip.mp4")
+    edit(clip, model=micro_run / "blur" / "model", culprit="gen1.json")
+    pipeline = tmp_path / "pipeline"
+    pipeline.mkdir()
+    for path in (micro_run / "pipeline").iterdir():
+        (pipeline / path.name).symlink_to(path)
+    (pipeline / "unet").unlink()
+    edit(clip, model=pipeline, culprit="unet")
+    (pipeline / "unet").symlink_to(micro_run / "autoencoder" / "model")
+    edit(clip, model=pipeline, culprit="unet.*AutoencoderKL")

@@ -1,0 +1,102 @@
+"""`gen1 evaluate`: a prompt file and the world are measured; what cannot be is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import video_files
+from command_line import contents, gen1, refused
+
+from gen1_jax.video.io import write_video
+
+
+@pytest.fixture
+def prompt_file(tmp_path) -> Path:
+    write_video(tmp_path / "a.mp4", video_files.clip(8, 32, 32), 8)
+    entries = [{"video": "a.mp4", "prompt": p} for p in ("a red ball", "a blue cube", "a star")]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join(map(json.dumps, entries)) + "\n\n")
+    return path
+
+
+def evaluate(capsys, pipeline, *arguments):
+    command = ("evaluate", "--model", pipeline, "--steps", "1", "--no-progress", *arguments)
+    return gen1(capsys, *command)
+
+
+def test_a_prompt_file_is_evaluated(capsys, pipeline, prompt_file, tmp_path):
+    out = tmp_path / "out"
+    command = ["--prompts", prompt_file, "-o", out, "--frames", "3", "--batch-size", "2"]
+    command += ["--structure-level", "0", "7"]
+    code, text, err = evaluate(capsys, pipeline, *command)
+    assert code == 0, err
+    assert "frame consistency" in text
+    names = {"records.jsonl", "table.md", "metrics.json", "trends.png"}
+    assert {p.name for p in out.iterdir()} == names
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert {"frame_consistency", "prompt_consistency"} <= metrics.keys()
+    assert "colour_accuracy" not in metrics and all(0 <= v <= 1 for v in metrics.values())
+    assert len((out / "records.jsonl").read_text().splitlines()) == 6
+
+
+def test_the_world_is_evaluated_against_its_truth(capsys, micro_run, pipeline, tmp_path):
+    command = ["--world", micro_run / "world", "--builder", "test", "--clips", "3"]
+    command += ["-o", tmp_path / "out"]
+    code, text, err = evaluate(capsys, pipeline, *command)
+    assert code == 0, err
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(metrics) == [
+        *("colour_accuracy", "structure_correlation", "frame_consistency", "prompt_consistency")
+    ]
+    assert all(0 <= value <= 1 for value in metrics.values()) and "mask iou" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "culprit"),
+    [
+        ("{", "line 2: .*'{'"),
+        ('["a.mp4"]', "line 2: "),
+        ('{"video": "a.mp4"}', "line 2: "),
+        ('{"video": "a.mp4", "prompt": " "}', "line 2: .*prompt"),
+        ('{"video": 5, "prompt": "a"}', "line 2: .*video"),
+        ('{"video": "none.mp4", "prompt": "a"}', "line 2: .*none.mp4"),
+    ],
+)
+def test_wrong_prompt_files_are_refused(capsys, pipeline, prompt_file, tmp_path, line, culprit):
+    good = prompt_file.read_text().splitlines()[0]
+    prompt_file.write_text(f"{good}\n{line}\n")
+    command = ("evaluate", "--model", pipeline, "--prompts", prompt_file)
+    refused(capsys, *command, "-o", tmp_path / "out", culprit=f"prompts.jsonl, {culprit}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        (["--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--prompts", "empty.jsonl"], "empty.jsonl"),
+        (["--world", "nowhere", "--builder", "test"], "nowhere"),
+        (["--world", "WORLD", "--builder", "test", "--clips", "99"], "99 clips"),
+        (["--world", "WORLD", "--builder", "test", "--clips", "0"], "--clips 0"),
+        (["--world", "WORLD", "--builder", "test", "--frames", "3"], "--frames"),
+        (["--world", "WORLD", "--structure-level", "0", "9"], "structure level"),
+        (["--world", "WORLD", "--temporal-scale", "nan"], "temporal scale"),
+        (["--world", "WORLD", "--batch-size", "0"], "--batch-size 0"),
+        (["--world", "WORLD", "--steps", "0"], "steps 0"),
+        (["--world", "WORLD", "--seed", "-3"], "--seed -3"),
+        ([], "--prompts --world"),
+        (["--prompts", "one.jsonl", "-o", "empty.jsonl"], "--output empty.jsonl"),
+    ],
+)
+def test_wrong_evaluations_are_refused(
+    capsys, pipeline, micro_run, monkeypatch, tmp_path, arguments, culprit
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    write_video(tmp_path / "a.mp4", video_files.clip(8), 8)
+    (tmp_path / "one.jsonl").write_text('{"video": "a.mp4", "prompt": "a"}')
+    arguments = [micro_run / "world" if a == "WORLD" else a for a in arguments]
+    before = contents(tmp_path)
+    command = ("evaluate", "-o", "out", "--model", pipeline, *arguments)
+    refused(capsys, *command, culprit=culprit)
+    assert contents(tmp_path) == before
