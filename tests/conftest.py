@@ -74,6 +74,30 @@ def scalars(monkeypatch):
     return logged
 
 
+@pytest.fixture(scope="module")
+def editor(micro_run):
+    """The editor of the micro pipeline, loaded once a module."""
+    from gen1_jax.editing import VideoEditor
+
+    with pytest.MonkeyPatch.context() as patch:
+        compile_fast(patch, micro_run)
+        yield VideoEditor.load(micro_run / "pipeline")
+
+
+@pytest.fixture
+def pipeline(editor, micro_run, monkeypatch, quick):
+    """The micro pipeline's folder, of which a command loads the shared editor."""
+    from gen1_jax.editing import VideoEditor
+
+    load, folder = VideoEditor.load, micro_run / "pipeline"
+
+    def load_shared(path, dtype=None, mesh=None):
+        return editor if path == folder else load(path, dtype)
+
+    monkeypatch.setattr(VideoEditor, "load", load_shared)
+    return folder
+
+
 def compile_fast(monkeypatch, root, devices: int = 1) -> None:
     import jax
     from tiny_unet import quick_jit

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation import world as evaluation
 from gen1_jax.evaluation.items import world_items
@@ -13,15 +12,6 @@ from gen1_jax.evaluation.report import HEADLINE, write_summary
 from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep
 
 GRID = make_grid((0, 7), (1.0,), (None,))
-
-
-@pytest.fixture(scope="module")
-def editor(micro_run):
-    from conftest import compile_fast
-
-    with pytest.MonkeyPatch.context() as patch:
-        compile_fast(patch, micro_run)
-        yield VideoEditor.load(micro_run / "pipeline")
 
 
 @pytest.fixture(scope="module")
