@@ -69,6 +69,7 @@ def _text(value) -> str:
 
 
 def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None:
+    """Trains a model on the data that the config names."""
     from gen1_jax.data_pipelines.sources import (
         make_stream,
         make_validation_streams,
@@ -97,28 +98,6 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None
         progress=progress,
         profile=profile,
     )
-
-
-def read_trained(folder: Path, weights: str) -> tuple[Any, Any, str]:
-    """Reads the newest checkpoint of a trained part, finished or not.
-
-    Args:
-      folder: the part's folder.
-      weights: "ema" for the moving average, "raw" for the weights themselves.
-
-    Returns:
-      The module, its parameters, and a phrase that says what they are.
-
-    Raises:
-      UserError: the folder is not that of a trained part, or has no such checkpoint.
-    """
-    from gen1_jax.training.checkpoint import read_params
-    from gen1_jax.weights.folder import module_from_config, param_template
-
-    module = module_from_config(load_saved_config(folder).model.to_dict(), where=str(folder))
-    step, params = read_params(folder / "checkpoints", param_template(module), weights)
-    kind = "moving average of the weights" if weights == "ema" else "weights (no average)"
-    return module, params, f"the {kind} at step {step}"
 
 
 def train_on(
@@ -221,6 +200,28 @@ def check_settings(config) -> None:
         raise UserError(f"{config.name}: mesh.frames is {config.mesh.frames}; training accepts 1")
     if config.dtype not in DTYPES:
         raise UserError(f"{config.name}: dtype is {config.dtype!r}; accepted: {', '.join(DTYPES)}")
+
+
+def read_trained(folder: Path, weights: str) -> tuple[Any, Any, str]:
+    """Reads the newest checkpoint of a trained part, finished or not.
+
+    Args:
+      folder: the part's folder.
+      weights: "ema" for the moving average, "raw" for the weights themselves.
+
+    Returns:
+      The module, its parameters, and a phrase that says what they are.
+
+    Raises:
+      UserError: the folder is not that of a trained part, or has no such checkpoint.
+    """
+    from gen1_jax.training.checkpoint import read_params
+    from gen1_jax.weights.folder import module_from_config, param_template
+
+    module = module_from_config(load_saved_config(folder).model.to_dict(), where=str(folder))
+    step, params = read_params(folder / "checkpoints", param_template(module), weights)
+    kind = "moving average of the weights" if weights == "ema" else "weights (no average)"
+    return module, params, f"the {kind} at step {step}"
 
 
 def encode(config, workdir: Path, progress: bool) -> None:
