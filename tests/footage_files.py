@@ -29,7 +29,7 @@ class Written(tfds.core.GeneratorBasedBuilder):
         yield from enumerate(self.splits[split])
 
 
-# Not registered: their names are those of the builders that `gen1 ingest` uses.
+# They are not registered, because they have the names of the builders that `gen1 ingest` uses.
 class Clips(Written, skip_registration=True):
     name = "clips"
     features = staticmethod(records.clip_features)
@@ -48,27 +48,27 @@ def write(builder: type[Written], folder: Path, splits: dict[str, Sequence[dict]
 
 
 def clip(number: int, n: int = 4, size: tuple[int, int] = (32, 48)) -> dict:
-    """A stored clip that says in its grey which it is: 10 + 4 * number, brighter by 1 a frame."""
+    """A stored clip whose grey level is 10 + 4 * number, and grows by 1 with each frame."""
     grey = 10 + 4 * number + np.arange(n)
     frames = np.broadcast_to(grey[:, None, None, None], (n, *size, 3)).astype(np.uint8)
     return records.encode_clip(frames, np.arange(n) / 6, f"clip {number}", f"{number}.mp4", number)
 
 
 def image(number: int, size: tuple[int, int]) -> dict:
-    """A stored image that says in its grey which it is: 10 + 4 * number."""
+    """A stored image whose grey level is 10 + 4 * number."""
     frame = np.full((*size, 3), 10 + 4 * number, np.uint8)
     return records.encode_image(frame, f"image {number}", f"{number}.jpg")
 
 
 def number_of(frame: np.ndarray) -> np.ndarray:
-    """The numbers of clips or images, of their (first) frames [... h w 3]."""
+    """Returns the numbers of clips or images from their (first) frames [... h w 3]."""
     return np.rint((frame.mean((-3, -2, -1)) - 10) / 4 - 0.1).astype(int)
 
 
 def write_footage(
     folder: Path, clips: int = 12, images: dict[tuple[int, int], int] | None = None
 ) -> Path:
-    """Clips of 4 frames of 32x48, and as many images of each size as said."""
+    """Writes clips of 4 frames of 32x48, and so many images of each size."""
     if clips:
         splits = {"train": [clip(i) for i in range(clips)], "validation": [clip(50), clip(51)]}
         write(Clips, folder, splits)

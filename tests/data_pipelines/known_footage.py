@@ -41,7 +41,7 @@ def letterboxed(frames: np.ndarray, bar: int) -> np.ndarray:
 
 
 def turned(path: Path) -> Path:
-    """Sets an mp4's rotation flag: players turn it by 90 degrees clockwise."""
+    """Sets an mp4's rotation flag, so that players turn it by 90 degrees clockwise."""
     data = path.read_bytes()
     unit = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
     turn = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, HEIGHT << 16, 0, 1 << 30)
@@ -51,7 +51,7 @@ def turned(path: Path) -> Path:
 
 
 def damaged(path: Path, whole: Path, tenth: int) -> Path:
-    """A copy with noise in one place of ten of its pictures' data."""
+    """Writes a copy with noise in the given tenth of its pictures' data."""
     data = bytearray(whole.read_bytes())
     start = data.index(b"mdat") + 4
     end = data.index(b"moov")
@@ -82,7 +82,7 @@ def jpeg(frame: np.ndarray, **options: object) -> bytes:
 
 
 def archive(path: Path, members: dict[str, bytes | None]) -> Path:
-    """A tar; None makes a link to another file."""
+    """Writes a tar archive; a member that is None becomes a link to another file."""
     with tarfile.open(path, "w") as tar:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
@@ -96,7 +96,7 @@ def archive(path: Path, members: dict[str, bytes | None]) -> Path:
 
 
 def read_inputs(folder: Path) -> dict[str, dict]:
-    """`inputs.jsonl` by path."""
+    """Returns the lines of `inputs.jsonl` by path."""
     lines = (folder / "inputs.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert len({row["path"] for row in rows}) == len(rows)

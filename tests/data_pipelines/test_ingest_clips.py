@@ -57,7 +57,7 @@ STARTS = [
 
 
 def make_source(root):
-    """Path -> (frames of which clips are made, or the reason why there are none)."""
+    """Returns, for each path, the frames of its clips, or the reason why it has none."""
     (root / "a" / "b").mkdir(parents=True)
     truth = {}
 
@@ -127,7 +127,7 @@ def ingested(tmp_path_factory):
 
 
 def stored(out, report):
-    """Source -> its clips, in order; the split each is in."""
+    """Returns the clips of each source, in order, and its split."""
     clips, splits = {}, {}
     folder = next((out / "clips").glob("*.*.*"))
     builder = tfds.builder_from_directory(folder)
@@ -199,7 +199,7 @@ def test_cuts_at_the_ends_and_one_after_another(tmp_path):
 
 
 def test_variable_rate(tmp_path):
-    """Clips show what is on the screen at their times, a regular step apart."""
+    """Clips show what is on the screen at their times, which are a regular step apart."""
     frames = film(1)
     steps = np.random.default_rng(0).choice([12, 24, 24, 24, 48], len(frames))
     ticks = np.cumsum(steps) - steps[0]
@@ -220,7 +220,7 @@ def test_variable_rate(tmp_path):
 
 
 def test_a_clock_that_leaps(tmp_path):
-    """57 years between two pictures are no million clips of a still, and no clip spans them."""
+    """57 years between two pictures make no million still clips, and no clip spans them."""
     ticks = [24 * i + (i >= 30) * 600 * 86400 * 365 * 57 for i in range(60)]
     path = film_file(tmp_path / "a.mkv", 0, shot(1, 60), ticks=ticks)
     outcome = Outcome("a.mkv")
@@ -231,7 +231,7 @@ def test_a_clock_that_leaps(tmp_path):
 
 
 def test_damage_in_ten_places(tmp_path):
-    """Whatever is used shows frames of the film at their own times, none across a cut."""
+    """Clips of damaged films show the film's frames at their own times, and cross no cut."""
     (tmp_path / "in").mkdir()
     for tenth in range(10):
         whole = film_file(tmp_path / "whole.mp4", 40 + tenth)

@@ -1,4 +1,4 @@
-"""Ingest of images: all that Pillow reads, archives, manifests, and what is refused."""
+"""Ingest of images: files that Pillow reads, archives, manifests, and refused sources."""
 
 import csv
 import io
@@ -16,6 +16,7 @@ from video_files import psnr
 
 from gen1_jax.data_pipelines.footage.images import ImageSettings
 from gen1_jax.data_pipelines.footage.ingest import ingest
+from gen1_jax.data_pipelines.footage.inputs import find_inputs
 from gen1_jax.data_pipelines.footage.records import decode_image
 from gen1_jax.errors import UserError
 
@@ -112,7 +113,7 @@ def test_images_of_every_kind(tmp_path):
     assert psnr(frame("moving.gif"), resized(picture(7), 40, 40)) > 20  # its first frame
     grey = resized(picture(6)[..., :1].repeat(3, -1), 40, 40)
     assert psnr(frame("grey16.png"), grey) > 30
-    # nothing had to be changed, so nothing was
+    # A JPEG of the right size is stored as it came.
     assert found["deep/exact.jpg"][2] == (root / "deep" / "exact.jpg").read_bytes()
     assert frame("deep/exact.jpg").shape == (40, 52, 3)
     captions = {name: image["caption"] for name, (_, image, _) in found.items() if image["caption"]}
@@ -234,18 +235,16 @@ def test_globs_and_single_files(tmp_path):
         f"{root}/1.jpg": {"1.jpg"},
         str(root): {"1.jpg", "a/2.jpg", "a/b/3.jpg", "a/b/4.png"},
     }
-    for number, (pattern, names) in enumerate(sources.items()):
-        _, rows, found = run(pattern, tmp_path / f"out{number}")
-        assert set(found) == set(rows) and {name.split("/")[-1] for name in found} == {
-            name.split("/")[-1] for name in names
-        }
-        if "a/2.jpg" in names:
-            two = next(image for name, (_, image, _) in found.items() if name.endswith("2.jpg"))
-            assert two["caption"] == "two"
+    for pattern, names in sources.items():
+        folder, inputs = find_inputs(pattern, frame_folders=False)
+        assert {(folder / each.path).relative_to(root).as_posix() for each in inputs} == names
+    _, rows, found = run(f"{root}/*/*", tmp_path / "out")
+    assert set(found) == set(rows) == {"a/2.jpg", "a/b/3.jpg", "a/b/4.png"}
+    assert found["a/2.jpg"][1]["caption"] == "two"
 
 
 def test_the_data_may_lie_within_the_source(tmp_path):
-    """What ingest writes is no input of its next run, and a link to a folder above ends."""
+    """Files that ingest wrote are no inputs, and a link to a folder above is not followed."""
     for index in range(3):
         (tmp_path / f"{index}.jpg").write_bytes(jpeg(picture(60 + index)))
     (tmp_path / "loop").symlink_to(tmp_path)

@@ -1,4 +1,4 @@
-"""`gen1 inspect`: right numbers of ingested and encoded folders, and pictures that show them."""
+"""`gen1 inspect` counts what ingested and encoded folders hold, and pictures it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Buckets: the one that loses the least, whatever the picture's shape."""
+"""The keys of a picture: the bucket that loses the least of it, whatever its shape."""
 
 import numpy as np
 import pytest

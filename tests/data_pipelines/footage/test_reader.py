@@ -1,4 +1,4 @@
-"""Reading ingested folders: what is in them, what is missing, and damage to their files."""
+"""Reading ingested folders: their content, missing files, and damage."""
 
 import json
 import pickle

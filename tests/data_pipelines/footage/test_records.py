@@ -1,4 +1,4 @@
-"""Stored clips and images: what goes in comes out, in its colours; damage is told, never passed."""
+"""Stored clips and images come back in their colours, and damage raises an error."""
 
 import io
 
