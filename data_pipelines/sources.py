@@ -96,7 +96,7 @@ def make_validation_streams(data: Mapping[str, Any]) -> dict[str, Callable[[], S
 
 
 def has_split(data: Mapping[str, Any], split: str) -> bool:
-    """Whether all data of a config have this split of their own."""
+    """Returns whether all data of a config have a split of this name."""
     if data["form"] == ENCODED:
         folders = (data["folder"], *data.get("image_folders", ()))
         return all((Path(folder) / split).exists() for folder in folders)
