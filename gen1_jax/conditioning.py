@@ -19,8 +19,8 @@ from gen1_jax.batch import Batch
 from gen1_jax.diffusion import prior as prior_diffusion
 from gen1_jax.diffusion.structure import structure_image
 from gen1_jax.errors import UserError
-from gen1_jax.files import read_json
 from gen1_jax.models import clip, dpt
+from gen1_jax.pipeline import ENCODERS
 from gen1_jax.weights.folder import load_model
 
 EncoderParams = dict[str, Any]
@@ -55,21 +55,14 @@ class Conditioner:
         Raises:
           UserError: a missing or unreadable folder, or one that holds another kind of model.
         """
-        kinds = {
-            "vae": "AutoencoderKL",
-            "clip": "CLIPModel",
-            "depth": "DPTForDepthEstimation",
-            "prior": "PriorTransformer",
-        }
         modules, encoder_params = {}, {}
         for name, folder in folders.items():
-            if name not in kinds:
-                raise UserError(f"unknown frozen model {name!r}; accepted: {', '.join(kinds)}")
+            if name not in ENCODERS:
+                raise UserError(f"unknown frozen model {name!r}; accepted: {', '.join(ENCODERS)}")
             module, params = load_model(folder, dtype=dtype)
-            if type(module).__name__ != kinds[name]:
-                raise UserError(
-                    f"{folder} holds {type(module).__name__}; {name} must be {kinds[name]}"
-                )
+            kind = ENCODERS[name].kind
+            if type(module).__name__ != kind:
+                raise UserError(f"{folder} holds {type(module).__name__}; {name} must be {kind}")
             modules[name], encoder_params[name] = module, params
         return cls(**modules), encoder_params
 
@@ -232,22 +225,3 @@ class Conditioner:
             "structure": rearrange(structure, "k b n h w c -> b k n h w c"),
             "content": rearrange(content, "(b n) d -> b n d", b=frames.shape[0]),
         }
-
-
-# What gen1.json must hold.
-SETTINGS = ("schedule", "spacing", "size", "num_frames", "guidance_scale", "prior")
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """A pipeline folder's gen1.json: the schedule, and the sizes the model was trained at."""
-    path = folder / "gen1.json"
-    settings = read_json(path)
-    if settings is None:
-        raise UserError(
-            f"{folder} is no pipeline folder: it has no readable gen1.json; accepted: the "
-            "`pipeline` folder of a run"
-        )
-    missing = [name for name in SETTINGS if name not in settings]
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; needed: {', '.join(SETTINGS)}")
-    return settings

@@ -19,12 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from gen1_jax.conditioning import Conditioner, EncoderParams, read_settings
+from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.diffusion.structure import LEVEL_CHANNELS, NUM_LEVELS, blur, normalise_clip
 from gen1_jax.distributed import FRAMES, batch_parts, clip_sharding, make_mesh, replicated
 from gen1_jax.errors import UserError
+from gen1_jax.pipeline import ENCODERS, MODELS, SETTINGS_FILE, read_settings
 from gen1_jax.runtime import trace_once
 from gen1_jax.tokenizer import Tokenizer, load_tokenizer
 from gen1_jax.weights.folder import load_model
@@ -114,20 +115,18 @@ class VideoEditor:
         """
         folder = Path(folder)
         settings = read_settings(folder)
-        names = ("vae", "clip", "depth", "prior")
-        conditioner, params = Conditioner.load({name: folder / name for name in names}, dtype)
+        conditioner, params = Conditioner.load({name: folder / name for name in ENCODERS}, dtype)
         unet, unet_params = load_model(folder / "unet", dtype=dtype)
-        if not hasattr(unet, "max_frames"):
-            raise UserError(
-                f"{folder / 'unet'} holds {type(unet).__name__}; unet must be VideoUNet"
-            )
+        kind = MODELS["unet"].kind
+        if type(unet).__name__ != kind:
+            raise UserError(f"{folder / 'unet'} holds {type(unet).__name__}; unet must be {kind}")
         tokenizer = load_tokenizer(folder / "tokenizer")
         _check_parts(folder, unet, conditioner, tokenizer)
         params = {**params, "unet": unet_params}
         try:
             return cls(unet, conditioner, params, tokenizer, settings, mesh)
         except (KeyError, TypeError) as error:
-            raise UserError(f"{folder / 'gen1.json'} has a wrong setting: {error}") from error
+            raise UserError(f"{folder / SETTINGS_FILE} has a wrong setting: {error}") from error
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -232,17 +232,11 @@ def encode(config, workdir: Path, progress: bool) -> None:
 
 
 def assemble(config, workdir: Path, progress: bool) -> None:
-    """Copies the finished models into one folder that `gen1 edit` reads; whole or not at all."""
-    from gen1_jax.files import replacing_folder, write_json
+    """Copies the finished parts into one folder that `gen1 edit` reads."""
+    from gen1_jax import pipeline
 
-    sources = {**config.folders.to_dict(), "tokenizer": config.tokenizer}
-    for name, source in sources.items():
-        if not Path(source).is_dir():
-            raise UserError(f"no {name} in {source}; train that part first")
-    with replacing_folder(workdir, marker="gen1.json") as new:
-        for name, source in sources.items():
-            shutil.copytree(source, new / name)
-        write_json(new / "gen1.json", config.settings.to_dict())
+    folders = {**config.folders.to_dict(), "tokenizer": config.tokenizer}
+    pipeline.assemble(folders, config.settings.to_dict(), workdir)
 
 
 def check_given(config, workdir: Path, progress: bool) -> None:

@@ -1,6 +1,5 @@
 """The frozen networks: frames, texts and depth to what the UNet reads."""
 
-import json
 import shutil
 
 import jax
@@ -9,7 +8,7 @@ import pytest
 from tiny_unet import normal
 
 from gen1_jax.batch import Batch
-from gen1_jax.conditioning import Conditioner, read_settings, to_content
+from gen1_jax.conditioning import Conditioner, to_content
 from gen1_jax.errors import UserError
 from gen1_jax.tokenizer import load_tokenizer
 
@@ -150,22 +149,3 @@ def test_damaged_model_folders_are_refused(micro_run, tmp_path, file):
     with pytest.raises(UserError, match=file) as caught:
         Conditioner.load({"depth": tmp_path / "depth"})
     assert "\n" not in str(caught.value)
-
-
-def test_settings_of_a_pipeline_are_read_or_refused(micro_run, tmp_path):
-    settings = read_settings(micro_run / "pipeline")
-    assert settings["size"] == [32, 32] and settings["prior"]["num_steps"] == 2
-    file = tmp_path / "clip.mp4"
-    file.write_bytes(b"no folder")
-    for folder in (tmp_path, tmp_path / "nowhere", file):
-        with pytest.raises(UserError, match="is no pipeline folder"):
-            read_settings(folder)
-    for text, words in (
-        ("{", "cannot read .*gen1.json"),
-        ("[]", "gen1.json"),
-        ("{}", "lacks schedule, spacing"),
-        (json.dumps(settings | {"x": 1}).replace("spacing", "spaces"), "lacks spacing; needed:"),
-    ):
-        (tmp_path / "gen1.json").write_text(text)
-        with pytest.raises(UserError, match=words):
-            read_settings(tmp_path)

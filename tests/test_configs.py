@@ -9,11 +9,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from gen1_jax.batch import Batch
-from gen1_jax.conditioning import SETTINGS, Conditioner
+from gen1_jax.conditioning import Conditioner
 from gen1_jax.config import load_config, load_model_configs, resolve_paths
 from gen1_jax.configs import base, demo, paper, tiny
 from gen1_jax.data_pipelines.moving_shapes.builder import CONFIGS as WORLDS
 from gen1_jax.errors import UserError
+from gen1_jax.pipeline import SETTINGS
 from gen1_jax.precompute import check_settings as check_encoding
 from gen1_jax.training.objectives import make_objective
 from gen1_jax.training.state import make_optimizer

@@ -52,9 +52,10 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     from gen1_jax.commands.output import check_new
     from gen1_jax.commands.progress import byte_bar
+    from gen1_jax.pipeline import MODELS
     from gen1_jax.weights import importing
 
-    given = {part: getattr(args, part) for part in importing.PARTS if getattr(args, part)}
+    given = {part: getattr(args, part) for part in MODELS if getattr(args, part)}
     towers = (args.text_encoder, args.image_encoder)
     if any(towers) and (not all(towers) or args.clip):
         raise UserError("give --text-encoder and --image-encoder together, and no --clip beside")
@@ -71,7 +72,7 @@ def run(args) -> None:
 
     parts = list(given) + (["clip"] if any(towers) else [])
     for part in parts:
-        check_new(args.output / importing.PARTS[part][0], args.overwrite)
+        check_new(args.output / MODELS[part].run_folder, args.overwrite)
     # Find or download everything before anything is written.
     sources = {part: [importing.find_source(text)] for part, text in given.items()}
     if any(towers):

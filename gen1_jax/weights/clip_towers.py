@@ -7,53 +7,70 @@ import numpy as np
 
 from gen1_jax.errors import UserError
 
-# Name of a tower's config in CLIP's -> (class and type in transformers, prefixes of its tensors).
-_TOWERS = {
-    "text_config": (
-        "CLIPTextModelWithProjection",
-        "clip_text_model",
-        ("text_model.", "text_projection."),
-    ),
-    "vision_config": (
-        "CLIPVisionModelWithProjection",
-        "clip_vision_model",
-        ("vision_model.", "visual_projection."),
+# The classes of the towers in transformers.
+TEXT_TOWER, IMAGE_TOWER = "CLIPTextModelWithProjection", "CLIPVisionModelWithProjection"
+
+
+class _Kind(NamedTuple):
+    """One kind of tower: its `model_type`, its key in CLIP's config, its tensors' prefixes."""
+
+    model_type: str
+    config_key: str
+    prefixes: tuple[str, ...]
+
+
+_KINDS = {
+    TEXT_TOWER: _Kind("clip_text_model", "text_config", ("text_model.", "text_projection.")),
+    IMAGE_TOWER: _Kind(
+        "clip_vision_model", "vision_config", ("vision_model.", "visual_projection.")
     ),
 }
-# The temperature belongs to neither tower; the text tower's config.json keeps its exact value.
+# The temperature belongs to neither tower. The config.json of the text tower keeps its exact value.
 _LOGIT_SCALE = "logit_scale"
 
 
 class Tower(NamedTuple):
-    """A model folder's content: config.json, and the names of CLIP's tensors in it."""
+    """The content of a tower's model folder.
+
+    Attributes:
+      config: the content of config.json.
+      names: the tensors of CLIP that belong to the tower.
+    """
 
     config: dict[str, Any]
     names: list[str]
 
 
 def split_towers(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Tower]:
-    """CLIPModel's config and tensors -> `text_config` and `vision_config`, each a `Tower`."""
+    """Divides CLIPModel into its towers.
+
+    Args:
+      config: the config of CLIPModel.
+      tensors: its tensors; only the temperature is read.
+
+    Returns:
+      The towers by their class, TEXT_TOWER and IMAGE_TOWER.
+    """
     towers = {}
-    for part, (kind, model_type, prefixes) in _TOWERS.items():
-        names = [name for name in tensors if name.startswith(prefixes)]
+    for kind, (model_type, config_key, prefixes) in _KINDS.items():
         settings = {
-            **config[part],
+            **config[config_key],
             "architectures": [kind],
             "model_type": model_type,
             "projection_dim": config["projection_dim"],
         }
-        towers[part] = Tower(settings, names)
-    towers["text_config"].config[_LOGIT_SCALE] = float(tensors[_LOGIT_SCALE])
+        towers[kind] = Tower(settings, [name for name in tensors if name.startswith(prefixes)])
+    towers[TEXT_TOWER].config[_LOGIT_SCALE] = float(tensors[_LOGIT_SCALE])
     return towers
 
 
 def join_configs(text: Mapping[str, Any], vision: Mapping[str, Any]) -> dict[str, Any]:
-    """The towers' configs -> CLIPModel's.
+    """Returns the config of CLIPModel from those of its towers.
 
     Raises:
-      UserError: a config is not a tower's, or the two project into different spaces.
+      UserError: a config is not that of a tower, or the two project into different spaces.
     """
-    for config, (kind, model_type, _) in zip((text, vision), _TOWERS.values(), strict=True):
+    for config, (kind, (model_type, *_)) in zip((text, vision), _KINDS.items(), strict=True):
         if config.get("model_type") != model_type:
             raise UserError(
                 f"config.json has model_type {config.get('model_type')!r}; accepted here: "
@@ -77,13 +94,13 @@ def join_configs(text: Mapping[str, Any], vision: Mapping[str, Any]) -> dict[str
 def join_tensors(
     text_config: Mapping[str, Any], text: Mapping[str, np.ndarray], vision: Mapping[str, np.ndarray]
 ) -> Mapping[str, np.ndarray]:
-    """The towers' tensors -> CLIPModel's, read when they are asked for."""
+    """Returns the tensors of CLIPModel from those of its towers; each is read when asked for."""
     return _Joined(text_config, text, vision)
 
 
 class _Joined(Mapping):
     def __init__(self, text_config, *parts):
-        # Published towers carry no temperature; the one that CLIP was trained to (100) is taken.
+        # Published towers carry no temperature. CLIP was trained to 100, which is taken then.
         scale = text_config.get(_LOGIT_SCALE, float(np.log(100)))
         self._parts = (*parts, {_LOGIT_SCALE: np.asarray(scale, np.float32)})
 

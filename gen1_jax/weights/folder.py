@@ -1,6 +1,6 @@
 """Model folders: `config.json` and safetensors, in the public layouts of diffusers or transformers.
 
-This is the one format of a finished model: what is saved here loads in PyTorch by
+This is the one format of a finished model. A folder that is saved here loads in PyTorch by
 `from_pretrained`, and public checkpoints load here.
 """
 
@@ -18,6 +18,7 @@ from flax import traverse_util
 
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json, replacing_folder, write_json
+from gen1_jax.pipeline import CONFIG_KINDS
 from gen1_jax.weights.naming import (
     match_keys,
     params_to_state_dict,
@@ -33,28 +34,20 @@ from gen1_jax.weights.tensor_files import (
 
 CONFIG = "config.json"
 
-# `_class_name` (diffusers) or `model_type` (transformers) -> where our class is. Imported when
-# asked for.
-_CLASSES = {
-    "AutoencoderKL": ("gen1_jax.models.autoencoder", "AutoencoderKL"),
-    "PriorTransformer": ("gen1_jax.models.prior", "PriorTransformer"),
-    "VideoUNet": ("gen1_jax.models.unet", "VideoUNet"),
-    "UNet2DConditionModel": ("gen1_jax.models.unet", "VideoUNet"),
-    "clip": ("gen1_jax.models.clip", "CLIPModel"),
-    "dpt": ("gen1_jax.models.dpt", "DPTForDepthEstimation"),
-}
+
+# ---- parameters of a module
 
 
 def init_params(
     module: nn.Module, key: jax.Array, known: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Random parameters of a module that has `dummy_inputs()`, compiled as one program.
+    """Returns random parameters of a module that has `dummy_inputs()`, drawn by one program.
 
     Args:
-        module: the module.
-        key: randomness.
-        known: parameters to be merged over these. What has its name and shape there is not drawn:
-            the tree holds its shape alone.
+      module: the module.
+      key: the source of randomness.
+      known: parameters that the caller has already. A parameter with the same name and shape is not
+        drawn: the returned tree holds only its shape.
     """
     template = traverse_util.flatten_dict(param_template(module))
     known_paths = {
@@ -64,13 +57,14 @@ def init_params(
     }
 
     def init(key: jax.Array) -> dict[tuple, Any]:
-        # Inputs may be given as shapes alone; their values have no influence on parameters.
+        # Inputs may be given as shapes alone, because their values do not influence parameters.
         inputs = (jnp.zeros(x.shape, x.dtype) for x in module.dummy_inputs())
         params = traverse_util.flatten_dict(module.init(key, *inputs)["params"])
         return {path: x for path, x in params.items() if path not in known_paths}
 
-    # Hundreds of small random draws: XLA's CPU back end compiles them three times as fast at level
-    # 1 (10 s -> 3.5 s for a tiny autoencoder), runs them no slower, and draws the same numbers.
+    # The program has hundreds of small random draws. At level 1 XLA's CPU back end compiles them
+    # three times as fast (3.5 s instead of 10 s for a tiny autoencoder), runs them no slower, and
+    # draws the same numbers.
     on_cpu = jax.default_backend() == "cpu"
     options = {"xla_backend_optimization_level": 1} if on_cpu else None
     drawn = jax.jit(init, compiler_options=options)(key)
@@ -78,22 +72,24 @@ def init_params(
 
 
 def param_template(module: nn.Module) -> dict[str, Any]:
-    """Shapes and dtypes of a module's parameters, without computing any."""
+    """Returns shapes and dtypes of a module's parameters, without computing any."""
     return jax.eval_shape(module.init, jax.random.key(0), *module.dummy_inputs())["params"]
 
 
+# ---- writing
+
+
 def save_model(folder: str | os.PathLike, module: nn.Module, params: Mapping[str, Any]) -> None:
-    """Writes a model folder, whole or not at all; an existing model folder is replaced.
+    """Writes a model folder, atomically; an existing model folder is replaced.
 
     Args:
-        folder: where to; parents are made.
-        module: has `to_config()` and `dummy_inputs()`.
-        params: the module's parameters; written as float32.
+      folder: the folder to write; its parents are made.
+      module: has `to_config()` and `dummy_inputs()`.
+      params: the module's parameters, which are written as float32.
 
     Raises:
-        UserError: the folder exists and is no model folder, or writing failed (disk full, no
-            permission).
-        MismatchError: `params` are not the module's.
+      UserError: the folder exists and is no model folder, or it cannot be written.
+      MismatchError: `params` are not the module's.
     """
     folder, config = Path(folder), module.to_config()
     state_dict = params_to_state_dict(params)
@@ -115,29 +111,34 @@ def write_model(
     """Writes config.json and weights into an existing folder.
 
     Args:
-        folder: where to.
-        config: the content of config.json; says which of the two public layouts it is.
-        shapes, tensors: by PyTorch key.
-        **options: of `write_tensors`: dtype, max_shard_bytes.
+      folder: the folder.
+      config: the content of config.json, which says which of the two public layouts it is.
+      shapes: the shape of each tensor, by PyTorch key.
+      tensors: the tensors, by PyTorch key; each is read once.
+      **options: passed to `write_tensors`: dtype, max_shard_bytes.
     """
     write_json(folder / CONFIG, config, sort_keys=True)
     name = DIFFUSERS_WEIGHTS if "_class_name" in config else TRANSFORMERS_WEIGHTS
     write_tensors(folder, name, shapes, tensors, **options)
 
 
+# ---- reading
+
+
 def load_model(folder: str | os.PathLike, dtype: Any = None) -> tuple[nn.Module, dict[str, Any]]:
-    """Reads a model folder, ours or a public one; the class is chosen from its config.json.
+    """Reads a model folder, ours or a public one. Its config.json says which class it is of.
 
     Args:
-        folder: holds config.json and safetensors (one file, or several with an index).
-        dtype: compute type of the module; None keeps its inputs'. Parameters are float32 anyway.
+      folder: holds config.json and safetensors, in one file or in several with an index.
+      dtype: the type that the module computes in; None keeps the type of its inputs. Parameters
+        are float32 in any case.
 
     Returns:
-        The module, and its parameters as arrays on the host.
+      The module, and its parameters as arrays on the host.
 
     Raises:
-        UserError: something is missing or unreadable, or the model is of a kind we do not know.
-        MismatchError: the weights are not those that the config asks for; lists every difference.
+      UserError: a file is missing or unreadable, or the model is of a kind that we do not have.
+      MismatchError: the weights are not those that the config asks for; lists every difference.
     """
     folder = Path(folder)
     module = module_from_config(read_config(folder), dtype, where=str(folder))
@@ -146,11 +147,28 @@ def load_model(folder: str | os.PathLike, dtype: Any = None) -> tuple[nn.Module,
     return module, state_dict_to_params(tensors, template, shapes=tensors.shapes)
 
 
-def checked_tensors(folder: Path, module: nn.Module) -> "ModelTensors":
-    """The tensors that a module expects, from its folder; none is read yet.
+def read_model(folder: Path, kind: str) -> tuple[dict[str, Any], "ModelTensors"]:
+    """Returns config and tensors of a model folder in our names; no tensor is read yet.
+
+    Args:
+      folder: the model folder.
+      kind: the name of the class that the model must be of.
 
     Raises:
-        UserError, MismatchError: see `load_model`.
+      UserError: the model is of another kind.
+      UserError, MismatchError: see `load_model`.
+    """
+    module = module_from_config(read_config(folder), where=str(folder))
+    if type(module).__name__ != kind:
+        raise UserError(f"{folder} holds {type(module).__name__}; accepted: {kind}")
+    return module.to_config(), checked_tensors(folder, module)
+
+
+def checked_tensors(folder: Path, module: nn.Module) -> "ModelTensors":
+    """Returns the tensors that a module expects, from its folder; no tensor is read yet.
+
+    Raises:
+      UserError, MismatchError: see `load_model`.
     """
     what = f"weights in {folder} do not fit its {CONFIG} ({type(module).__name__})"
     return ModelTensors(TensorFiles(folder), module, what)
@@ -159,16 +177,25 @@ def checked_tensors(folder: Path, module: nn.Module) -> "ModelTensors":
 class ModelTensors(Mapping):
     """Tensors under exactly the PyTorch keys of a module, in the order of its parameters.
 
-    A module's class may name `UNUSED_PARAMETERS`, patterns of what it computes nothing with: where
-    a checkpoint lacks them they are zeros.
+    The class of a module may name `UNUSED_PARAMETERS`: patterns of parameters that nothing is
+    computed with. Where a checkpoint lacks them, they are zeros.
 
     Attributes:
-        shapes: of every tensor.
-        absent: keys of the unused ones that are not there.
+      shapes: the shape of every tensor.
+      absent: the keys of the unused parameters that the checkpoint lacks.
     """
 
     def __init__(self, tensors: Mapping[str, np.ndarray], module: nn.Module, what: str):
-        """`tensors` has `shapes` too; see `TensorFiles`. Raises MismatchError."""
+        """Matches tensors with the parameters of a module.
+
+        Args:
+          tensors: the tensors at hand; has `shapes` too, as `TensorFiles` does.
+          module: the module.
+          what: the beginning of the error's line.
+
+        Raises:
+          MismatchError: the tensors are not those of the module.
+        """
         template = param_template(module)
         unused = getattr(module, "UNUSED_PARAMETERS", ())
         self._tensors, self.shapes = tensors, torch_shapes(template)
@@ -192,18 +219,28 @@ def module_from_config(
 ) -> nn.Module:
     """Builds the module that a config.json describes.
 
+    Args:
+      config: the content of config.json.
+      dtype: the type that the module computes in; None keeps the type of its inputs.
+      where: what the error's line names as the place of the config.
+
     Raises:
-        UserError: a kind of model, or a setting, that we do not have.
+      UserError: a kind of model, or a setting, that we do not have.
     """
     kind = config.get("_class_name") or config.get("model_type")
-    if not isinstance(kind, str) or kind not in _CLASSES:
-        raise UserError(f"{where} holds a model of kind {kind!r}; accepted: {', '.join(_CLASSES)}")
-    path, name = _CLASSES[kind]
-    return getattr(importlib.import_module(path), name).from_config(config, dtype=dtype)
+    if not isinstance(kind, str) or kind not in CONFIG_KINDS:
+        accepted = ", ".join(CONFIG_KINDS)
+        raise UserError(f"{where} holds a model of kind {kind!r}; accepted: {accepted}")
+    part = CONFIG_KINDS[kind]  # the module is imported only now, when it is needed
+    return getattr(importlib.import_module(part.module), part.kind).from_config(config, dtype=dtype)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The content of a model folder's config.json."""
+    """Returns the content of a model folder's config.json.
+
+    Raises:
+      UserError: there is no such folder or file, or the file cannot be read.
+    """
     if not folder.is_dir():
         raise UserError(f"no model folder {folder}; give a folder with {CONFIG} and safetensors")
     config = read_json(folder / CONFIG)

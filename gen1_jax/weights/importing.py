@@ -1,38 +1,33 @@
-"""Public checkpoints to run folders: a local folder or a hub id in, our model folders out.
+"""From public checkpoints to a run folder: a local folder or a hub id in, our model folders out.
 
-Tensors go file to file under the names that our modules have: a shard is in memory at a time.
+Tensors go from file to file under the names that our modules have, with one shard in memory at a
+time.
 """
 
 import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gen1_jax.errors import UserError
-from gen1_jax.files import read_json, replacing_folder, write_json
-from gen1_jax.weights.clip_towers import join_configs, join_tensors
-from gen1_jax.weights.exporting import MARKER, Reported, read_model, read_scheduler
+from gen1_jax.files import replacing_folder, write_json
+from gen1_jax.pipeline import MODELS, SETTINGS_FILE
+from gen1_jax.weights.clip_towers import IMAGE_TOWER, TEXT_TOWER, join_configs, join_tensors
 from gen1_jax.weights.folder import (
     ModelTensors,
     module_from_config,
     read_config,
+    read_model,
     write_model,
 )
-from gen1_jax.weights.tensor_files import TensorFiles
+from gen1_jax.weights.pipeline_index import read_index, read_prediction_type
+from gen1_jax.weights.tensor_files import Report, ReportedTensors, TensorFiles, ignore_report
 
-# What `gen1 import` takes -> (folder in the run, class it must be of).
-PARTS = {
-    "unet": ("unet", "VideoUNet"),
-    "vae": ("autoencoder", "AutoencoderKL"),
-    "clip": ("clip", "CLIPModel"),
-    "depth": ("depth", "DPTForDepthEstimation"),
-    "prior": ("prior", "PriorTransformer"),
-}
-RECORD = "import.json"  # in each part's folder: what it was made from
-# Files of a hub repository that are read; never code, never pickles.
+RECORD = "import.json"  # in each part's folder: what the part was made from
+# The files of a hub repository that are downloaded: no code and no pickles.
 _WANTED = (
     "config.json",
     "model.safetensors",
@@ -47,35 +42,55 @@ _HUB_ID = re.compile(
     r"^(?P<repo>[\w.-]+/[\w.-]+)(?P<subfolder>(/[\w.-]+)*)(@(?P<revision>[\w./-]+))?$"
 )
 
-Report = Callable[[str, int], None]
-
 
 class Source(NamedTuple):
-    """Where a checkpoint lies, and where it came from."""
+    """The place of a checkpoint.
+
+    Attributes:
+      folder: the local folder that holds it.
+      origin: what the user gave, as a folder or as a hub id without the revision.
+      revision: the commit of the hub repository; None for a local folder.
+    """
 
     folder: Path
     origin: str
-    revision: str | None  # a commit of the hub, where it is from there
+    revision: str | None
 
 
 class Imported(NamedTuple):
-    """What became of one part."""
+    """The result of importing one part.
+
+    Attributes:
+      folder: the model folder.
+      kind: the name of our class.
+      tensors: their number.
+      parameters: their number.
+      absent: unused tensors that the checkpoint lacks; they were written as zeros.
+      prediction_type: what the scheduler beside a UNet says that the UNet predicts.
+    """
 
     folder: Path
     kind: str
     tensors: int
     parameters: int
-    absent: tuple[str, ...]  # unused tensors that the checkpoint lacks: zeros
-    prediction_type: str | None  # what the scheduler beside a UNet says it predicts
+    absent: tuple[str, ...]
+    prediction_type: str | None
+
+
+# ---- finding
 
 
 def find_source(text: str) -> Source:
-    """A local folder, or a hub id `ORG/NAME[/SUBFOLDER][@REVISION]`, which is downloaded.
+    """Finds a checkpoint: a local folder, or a hub id, which is downloaded.
+
+    Args:
+      text: a path, or `ORG/NAME[/SUBFOLDER][@REVISION]`.
 
     Raises:
-      UserError: neither; or the download failed, with what to download by hand.
+      UserError: `text` is neither, or the download failed. Then the line says what to download by
+        hand.
     """
-    folder = Path(os.path.expanduser(text))  # Path's own raises for a user there is not
+    folder = Path(os.path.expanduser(text))  # that of Path raises if there is no such user
     if folder.is_dir():
         return Source(folder, str(folder), None)
     match = _HUB_ID.match(text)
@@ -94,7 +109,7 @@ def find_source(text: str) -> Source:
 
     try:
         root = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # of many libraries below it: no network, no such repository, …
+    except Exception as error:  # many libraries lie below: no network, no such repository, …
         raise UserError(
             f"cannot download {text} ({type(error).__name__}); where there is no network, download "
             f"{prefix}config.json and its safetensors from {repo} at revision {revision}, and give "
@@ -102,35 +117,51 @@ def find_source(text: str) -> Source:
         ) from error
     if not (root / prefix).is_dir():
         raise UserError(f"{repo} has no folder {prefix} at revision {revision}")
-    # The snapshot's folder is named by its commit.
+    # The folder of a snapshot has the name of its commit.
     return Source(root / prefix, f"{repo}/{prefix}".rstrip("/"), root.name)
 
 
-def import_part(
-    part: str, source: Source, run: Path, report: Report = lambda name, size: None
-) -> Imported:
-    """One public model folder -> `run/PART/model`, float32; whole or not at all.
+# ---- one part
+
+
+def import_part(part: str, source: Source, run: Path, report: Report = ignore_report) -> Imported:
+    """Imports one public model folder as float32 into `run`, atomically.
+
+    Args:
+      part: a name of `pipeline.MODELS`.
+      source: the public model folder.
+      run: the run folder.
+      report: called with the name and the size in bytes of each tensor that is read.
 
     Raises:
-      UserError, MismatchError: another kind of model, a setting or a file that is not accepted, or
-        tensors that do not fit the config.
+      UserError: the model is of another kind, or a setting or a file is not accepted.
+      MismatchError: the tensors do not fit the config.
     """
-    _, kind = PARTS[part]
-    config, tensors = read_model(source.folder, kind)
+    config, tensors = read_model(source.folder, MODELS[part].kind)
     return _write_part(part, source, run, config, tensors, report)
 
 
 def import_towers(
-    text: Source, image: Source, run: Path, report: Report = lambda name, size: None
+    text: Source, image: Source, run: Path, report: Report = ignore_report
 ) -> Imported:
-    """A text and an image encoder that are published apart (as Karlo's) -> `run/clip/model`."""
-    config, tensors = read_towers(text.folder, image.folder)
+    """Imports CLIP from a text and an image encoder that are published apart, as Karlo's are.
+
+    Args:
+      text: the folder of the text encoder.
+      image: the folder of the image encoder.
+      run: the run folder.
+      report: see `import_part`.
+
+    Raises:
+      UserError, MismatchError: see `import_part`.
+    """
+    config, tensors = _read_towers(text.folder, image.folder)
     source = Source(text.folder, f"{text.origin} and {image.origin}", text.revision)
     return _write_part("clip", source, run, config, tensors, report)
 
 
-def read_towers(text: Path, image: Path) -> tuple[dict[str, Any], ModelTensors]:
-    """CLIPModel's config and tensors from its two towers' folders."""
+def _read_towers(text: Path, image: Path) -> tuple[dict[str, Any], ModelTensors]:
+    """Returns config and tensors of CLIPModel from the folders of its two towers."""
     configs = read_config(text), read_config(image)
     module = module_from_config(join_configs(*configs), where=f"{text} and {image}")
     joined = join_tensors(configs[0], TensorFiles(text), TensorFiles(image))
@@ -146,11 +177,12 @@ def _write_part(
     tensors: ModelTensors,
     report: Report,
 ) -> Imported:
-    folder = run / PARTS[part][0]
-    prediction_type = _prediction_type(source.folder) if part == "unet" else None
+    """Writes a part's folder: the model, and the record of what it was made from."""
+    folder = run / MODELS[part].run_folder
+    prediction_type = read_prediction_type(source.folder) if part == "unet" else None
     imported = Imported(
         folder / "model",
-        PARTS[part][1],
+        MODELS[part].kind,
         len(tensors),
         sum(math.prod(shape) for shape in tensors.shapes.values()),
         tensors.absent,
@@ -166,25 +198,35 @@ def _write_part(
     }
     with replacing_folder(folder, RECORD) as new:
         (new / "model").mkdir()
-        write_model(new / "model", config, tensors.shapes, Reported(tensors, report))
+        write_model(new / "model", config, tensors.shapes, ReportedTensors(tensors, report))
         write_json(new / RECORD, record)
     return imported
 
 
+# ---- the tokenizer
+
+
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The files of a public CLIP tokenizer, none if `folder` holds none."""
+    """Returns the files of a public CLIP tokenizer; none if `folder` holds no tokenizer."""
     files = [folder / name for name in _TOKENIZER if (folder / name).is_file()]
     return files if {"tokenizer.json", "vocab.json"} & {file.name for file in files} else []
 
 
 def import_tokenizer(folder: Path, run: Path) -> bool:
-    """Copies a public CLIP tokenizer to `run/tokenizer`, if `folder` holds one."""
+    """Copies a public CLIP tokenizer to `run/tokenizer`, if `folder` holds one.
+
+    Returns:
+      Whether it does.
+
+    Raises:
+      UserError: the tokenizer cannot be read.
+    """
     from gen1_jax.tokenizer import load_tokenizer
 
     files = tokenizer_files(folder)
     if not files:
         return False
-    load_tokenizer(folder)  # says what is wrong with it
+    load_tokenizer(folder)  # raises if something is wrong with it
     with replacing_folder(run / "tokenizer", "tokenizer_config.json") as new:
         for file in files:
             shutil.copyfile(file, new / file.name)
@@ -193,64 +235,39 @@ def import_tokenizer(folder: Path, run: Path) -> bool:
     return True
 
 
-def import_pipeline(
-    source: Path, output: Path, report: Report = lambda name, size: None
-) -> dict[str, int]:
-    """An exported pipeline -> a pipeline folder of ours; undoes `export_pipeline`.
+# ---- a whole pipeline
+
+
+def import_pipeline(source: Path, output: Path, report: Report = ignore_report) -> dict[str, int]:
+    """Makes a pipeline folder of ours from an exported one; the inverse of `export_pipeline`.
+
+    Args:
+      source: a folder that `gen1 export` wrote.
+      output: the pipeline folder; an earlier one is replaced.
+      report: see `import_part`.
 
     Returns:
-      Parameters of each part.
+      The number of parameters of each model, by the name of its part.
 
     Raises:
       UserError: `source` is not what `gen1 export` writes, or is damaged.
     """
-    index = _read_json(source / MARKER)
-    if index.get("_class_name") != ["pipeline", "Gen1Pipeline"]:
-        raise UserError(
-            f"{source / MARKER} is of {index.get('_class_name')!r}; accepted: what `gen1 export` "
-            "writes. Import the parts of another pipeline one by one (--unet, --vae, …)"
-        )
-    try:
-        settings = _settings(index, _read_json(source / "scheduler" / "scheduler_config.json"))
-    except KeyError as error:
-        raise UserError(f"{source / MARKER} or its scheduler lacks {error}") from error
-    parts = {
-        name: read_model(source / folder, PARTS[name][1])
-        for name, folder in {
-            "unet": "unet",
-            "vae": "vae",
-            "depth": "depth_estimator",
-            "prior": "prior",
-        }.items()
-    }
-    parts["clip"] = read_towers(source / "text_encoder", source / "image_encoder")
+    settings = read_index(source)
+    models = {}
+    for name, part in MODELS.items():
+        if name == "clip":
+            towers = {kind: source / folder for folder, (_, kind) in part.exported.items()}
+            models[name] = _read_towers(towers[TEXT_TOWER], towers[IMAGE_TOWER])
+        else:
+            (folder,) = part.exported
+            models[name] = read_model(source / folder, part.kind)
     counts = {}
-    with replacing_folder(output, "gen1.json") as new:
-        for name, (config, tensors) in parts.items():
+    with replacing_folder(output, SETTINGS_FILE) as new:
+        for name, (config, tensors) in models.items():
             (new / name).mkdir()
-            write_model(new / name, config, tensors.shapes, Reported(tensors, report))
+            write_model(new / name, config, tensors.shapes, ReportedTensors(tensors, report))
             counts[name] = sum(math.prod(shape) for shape in tensors.shapes.values())
         if not import_tokenizer(source / "tokenizer", new):
             raise UserError(f"no tokenizer in {source / 'tokenizer'}; it is no whole export")
-        write_json(new / "gen1.json", settings)
+        write_json(new / SETTINGS_FILE, settings)
     return counts
-
-
-def _settings(index: Mapping[str, Any], scheduler: Mapping[str, Any]) -> dict[str, Any]:
-    """gen1.json's content from model_index.json and scheduler_config.json."""
-    prior = {name: index[f"prior_{name}"] for name in ("num_steps", "guidance_scale", "clamp")}
-    plain = {name: index[name] for name in ("size", "num_frames", "guidance_scale")}
-    return {**read_scheduler(scheduler), **plain, "prior": prior}
-
-
-def _prediction_type(folder: Path) -> str | None:
-    """What the scheduler beside a UNet's folder says, if there is one."""
-    path = folder.parent / "scheduler" / "scheduler_config.json"
-    return _read_json(path).get("prediction_type", "epsilon") if path.is_file() else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if content is None:
-        raise UserError(f"no {path.name} in {path.parent}; it is no exported pipeline")
-    return content

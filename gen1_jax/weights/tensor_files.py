@@ -1,9 +1,12 @@
-"""safetensors files: one tensor at a time in, shards of a stated size out. Nothing is unpickled."""
+"""safetensors files: tensors are read one at a time, and written in shards of a given size.
+
+Nothing is ever unpickled.
+"""
 
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +20,7 @@ from gen1_jax.files import read_json, write_json
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TRANSFORMERS_WEIGHTS = "model.safetensors"
-# What torch.load reads, and runs: anything may be in there.
+# Files that torch.load reads. They may run any code.
 _PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
 
 _FLOATS = {
@@ -25,13 +28,23 @@ _FLOATS = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-# Constants such as position_ids: let stand, never read as parameters.
+# The types of constants such as position_ids, which are never read as parameters.
 _INTEGERS = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"}
 _MAX_HEADER = 100 * 2**20  # bytes, as in the safetensors library
 
 
+Report = Callable[[str, int], None]  # called with a tensor's name and its size in bytes
+
+
+def ignore_report(name: str, size: int) -> None:
+    """A `Report` that does nothing."""
+
+
+# ---- reading
+
+
 class _Place(NamedTuple):
-    """Where a tensor lies."""
+    """The place of a tensor: its file, type, shape, and offset in bytes from the file's begin."""
 
     file: Path
     dtype: str
@@ -40,17 +53,20 @@ class _Place(NamedTuple):
 
 
 class TensorFiles(Mapping):
-    """The tensors of a model folder by name, each read when it is asked for, as float32.
+    """The tensors of a model folder by name. Each is read as float32 when it is asked for.
 
-    A model of any size is so converted in the memory of its result and one tensor.
+    So the conversion of a model takes the memory of its result and of one tensor.
+
+    Attributes:
+      files: the safetensors files.
     """
 
     def __init__(self, folder: Path):
-        """Reads the files' headers only.
+        """Reads the headers of the files.
 
         Raises:
-          UserError: no weights, a missing shard, a file that is cut off or whose header does not
-            fit it, or tensors that are not floating point.
+          UserError: there are no weights, a shard is missing, a file is cut off or does not fit
+            its header, or a tensor is of a type that we do not read.
         """
         self.files = find_weight_files(folder)
         self._places: dict[str, _Place] = {}
@@ -70,7 +86,8 @@ class TensorFiles(Mapping):
             raise UserError(
                 f"{place.file}: {name} is {place.dtype}; accepted: float32, float16, bfloat16"
             )
-        # Not memory-mapped: pages that were read once would count as this process's memory.
+        # The file is not memory-mapped, since pages that were read once would count as memory of
+        # this process.
         try:
             array = np.fromfile(
                 place.file, _FLOATS[place.dtype], math.prod(place.shape), offset=place.offset
@@ -87,19 +104,33 @@ class TensorFiles(Mapping):
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor's shape, from the headers."""
+        """The shape of every tensor, from the headers."""
         return {name: place.shape for name, place in self._places.items()}
 
-    def dtypes(self) -> set[str]:
-        """The types that occur, in safetensors' letters (F32, BF16, …)."""
-        return {place.dtype for place in self._places.values()}
+
+class ReportedTensors(Mapping):
+    """Tensors that report each reading, for a progress bar."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], report: Report):
+        self._tensors, self._report = tensors, report
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self._tensors[name]
+        self._report(name, array.nbytes)
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def find_weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder: one, or those that its index lists.
+    """Returns the safetensors files of a model folder: one, or those that its index lists.
 
     Raises:
-      UserError: there are none, or the index is damaged or points outside the folder.
+      UserError: there are none, or the index is damaged or points outside of the folder.
     """
     for name in (DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS):
         if (folder / name).exists():
@@ -121,6 +152,7 @@ def find_weight_files(folder: Path) -> list[Path]:
 
 
 def _read_index(index: Path) -> list[str]:
+    """Returns the files that an index lists."""
     shards = (read_json(index) or {}).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise UserError(f"{index} lists no files; it must hold a weight_map")
@@ -134,7 +166,7 @@ def _read_index(index: Path) -> list[str]:
 
 
 def _read_header(file: Path) -> Iterator[tuple[str, _Place]]:
-    """The tensors of one file; the library has checked that they fill it, no more and no less."""
+    """Yields the tensors of one file, after the library checked that they fill it exactly."""
     try:
         with safe_open(file, framework="numpy"):
             pass
@@ -151,6 +183,9 @@ def _read_header(file: Path) -> Iterator[tuple[str, _Place]]:
             yield name, _Place(file, entry["dtype"], tuple(entry["shape"]), begin)
 
 
+# ---- writing
+
+
 def write_tensors(
     folder: Path,
     name: str,
@@ -162,45 +197,41 @@ def write_tensors(
     """Writes tensors as `name`, or as several shards and their index, in the public layout.
 
     Args:
-      folder: exists.
+      folder: an existing folder.
       name: DIFFUSERS_WEIGHTS or TRANSFORMERS_WEIGHTS.
-      shapes: of every tensor; they are divided into shards in this order.
-      tensors: read one by one; a shard is in memory at a time.
+      shapes: the shape of every tensor; tensors are divided into shards in this order.
+      tensors: the tensors, which are read one by one; one shard is in memory at a time.
       dtype: float32, float16 or bfloat16.
-      max_shard_bytes: tensors that fill more are divided; a single one may be larger.
+      max_shard_bytes: the size that a shard may have; only a single tensor may be larger.
 
     Returns:
       The files, without the index.
+
+    Raises:
+      UserError: a value does not fit into float16.
+      OSError: the files cannot be written.
     """
+    from huggingface_hub import split_state_dict_into_shards_factory  # slow to import
+
     dtype = np.dtype(dtype)
-    shards: list[list[str]] = [[]]
-    filled = 0
-    for key, shape in shapes.items():
-        size = math.prod(shape) * dtype.itemsize
-        if shards[-1] and filled + size > max_shard_bytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append(key)
-        filled += size
     stem, suffix = os.path.splitext(name)
-    if len(shards) == 1:
-        files = [folder / name]
-    else:
-        count = len(shards)
-        files = [folder / f"{stem}-{i:05d}-of-{count:05d}{suffix}" for i in range(1, count + 1)]
-    for file, keys in zip(files, shards, strict=True):
+    plan = split_state_dict_into_shards_factory(
+        shapes,
+        get_storage_size=lambda shape: math.prod(shape) * dtype.itemsize,
+        filename_pattern=f"{stem}{{suffix}}{suffix}",
+        max_shard_size=max_shard_bytes,
+    )
+    for file, keys in plan.filename_to_tensors.items():
         arrays = {key: _cast(key, np.asarray(tensors[key]), dtype) for key in keys}
-        _save(arrays, file)
-    if len(shards) > 1:
-        total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
-        where = {key: f.name for f, keys in zip(files, shards, strict=True) for key in keys}
-        index = {"metadata": {"total_size": total}, "weight_map": where}
+        _save(arrays, folder / file)
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         write_json(folder / f"{name}.index.json", index)
-    return files
+    return [folder / file for file in plan.filename_to_tensors]
 
 
 def _save(arrays: dict[str, np.ndarray], file: Path) -> None:
-    """Writes one safetensors file, which is as public as any other new file.
+    """Writes one safetensors file with the permissions of any other new file.
 
     Raises:
       OSError: the file cannot be written.
@@ -208,18 +239,19 @@ def _save(arrays: dict[str, np.ndarray], file: Path) -> None:
     try:
         # transformers refuses a file that does not say which framework it is for.
         save_file(arrays, file, metadata={"format": "pt"})
-    except SafetensorError as error:  # so the library reports a full disk
+    except SafetensorError as error:  # the library's way to report a full disk
         raise OSError(str(error)) from error
     umask = os.umask(0)
     os.umask(umask)
-    file.chmod(0o666 & ~umask)  # the library makes private files
+    file.chmod(0o666 & ~umask)  # the library makes files private
 
 
 def _cast(key: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Returns a contiguous array of the type; raises UserError if a value does not fit into it."""
     if array.dtype == dtype:
         cast = array
     else:
-        with np.errstate(over="ignore", invalid="ignore"):  # looked for below; NaN stays NaN
+        with np.errstate(over="ignore", invalid="ignore"):  # checked below; NaN stays NaN
             cast = array.astype(dtype)
         if dtype == np.float16 and (np.isinf(cast) & np.isfinite(array)).any():
             raise UserError(f"{key} has values beyond float16; write float32 or bfloat16")

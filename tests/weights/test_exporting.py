@@ -19,15 +19,16 @@ from safetensors.numpy import load_file
 from gen1_jax.cli import main
 from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
+from gen1_jax.pipeline import MODELS
 from gen1_jax.training.checkpoint import read_params
-from gen1_jax.weights.exporting import export_pipeline, scheduler_config
+from gen1_jax.weights.exporting import export_pipeline
 from gen1_jax.weights.folder import load_model, param_template
 from gen1_jax.weights.importing import import_pipeline
 from gen1_jax.weights.naming import params_to_state_dict
+from gen1_jax.weights.pipeline_index import scheduler_config
 from gen1_jax.workflow import run_part
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ("unet", "vae", "clip", "depth", "prior")
 EDIT = {"structure_level": 2, "temporal_scale": 1.2, "guidance_scale": 2.5}
 PROMPT = "a red ball over snow"
 # A process without jax and without this project.

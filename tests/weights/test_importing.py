@@ -22,8 +22,9 @@ from gen1_jax.models.autoencoder import AutoencoderKL
 from gen1_jax.models.clip import CLIPModel
 from gen1_jax.models.dpt import DPTForDepthEstimation
 from gen1_jax.models.prior import PriorTransformer
+from gen1_jax.pipeline import MODELS
 from gen1_jax.weights.folder import load_model, param_template, save_model, write_model
-from gen1_jax.weights.importing import PARTS, find_source, import_part, import_towers
+from gen1_jax.weights.importing import find_source, import_part, import_towers
 from gen1_jax.weights.naming import params_to_state_dict, torch_shapes
 
 # --- small models of the libraries' own classes ---------------------------------------------------
@@ -185,7 +186,7 @@ def test_a_public_model_comes_over_bit_for_bit(tmp_path, name, max_shard_size):
     )
 
     want = state_of(model)
-    folder, ours = PARTS[part]
+    folder, ours = MODELS[part].run_folder, MODELS[part].kind
     assert imported.folder == tmp_path / "run" / folder / "model" and imported.kind == ours
     assert imported.tensors == len(want) and imported.absent == ()
     assert imported.parameters == sum(array.size for array in want.values())
@@ -424,11 +425,11 @@ def refused(capsys, output, *arguments, words):
 
 def test_every_part_at_once(public, tmp_path, capsys):
     run = tmp_path / "runs" / "paper"
-    out, lines = gen1(capsys, run, *(x for part in PARTS for x in (f"--{part}", public / part)))
+    out, lines = gen1(capsys, run, *(x for part in MODELS for x in (f"--{part}", public / part)))
     assert not lines and not any(path.name.startswith(".") for path in run.iterdir())
-    folders = {folder for folder, _ in PARTS.values()}
+    folders = {part.run_folder for part in MODELS.values()}
     assert {path.name for path in run.iterdir()} == folders | {"tokenizer"}
-    for part, (folder, kind) in PARTS.items():
+    for part, (_, folder, _, kind, *_) in MODELS.items():
         module, params = load_model(run / folder / "model")
         assert type(module).__name__ == kind
         want = weights_of(public / part)

@@ -1,0 +1,124 @@
+"""A pipeline: the one table of its parts, its settings file `gen1.json`, and its assembling.
+
+A pipeline folder holds one folder for each part of the table, by the part's name, and gen1.json.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gen1_jax.errors import UserError
+from gen1_jax.files import read_json, replacing_folder, write_json
+
+SETTINGS_FILE = "gen1.json"
+
+
+class Part(NamedTuple):
+    """One part of a pipeline.
+
+    Attributes:
+      name: its folder in a pipeline, its key in a config's `frozen` and `folders`, and its flag of
+        `gen1 import`.
+      run_folder: its folder in a run, where a model lies in `run_folder/model`.
+      module: the Python module of our class.
+      kind: the name of our class.
+      config_kinds: what config.json may say that the model is: a `_class_name` of diffusers, or a
+        `model_type` of transformers. The tokenizer has no such file.
+      exported: its folders in an exported pipeline, each with the library and the class that
+        model_index.json names. CLIP becomes two.
+    """
+
+    name: str
+    run_folder: str
+    module: str
+    kind: str
+    config_kinds: tuple[str, ...]
+    exported: Mapping[str, tuple[str, str]]
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part(
+            "unet", "unet", "gen1_jax.models.unet", "VideoUNet",
+            ("VideoUNet", "UNet2DConditionModel"),
+            {"unet": ("video_unet", "VideoUNet")},
+        ),
+        Part(
+            "vae", "autoencoder", "gen1_jax.models.autoencoder", "AutoencoderKL",
+            ("AutoencoderKL",),
+            {"vae": ("diffusers", "AutoencoderKL")},
+        ),
+        Part(
+            "clip", "clip", "gen1_jax.models.clip", "CLIPModel",
+            ("clip",),
+            {
+                "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
+                "text_encoder": ("transformers", "CLIPTextModelWithProjection"),
+            },
+        ),
+        Part(
+            "tokenizer", "tokenizer", "gen1_jax.tokenizer", "Tokenizer",
+            (),
+            {"tokenizer": ("transformers", "CLIPTokenizer")},
+        ),
+        Part(
+            "depth", "depth", "gen1_jax.models.dpt", "DPTForDepthEstimation",
+            ("dpt",),
+            {"depth_estimator": ("transformers", "DPTForDepthEstimation")},
+        ),
+        Part(
+            "prior", "prior", "gen1_jax.models.prior", "PriorTransformer",
+            ("PriorTransformer",),
+            {"prior": ("diffusers", "PriorTransformer")},
+        ),
+    )
+}  # fmt: skip
+MODELS = {name: part for name, part in PARTS.items() if part.config_kinds}
+# The networks around the UNet, which are frozen while it is trained.
+ENCODERS = {name: part for name, part in MODELS.items() if name != "unet"}
+# What a config.json may say that its model is → the part that the model can be.
+CONFIG_KINDS = {kind: part for part in MODELS.values() for kind in part.config_kinds}
+
+# What gen1.json must hold.
+SETTINGS = ("schedule", "spacing", "size", "num_frames", "guidance_scale", "prior")
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Returns gen1.json of a pipeline folder: the schedule, and the sizes of the training clips.
+
+    Raises:
+      UserError: the folder is no pipeline, or its settings are damaged or incomplete.
+    """
+    path = folder / SETTINGS_FILE
+    settings = read_json(path)
+    if settings is None:
+        raise UserError(
+            f"{folder} is no pipeline folder: it has no readable {SETTINGS_FILE}; accepted: the "
+            "`pipeline` folder of a run"
+        )
+    missing = [name for name in SETTINGS if name not in settings]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; needed: {', '.join(SETTINGS)}")
+    return settings
+
+
+def assemble(folders: Mapping[str, str | Path], settings: Mapping[str, Any], output: Path) -> None:
+    """Copies finished parts into one pipeline folder, atomically.
+
+    Args:
+      folders: the folder of each part, by the part's name.
+      settings: the content of gen1.json.
+      output: the pipeline folder; an earlier one is replaced.
+
+    Raises:
+      UserError: a part is not there yet, or `output` cannot be written.
+    """
+    for name, source in folders.items():
+        if not Path(source).is_dir():
+            raise UserError(f"no {name} in {source}; train that part first")
+    with replacing_folder(output, SETTINGS_FILE) as new:
+        for name, source in folders.items():
+            shutil.copytree(source, new / name)
+        write_json(new / SETTINGS_FILE, settings)

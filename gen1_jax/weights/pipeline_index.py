@@ -1,0 +1,131 @@
+"""The settings of a pipeline as diffusers writes them: model_index.json, scheduler_config.json.
+
+Exporting writes the two files from gen1.json; importing makes gen1.json from them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gen1_jax.diffusion.process import Schedule, make_schedule
+from gen1_jax.errors import UserError
+from gen1_jax.files import read_json, write_json
+from gen1_jax.pipeline import PARTS
+
+MODEL_INDEX = "model_index.json"
+SCHEDULER_FILE = Path("scheduler") / "scheduler_config.json"
+_PIPELINE_CLASS = ["pipeline", "Gen1Pipeline"]
+# The oldest diffusers that reads the folder.
+_DIFFUSERS = "0.36.0"
+# Settings of diffusers' DDIMScheduler that our schedule always has.
+_FIXED_SCHEDULE = {
+    "beta_schedule": "scaled_linear",
+    "set_alpha_to_one": False,
+    "clip_sample": False,
+}
+_PRIOR_SETTINGS = ("num_steps", "guidance_scale", "clamp")
+_PLAIN_SETTINGS = ("size", "num_frames", "guidance_scale")
+
+
+def write_index(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Writes the two files into an exported pipeline.
+
+    Args:
+      folder: the exported pipeline.
+      settings: the content of gen1.json.
+    """
+    write_json(folder / SCHEDULER_FILE, scheduler_config(settings))
+    write_json(folder / MODEL_INDEX, model_index(settings))
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Returns the content of gen1.json from the two files of an exported pipeline.
+
+    Raises:
+      UserError: `folder` is no export of ours, or one of the files is damaged.
+    """
+    index = _read(folder / MODEL_INDEX)
+    if index.get("_class_name") != _PIPELINE_CLASS:
+        raise UserError(
+            f"{folder / MODEL_INDEX} is of {index.get('_class_name')!r}; accepted: what `gen1 "
+            "export` writes. Import the parts of another pipeline one by one (--unet, --vae, …)"
+        )
+    scheduler = _read(folder / SCHEDULER_FILE)
+    try:
+        return {
+            **read_schedule(scheduler),
+            **{name: index[name] for name in _PLAIN_SETTINGS},
+            "prior": {name: index[f"prior_{name}"] for name in _PRIOR_SETTINGS},
+        }
+    except KeyError as error:
+        raise UserError(f"{folder / MODEL_INDEX} or its scheduler lacks {error}") from error
+
+
+def model_index(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns model_index.json: the class of each part, and the settings of the pipeline."""
+    prior = {"clamp": 5.0, **settings["prior"]}
+    return {
+        "_class_name": _PIPELINE_CLASS,
+        "_diffusers_version": _DIFFUSERS,
+        **{folder: place for part in PARTS.values() for folder, place in part.exported.items()},
+        "scheduler": ("diffusers", "DDIMScheduler"),
+        **{name: settings[name] for name in _PLAIN_SETTINGS},
+        **{f"prior_{name}": prior[name] for name in _PRIOR_SETTINGS},
+    }
+
+
+def scheduler_config(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config of diffusers' DDIMScheduler with the numbers of our schedule."""
+    given = settings["schedule"]
+    schedule: Schedule = make_schedule(**given)
+    return {
+        "_class_name": "DDIMScheduler",
+        "_diffusers_version": _DIFFUSERS,
+        "num_train_timesteps": schedule.num_timesteps,
+        "beta_start": given.get("beta_start", 0.00085),
+        "beta_end": given.get("beta_end", 0.012),
+        "beta_schedule": _FIXED_SCHEDULE["beta_schedule"],
+        "rescale_betas_zero_snr": given.get("zero_terminal_snr", False),
+        "prediction_type": schedule.prediction_type,
+        "timestep_spacing": settings["spacing"],
+        "steps_offset": 1,
+        "set_alpha_to_one": _FIXED_SCHEDULE["set_alpha_to_one"],
+        "clip_sample": _FIXED_SCHEDULE["clip_sample"],
+    }
+
+
+def read_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `schedule` and `spacing` of gen1.json; the inverse of `scheduler_config`.
+
+    Raises:
+      UserError: a setting that our schedule does not have.
+      KeyError: a setting is missing.
+    """
+    for name, value in _FIXED_SCHEDULE.items():
+        if config.get(name) != value:
+            raise UserError(
+                f"{SCHEDULER_FILE.name} has {name}={config.get(name)!r}; accepted: {value!r}"
+            )
+    return {
+        "schedule": {
+            "num_timesteps": config["num_train_timesteps"],
+            "beta_start": config["beta_start"],
+            "beta_end": config["beta_end"],
+            "zero_terminal_snr": config["rescale_betas_zero_snr"],
+            "prediction_type": config["prediction_type"],
+        },
+        "spacing": config["timestep_spacing"],
+    }
+
+
+def read_prediction_type(unet: Path) -> str | None:
+    """Returns what a public UNet predicts, by the scheduler beside its folder, if there is one."""
+    config = read_json(unet.parent / SCHEDULER_FILE)
+    return None if config is None else config.get("prediction_type", "epsilon")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if content is None:
+        raise UserError(f"no {path.name} in {path.parent}; it is no exported pipeline")
+    return content
