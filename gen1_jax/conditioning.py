@@ -1,7 +1,7 @@
-"""The frozen networks around the UNet: latents, structure and content of frames and texts.
+"""The encoders around the UNet: latents, structure and content of frames and texts.
 
-`Conditioner` holds the modules. Their parameters come in as the argument `encoder_params`, a
-dictionary by the same names, so every function here is pure and can run inside a jitted step.
+`Conditioner` holds the modules. Their parameters are passed in as the argument `encoder_params`, a
+dictionary by the same names. So every function here is pure and can run inside a jitted step.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,22 +25,33 @@ from gen1_jax.pipeline import ENCODERS
 from gen1_jax.weights.folder import load_model
 
 EncoderParams = dict[str, Any]
+"""The parameters of each encoder, by its name: vae, clip, depth, prior."""
+
+CLIPS = (None, None, None, None, 3)  # [b n H W 3]
+IMAGES = (None, None, None, 3)  # [b H W 3]
 
 
 def to_content(embedding: jax.Array) -> jax.Array:
-    """CLIP embedding [... d] → content: its direction, with unit variance (length √d)."""
+    """CLIP embedding [... d] → content [... d]: its direction, with unit variance (length √d)."""
     norm = jnp.linalg.norm(embedding, axis=-1, keepdims=True)
     return embedding / jnp.maximum(norm, 1e-6) * embedding.shape[-1] ** 0.5
 
 
 def to_images(frames: jax.Array) -> jax.Array:
-    """Frames uint8 → images in [−1, 1]."""
+    """Frames uint8 → images in [−1, 1], float32."""
     return frames.astype(jnp.float32) / 127.5 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Conditioner:
-    """The frozen modules; those that a use does not need may be None."""
+    """The encoders. One that a use does not need may be None.
+
+    Attributes:
+      vae: the autoencoder E.
+      clip: embeds images and texts.
+      depth: estimates inverse depth.
+      prior: samples an image embedding for a text.
+    """
 
     vae: nn.Module | None = None
     clip: nn.Module | None = None
@@ -50,10 +62,14 @@ class Conditioner:
     def load(
         cls, folders: dict[str, str | Path], dtype: Any = None
     ) -> tuple["Conditioner", EncoderParams]:
-        """Modules and parameters from model folders by name (vae, clip, depth, prior).
+        """Loads encoders from their model folders.
+
+        Args:
+          folders: the folder of each encoder, by its name.
+          dtype: the type that the modules compute in; None keeps the type of their inputs.
 
         Raises:
-          UserError: a missing or unreadable folder, or one that holds another kind of model.
+          UserError: a folder is missing or unreadable, or holds another kind of model.
         """
         modules, encoder_params = {}, {}
         for name, folder in folders.items():
@@ -66,16 +82,17 @@ class Conditioner:
             modules[name], encoder_params[name] = module, params
         return cls(**modules), encoder_params
 
-    # ---------------------------------------------------------------- frames <-> latents
+    # ---- frames and latents
 
     def encode_images(self, encoder_params: EncoderParams, images: jax.Array) -> jax.Array:
-        """Images [b n H W 3] in [−1, 1] → scaled latents [b n h w c] (the mean of E)."""
+        """Images [b n H W 3] in [−1, 1] → scaled latents [b n h w c], the mean of E."""
         return self.encode_moments(encoder_params, images)[0]
 
     def encode_moments(
         self, encoder_params: EncoderParams, images: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Images [b n H W 3] in [−1, 1] → mean and log variance of scaled latents [b n h w c]."""
+        chex.assert_shape(images, CLIPS)
         b, scale = images.shape[0], self.vae.scaling_factor
         mean, logvar = self.vae.apply(
             {"params": encoder_params["vae"]},
@@ -86,21 +103,23 @@ class Conditioner:
         return tuple(rearrange(x, "(b n) h w c -> b n h w c", b=b) for x in moments)
 
     def encode_frames(self, encoder_params: EncoderParams, frames: jax.Array) -> jax.Array:
-        """Frames [b n H W 3] uint8 → scaled latents [b n h w c]."""
+        """Frames [b n H W 3] uint8 → scaled latents [b n h w c], the mean of E."""
         return self.encode_images(encoder_params, to_images(frames))
 
     def decode(self, encoder_params: EncoderParams, latents: jax.Array) -> jax.Array:
         """Scaled latents [b n h w c] → frames [b n H W 3] uint8."""
+        chex.assert_shape(latents, (None, None, None, None, self.vae.latent_channels))
         b = latents.shape[0]
         flat = rearrange(latents / self.vae.scaling_factor, "b n h w c -> (b n) h w c")
         images = self.vae.apply({"params": encoder_params["vae"]}, flat, method="decode")
         frames = jnp.clip(jnp.round((images + 1) * 127.5), 0, 255).astype(jnp.uint8)
         return rearrange(frames, "(b n) h w c -> b n h w c", b=b)
 
-    # ---------------------------------------------------------------- structure
+    # ---- structure
 
     def estimate_depth(self, encoder_params: EncoderParams, frames: jax.Array) -> jax.Array:
-        """Frames [b n H W 3] uint8 → inverse depth [b n H W], up to a scale and shift."""
+        """Frames [b n H W 3] uint8 → inverse depth [b n H W], up to a scale and a shift."""
+        chex.assert_shape(frames, CLIPS)
         b, _, height, width, _ = frames.shape
         patch, shorter = self.depth.patch_size, self.depth.image_size
         factor = shorter / min(height, width)
@@ -114,18 +133,21 @@ class Conditioner:
     def encode_structure(
         self, encoder_params: EncoderParams, depth: jax.Array, level: jax.Array
     ) -> jax.Array:
-        """Inverse depth [b n H W] at level t_s [b] → structure latents [b n h w c]."""
+        """Inverse depth [b n H W], blurred to the level t_s [b] → structure latents [b n h w c]."""
+        chex.assert_rank([depth, level], [4, 1])
         return self.encode_images(encoder_params, structure_image(depth, level))
 
-    # ---------------------------------------------------------------- content
+    # ---- content
 
     def embed_images(self, encoder_params: EncoderParams, images: jax.Array) -> jax.Array:
-        """Images [b H W 3] uint8 → CLIP image embeddings [b d], CLIP's own scale."""
+        """Images [b H W 3] uint8 → CLIP image embeddings [b d], in CLIP's own scale."""
+        chex.assert_shape(images, IMAGES)
         pixels = clip.preprocess(images, self.clip.vision_config.image_size)
         return self.clip.apply({"params": encoder_params["clip"]}, pixels, method="encode_image")
 
     def embed_text(self, encoder_params: EncoderParams, tokens: jax.Array) -> jax.Array:
-        """Tokens [b l] → CLIP text embeddings [b d], CLIP's own scale."""
+        """Tokens [b l] → CLIP text embeddings [b d], in CLIP's own scale."""
+        chex.assert_rank(tokens, 2)
         return self.clip.apply({"params": encoder_params["clip"]}, tokens, method="encode_text")
 
     def image_content(self, encoder_params: EncoderParams, images: jax.Array) -> jax.Array:
@@ -135,14 +157,15 @@ class Conditioner:
     def text_condition(
         self, encoder_params: EncoderParams, tokens: jax.Array
     ) -> prior_diffusion.TextCondition:
-        """Tokens [b l] → what the prior reads. Tokens after the first end-of-text are masked."""
+        """Tokens [b l] → the input of the prior, with tokens after the end of the text masked."""
+        chex.assert_rank(tokens, 2)
         hidden, embed = self.clip.apply(
             {"params": encoder_params["clip"]}, tokens, method="text_hidden_states"
         )
         return prior_diffusion.TextCondition(to_content(embed), hidden, self.token_mask(tokens))
 
     def token_mask(self, tokens: jax.Array) -> jax.Array:
-        """True up to and including the first end-of-text token; [b l]."""
+        """Tokens [b l] → mask [b l], True up to and including the first end-of-text token."""
         end = self.clip.text_config.eos_token_id
         ended = tokens == (tokens.max(-1, keepdims=True) if end == 2 else end)
         return jnp.cumsum(ended, axis=-1) - ended < 1
@@ -157,9 +180,21 @@ class Conditioner:
         guidance_scale: float = 4.0,
         clamp: float = 5.0,
     ) -> jax.Array:
-        """Content [b d] of prompts: the prior samples an image embedding for each text.
+        """Samples the content of prompts: the prior draws an image embedding for each text.
 
-        `null_tokens` [1 l] is the empty prompt, which guidance leads away from.
+        The defaults are those of Karlo.
+
+        Args:
+          encoder_params: the parameters of CLIP and the prior.
+          tokens: [b l] the prompts.
+          null_tokens: [1 l] the empty prompt, which guidance leads away from.
+          key: the source of the noise.
+          num_steps: steps of the prior's diffusion.
+          guidance_scale: how strictly the prior follows the text.
+          clamp: the largest absolute value of a standardised embedding.
+
+        Returns:
+          Content [b d].
         """
 
         def predict(x, t, embed, hidden, mask):
@@ -177,13 +212,20 @@ class Conditioner:
         prior = encoder_params["prior"]
         return to_content(standardised * prior["clip_std"] + prior["clip_mean"])
 
-    # ---------------------------------------------------------------- whole batches
+    # ---- whole batches
 
     def encode_batch(self, encoder_params: EncoderParams, batch: Batch) -> Batch:
-        """Raw → encoded: estimated depth at the batch's t_s, the content of its chosen frames.
+        """Encodes a raw batch.
+
+        The structure is the estimated depth at the levels of the batch. The content is that of the
+        frames that the batch chose.
+
+        Args:
+          encoder_params: the parameters of vae, clip and depth.
+          batch: has frames, structure_level and content_frame.
 
         Raises:
-          UserError: encoders are missing, or the batch does not say what was chosen.
+          UserError: an encoder or a field of the batch is missing.
         """
         missing = [name for name in ("vae", "clip", "depth") if getattr(self, name) is None]
         if missing:
@@ -210,13 +252,20 @@ class Conditioner:
     def encode_record(
         self, encoder_params: EncoderParams, frames: jax.Array, levels: jax.Array
     ) -> dict[str, jax.Array]:
-        """What `precompute` stores of clips [b n H W 3].
+        """Encodes clips to what `gen1 precompute` stores.
 
-        Moments of the latents, the structure at each of levels [b k], the content of every frame.
+        Args:
+          encoder_params: the parameters of vae, clip and depth.
+          frames: [b n H W 3] uint8.
+          levels: [b k] the structure levels to store of each clip.
+
+        Returns:
+          `latents` and `latents_logvar` [b n h w c], the moments of E; `structure` [b k n h w c];
+          `content` [b n d] of every frame.
         """
         mean, logvar = self.encode_moments(encoder_params, to_images(frames))
         depth = self.estimate_depth(encoder_params, frames)
-        # One level after another: all at once would take k times the memory.
+        # Levels are encoded one after another, because all at once would take k times the memory.
         structure = jax.lax.map(partial(self.encode_structure, encoder_params, depth), levels.T)
         content = self.image_content(encoder_params, rearrange(frames, "b n h w c -> (b n) h w c"))
         return {

@@ -14,16 +14,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from gen1_jax.conditioning import Conditioner, EncoderParams
+from gen1_jax.conditioning import IMAGES, Conditioner, EncoderParams
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.diffusion.structure import LEVEL_CHANNELS, NUM_LEVELS, blur, normalise_clip
-from gen1_jax.distributed import FRAMES, batch_parts, clip_sharding, make_mesh, replicated
+from gen1_jax.distributed import (
+    FRAMES,
+    batch_parts,
+    batch_sharding,
+    clip_sharding,
+    make_mesh,
+    replicated,
+)
 from gen1_jax.errors import UserError
 from gen1_jax.pipeline import ENCODERS, MODELS, SETTINGS_FILE, read_settings
 from gen1_jax.runtime import trace_once
@@ -33,15 +41,24 @@ from gen1_jax.weights.folder import load_model
 
 @dataclasses.dataclass(frozen=True)
 class Controls:
-    """The three controls of an edit, and how it is sampled. Scales and level may be arrays [b]."""
+    """The three controls of an edit, and the number of its steps.
 
-    structure_level: Any = 0  # t_s: 0 keeps every detail of the depth, 7 nearly nothing
-    temporal_scale: Any = 1.0  # ω_t: above 1 smoother in time, 0 each frame alone
-    guidance_scale: Any = None  # ω: how strictly the content is followed; None: the model's own
-    num_steps: int = 50  # DDIM steps
+    Attributes:
+      structure_level: t_s, 0 to 7, or an array [b]. 0 keeps every detail of the depth, 7 keeps
+        nearly nothing.
+      temporal_scale: ω_t, or an array [b]. Above 1 is smoother in time; 0 makes each frame alone.
+      guidance_scale: ω, or an array [b]. It says how strictly the content is followed; None is the
+        model's own.
+      num_steps: DDIM steps, 1 to 1000.
+    """
+
+    structure_level: Any = 0
+    temporal_scale: Any = 1.0
+    guidance_scale: Any = None
+    num_steps: int = 50
 
     def check(self) -> None:
-        """Raises UserError where a control is out of its range."""
+        """Raises UserError if a control is out of its range."""
         levels = np.atleast_1d(self.structure_level)
         if (
             not np.issubdtype(levels.dtype, np.integer)
@@ -62,9 +79,11 @@ class Controls:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """The result.
+    """The result of an edit.
 
-    `frames` [n h w 3] uint8; `structure` [n h w] in [−1, 1], the blurred depth that the model saw.
+    Attributes:
+      frames: [n h w 3] uint8.
+      structure: [n h w] in [−1, 1], the blurred depth that the model saw.
     """
 
     frames: np.ndarray
@@ -72,7 +91,10 @@ class Edit:
 
 
 class VideoEditor:
-    """A trained pipeline, ready to edit. Compiled once for each clip shape and number of steps."""
+    """A trained pipeline, ready to edit.
+
+    One program is compiled for each shape of clips and each number of steps.
+    """
 
     def __init__(
         self,
@@ -83,32 +105,57 @@ class VideoEditor:
         settings: dict[str, Any],
         mesh: Mesh | None = None,
     ):
+        """Places the parameters on the devices.
+
+        Args:
+          unet: the module of the UNet.
+          conditioner: the modules of the encoders.
+          params: the parameters of the encoders and of `unet`, by name.
+          tokenizer: the tokenizer of prompts.
+          settings: the content of gen1.json.
+          mesh: see `load`.
+        """
         self.unet, self.conditioner = unet, conditioner
         self.tokenizer, self.settings = tokenizer, settings
         self.mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
-        self.params = jax.device_put(params, replicated(self.mesh))
+        self._everywhere = replicated(self.mesh)
+        self._clips, self._batch = clip_sharding(self.mesh), batch_sharding(self.mesh)
+        self.params = jax.device_put(params, self._everywhere)
         self.schedule: Schedule = make_schedule(**settings["schedule"])
-        self._sample = jax.jit(trace_once(self._sample_fn), static_argnames=("num_steps",))
-        self._depth = jax.jit(conditioner.estimate_depth)
-        self._image_content = jax.jit(conditioner.image_content)
+        each = [self._batch] * 3  # controls
+        self._sample = jax.jit(
+            trace_once(self._sample_fn),
+            static_argnums=7,
+            in_shardings=(self._everywhere, self._clips, self._batch, self._everywhere, *each),
+            out_shardings=(self._clips, self._clips),
+        )
+        self._depth = jax.jit(
+            conditioner.estimate_depth,
+            in_shardings=(self._everywhere, self._clips),
+            out_shardings=self._clips,
+        )
+        # Prompts and pictures are few and of any number, so each device embeds all of them.
+        everywhere = {"in_shardings": self._everywhere, "out_shardings": self._everywhere}
+        self._image_content = jax.jit(conditioner.image_content, **everywhere)
         self._text_content = jax.jit(
             partial(
                 conditioner.text_content,
                 num_steps=settings["prior"]["num_steps"],
                 guidance_scale=settings["prior"]["guidance_scale"],
                 clamp=settings["prior"].get("clamp", 5.0),
-            )
+            ),
+            **everywhere,
         )
 
     @classmethod
     def load(cls, folder: str | Path, dtype: Any = None, mesh: Mesh | None = None) -> "VideoEditor":
-        """From a pipeline folder.
+        """Loads a pipeline folder.
 
         Args:
-          folder: with unet/ vae/ clip/ depth/ prior/ tokenizer/ and gen1.json.
-          dtype: compute type; float32 if None.
-          mesh: the devices that batches of clips, and the frames of each, are split over; the
-            first device if None.
+          folder: holds unet/ vae/ clip/ depth/ prior/ tokenizer/ and gen1.json.
+          dtype: the type to compute in; None is float32.
+          mesh: the devices that batches of clips, and the frames of each clip, are sharded over;
+            None is the first device.
 
         Raises:
           UserError: a part is missing, unreadable, or of another kind of model.
@@ -130,19 +177,21 @@ class VideoEditor:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Eight letters that tell models apart, of a sample of each of the UNet's parameters."""
+        """Eight letters that tell models apart, from a sample of each parameter of the UNet."""
         digest = hashlib.sha256()
         for leaf in jax.tree.leaves(self.params["unet"]):
             digest.update(np.asarray(leaf.ravel()[:64]).tobytes())
         return digest.hexdigest()[:8]
 
-    # ---------------------------------------------------------------- content
+    # ---- content
 
     def text_content(self, prompts: list[str], seed: int = 0) -> jax.Array:
-        """Prompts → content [b d], sampled by the prior; noise depends on the seed and the place.
+        """Prompts → content [b d], sampled by the prior.
+
+        The noise depends on the seed and on the place of a prompt in the list.
 
         Raises:
-          UserError: an empty prompt.
+          UserError: a prompt is empty.
         """
         if any(not prompt.strip() for prompt in prompts):
             raise UserError(
@@ -155,9 +204,10 @@ class VideoEditor:
 
     def image_content(self, images: np.ndarray) -> jax.Array:
         """Pictures [b H W 3] uint8 → content [b d]."""
+        chex.assert_shape(images, IMAGES)
         return self._image_content(self.params, images)
 
-    # ---------------------------------------------------------------- editing
+    # ---- editing
 
     def edit(
         self,
@@ -173,15 +223,15 @@ class VideoEditor:
 
         Args:
           frames: [n H W 3] uint8.
-          prompt: the content wanted, in words; or
-          image: a picture [H W 3] uint8 whose look to take.
-          depth: [n H W] inverse depth, or any map that stands in for it, to keep instead of the
-            estimated one.
-          seed: of the noise.
+          prompt: the wanted content in words; either this or `image` is given.
+          image: [H W 3] uint8, a picture whose look is wanted.
+          depth: [n H W] inverse depth, or any map that stands in for it. It takes the place of the
+            estimated depth.
+          seed: the seed of the noise.
           **controls: fields of `Controls`.
 
         Raises:
-          UserError: neither or both of prompt and image, or a control out of range.
+          UserError: neither or both of prompt and image are given, or a control is out of range.
         """
         if (prompt is None) == (image is None):
             raise UserError("give either a prompt or an image to take the content from")
@@ -210,10 +260,21 @@ class VideoEditor:
         seed: int = 0,
         **controls: Any,
     ) -> list[Edit]:
-        """Edits clips [b n H W 3] towards content [b d]; see `edit`.
+        """Edits a batch of clips.
 
-        Noise depends on the seed and the place in the batch: the first clip's edit is that of
-        `edit` with the same seed and content.
+        The noise depends on the seed and on the place of a clip in the batch. So the first clip's
+        edit is that of `edit` with the same seed and content.
+
+        Args:
+          frames: [b n H W 3] uint8.
+          content: [b d], of `text_content` or `image_content`.
+          depth: [b n H W]; see `edit`.
+          seed: the seed of the noise.
+          **controls: fields of `Controls`.
+
+        Raises:
+          UserError: the clips, the depth or a control are not accepted, or the clips do not divide
+            over the devices.
         """
         controls = Controls(**controls)
         controls.check()
@@ -226,6 +287,7 @@ class VideoEditor:
                 f"depth of {depth.shape}; that of the frames, {frames.shape[:-1]}, is accepted"
             )
         b, n, height, width, _ = frames.shape
+        chex.assert_shape(content, (b, self.unet.cross_attention_dim))
         factor = self.conditioner.vae.spatial_factor
         if height % factor or width % factor:
             raise UserError(f"frames of {height} x {width}: sides must be multiples of {factor}")
@@ -233,12 +295,13 @@ class VideoEditor:
             raise UserError(
                 f"{n} frames: this model takes at most {self.unet.max_frames} at a time"
             )
-        parts, split = batch_parts(self.mesh), self.mesh.shape[FRAMES]
-        if b % parts or n % split:
-            raise UserError(f"{b} clips of {n} frames do not divide over {parts} x {split} devices")
+        parts, frame_parts = batch_parts(self.mesh), self.mesh.shape[FRAMES]
+        if b % parts or n % frame_parts:
+            raise UserError(
+                f"{b} clips of {n} frames do not divide over {parts} x {frame_parts} devices"
+            )
         if depth is None:
-            depth = self._depth(self.params, jax.device_put(frames, clip_sharding(self.mesh)))
-        depth = jax.device_put(depth, clip_sharding(self.mesh))
+            depth = self._depth(self.params, jax.device_put(frames, self._clips))
         guidance = controls.guidance_scale
         guidance = self.settings["guidance_scale"] if guidance is None else guidance
         per_clip = [
@@ -249,15 +312,18 @@ class VideoEditor:
                 (guidance, jnp.float32),
             )
         ]
-        key = jax.random.key(seed)
+        arguments = (
+            jax.device_put(depth, self._clips),
+            jax.device_put(content, self._batch),
+            jax.device_put(jax.random.key(seed), self._everywhere),
+            *jax.device_put(per_clip, self._batch),
+        )
         with jax.set_mesh(self.mesh):  # for kernels, which each device runs on its own part
-            edited, seen = self._sample(
-                self.params, depth, content, key, *per_clip, num_steps=controls.num_steps
-            )
+            edited, seen = self._sample(self.params, *arguments, controls.num_steps)
         return [Edit(*pair) for pair in zip(np.asarray(edited), np.asarray(seen), strict=True)]
 
     def _sample_fn(
-        self, params, depth, content, key, level, temporal_scale, guidance_scale, *, num_steps: int
+        self, params, depth, content, key, level, temporal_scale, guidance_scale, num_steps: int
     ):
         """Depth [b n H W], content [b d], controls [b] → frames, structure seen [b n H W]."""
         structure = self.conditioner.encode_structure(params, depth, level)
@@ -278,7 +344,7 @@ class VideoEditor:
 
 
 def _check_parts(folder: Path, unet: Any, conditioner: Conditioner, tokenizer: Tokenizer) -> None:
-    """Raises UserError where the parts are each whole, but not of one pipeline."""
+    """Raises UserError if parts do not belong to one pipeline, though each is whole."""
     latents, width = conditioner.vae.latent_channels, conditioner.clip.projection_dim
     length = conditioner.clip.text_config.max_position_embeddings
     channels = 2 * latents + LEVEL_CHANNELS

@@ -1,7 +1,7 @@
 """CLIP's tokenizer: byte-pair encoding of lower-case bytes between a start and an end token.
 
-A tokenizer folder is the public one: `tokenizer.json`, or `vocab.json` with `merges.txt`, and
-`tokenizer_config.json`. OpenAI's as published loads here; ours loads in transformers.
+A tokenizer folder has the public layout: `tokenizer_config.json`, and either `tokenizer.json` or
+`vocab.json` with `merges.txt`. OpenAI's published folder loads here. Ours loads in transformers.
 """
 
 import contextlib
@@ -17,29 +17,31 @@ import numpy as np
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json, replacing
 
-if TYPE_CHECKING:  # imported when a tokenizer is made, so that the command line starts fast
+if TYPE_CHECKING:  # imported only when a tokenizer is made, so that the command line starts fast
     import tokenizers
 
 START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
-END_OF_WORD = "</w>"  # tells a word's last piece from the same letters inside a word
+END_OF_WORD = "</w>"  # tells the last piece of a word from the same letters inside a word
 
-# CLIP's words: the marks, English contractions, runs of letters, single digits, runs of the rest.
+# CLIP's words: the start and end tokens, English contractions, runs of letters, single digits, and
+# runs of other characters.
 _WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
-_CONTEXT_LENGTH = 77  # CLIP's, where a folder says nothing
-# A word's last letter while merges are learned, moved to where Unicode has no letters of its own.
+_CONTEXT_LENGTH = 77  # CLIP's, for a folder that does not say
+# While merges are learned, the last letter of a word is moved to here, a range where Unicode has no
+# letters of its own.
 _LAST = 0xE000
 
 
 class Tokenizer:
-    """Texts to token arrays.
+    """Encodes texts as arrays of tokens.
 
     Attributes:
       context_length: l, the length of every encoded text.
-      vocab_size: ids are below it.
-      start_id, end_id: ids of the marks.
-      pad_id: id of what fills the rest (the end token's, in CLIP).
+      vocab_size: a number above every id.
+      start_id, end_id: the ids of the start and the end token.
+      pad_id: the id of the padding, in CLIP that of the end token.
     """
 
     def __init__(self, backend: "tokenizers.Tokenizer", config: dict[str, Any]):
@@ -56,24 +58,28 @@ class Tokenizer:
         self._backend = backend
         self.start_id, self.end_id = find("bos_token", START), find("eos_token", END)
         self.pad_id, unknown = find("pad_token", END), find("unk_token", None)
-        # OpenAI's vocabulary has every byte; its unknown token, the end token, stands for nothing.
+        # OpenAI's vocabulary has every byte; its unknown token, the end token, never occurs.
         self._unknown_id = None if unknown == self.end_id else unknown
         length = config.get("model_max_length", _CONTEXT_LENGTH)
-        # transformers writes 1e30 where it was told no length.
+        # transformers writes 1e30 if it was given no length.
         self.context_length = int(length) if length < 1e6 else _CONTEXT_LENGTH
         self.vocab_size = max(backend.get_vocab().values()) + 1
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts as start, pieces…, end, padding….
+        """Encodes each text as start, pieces…, end, padding….
 
-        A text longer than the context loses its last pieces and keeps its end token. One warning
-        counts such texts, another those with characters that the vocabulary lacks.
+        A text that is longer than the context loses its last pieces and keeps its end token. One
+        warning counts such texts. Another warning counts texts with characters that the vocabulary
+        lacks.
 
         Args:
-          texts: b texts; an empty one gives start, end, padding….
+          texts: b texts; an empty text gives start, end, padding….
 
         Returns:
           [b l] int32.
+
+        Raises:
+          UserError: `texts` is a single text.
         """
         if isinstance(texts, str):
             raise UserError(f"encode was given one text, {texts!r:.40}; accepted: a list of texts")
@@ -104,10 +110,10 @@ class Tokenizer:
 
 
 def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
-    """Reads a tokenizer folder, ours or a public CLIP one.
+    """Reads a tokenizer folder, ours or a public one of CLIP.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      UserError: there is no tokenizer, or it cannot be read.
     """
     import tokenizers
 
@@ -126,7 +132,7 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
             backend = _build(*tokenizers.models.BPE.read_file(str(vocab), str(merges)), END)
     except Exception as error:  # tokenizers raises nothing more specific
         raise UserError(f"cannot read the tokenizer in {folder}: {error}") from error
-    backend.no_padding()  # a file may hold settings of its own for both
+    backend.no_padding()  # the file may hold its own settings of padding and truncation
     backend.no_truncation()
     return Tokenizer(backend, config)
 
@@ -139,18 +145,20 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Learns a CLIP-like tokenizer from captions and writes its folder.
 
-    Ids in order: printable ASCII and whatever else the captions hold, the same as a word's last
-    letter, the merges, and the marks, of which the end token has the largest id of all. The same
-    captions give the same files, in any order.
+    The ids are in this order: the letters, which are printable ASCII and the other characters of
+    the captions; the same letters at the end of a word; the merges; the unknown, the start and the
+    end token. So the end token has the largest id. The same captions give the same files, whatever
+    their order.
 
     Args:
-      captions: texts; their number matters little, their words matter.
-      folder: where to; made if need be. Files of an earlier tokenizer are replaced.
-      vocab_size: number of tokens at most; fewer come of captions with little to merge.
-      context_length: length of encoded texts, both marks included.
+      captions: the texts to learn from.
+      folder: the folder to write; it is made if it is missing. Files of an earlier tokenizer are
+        replaced.
+      vocab_size: the largest number of tokens; captions with little to merge give fewer.
+      context_length: the length of encoded texts, with the start and the end token.
 
     Raises:
-      UserError: no captions, or sizes that are too small.
+      UserError: there are no captions, a size is too small, or the folder cannot be written.
     """
     if context_length < 3:
         raise UserError(f"context_length is {context_length}; accepted: 3 or more")
@@ -174,8 +182,8 @@ def train_tokenizer(
         "pad_token": END,
         "unk_token": UNKNOWN,
     }
-    # The last to be entered takes its place first: tokenizer.json, by which a finished tokenizer is
-    # known, comes last. If one cannot be written, none takes its place.
+    # The file that is entered last takes its place first. So tokenizer.json, by which a finished
+    # tokenizer is known, comes last. If one file cannot be written, none takes its place.
     texts = {
         "tokenizer.json": backend.to_str(pretty=True),
         "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
@@ -192,10 +200,11 @@ def train_tokenizer(
 def _learn_merges(
     captions: Iterable[str], vocab_size: int
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """The letters (printable ASCII and those seen) and the merges, the commonest first.
+    """Returns the letters (printable ASCII and those seen) and the merges, the commonest first.
 
-    The library numbers letters with `</w>` in the order of a hash table, so ties would be resolved
-    otherwise in each run. Here a last letter is one character of its own, and all is in order.
+    The library numbers letters with `</w>` in the order of a hash table, which would resolve ties
+    differently in each run. Here the last letter of a word is a character of its own instead, so
+    that the order is fixed.
     """
     import tokenizers
 
@@ -226,7 +235,7 @@ def _learn_merges(
 def _build(
     vocab: dict[str, int], merges: list[tuple[str, str]], unknown: str
 ) -> "tokenizers.Tokenizer":
-    """The steps of CLIP's tokenizer around a vocabulary."""
+    """Returns a tokenizer with the steps of CLIP's around a vocabulary."""
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
     from tokenizers import Tokenizer as Backend
 

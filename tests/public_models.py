@@ -67,7 +67,7 @@ DPT = {
     "neck_hidden_sizes": [4, 8, 12, 8],
     "fusion_hidden_size": 8,
 }
-# What Intel/dpt-large is published without.
+# The tensors that the published Intel/dpt-large lacks.
 FIRST_RESIDUAL = [
     f"neck.fusion_stage.layers.0.residual_layer1.{layer}.{leaf}"
     for layer in ("convolution1", "convolution2")
@@ -87,7 +87,7 @@ REFERENCES = {
 
 
 def make_reference(name):
-    """A model of diffusers or transformers, no two of whose parameters are equal."""
+    """Returns a model of diffusers or transformers whose parameters all differ."""
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -114,20 +114,20 @@ def state_of(model):
 
 
 def settings_of(model):
-    """config.json without what the writing library says of itself, or repeats in its parts."""
+    """Returns config.json without the entries of the library that wrote it."""
 
     def plain(config):
         own = {"architectures", "dtype", "transformers_version"}
         kept = {k: v for k, v in config.items() if k not in own and not k.startswith("_")}
         return {k: plain(v) if isinstance(v, dict) else v for k, v in kept.items()}
 
-    # transformers' config writes itself, diffusers' is written by its model.
+    # In transformers the config writes itself; in diffusers the model writes it.
     writer = model.config if hasattr(model.config, "to_json_string") else model
     return plain(json.loads(writer.to_json_string()))
 
 
 def edit_weights(folder, change):
-    """Replaces the tensors of a folder's one weight file by `change(tensors)`."""
+    """Replaces the tensors of a folder, which are in one file, by `change(tensors)`."""
     (file,) = folder.glob("*.safetensors")
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
 
@@ -143,7 +143,7 @@ def weights_of(folder):
 
 
 def assert_bits(got, want):
-    """Same names, types, shapes and bits."""
+    """Asserts the same names, types, shapes and bits."""
     assert set(got) == set(want)
     for name, array in want.items():
         assert (got[name].dtype, got[name].shape) == (array.dtype, array.shape), name
@@ -151,7 +151,7 @@ def assert_bits(got, want):
 
 
 def write_public(root):
-    """A model folder of each part, a tokenizer beside CLIP's, a scheduler beside the UNet's."""
+    """Writes a folder of each part, a tokenizer beside CLIP and a scheduler beside the UNet."""
     tower = {name: value for name, value in TOWER.items() if name != "projection_dim"}
     modules = {
         "unet": tiny(temporal=False),
@@ -177,13 +177,13 @@ def write_public(root):
 
 
 def contents(folder):
-    """Every path below a folder, with the bytes of files."""
+    """Returns every path below a folder, with the bytes of files."""
     paths = sorted(folder.rglob("*"))
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in paths}
 
 
 def gen1(capsys, output, *arguments, code=0):
-    """stdout, and the lines of stderr that are ours, of `gen1 import -o OUTPUT …`."""
+    """Runs `gen1 import -o OUTPUT …`; returns stdout and the lines of stderr that are ours."""
     capsys.readouterr()
     with warnings.catch_warnings():
         warnings.simplefilter("default")  # as in a process of its own
@@ -194,9 +194,9 @@ def gen1(capsys, output, *arguments, code=0):
 
 
 def refused(capsys, output, *arguments, words):
-    """The one line of an error; nothing in or beside the output has changed.
+    """Runs `gen1 import`, which must end in one line and change nothing in or beside the output.
 
-    `words` is a pattern of the name of the culprit.
+    `words` is a pattern of the culprit's name. Returns the line.
     """
     before = contents(output.parent)
     _, lines = gen1(capsys, output, *arguments, code=2)

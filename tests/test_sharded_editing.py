@@ -8,7 +8,7 @@ from tiny_unet import drawn_params, normal
 from gen1_jax.aot.hlo import Program
 from gen1_jax.diffusion.process import make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
-from gen1_jax.distributed import clip_sharding, make_mesh, replicated
+from gen1_jax.distributed import batch_sharding, clip_sharding, make_mesh, replicated
 from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
 from gen1_jax.models.unet import VideoUNet
@@ -79,8 +79,32 @@ def test_an_edit_over_a_mesh_is_the_same_edit(editors):
         assert difference.max() <= 1  # of 255: rounding
 
 
+def test_every_array_of_an_edit_is_where_it_is_said_to_be(editors, monkeypatch):
+    editor, seen = editors[1], []
+    sample = editor._sample
+
+    def watched(*arguments):
+        seen.append((arguments[:-1], sample(*arguments)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(editor, "_sample", watched)
+    frames = np.zeros((2, 8, 32, 32, 3), np.uint8)
+    content = editor.text_content(["a", "b"])
+    editor.edit_batch(frames, content, num_steps=2)
+    clips, batch = clip_sharding(editor.mesh), batch_sharding(editor.mesh)
+    ((params, depth, content, key, *controls), outputs), *_ = seen
+    for array, sharding in (
+        (key, replicated(editor.mesh)),
+        *((leaf, replicated(editor.mesh)) for leaf in jax.tree.leaves(params)),
+        *((array, batch) for array in (content, *controls)),
+        *((array, clips) for array in (depth, *outputs)),
+    ):
+        assert array.sharding.is_equivalent_to(sharding, array.ndim)
+    assert len({str(shard.index) for shard in outputs[0].addressable_shards}) == 8
+
+
 def test_clips_that_do_not_divide_are_refused(editors):
     frames = np.zeros((2, 6, 32, 32, 3), np.uint8)
     content = editors[1].text_content(["a", "b"])
-    with pytest.raises(UserError, match="2 clips of 6 frames do not divide over 2 x 4 devices"):
+    with pytest.raises(UserError, match="2 clips of 6 frames .* 2 x 4 devices"):
         editors[1].edit_batch(frames, content, num_steps=1)

@@ -64,12 +64,12 @@ def test_transformers_reads_and_encodes_the_same(folder, kind):
     texts = TEXTS + CAPTIONS[:20]
     expected = encode_by_transformers(theirs, texts, 32)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about what was cut
+        warnings.simplefilter("ignore", UserWarning)  # about texts that were cut
         np.testing.assert_array_equal(ours.encode(texts), expected)
 
 
 def test_openai_files_load(folder, tmp_path):
-    """The published folder holds vocab.json and merges.txt; here with the settings of SD 1.5's."""
+    """The published folder holds vocab.json and merges.txt; the settings are those of SD 1.5."""
     import transformers
 
     for name in ("vocab.json", "merges.txt"):
@@ -84,7 +84,7 @@ def test_openai_files_load(folder, tmp_path):
     tokens = ours.encode(texts)
     assert tokens.shape == (len(texts), 77)
     np.testing.assert_array_equal(tokens, encode_by_transformers(theirs, texts, 77))
-    # What transformers saves of it loads too, with its one file beside or without the two.
+    # The folder that transformers saves loads too, with vocab.json and merges.txt or without them.
     theirs.save_pretrained(tmp_path / "saved")
     np.testing.assert_array_equal(load_tokenizer(tmp_path / "saved").encode(texts), tokens)
     (tmp_path / "tokenizer_config.json").unlink()
@@ -96,7 +96,7 @@ def test_encoded_form(folder):
     tokens = tokenizer.encode(["", "a red ball"])
     assert tokens.dtype == np.int32 and tokens.shape == (2, 32)
     assert tokens[0, 0] == tokenizer.start_id and (tokens[0, 1:] == tokenizer.end_id).all()
-    assert (tokens[1] == tokenizer.end_id).argmax() == 4  # one token a known word
+    assert (tokens[1] == tokenizer.end_id).argmax() == 4  # each known word is one token
     assert tokenizer.encode([]).shape == (0, 32)
     with pytest.raises(UserError, match="accepted: a list of texts"):
         tokenizer.encode("a red ball")
@@ -127,7 +127,7 @@ def test_unknown_characters_do_not_end_a_text(folder):
 
 
 def test_same_captions_same_files(folder, tmp_path):
-    """In another process and another order: hash tables must not show."""
+    """Another process has other hash tables, which must not have an influence."""
     code = (
         "import sys; from gen1_jax.tokenizer import train_tokenizer;"
         "train_tokenizer(reversed(sys.stdin.read().splitlines()), sys.argv[1])"

@@ -1,4 +1,4 @@
-"""Starting one model from another's parameters: loud about every name."""
+"""Starting one model from the parameters of another; every name is accounted for."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +11,20 @@ from gen1_jax.weights.naming import MismatchError, list_names
 
 
 class MergeReport(NamedTuple):
-    """What `merge_params` did; tuples of "/"-paths."""
+    """The result of `merge_params`, as tuples of "/"-paths.
+
+    Attributes:
+      new: parameters that keep their initial values.
+      dropped: loaded parameters that are not used.
+      widened: kernels that have more input channels than the loaded ones.
+    """
 
     new: tuple[str, ...]
     dropped: tuple[str, ...]
     widened: tuple[str, ...]
 
     def __str__(self) -> str:
-        """One line for a log."""
+        """Returns one line for a log."""
         return "; ".join(
             f"{len(names)} {title}" + (f" ({list_names(names)})" if names else "")
             for title, names in self._asdict().items()
@@ -34,23 +40,24 @@ def merge_params(
 ) -> tuple[dict[str, Any], MergeReport]:
     """Puts loaded parameters into a freshly initialised tree, and accounts for every name.
 
-    Patterns are regular expressions, searched for in "/"-paths
-    (`down_blocks_0/resnets_1/conv1/kernel`).
+    Patterns are regular expressions, which are searched for in "/"-paths such as
+    `down_blocks_0/resnets_1/conv1/kernel`.
 
     Args:
-        template: the wanted parameters, initialised (new ones keep these values).
-        loaded: parameters of the model to start from.
-        new: what the wanted model may have and the loaded one lack. A parameter of another shape
-            that matches both `new` and `dropped` starts afresh.
-        dropped: what the loaded model may have and the wanted one lack.
-        widened: kernels that may have more input channels than the loaded ones: the loaded values
-            come first, zeros after, so that added inputs have no influence yet.
+      template: the wanted parameters, initialised; new parameters keep these values.
+      loaded: the parameters of the model to start from.
+      new: patterns of parameters that the wanted model may have and the loaded one lack. A
+        parameter of another shape that matches both `new` and `dropped` keeps its initial value.
+      dropped: patterns of parameters that the loaded model may have and the wanted one lack.
+      widened: patterns of kernels that may have more input channels than the loaded ones. The
+        loaded values come first and zeros after them, so that the added inputs have no influence
+        yet.
 
     Returns:
-        The parameters (structure and dtypes of `template`) and the report.
+      The parameters, with structure and dtypes of `template`, and the report.
 
     Raises:
-        MismatchError: a name or a shape that no pattern allows; lists them all.
+      MismatchError: no pattern allows a name or a shape; lists them all.
     """
     wanted = traverse_util.flatten_dict(template, sep="/")
     source = traverse_util.flatten_dict(loaded, sep="/")
@@ -91,7 +98,7 @@ def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
 
 
 def _only_wider(path: str, got: tuple[int, ...], want: tuple[int, ...]) -> bool:
-    """Whether two kernels differ in nothing but more input channels (the last axis but one)."""
+    """Returns whether a kernel only has more input channels, which are the last axis but one."""
     if not path.endswith("kernel") or len(got) != len(want) or len(got) < 2:
         return False
     return (*got[:-2], got[-1]) == (*want[:-2], want[-1]) and got[-2] < want[-2]

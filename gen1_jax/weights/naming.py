@@ -1,10 +1,10 @@
 """The one rule between Flax paths and PyTorch keys, and between their array layouts.
 
-A module is named in Flax exactly as in the public checkpoint, with `_` where PyTorch has a `.`
-before a number (`down_blocks_0/resnets_1/conv1/kernel` <->
-`down_blocks.0.resnets.1.conv1.weight`). The rule therefore needs no table per model: Flax to
-PyTorch is a function of the path, and PyTorch to Flax goes through a template (`jax.eval_shape` of
-the module's `init`), whose paths say which keys to expect.
+A module has the same name in Flax as in the public checkpoint, with `_` where PyTorch has a `.`
+before a number: `down_blocks_0/resnets_1/conv1/kernel` in Flax is
+`down_blocks.0.resnets.1.conv1.weight` in PyTorch. So no model needs a table. From Flax to PyTorch
+the rule is a function of the path. From PyTorch to Flax it goes through a template, the
+`jax.eval_shape` of the module's `init`, whose paths say which keys to expect.
 """
 
 import re
@@ -19,13 +19,13 @@ from gen1_jax.errors import UserError
 _WEIGHT_LEAVES = frozenset({"kernel", "scale", "embedding"})
 _TRAILING_NUMBERS = re.compile(r"^(?P<stem>.*?)(?P<numbers>(?:_\d+)+)$")
 
-# Flax [in, out], [w, in, out], [h, w, in, out] -> PyTorch [out, in], [out, in, w], [out, in, h, w].
+# Flax [in, out], [w, in, out], [h, w, in, out] → PyTorch [out, in], [out, in, w], [out, in, h, w].
 _TO_TORCH = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
 _TO_FLAX = {rank: tuple(np.argsort(axes)) for rank, axes in _TO_TORCH.items()}
 
-# Names that diffusers gave attention layers before it had one attention class; SD 1.x autoencoders
-# are published with them. An alias counts only where the new name is expected and absent (DPT and
-# ViT really have layers called `query`).
+# The names of attention layers in diffusers before it had one attention class. The autoencoders of
+# SD 1.x are published with them. An alias counts only where the new name is expected and absent,
+# because DPT and ViT have layers that are really called `query`.
 _ALIASES = {
     ".query.": ".to_q.",
     ".key.": ".to_k.",
@@ -33,19 +33,19 @@ _ALIASES = {
     ".proj_attn.": ".to_out.0.",
 }
 
-# Constants that older checkpoints carry beside the parameters; nothing is learned in them.
+# Constants that older checkpoints hold beside the parameters. They are not learned.
 _CONSTANTS = re.compile(r"(^|\.)(position_ids|num_batches_tracked)$")
 
 _MAX_LISTED = 10
 
 
 class MismatchError(UserError):
-    """The tensors at hand are not the tensors that the model has.
+    """The tensors at hand are not the tensors of the model.
 
     Attributes:
-        missing: keys that the model has and the weights lack.
-        unexpected: keys that the weights have and the model lacks.
-        wrong_shapes: `(key, shape in the weights, shape in the model)`.
+      missing: keys that the model has and the weights lack.
+      unexpected: keys that the weights have and the model lacks.
+      wrong_shapes: `(key, shape in the weights, shape in the model)`.
     """
 
     def __init__(
@@ -73,18 +73,18 @@ class MismatchError(UserError):
 
 
 def list_names(names: Iterable[str], limit: int = _MAX_LISTED) -> str:
-    """Joins the first `limit` names and says how many more there are."""
+    """Returns the first `limit` names in one line, with the number of the others."""
     names = list(names)
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f", and {rest} more" if rest > 0 else "")
 
 
 def torch_key(flax_path: tuple[str, ...]) -> str:
-    """The PyTorch key of a Flax path.
+    """Returns the PyTorch key of a Flax path.
 
-    Numbers at the end of a component become components of their own (`to_out_0` -> `to_out.0`,
-    `readout_projects_0_0` -> `readout_projects.0.0`), except after `linear`: diffusers really
-    calls two layers `linear_1` and `linear_2`.
+    Numbers at the end of a component become components of their own: `to_out_0` → `to_out.0`,
+    `readout_projects_0_0` → `readout_projects.0.0`. Numbers after `linear` stay, because diffusers
+    has layers that are really called `linear_1` and `linear_2`.
     """
     *modules, leaf = flax_path
     parts = []
@@ -98,12 +98,12 @@ def torch_key(flax_path: tuple[str, ...]) -> str:
 
 
 def to_torch(flax_path: tuple[str, ...], array: Any) -> np.ndarray:
-    """Lays out one Flax parameter as PyTorch does; contiguous, on the host, same dtype."""
+    """Returns one Flax parameter in PyTorch's layout: contiguous, on the host, dtype kept."""
     return _contiguous(_to_torch_axes(flax_path, np.asarray(array)))
 
 
 def to_flax(flax_path: tuple[str, ...], array: Any) -> np.ndarray:
-    """Lays out one PyTorch tensor as the Flax parameter at `flax_path`; inverse of `to_torch`."""
+    """Returns one PyTorch tensor in the layout of the Flax parameter; the inverse of `to_torch`."""
     array = np.asarray(array)
     if flax_path[-1] == "kernel" and array.ndim in _TO_FLAX:
         array = array.transpose(_TO_FLAX[array.ndim])
@@ -111,10 +111,10 @@ def to_flax(flax_path: tuple[str, ...], array: Any) -> np.ndarray:
 
 
 def params_to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Turns a tree of Flax parameters into a PyTorch state dict of host arrays, dtypes kept.
+    """Returns the PyTorch state dict of a tree of Flax parameters: host arrays, dtypes kept.
 
     Raises:
-        ValueError: two paths give the same key (a mistake in a module's names).
+      ValueError: two paths give the same key, which is a mistake in a module's names.
     """
     state_dict: dict[str, np.ndarray] = {}
     for path, array in traverse_util.flatten_dict(params).items():
@@ -131,16 +131,16 @@ def state_dict_to_params(
     what: str = "the weights do not fit the model",
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Any]:
-    """Turns a PyTorch state dict into a tree of Flax parameters (host arrays, dtypes kept).
+    """Returns the tree of Flax parameters of a PyTorch state dict: host arrays, dtypes kept.
 
     Args:
-        state_dict: PyTorch key -> array; each is read once.
-        template: tree of arrays or `jax.ShapeDtypeStruct`s; says which parameters there are.
-        what: how the error's line begins.
-        shapes: of the arrays, where looking at them would mean reading them.
+      state_dict: arrays by PyTorch key; each is read once.
+      template: a tree of arrays or `jax.ShapeDtypeStruct`s that says which parameters there are.
+      what: the beginning of the error's line.
+      shapes: the shapes of the arrays, if `state_dict` would have to read an array to know them.
 
     Raises:
-        MismatchError: with every key that is missing, unexpected or of another shape.
+      MismatchError: a key is missing, unexpected or of another shape; lists them all.
     """
     if shapes is None:
         shapes = {name: np.shape(array) for name, array in state_dict.items()}
@@ -159,17 +159,17 @@ def match_keys(
     """Finds each PyTorch key that a model expects among the tensors at hand.
 
     Args:
-        shapes: of the tensors at hand.
-        template: see `state_dict_to_params`.
-        what: how the error's line begins.
-        unused: patterns of "/"-paths that checkpoints may lack, since nothing is computed with
-            them.
+      shapes: the shapes of the tensors at hand, by name.
+      template: see `state_dict_to_params`.
+      what: the beginning of the error's line.
+      unused: patterns of "/"-paths that checkpoints may lack, because nothing is computed with
+        them.
 
     Returns:
-        Expected key -> name at hand, without the unused ones that are absent.
+      The name at hand of each expected key, without unused keys that are absent.
 
     Raises:
-        MismatchError: with every key that is missing, unexpected or of another shape.
+      MismatchError: a key is missing, unexpected or of another shape; lists them all.
     """
     expected = {torch_key(path): path for path in traverse_util.flatten_dict(template)}
     wanted = torch_shapes(template)
@@ -190,7 +190,7 @@ def match_keys(
 
 
 def torch_shapes(template: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The PyTorch keys of a model and the tensors' shapes, in the order of its parameters."""
+    """Returns the shape of each PyTorch tensor of a model, in the order of its parameters."""
     shapes = {}
     for path, leaf in traverse_util.flatten_dict(template).items():
         placeholder = np.broadcast_to(np.int8(0), leaf.shape)  # takes no memory
@@ -201,7 +201,7 @@ def torch_shapes(template: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def _match_names(
     names: Collection[str], expected: Mapping[str, Any]
 ) -> tuple[dict[str, str], list[str]]:
-    """Finds for each expected key its name among those at hand; the rest is unexpected."""
+    """Returns the name at hand of each expected key, and the names that nothing expects."""
     source = {key: key for key in expected if key in names}
     unexpected = []
     for name in names:

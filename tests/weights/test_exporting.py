@@ -31,7 +31,7 @@ from gen1_jax.workflow import run_part
 ROOT = Path(__file__).resolve().parents[2]
 EDIT = {"structure_level": 2, "temporal_scale": 1.2, "guidance_scale": 2.5}
 PROMPT = "a red ball over snow"
-# A process without jax and without this project.
+# The beginning of a script that can import neither jax nor this project.
 ALONE = """
 import sys
 
@@ -102,7 +102,7 @@ def test_what_was_exported_comes_back_bit_for_bit(micro_run, exported, tmp_path)
 
 
 def test_the_exported_pipeline_makes_the_same_frames_alone(exported, tmp_path):
-    """All three branches, t_s > 0, text through the prior, in a process without jax."""
+    """The edit has all three branches, t_s > 0 and a prompt; the process has no jax."""
     import_pipeline(exported, tmp_path / "pipeline")
     editor = VideoEditor.load(tmp_path / "pipeline")
     rng = np.random.default_rng(3)
@@ -170,7 +170,7 @@ def test_the_standard_parts_load_into_the_stock_classes(exported, tmp_path):
 
 
 def test_the_module_trains_and_compiles_in_torch(exported, tmp_path):
-    """One graph, and the same gradients with and without gradient checkpointing."""
+    """It compiles to one graph, and gradient checkpointing does not change the gradients."""
     code = """
         import warnings
         unet = load(sys.argv[1]).unet
@@ -213,7 +213,7 @@ def test_half_precision_and_shards(micro_run, exported, tmp_path, dtype):
 
 
 def test_weights_of_a_checkpoint(micro_run, quick, tmp_path, capsys):
-    """The average, or the weights themselves, of a run that may not be finished."""
+    """A run that is not finished gives its average, or the weights themselves."""
     run, pipeline = tmp_path / "blur", micro_run / "pipeline"
     run_part(load(micro_run, "blur"), run, progress=False)
     module, average = load_model(run / "model")
@@ -245,7 +245,7 @@ def test_the_schedule_is_written_as_diffusers_reads_it():
     assert config["prediction_type"] == "v_prediction" and not config["set_alpha_to_one"]
 
 
-# --- what goes wrong ------------------------------------------------------------------------------
+# ---- what goes wrong
 
 
 def fails(capsys, *arguments) -> str:
@@ -283,7 +283,7 @@ def test_a_damaged_part_leaves_no_half_export(micro_run, tmp_path):
 
 
 def test_a_full_disk_leaves_the_earlier_export(micro_run, exported, tmp_path):
-    """A real refusal of the operating system: no file may grow beyond a limit."""
+    """The operating system really refuses to let a file grow beyond a limit."""
     shutil.copytree(exported, tmp_path / "out")
     code = """
         import resource, signal, sys

@@ -147,7 +147,7 @@ def test_initial_parameters_are_those_of_init():
     assert_same(params, again)
 
 
-# --- reading what is wrong ------------------------------------------------------------------------
+# ---- reading what is wrong
 
 
 def rewrite_config(folder, change):
@@ -258,7 +258,7 @@ def test_empty_index(saved, index):
     fails(saved, INDEX)
 
 
-# --- writing --------------------------------------------------------------------------------------
+# ---- writing
 
 
 def test_an_existing_model_is_replaced_whole(saved):
@@ -314,7 +314,7 @@ def test_a_full_disk_leaves_everything_as_it_was(saved, monkeypatch, where, exis
 
 
 def test_the_operating_system_s_own_limit(saved):
-    """No pretence: a process that may not write more than 4 KB a file."""
+    """The process is really not allowed to write more than 4 KB to a file."""
     resource = pytest.importorskip("resource")
     script = textwrap.dedent("""
         import resource, signal, sys

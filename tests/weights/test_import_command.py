@@ -1,4 +1,4 @@
-"""`gen1 import`: every part at once, from disk or the hub, and the rest is refused by name."""
+"""`gen1 import`: every part at once, from disk or the hub; wrong input is refused by name."""
 
 import importlib
 import json
@@ -115,7 +115,7 @@ def test_what_was_trained_is_never_replaced(public, tmp_path, capsys):
 )
 def test_wrong_arguments(public, tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(public)
-    if "--prior" in arguments:  # the parts before it are whole, and stay
+    if "--prior" in arguments:  # the part before it is whole, and stays
         _, (line,) = gen1(capsys, tmp_path / "run", *arguments, code=2)
         assert re.search(words, line)
         assert {path.name for path in (tmp_path / "run").iterdir()} == {"autoencoder"}

@@ -76,7 +76,7 @@ def test_a_public_model_comes_over_bit_for_bit(tmp_path, name, max_shard_size):
     assert type(module).__name__ == ours
     assert_bits(params_to_state_dict(params), want)
 
-    # And back: the library that made it reads ours as the same model, no setting lost.
+    # The library that made the model reads ours as the same model, with every setting.
     again, report = type(model).from_pretrained(imported.folder, output_loading_info=True)
     assert not any(report.values())
     assert_bits(state_of(again), want)
@@ -95,7 +95,7 @@ def test_half_precision_becomes_float32_exactly(public, tmp_path, dtype):
 
 
 def test_an_autoencoder_with_the_old_names_of_attention(tmp_path):
-    """As Stable Diffusion 1.x's is published: old names, and half of the settings not written."""
+    """Stable Diffusion 1.x is published with old names and half of the settings."""
     model = make_reference("vae")
     model.save_pretrained(tmp_path / "public")
     old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
@@ -121,7 +121,7 @@ def test_an_autoencoder_with_the_old_names_of_attention(tmp_path):
 
 
 def test_a_unet_with_the_settings_of_2022(tmp_path):
-    """As Stable Diffusion 1.x's is published: settings that came later are not written."""
+    """Stable Diffusion 1.x is published without the settings that came later."""
     model = make_reference("unet of SD 1")
     model.save_pretrained(tmp_path / "public")
     # fmt: off
@@ -174,7 +174,7 @@ def test_depth_without_the_tensors_that_nothing_is_computed_with(tmp_path):
 
 
 def test_one_unused_tensor_missing_is_not_all_of_them(public, tmp_path):
-    """Zeros stand in by name, nowhere else."""
+    """Only the named tensors are replaced by zeros."""
     shutil.copytree(public / "depth", tmp_path / "depth")
     gone = (FIRST_RESIDUAL[0], "neck.fusion_stage.layers.1.residual_layer1.convolution1.bias")
     edit_weights(
@@ -190,13 +190,13 @@ def test_one_unused_tensor_missing_is_not_all_of_them(public, tmp_path):
 
 @pytest.fixture
 def towers(tmp_path):
-    """CLIPModel, and folders of it and of its towers as transformers writes them."""
+    """CLIPModel, and the folders of it and of its towers as transformers writes them."""
     model = make_reference("clip of OpenCLIP")
     import torch
     import transformers
 
     with torch.no_grad():
-        model.logit_scale.fill_(np.log(100))  # which published towers do not carry
+        model.logit_scale.fill_(np.log(100))  # published towers lack it; this is the default
     model.save_pretrained(tmp_path / "clip")
     for folder, kind, config in (
         ("text", transformers.CLIPTextModelWithProjection, model.config.text_config),
@@ -246,14 +246,14 @@ def test_two_towers_by_the_command_line(towers, capsys):
 
 
 def test_memory_is_the_model_s_and_little_more(public, tmp_path):
-    """A process of its own, whose largest size the operating system reports."""
+    """The import runs in a process of its own, whose largest size the system reports."""
     pytest.importorskip("resource")
-    module = PriorTransformer(num_attention_heads=16, attention_head_dim=64, num_layers=4)
+    module = PriorTransformer(num_attention_heads=8, attention_head_dim=64, num_layers=5)
     shapes = torch_shapes(param_template(module))
     size = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
-    assert size > 200e6
+    assert size > 60e6  # far above what else may vary between two imports
     rng = np.random.default_rng(0)
-    # A number a tensor: the right one in the right place, and no time spent on drawing.
+    # Each tensor holds one number throughout, which shows its place and is quick to make.
     numbers = dict(zip(shapes, rng.permutation(len(shapes)).astype(np.float32), strict=True))
     tensors = {name: np.broadcast_to(numbers[name], shape) for name, shape in shapes.items()}
     (tmp_path / "big").mkdir()
@@ -270,7 +270,7 @@ def test_memory_is_the_model_s_and_little_more(public, tmp_path):
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of macOS, in bytes
 
         small, big, run = sys.argv[1:]
-        import_part("prior", find_source(small), Path(run) / "small")  # what all imports need
+        import_part("prior", find_source(small), Path(run) / "small")  # imports need this memory
         before = peak()
         import_part("prior", find_source(big), Path(run) / "big")
         print(peak() - before)

@@ -61,7 +61,7 @@ def test_merge_without_patterns_lists_everything():
     assert caught.value.missing == ("block_0/temporal/kernel",)
     assert caught.value.unexpected == ("text_proj/kernel",)
     assert caught.value.wrong_shapes == (("conv_in/kernel", (3, 3, 4, 8), (3, 3, 12, 8)),)
-    # A pattern opens its own door only.
+    # A pattern of one kind allows nothing of another kind.
     with pytest.raises(MismatchError, match="1 of another shape"):
         merge_params(new, old, new=(".*",), dropped=("text_proj",))
     with pytest.raises(MismatchError, match="1 unexpected"):
@@ -125,7 +125,7 @@ def test_what_starts_afresh_is_drawn_and_what_is_loaded_is_not():
             assert isinstance(whole[path], jax.Array), path
             np.testing.assert_array_equal(value, whole[path], err_msg=path)
             assert not path.endswith("kernel") or np.std(value) > 0, path
-        else:  # its initial value would be lost: only its shape is there
+        else:  # the tree holds only its shape, because its initial value would not be used
             assert isinstance(whole[path], jax.ShapeDtypeStruct), path
             np.testing.assert_array_equal(value, known[path], err_msg=path)
 

@@ -1,4 +1,4 @@
-"""The naming rule: keys of public checkpoints, exact round trips, loud mismatches."""
+"""The naming rule: keys of public checkpoints, exact round trips, and every mismatch listed."""
 
 import numpy as np
 import pytest
@@ -40,9 +40,9 @@ def test_keys(path, key):
 
 def test_transposition_by_rank():
     for shape, torch_shape in [
-        ((3, 5), (5, 3)),  # [in, out] -> [out, in]
-        ((2, 3, 5), (5, 3, 2)),  # [w, in, out] -> [out, in, w]
-        ((2, 4, 3, 5), (5, 3, 2, 4)),  # [h, w, in, out] -> [out, in, h, w]
+        ((3, 5), (5, 3)),  # [in, out] → [out, in]
+        ((2, 3, 5), (5, 3, 2)),  # [w, in, out] → [out, in, w]
+        ((2, 4, 3, 5), (5, 3, 2, 4)),  # [h, w, in, out] → [out, in, h, w]
     ]:
         kernel = np.arange(np.prod(shape)).reshape(shape)
         stored = to_torch(("conv", "kernel"), kernel)
@@ -111,7 +111,7 @@ def test_old_attention_names_are_understood():
         for leaf in ("weight", "bias"):
             old[f"attn.{name}.{leaf}"] = old.pop(f"attn.{new}.{leaf}")
     assert_trees_equal(state_dict_to_params(old, tree), tree)
-    # The new name beside the old one: the old one is one too many.
+    # If the new name is there too, the old one is unexpected.
     doubled = params_to_state_dict(tree) | {"attn.query.weight": old["attn.query.weight"]}
     with pytest.raises(MismatchError, match="1 unexpected .attn.query.weight"):
         state_dict_to_params(doubled, tree)

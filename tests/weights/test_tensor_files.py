@@ -1,4 +1,4 @@
-"""safetensors files: what is written comes back bit for bit; what is damaged ends in one line."""
+"""safetensors files: tensors come back bit for bit; a damaged file ends in one line."""
 
 import json
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def every_half(dtype):
     return np.arange(2**16, dtype=np.uint16).view(dtype).reshape(256, 256)
 
 
-# --- reading --------------------------------------------------------------------------------------
+# ---- reading
 
 
 @pytest.mark.parametrize("letters", FLOATS)
@@ -59,12 +59,14 @@ def test_every_float_is_read_as_float32_exactly(tmp_path, letters):
     assert tensors["w"].dtype == tensors["scalar"].dtype == np.float32
     np.testing.assert_array_equal(tensors["w"], stored.astype(np.float32))
     assert tensors["scalar"].shape == () and tensors["scalar"] == np.float32(scalar)
-    numbers = ~np.isnan(tensors["w"])  # back in their own type: nothing was rounded
+    numbers = ~np.isnan(
+        tensors["w"]
+    )  # cast back to their own type, they show that nothing was rounded
     assert tensors["w"][numbers].astype(dtype).tobytes() == stored[numbers].tobytes()
 
 
 def test_only_what_is_asked_for_is_read(tmp_path):
-    """A file of 64 GiB, of which hardly a byte is on the disk."""
+    """The file has 64 GiB, but hardly a byte of it is on the disk."""
     size = 2**34
     header = json.dumps(
         {
@@ -86,7 +88,7 @@ def test_a_tensor_is_read_each_time_it_is_asked_for(tmp_path):
     tensors = TensorFiles(tmp_path)
     write(tmp_path, {name: 0 * array for name, array in draw(a=(2,), b=(3,)).items()})
     assert not tensors["a"].any() and not tensors["b"].any()
-    tensors["a"][:] = 1  # the caller's own copy
+    tensors["a"][:] = 1  # the array is a copy of the caller's own
     assert not tensors["a"].any()
     (tmp_path / DIFFUSERS_WEIGHTS).write_bytes(b"cut off while it was being read")
     with pytest.raises(UserError, match="cannot read b from .*safetensors"):
@@ -106,9 +108,9 @@ def test_integers_are_constants(tmp_path, dtype):
         read["position_ids"]
 
 
-# --- writing --------------------------------------------------------------------------------------
+# ---- writing
 
-# Of 4 bytes a number: 8, 4, 48, 12, 24, 4, 0 and 16.
+# In bytes, with 4 for a number: 8, 4, 48, 12, 24, 4, 0 and 16.
 TENSORS = {
     "z.weight": np.array([np.nan, -0.0], np.float32),
     "scale": np.float32(np.pi).reshape(()),
@@ -150,7 +152,7 @@ def test_shards_come_back_bit_for_bit(tmp_path, limit, names):
 
 
 def test_names_come_back_in_one_order(tmp_path):
-    """In whichever order they are given: equal models are equal files."""
+    """Equal models are equal files, in whichever order their tensors are given."""
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     (first,) = write(tmp_path / "a", TENSORS)
     (second,) = write(tmp_path / "b", dict(reversed(TENSORS.items())))
@@ -162,7 +164,7 @@ def test_names_come_back_in_one_order(tmp_path):
 def test_half_precision_is_written_rounded_once(tmp_path, dtype):
     tensors = draw(w=(40, 50)) | {"scale": np.float32(4.6052).reshape(())}
     files = write(tmp_path, tensors, dtype=dtype, max_shard_bytes=2000 * 2)
-    assert len(files) == 2  # sizes are those on the disk
+    assert len(files) == 2  # the limit is that of the size on the disk
     rounded = {name: np.asarray(array.astype(dtype)) for name, array in tensors.items()}
     assert_bits({k: v for file in files for k, v in load_file(file).items()}, rounded)
     index = json.loads((tmp_path / INDEX).read_text())
@@ -175,7 +177,7 @@ def test_what_float16_cannot_hold_is_refused(tmp_path):
         write(tmp_path, tensors, dtype=np.float16)
     assert not list(tmp_path.iterdir())
     write(tmp_path, tensors, dtype=ml_dtypes.bfloat16)
-    # The largest one, what rounds to it, and what was infinite before.
+    # The largest number, a number that rounds to it, and numbers that are infinite before.
     kept = {"edge": np.array([65504, -65519, np.inf, -np.inf, np.nan], np.float32)}
     write(tmp_path, kept, dtype=np.float16)
     want = [65504, -65504, np.inf, -np.inf, np.nan]
@@ -184,7 +186,7 @@ def test_what_float16_cannot_hold_is_refused(tmp_path):
 
 def test_a_shard_is_written_before_the_next_is_read(tmp_path):
     class Watched(Mapping):
-        """Tensors that know how many files there were when each was read."""
+        """Tensors that record how many files there were when each was read."""
 
         seen = {}
 
@@ -195,10 +197,19 @@ def test_a_shard_is_written_before_the_next_is_read(tmp_path):
         __iter__, __len__ = TENSORS.__iter__, TENSORS.__len__
 
     write(tmp_path, Watched(), max_shard_bytes=47)
-    assert list(Watched.seen.values()) == [1, 1, 0, 1, 2, 2, 2, 2]  # as the shards above
+    assert list(Watched.seen.values()) == [
+        1,
+        1,
+        0,
+        1,
+        2,
+        2,
+        2,
+        2,
+    ]  # see the shards of the test above
 
 
-# --- other libraries ------------------------------------------------------------------------------
+# ---- other libraries
 
 
 def test_diffusers_reads_our_shards(tmp_path):
@@ -233,11 +244,11 @@ def test_transformers_reads_our_shards(tmp_path):
     assert all(torch.equal(x, model.state_dict()[name]) for name, x in read.state_dict().items())
 
 
-# --- damaged files --------------------------------------------------------------------------------
+# ---- damaged files
 
 
 def packed(header, data=b"", length=None):
-    """The bytes of a file, from a header as it stands."""
+    """Returns the bytes of a file with this header, whatever it says."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
@@ -313,12 +324,12 @@ def test_a_folder_in_the_file_s_place(tmp_path):
     refused(tmp_path, f"{DIFFUSERS_WEIGHTS} is no whole safetensors file")
 
 
-# --- damaged indices ------------------------------------------------------------------------------
+# ---- damaged indices
 
 
 @pytest.fixture
 def sharded(tmp_path):
-    """Tensors a to d, one a file."""
+    """A folder of the tensors a to d, each in a file of its own."""
     files = write(tmp_path, draw(a=(2,), b=(2,), c=(2,), d=(2,)), max_shard_bytes=8)
     assert len(files) == 4
     return tmp_path
@@ -377,7 +388,7 @@ def test_an_index_that_points_elsewhere(sharded, shard):
     refused(sharded, "lists .*; accepted: safetensors files beside the index")
 
 
-# --- no safetensors -------------------------------------------------------------------------------
+# ---- no safetensors
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Gen-1's editing pipeline in PyTorch: a video's depth is kept, its content comes from a prompt.
+"""Gen-1's editing pipeline in PyTorch: it keeps a video's depth and takes content from a prompt.
 
     import torch
     from diffusers import DiffusionPipeline
@@ -8,7 +8,7 @@
     edit = pipe(load_video("clip.mp4")[:8], prompt="a blue ball over snow", structure_level=1)
     export_to_video(edit.frames, "out.mp4", fps=8)
 
-One file that needs torch, diffusers and transformers. Letters in shapes: b batch, n frames, h w
+The file needs torch, diffusers and transformers only. Letters in shapes: b batch, n frames, h w
 space, c channels, l tokens, d embedding width.
 """
 
@@ -36,10 +36,12 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclasses.dataclass
 class Gen1PipelineOutput(BaseOutput):
-    """The result.
+    """The result of an edit.
 
-    `frames`: [n H W 3], float in [0, 1] (`output_type` "np") or uint8 ("uint8"), or PIL images
-    ("pil"). `structure`: [n H W] in [-1, 1], the blurred depth that the model saw.
+    Attributes:
+      frames: [n H W 3], float in [0, 1] (`output_type` "np") or uint8 ("uint8"), or PIL images
+        ("pil").
+      structure: [n H W] in [-1, 1], the blurred depth that the model saw.
     """
 
     frames: Any
@@ -47,7 +49,7 @@ class Gen1PipelineOutput(BaseOutput):
 
 
 class Gen1Pipeline(DiffusionPipeline):
-    """Edits one clip at a time. `size`, `num_frames`: what the model was trained on."""
+    """Edits one clip at a time. `size` and `num_frames` are those of the training clips."""
 
     model_cpu_offload_seq = "depth_estimator->text_encoder->prior->image_encoder->unet->vae"
 
@@ -110,22 +112,22 @@ class Gen1Pipeline(DiffusionPipeline):
         """Edits a clip.
 
         Args:
-            frames: n frames: PIL images, or uint8 [n H W 3].
-            prompt: the content wanted, in words; or
-            image: a picture whose look to take, PIL or uint8 [H W 3].
-            depth: [n H W] inverse depth, or any map that stands in for it, instead of the estimate.
-            structure_level: t_s; 0 keeps every detail of the depth, 7 nearly nothing.
-            temporal_scale: ω_t; above 1 smoother over time, 0 each frame for itself.
-            guidance_scale: ω, how strictly the content is followed; None: the model's own default.
-            num_inference_steps: DDIM steps.
-            height, width: size to edit at; None: that of `frames`.
-            generator: of the noise.
-            latents: [n h w c] initial noise, instead of the generator's.
-            prior_noise: [1 + prior steps, d] noise of the prior, instead of the generator's.
-            output_type: "np", "uint8" or "pil".
+          frames: n frames, as PIL images or as uint8 [n H W 3].
+          prompt: the wanted content in words; either this or `image` is given.
+          image: a picture whose look is wanted, PIL or uint8 [H W 3].
+          depth: [n H W] inverse depth, or any map that stands in for it, instead of the estimate.
+          structure_level: t_s; 0 keeps every detail of the depth, 7 keeps nearly nothing.
+          temporal_scale: ω_t; above 1 is smoother over time, 0 makes each frame alone.
+          guidance_scale: ω, how strictly the content is followed; None is the model's own default.
+          num_inference_steps: DDIM steps.
+          height, width: the size to edit at; None is that of `frames`.
+          generator: the source of the noise.
+          latents: [n h w c] initial noise, instead of the generator's.
+          prior_noise: [1 + prior steps, d] noise of the prior, instead of the generator's.
+          output_type: "np", "uint8" or "pil".
 
         Raises:
-            ValueError: an argument that is not accepted; says which are.
+          ValueError: an argument is not accepted; the message says what is.
         """
         if (prompt is None) == (image is None):
             raise ValueError("give either a prompt or an image to take the content from")
@@ -178,7 +180,7 @@ class Gen1Pipeline(DiffusionPipeline):
         return Gen1PipelineOutput(frames=video, structure=seen.cpu().numpy())
 
     def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
-        """As in diffusers, and with the two source files, so that the folder loads as this one."""
+        """Saves as diffusers does, with the two source files, so that the folder loads again."""
         super().save_pretrained(save_directory, **options)
         folder = Path(save_directory)
         shutil.copyfile(inspect.getfile(type(self)), folder / "pipeline.py")
@@ -187,7 +189,7 @@ class Gen1Pipeline(DiffusionPipeline):
         index |= {"_class_name": ["pipeline", "Gen1Pipeline"], "unet": ["video_unet", "VideoUNet"]}
         (folder / self.config_name).write_text(json.dumps(index, indent=2) + "\n")
 
-    # ------------------------------------------------------------ guidance
+    # ---- guidance
 
     @torch.no_grad()
     def guided_prediction(
@@ -200,9 +202,9 @@ class Gen1Pipeline(DiffusionPipeline):
         temporal_scale: float,
         guidance_scale: float,
     ) -> Tensor:
-        """v~ = v_img(∅) + ω_t (v_vid(∅) - v_img(∅)) + ω (v_vid(c) - v_vid(∅)), [n h w c].
+        """Returns v~ = v_img(∅) + ω_t (v_vid(∅) - v_img(∅)) + ω (v_vid(c) - v_vid(∅)) [n h w c].
 
-        The three predictions are one call; the last branch skips the temporal layers.
+        The three predictions are one call. Its last branch skips the temporal layers.
         """
         embedding = level_embedding(level).to(latents).expand(*latents.shape[:-1], -1)
         sample = torch.cat([latents, structure, embedding], dim=-1)
@@ -214,33 +216,33 @@ class Gen1Pipeline(DiffusionPipeline):
         towards_video = temporal_scale * (video_null - image_null)
         return image_null + towards_video + guidance_scale * (video_content - video_null)
 
-    # ------------------------------------------------------------ frames <-> latents
+    # ---- frames and latents
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Images [n 3 H W] in [-1, 1] -> scaled latents [n h w c], the distribution's mean."""
+        """Images [n 3 H W] in [-1, 1] → scaled latents [n h w c], the distribution's mean."""
         mean = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean.float()
         return (mean * self.vae.config.scaling_factor).permute(0, 2, 3, 1)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Scaled latents [n h w c] -> frames [n H W 3] uint8."""
+        """Scaled latents [n h w c] → frames [n H W 3] uint8."""
         flat = (latents / self.vae.config.scaling_factor).permute(0, 3, 1, 2)
         images = self.vae.decode(flat.to(self.vae.dtype)).sample.float()
         frames = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return frames.permute(0, 2, 3, 1).cpu().numpy()
 
-    # ------------------------------------------------------------ structure
+    # ---- structure
 
     @torch.no_grad()
     def estimate_depth(self, pixels: Tensor) -> Tensor:
-        """Frames [n 3 H W] in 0 … 255 -> inverse depth [n H W], up to a scale and shift."""
+        """Frames [n 3 H W] in 0 … 255 → inverse depth [n H W], up to a scale and a shift."""
         model, (height, width) = self.depth_estimator, pixels.shape[2:]
         patch = model.config.patch_size
         ratio = model.config.image_size / min(height, width)
         rows, columns = (max(1, round(side * ratio / patch)) for side in (height, width))
         x = resize(pixels, rows * patch, columns * patch) / 127.5 - 1
-        # By parts: transformers' own forward takes square images only.
+        # The parts are called one by one: transformers' own forward takes square images only.
         states = model.dpt(x.to(model.dtype), output_hidden_states=True).hidden_states
         states = [states[1 + i] for i in sorted(model.config.backbone_out_indices)]
         depth = model.head(model.neck(states, rows, columns)).float()[:, None]
@@ -250,11 +252,11 @@ class Gen1Pipeline(DiffusionPipeline):
             depth = F.interpolate(depth, (height, width), mode="bilinear", antialias=True)
         return depth[:, 0]
 
-    # ------------------------------------------------------------ content
+    # ---- content
 
     @torch.no_grad()
     def image_content(self, image: Tensor) -> Tensor:
-        """A picture [1 3 H W] in 0 … 255 -> content [1 d]."""
+        """Picture [1 3 H W] in 0 … 255 → content [1 d]."""
         size = self.image_encoder.config.image_size
         height, width = image.shape[2:]
         shorter = min(height, width)
@@ -269,7 +271,7 @@ class Gen1Pipeline(DiffusionPipeline):
     def text_content(
         self, prompt: str, generator: torch.Generator | None = None, noise: Tensor | None = None
     ) -> Tensor:
-        """A prompt -> content [1 d]: the prior samples an image embedding (unCLIP, ancestral)."""
+        """Prompt → content [1 d]: the prior samples an image embedding (unCLIP, ancestral)."""
         if not prompt.strip():
             raise ValueError("the prompt is empty; say what the video should look like")
         prior, steps = self.prior, self.config.prior_num_steps
@@ -293,7 +295,7 @@ class Gen1Pipeline(DiffusionPipeline):
         return to_content(prior.post_process_latents(x).float())
 
     def _text_condition(self, prompt: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled embedding [1 d], states [1 l e], mask [1 l] up to the first end of text."""
+        """Prompt → embedding [1 d], states [1 l e], mask [1 l] up to the first end of text."""
         tokens = self.tokenizer(
             prompt,
             padding="max_length",
@@ -309,11 +311,11 @@ class Gen1Pipeline(DiffusionPipeline):
         return embed, out.last_hidden_state.to(self.prior.dtype), mask
 
 
-# ---------------------------------------------------------------- pure functions
+# ---- pure functions
 
 
 def to_tensor(images: Any, what: str, device: torch.device) -> Tensor:
-    """PIL images or uint8 [(n) H W 3] -> [n 3 H W] float32 in 0 … 255."""
+    """PIL images or uint8 [(n) H W 3] → [n 3 H W] float32 in 0 … 255."""
     if isinstance(images, (list, tuple)):
         images = [np.asarray(x.convert("RGB") if hasattr(x, "convert") else x) for x in images]
         images = np.stack(images) if images else np.zeros((0, 0, 0, 3), np.uint8)
@@ -329,7 +331,7 @@ def to_tensor(images: Any, what: str, device: torch.device) -> Tensor:
 
 
 def resize(x: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic, antialiased, in 8 bits, one axis after the other, as Pillow does; [n 3 H W]."""
+    """Resizes [n 3 H W] as Pillow does: bicubic, antialiased, one axis after the other, 8 bits."""
     if x.shape[2:] == (height, width):
         return x
     for size in ((x.shape[2], width), (height, width)):
@@ -338,31 +340,31 @@ def resize(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def to_content(embedding: Tensor) -> Tensor:
-    """CLIP embedding [b d] -> content: its direction, with unit variance (length √d)."""
+    """CLIP embedding [b d] → content [b d]: its direction, with unit variance (length √d)."""
     norm = embedding.norm(dim=-1, keepdim=True).clamp(min=1e-6)
     return embedding / norm * embedding.shape[-1] ** 0.5
 
 
 def level_embedding(level: int) -> Tensor:
-    """Sinusoidal embedding of t_s: [4]."""
+    """Level t_s → sinusoidal embedding [4]."""
     angles = level * torch.tensor([1.0, 0.25])
     return torch.cat([angles.cos(), angles.sin()])
 
 
 def normalise_clip(depth: Tensor) -> Tensor:
-    """Depth [n H W] -> [-1, 1] by the whole clip's extremes (a frame's would flicker)."""
+    """Depth [n H W] → [-1, 1] by the extremes of the clip; those of each frame would flicker."""
     low, high = depth.min(), depth.max()
     return 2 * (depth - low) / (high - low) - 1 if high > low else torch.zeros_like(depth)
 
 
 def blur(depth: Tensor, level: int) -> Tensor:
-    """Depth [n H W] at level t_s: that many rounds of blur and x1/2, then back to its size."""
+    """Depth [n H W] → after t_s rounds of blur and x1/2, resampled to its size [n H W]."""
     rows, columns = (blur_matrix(size, level).to(depth) for size in depth.shape[1:])
     return rows @ depth @ columns.T
 
 
 def blur_matrix(size: int, level: int) -> Tensor:
-    """[size size]: (1 4 6 4 1)/16 and every other sample, `level` times; then linear resampling."""
+    """Returns [size size]: `level` times (1 4 6 4 1)/16 and x1/2, then linear resampling."""
     matrix = np.eye(size)
     for _ in range(level):
         length = len(matrix)
@@ -383,9 +385,9 @@ def blur_matrix(size: int, level: int) -> Tensor:
 
 
 def prior_steps(num_steps: int, num_timesteps: int = 1000) -> list[tuple[int, float, float, float]]:
-    """The prior's ancestral steps: (t, scale of x_0, scale of x_t, scale of the noise).
+    """Returns the prior's ancestral steps: (t, scale of x_0, scale of x_t, scale of the noise).
 
-    Squared-cosine schedule, small variance: the numbers of diffusers' UnCLIPScheduler.
+    The schedule is the squared cosine with the small variance, as in diffusers' UnCLIPScheduler.
     """
 
     def alpha_bar(t: float) -> float:

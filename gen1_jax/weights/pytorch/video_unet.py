@@ -1,19 +1,19 @@
 """Gen-1's video UNet in plain PyTorch: Stable Diffusion's UNet with temporal layers.
 
-One file that needs nothing but PyTorch; where diffusers is installed it is a diffusers model
-(`from_pretrained`, `save_pretrained`, gradient checkpointing). Without it:
+The file needs PyTorch only. Where diffusers is installed, the UNet is a diffusers model, with
+`from_pretrained`, `save_pretrained` and gradient checkpointing. Without diffusers it loads so:
 
     config = json.loads(Path("unet/config.json").read_text())
     unet = VideoUNet(**{name: value for name, value in config.items() if name[0] != "_"})
     unet.load_state_dict(safetensors.torch.load_file(WEIGHTS))
 
-The keys of `state_dict()` without "temporal" in them, and
-the tensors behind them, are those of diffusers' `UNet2DConditionModel`.
+The tensors of `state_dict()` without "temporal" in their keys are those of diffusers'
+`UNet2DConditionModel`, under the same keys.
 
 Tensors are [(b g n) c h w] inside, channels-last in memory: b batch, g guidance branch, n frames.
-A temporal layer works on the first `num_video_branches` branches only; an image is a video of one
-frame and skips the temporal layers exactly. Each adds a zero-initialised projection to its input:
-before video training the network equals the image network on each frame.
+A temporal layer works on the first `num_video_branches` branches only. An image is a video of one
+frame, and skips the temporal layers exactly. Each temporal layer adds a zero-initialised projection
+to its input. So the network equals the image network on each frame before it is trained on video.
 """
 
 import math
@@ -34,7 +34,7 @@ except ImportError:
 
 
 class Axes(NamedTuple):
-    """The sizes folded into the leading axis (b g n), and how many branches are video."""
+    """The sizes folded into the leading axis (b g n), and the number of video branches."""
 
     batch: int
     branches: int
@@ -47,7 +47,7 @@ class Axes(NamedTuple):
 
 
 def on_video_branches(layer: nn.Module, x: Tensor, axes: Axes) -> Tensor:
-    """`layer` ([b g n s c] -> same) on the video branches of x [(b g n) c h w]."""
+    """Applies `layer` ([b g n s c] → same) to the video branches of x [(b g n) c h w]."""
     b, g, n, k = axes
     flat, channels, height, width = x.shape
     split = x.permute(0, 2, 3, 1).reshape(b, g, n, height * width, channels)
@@ -56,7 +56,7 @@ def on_video_branches(layer: nn.Module, x: Tensor, axes: Axes) -> Tensor:
 
 
 class TemporalConv(nn.Module):
-    """x + conv over frames (kernel 3); x [b g n s c]. Weight [out, in, 3], as in `nn.Conv1d`."""
+    """x [b g n s c] plus a convolution over frames, kernel 3; weight as in `nn.Conv1d`."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -65,7 +65,7 @@ class TemporalConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         padded = F.pad(x, (0, 0, 0, 0, 1, 1))
-        # One matrix product over (tap, channel) instead of a convolution: no transpose of frames.
+        # A matrix product over (tap, channel), unlike a convolution, needs no transpose of frames.
         taps = torch.cat([padded[:, :, :-2], x, padded[:, :, 2:]], dim=-1)
         return x + F.linear(taps, self.weight.permute(0, 2, 1).flatten(1), self.bias)
 
@@ -98,7 +98,7 @@ class Attention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """hidden * gelu(gate), both projected from x."""
+    """x → hidden * gelu(gate), both projected from x."""
 
     def __init__(self, channels: int, features: int):
         super().__init__()
@@ -110,11 +110,11 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """GEGLU, four times as wide inside."""
+    """A GEGLU that is four times as wide inside, and a projection back."""
 
     def __init__(self, channels: int):
         super().__init__()
-        # The identity stands where diffusers has a dropout.
+        # diffusers has a dropout where the identity stands.
         layers = [GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)]
         self.net = nn.Sequential(*layers)
 
@@ -181,7 +181,7 @@ class SpatialTransformer(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    """The spatial transformer's mirror along frames: x [b g n s c]; a place's frames are tokens."""
+    """The spatial transformer along frames: x [b g n s c]; the frames of one place are tokens."""
 
     def __init__(self, channels: int, heads: int, groups: int, max_frames: int):
         super().__init__()
@@ -207,7 +207,7 @@ class TemporalTransformer(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two 3x3 convolutions with the timestep added between; a temporal one follows each."""
+    """Two 3x3 convolutions with the timestep added between them; a temporal one follows each."""
 
     def __init__(
         self, channels: int, features: int, temb_width: int, groups: int, eps: float, temporal: bool
@@ -234,7 +234,7 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the size, by one 3x3 convolution of stride 2."""
+    """Halves the size by one 3x3 convolution of stride 2."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -245,7 +245,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size (nearest), cropped to `size`, which may be odd; then one 3x3 convolution."""
+    """Doubles the size (nearest), crops to `size`, which may be odd; then one 3x3 convolution."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -257,9 +257,10 @@ class Upsample(nn.Module):
 
 
 class Block(nn.Module):
-    """One resolution: a resnet, and attention where there are heads, for each of `inputs`.
+    """The layers of one resolution: a resnet for each of `inputs`, with attention after the first.
 
-    `inputs` are the resnets' input widths. The middle block attends after its first resnet only.
+    `inputs` are the input widths of the resnets. `num_attentions` says how many of them attention
+    follows: all, none, or in the middle block the first only.
     """
 
     def __init__(
@@ -306,7 +307,7 @@ class Block(nn.Module):
         axes: Axes,
         skips: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Reads `skips` from their end, if given; returns also every layer's output."""
+        """Returns the result and the output of every layer. `skips`, if given, are used up."""
         outputs = []
         for i in range(len(self.resnets)):
             if skips is not None:
@@ -324,7 +325,7 @@ class Block(nn.Module):
         return x, outputs
 
     def layer(self, i: int, x: Tensor, temb: Tensor, context: Tensor, axes: Axes) -> Tensor:
-        """The i-th resnet and, where there is one, attention."""
+        """Applies the i-th resnet and, where there is one, the i-th attention."""
         x = self.resnets[i](x, temb, axes)
         if i < len(self.attentions):
             x = self.attentions[i](x, context)
@@ -346,7 +347,7 @@ class TimestepMLP(nn.Module):
 
 
 def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
-    """Sinusoidal embedding [cos, sin] of timesteps [b] -> [b dim], float32."""
+    """Timesteps [b] → sinusoidal embedding, cosines and then sines, [b dim] float32."""
     half = dim // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
     angles = timesteps.float()[:, None] * torch.exp(-math.log(10_000.0) * exponents)
@@ -354,10 +355,10 @@ def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
 
 
 class VideoUNet(ModelMixin, ConfigMixin):
-    """v-prediction of Gen-1. Arguments are those of diffusers' config.json, then ours.
+    """Gen-1's network, which predicts v. Its arguments are those of diffusers, and then ours.
 
-    `attention_head_dim` is, as in SD 1.x's and 2.x's files, the NUMBER of heads, or one for each
-    resolution. `temporal=False` gives the image network; `max_frames` is the longest clip.
+    `attention_head_dim` is the NUMBER of heads, as in the files of SD 1.x and 2.x, or such a number
+    for each resolution. `temporal=False` gives the image network. `max_frames` is the longest clip.
     """
 
     _supports_gradient_checkpointing = True
@@ -432,13 +433,14 @@ class VideoUNet(ModelMixin, ConfigMixin):
         """Predicts v.
 
         Args:
-            sample: [b g n h w c], `in_channels` channels.
-            timesteps: [b].
-            context: [b g l d], content tokens of each branch.
-            num_video_branches: the first that many branches use the temporal layers; all if None.
+          sample: [b g n h w c], with `in_channels` channels.
+          timesteps: [b].
+          context: [b g l d], the content tokens of each branch.
+          num_video_branches: the number of branches, from the first, that use the temporal layers;
+            None is all.
 
         Returns:
-            [b g n h w out_channels], float32.
+          [b g n h w out_channels], float32.
         """
         b, g, n, height, width, _ = sample.shape
         axes = Axes(b, g, n, g if num_video_branches is None else num_video_branches)
@@ -447,7 +449,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
         temb = F.silu(self.time_embedding(temb)).repeat_interleave(g * n, dim=0)
         context = context.flatten(0, 1).to(sample.dtype).repeat_interleave(n, dim=0)
 
-        # A view: the tensor's memory stays channels-last, and so does every layer's output.
+        # A permuted view keeps memory channels-last, and so is the output of every layer.
         x = self.conv_in(sample.flatten(0, 2).permute(0, 3, 1, 2))
         skips = [x]
         for block in self.down_blocks:
