@@ -74,6 +74,7 @@ def guided_prediction(
     """
     chex.assert_rank([z, t, content], [5, 1, 3])
     chex.assert_equal_shape_prefix([z, t, content], 1)
+    chex.assert_type([z, t, content], [float, int, float])
     inputs = model_input(z, structure, level)
     null = jnp.zeros_like(content)
     branches = network(

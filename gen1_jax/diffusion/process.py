@@ -34,6 +34,7 @@ class Schedule:
     def coefficients(self, t: jax.Array, like: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns √ᾱ_t and √(1−ᾱ_t), shaped to multiply `like`."""
         chex.assert_rank(t, {0, 1})
+        chex.assert_type(t, int)
         alpha = self.alphas_cumprod[t]
         alpha = alpha.reshape(alpha.shape + (1,) * (like.ndim - alpha.ndim))
         return jnp.sqrt(alpha), jnp.sqrt(1 - alpha)

@@ -50,6 +50,7 @@ def sample_latents(
     """
     chex.assert_rank([noise, content], [5, 2])
     chex.assert_equal_shape_prefix([noise, content], 1)
+    chex.assert_type([noise, content], float)
 
     def network(*arguments, **keywords):
         return module.apply({"params": params}, *arguments, **keywords)

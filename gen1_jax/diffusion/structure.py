@@ -66,6 +66,7 @@ def _resize(size: int, out: int) -> np.ndarray:
 def blur(depth: jax.Array, level: jax.Array) -> jax.Array:
     """Blurs depth [b n h w] to level t_s [b], 0 … 7, with one matrix product for each axis."""
     chex.assert_rank([depth, level], [4, 1])
+    chex.assert_type([depth, level], [float, int])
     rows = jnp.asarray(blur_matrices(depth.shape[2]))[level]
     columns = jnp.asarray(blur_matrices(depth.shape[3]))[level]
     # Accelerators round factors to 8 or 11 bits by default; level 0 would then be no identity.

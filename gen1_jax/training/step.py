@@ -63,6 +63,7 @@ def train_step(
     norm = optax.tree.norm(gradient)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
     chex.assert_rank([value, norm], 0)
+    chex.assert_type([value, norm], float)
 
     def update(params, ema, opt_state):
         direction, opt_state = optimizer.update(gradient, opt_state, params)
