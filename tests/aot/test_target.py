@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import jax
 import micro
 import pytest
+from tiny_unet import quick_jit
 
 from gen1_jax import cli
 from gen1_jax.aot import search
@@ -69,7 +70,13 @@ def bytes_of(*parts: str) -> int:
     return sum(4 * x.size for module in models for x in jax.tree.leaves(param_template(module)))
 
 
-def test_encoding_costs_its_levels():
+@pytest.fixture
+def quick_compile(monkeypatch):
+    """Compiles programs that never run without optimising their machine code."""
+    monkeypatch.setattr(jax, "jit", quick_jit)
+
+
+def test_encoding_costs_its_levels(quick_compile):
     """A second level costs as much as a third; frames are encoded once for any number of levels."""
     target = make_target("cpu:2", {"data": -1, "fsdp": 1})
     one, two, three = (
@@ -88,7 +95,7 @@ def test_encoding_costs_its_levels():
     assert third.flops - first.flops == pytest.approx(2 * each / 2, rel=0.05)  # two devices
 
 
-def test_sampling_costs_its_steps_and_no_collective():
+def test_sampling_costs_its_steps_and_no_collective(quick_compile):
     """Each device holds all guidance branches of its clips, so guidance sends nothing."""
     target = make_target("cpu:8", {"data": -1, "fsdp": 1})
     reports = [
@@ -103,9 +110,9 @@ def test_sampling_costs_its_steps_and_no_collective():
     assert all(report.collectives == {} for report in reports)
 
 
-def test_known_peaks_bound_the_share_of_them():
+def test_known_peaks_bound_the_share_of_them(quick_compile):
     target = make_target("cpu:2", {"data": -1, "fsdp": 1})._replace(chip=CHIPS["v5e"])
-    work = train_work(config_of("depth"), {}, target, images=False)
+    work = train_work(config_of("clip"), {}, target, images=False)
     report = measure(work, target)
     longest = max(report.arithmetic_seconds, report.memory_seconds, report.interconnect_seconds)
     assert report.hbm_available_bytes == int(15.75 * 2**30)
@@ -116,10 +123,10 @@ def test_known_peaks_bound_the_share_of_them():
     assert "MFU" in compile_step.table(report)
 
 
-def test_a_program_that_does_not_fit_is_an_answer():
+def test_a_program_that_does_not_fit_is_an_answer(quick_compile):
     target = make_target("cpu:2", {"data": -1, "fsdp": 1})
     small = target._replace(chip=CHIPS["v5e"]._replace(memory=1e5))
-    report = measure(train_work(config_of("depth"), {}, small, images=False), small)
+    report = measure(train_work(config_of("clip"), {}, small, images=False), small)
     assert not report.fits
     assert "does not fit" in compile_step.table(report)
     assert "--microbatches" in compile_step.table(report)
@@ -296,17 +303,13 @@ def test_without_the_tpu_s_compiler_it_says_what_to_install(monkeypatch):
         make_target("v5p:2x2x1", {"data": -1, "fsdp": 1})
 
 
-def test_sharded_parameters_are_sent_and_activations_are_not():
+def test_sharded_parameters_are_sent_and_activations_are_not(quick_compile):
     """Devices that hold shards of the parameters send no more for a larger batch."""
     target = make_target("cpu:8", {"data": 2, "fsdp": 4})
     sent = []
     for batch_size in (16, 32):
         config = config_of("image", microbatches=2)
-        config.model.update(
-            down_block_types=("DownBlock2D",) * 2,
-            up_block_types=("UpBlock2D",) * 2,
-            block_out_channels=(64, 64),
-        )
+        config.model.block_out_channels = (64,)
         config.data.image_batch_size = batch_size
         report = measure(train_work(config, {}, target, images=True), target)
         assert report.collectives["all-gather"]["bytes"] > 0.7 * 4 * report.parameters
