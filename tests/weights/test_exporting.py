@@ -10,27 +10,31 @@ import textwrap
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 from micro_run import load
 from safetensors.numpy import load_file
+from tiny_unet import drawn_params
 
 from gen1_jax.cli import main
 from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
+from gen1_jax.files import write_json
 from gen1_jax.pipeline import MODELS
-from gen1_jax.training.checkpoint import read_params
+from gen1_jax.training.checkpoint import Checkpoints
+from gen1_jax.training.state import make_optimizer, new_state
 from gen1_jax.weights.exporting import export_pipeline
-from gen1_jax.weights.folder import load_model, param_template
+from gen1_jax.weights.folder import module_from_config
 from gen1_jax.weights.importing import import_pipeline
 from gen1_jax.weights.naming import params_to_state_dict
 from gen1_jax.weights.pipeline_index import scheduler_config
-from gen1_jax.workflow import run_part
 
 ROOT = Path(__file__).resolve().parents[2]
 EDIT = {"structure_level": 2, "temporal_scale": 1.2, "guidance_scale": 2.5}
 PROMPT = "a red ball over snow"
+STEPS = 10
 # The beginning of a script that can import neither jax nor this project.
 ALONE = """
 import sys
@@ -101,14 +105,14 @@ def test_what_was_exported_comes_back_bit_for_bit(micro_run, exported, tmp_path)
         assert (tmp_path / "again" / name).read_text() == (exported / name).read_text()
 
 
-def test_the_exported_pipeline_makes_the_same_frames_alone(exported, tmp_path):
+def test_the_exported_pipeline_makes_the_same_frames_alone(exported, quick, tmp_path):
     """The edit has all three branches, t_s > 0 and a prompt; the process has no jax."""
     import_pipeline(exported, tmp_path / "pipeline")
     editor = VideoEditor.load(tmp_path / "pipeline")
     rng = np.random.default_rng(3)
     frames = rng.integers(0, 256, (4, 16, 24, 3), np.uint8)  # not square
     steps, seed, width = editor.settings["prior"]["num_steps"], 5, editor.unet.cross_attention_dim
-    edit = editor.edit(frames, prompt=PROMPT, seed=seed, num_steps=20, **EDIT)
+    edit = editor.edit(frames, prompt=PROMPT, seed=seed, num_steps=STEPS, **EDIT)
 
     key = jax.random.key(seed)
     noise = jax.random.normal(key, (1, 4, 8, 12, 4))[0]
@@ -121,7 +125,7 @@ def test_the_exported_pipeline_makes_the_same_frames_alone(exported, tmp_path):
         pipe = load(sys.argv[1])
         pipe.set_progress_bar_config(disable=True)
         options = dict(
-            prompt={PROMPT!r}, num_inference_steps=20, output_type="uint8", **{EDIT!r},
+            prompt={PROMPT!r}, num_inference_steps={STEPS}, output_type="uint8", **{EDIT!r},
             latents=torch.from_numpy(given["noise"]),
             prior_noise=torch.from_numpy(given["prior_noise"]),
         )
@@ -212,28 +216,33 @@ def test_half_precision_and_shards(micro_run, exported, tmp_path, dtype):
     assert_same_bits(tensors_of(tmp_path / "back" / "unet"), want)
 
 
-def test_weights_of_a_checkpoint(micro_run, quick, tmp_path, capsys):
+def write_run(folder: Path, config, step: int = 2) -> dict[str, dict]:
+    """Writes a run with one checkpoint, whose average and weights were drawn; returns the two."""
+    module = module_from_config(config.model.to_dict())
+    drawn = {"ema": drawn_params(module, 1), "raw": drawn_params(module, 2)}
+    optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
+    state = new_state(optimizer, drawn["raw"]).replace(ema=drawn["ema"], step=jnp.int32(step))
+    Checkpoints(folder / "checkpoints").save_now(step, state, {})
+    write_json(folder / "config.json", config.to_dict())
+    return {which: params_to_state_dict(params) for which, params in drawn.items()}
+
+
+def test_weights_of_a_checkpoint(micro_run, tmp_path, capsys):
     """A run that is not finished gives its average, or the weights themselves."""
     run, pipeline = tmp_path / "blur", micro_run / "pipeline"
-    run_part(load(micro_run, "blur"), run, progress=False)
-    module, average = load_model(run / "model")
-    written = {}
-    for which in ("raw", "ema"):
+    drawn = write_run(run, load(micro_run, "blur"))
+    for which, want in drawn.items():
         output = tmp_path / which
         arguments = ["export", pipeline, "-o", output, "--run", run, "--weights", which]
         assert main([*map(str, arguments)]) == 0
-        step, params = read_params(run / "checkpoints", param_template(module), which)
-        written[which] = tensors_of(output / "unet")
-        assert_same_bits(written[which], params_to_state_dict(params))
-        assert step == 2 and "at step 2" in (output / "README.md").read_text()
-    assert_same_bits(written["ema"], params_to_state_dict(average))
-    assert any((written["raw"][name] != x).any() for name, x in written["ema"].items())
+        assert_same_bits(tensors_of(output / "unet"), want)
+        assert "at step 2" in (output / "README.md").read_text()
     capsys.readouterr()
     error = fails(capsys, "export", pipeline, "-o", tmp_path / "x", "--weights", "raw")
-    assert "--weights raw needs --run" in error
+    assert "--run" in error
     error = fails(capsys, "export", pipeline, "-o", tmp_path / "x", "--run", tmp_path)
-    assert "no readable config.json" in error
-    run_part(load(micro_run, "prior"), tmp_path / "prior", progress=False)
+    assert f"config.json in {tmp_path}" in error
+    write_run(tmp_path / "prior", load(micro_run, "prior"))
     error = fails(capsys, "export", pipeline, "-o", tmp_path / "x", "--run", tmp_path / "prior")
     assert "PriorTransformer" in error and not (tmp_path / "x").exists()
 
@@ -260,7 +269,7 @@ def test_bad_arguments(micro_run, tmp_path, capsys):
     error = fails(capsys, "export", tmp_path / "none", "-o", tmp_path / "x")
     assert "no pipeline folder" in error
     error = fails(capsys, "export", pipeline, "-o", tmp_path / "x", "--max-shard-size", "big")
-    assert "accepted: a number and KB, MB or GB" in error
+    assert "--max-shard-size big" in error
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     error = fails(capsys, "export", pipeline, "-o", tmp_path / "full")
@@ -274,10 +283,10 @@ def test_a_damaged_part_leaves_no_half_export(micro_run, tmp_path):
     shutil.copytree(micro_run / "pipeline", tmp_path / "pipeline")
     file = tmp_path / "pipeline" / "prior" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(UserError, match="no whole safetensors file"):
+    with pytest.raises(UserError, match=file.name):
         export_pipeline(tmp_path / "pipeline", tmp_path / "out")
     shutil.rmtree(tmp_path / "pipeline" / "prior")
-    with pytest.raises(UserError, match="has no prior"):
+    with pytest.raises(UserError, match="no prior"):
         export_pipeline(tmp_path / "pipeline", tmp_path / "out")
     assert [file.name for file in tmp_path.iterdir()] == ["pipeline"]
 
