@@ -14,7 +14,7 @@ from gen1_jax.config import load_config, load_model_configs, resolve_paths
 from gen1_jax.configs import base, demo, paper, tiny
 from gen1_jax.data_pipelines.moving_shapes.builder import CONFIGS as WORLDS
 from gen1_jax.errors import UserError
-from gen1_jax.pipeline import SETTINGS
+from gen1_jax.pipeline import ENCODERS, MODELS, SETTINGS
 from gen1_jax.precompute import check_settings as check_encoding
 from gen1_jax.training.objectives import make_objective
 from gen1_jax.training.state import make_optimizer
@@ -26,14 +26,9 @@ CONFIGS = {"tiny": tiny, "demo": demo, "paper": paper}
 EACH = [(name, part) for name, module in CONFIGS.items() for part in module.PARTS]
 FIELDS = set(Batch.__dataclass_fields__)
 # The class that each part's model is built as.
-CLASSES = {
-    "unet": "VideoUNet",
-    "autoencoder": "AutoencoderKL",
-    "clip": "CLIPModel",
-    "depth": "DPTForDepthEstimation",
-    "prior": "PriorTransformer",
-    **dict.fromkeys(("image", "video", "structure", "blur"), "VideoUNet"),
-}
+CLASSES = {part.run_folder: part.kind for part in MODELS.values()} | dict.fromkeys(
+    ("image", "video", "structure", "blur"), "VideoUNet"
+)
 
 
 def check_train(part: str, config: ConfigDict) -> None:
@@ -58,7 +53,7 @@ def check_given(part: str, config: ConfigDict) -> None:
 
 
 def check_pipeline(part: str, config: ConfigDict) -> None:
-    assert set(config.folders) == {"unet", "vae", "clip", "depth", "prior"}
+    assert set(config.folders) == MODELS.keys()
     assert set(config.settings) == set(SETTINGS)
 
 
@@ -226,11 +221,13 @@ def test_paths_are_relative_to_the_parts_own_folder(tmp_path):
     assert resolved.d == "/y" and resolved.e == math.pi
 
 
-def test_models_are_known_by_the_folders_of_their_parts():
-    folders = base.model_folders("vae", "clip", "depth", "prior")
+def test_models_lie_in_the_folders_of_the_table_of_parts():
+    folders = base.model_folders(*ENCODERS)
+    assert folders == {n: f"../{part.run_folder}/model" for n, part in ENCODERS.items()}
     models = load_model_configs("tiny:blur", folders)
-    parts = {"vae": "autoencoder", "clip": "clip", "depth": "depth", "prior": "prior"}
-    assert models == {n: tiny.get_config(part).model.to_dict() for n, part in parts.items()}
+    assert models == {
+        name: tiny.get_config(part.run_folder).model.to_dict() for name, part in ENCODERS.items()
+    }
 
 
 def test_a_config_of_ones_own_may_build_on_the_base(tmp_path):
