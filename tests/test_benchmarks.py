@@ -51,6 +51,17 @@ def test_each_says_what_it_measures(help_texts, name):
     assert code == 0 and output.startswith("usage: ") and "last line is one JSON" in output
 
 
+def test_every_mutant_has_one_place_in_the_code(monkeypatch):
+    """A mutant whose line was rewritten is to be written anew."""
+    monkeypatch.syspath_prepend(FOLDER)
+    from mutants import MUTANTS, find
+
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 40
+    for mutant in MUTANTS:
+        assert find(mutant).is_file() and mutant.old != mutant.new
+        assert all((FOLDER.parent / tests).is_file() for tests in mutant.tests.split())
+
+
 def test_the_train_step_is_the_same_as_torch_s(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     spec = importlib.util.spec_from_file_location("benchmark_train_step", FOLDER / "train_step.py")

@@ -48,6 +48,32 @@ def test_latents_and_frames_have_each_others_shapes(models, quick):
     np.testing.assert_allclose(alone[0, 0], latents[0, 1], atol=1e-4)
 
 
+def test_frames_are_the_autoencoder_s_of_latents_without_their_scale(models, quick):
+    conditioner, encoder_params = models
+    latents = normal(0, 2, 3, 8, 8, 4)
+    scale = conditioner.vae.scaling_factor
+    assert scale != 1
+    images = jax.jit(conditioner.vae.apply, static_argnames="method")(
+        {"params": encoder_params["vae"]}, latents.reshape(6, 8, 8, 4) / scale, method="decode"
+    )
+    frames = jax.jit(conditioner.decode)(encoder_params, latents)
+    expected = np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255)
+    assert expected.std() > 1
+    np.testing.assert_allclose(frames.reshape(images.shape), expected, atol=1)
+
+
+def test_content_is_that_of_pixels_normalised_as_clip_s_were(models, quick):
+    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+    conditioner, encoder_params = models
+    pixels = (FRAMES[0] / 255 - OPENAI_CLIP_MEAN) / OPENAI_CLIP_STD
+    embedding = jax.jit(conditioner.clip.apply, static_argnames="method")(
+        {"params": encoder_params["clip"]}, pixels.astype(np.float32), method="encode_image"
+    )
+    content = jax.jit(conditioner.image_content)(encoder_params, FRAMES[0])
+    np.testing.assert_allclose(content, to_content(embedding), atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(16, 16), (20, 30), (7, 33)])
 def test_depth_has_the_size_of_the_frames_whatever_it_is(models, quick, size):
     conditioner, encoder_params = models

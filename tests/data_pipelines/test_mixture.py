@@ -2,6 +2,7 @@
 
 import json
 
+import grain
 import numpy as np
 import pytest
 
@@ -53,6 +54,19 @@ def test_one_batch_in_eight_is_images_and_never_two_in_a_row():
 def test_other_fractions_are_exact_too(fraction):
     mixed = mixture.mix([labelled(0, 0)], [labelled(1, 1)], fraction)
     assert abs(sum(mixed[step] for step in range(1000)) - 1000 * fraction) < 1
+
+
+@pytest.mark.parametrize("fraction", [0.125, 0.3, 0.9])
+def test_no_batch_of_either_kind_is_left_out(fraction):
+    def numbered(kind):
+        dataset = grain.MapDataset.source(range(100))
+        return [dataset.map(lambda number: (kind, number))]
+
+    mixed = mixture.mix(numbered("video"), numbered("image"), fraction)
+    drawn = [mixed[step] for step in range(100)]
+    for kind in ("video", "image"):
+        numbers = [number for one, number in drawn if one == kind]
+        assert numbers == list(range(len(numbers)))
 
 
 def test_buckets_are_mixed_before_images_and_videos():

@@ -122,6 +122,18 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
         train_step(state, batch, {}, 0.1, **settings, microbatches=5)
 
 
+def test_parts_of_a_batch_draw_different_numbers():
+    def loss(params, encoder_params, batch, key):
+        draw = jax.random.normal(key)
+        return params["dense"]["kernel"].sum(), {"draw": draw, "square": draw**2}
+
+    optimizer = make_optimizer(num_steps=9, learning_rate=0.1, warmup_steps=0)
+    settings = {"loss": loss, "optimizer": optimizer, "ema_decay": 0.9, "seed": 0}
+    state, batch = new_state(optimizer, PARAMS), Batch(content=normal(3, 4, 3))
+    _, metrics = train_step(state, batch, {}, 0.1, **settings, microbatches=2)
+    assert metrics["square"] - metrics["draw"] ** 2 > 1e-3  # the variance of the two draws
+
+
 def bad_from(first: int, last: int):
     """Returns a loss that is NaN at steps first … last − 1; the content holds the step."""
 
@@ -150,6 +162,18 @@ def test_a_step_without_numbers_changes_nothing_and_is_counted():
         same = all(map(np.array_equal, jax.tree.leaves(kept), jax.tree.leaves(now)))
         assert same == (step in (1, 2)) and int(state.step) == step + 1
     assert counts == [0, 1, 2, 0, 0]
+
+
+def test_a_gradient_without_numbers_changes_nothing_although_the_loss_is_finite():
+    def loss(params, encoder_params, batch, key):
+        return jnp.sqrt(params["dense"]["bias"].sum() - 2), {}  # √0, whose slope is infinite
+
+    optimizer = make_optimizer(num_steps=10, learning_rate=0.1, warmup_steps=0)
+    state, batch = new_state(optimizer, PARAMS), Batch(content=jnp.ones((1, 3)))
+    settings = {"loss": loss, "optimizer": optimizer, "ema_decay": 0.9, "seed": 0}
+    after, metrics = train_step(state, batch, {}, 0.1, **settings)
+    assert metrics["loss"] == 0 and int(after.bad_steps) == 1
+    chex.assert_trees_all_equal(after.params, PARAMS)
 
 
 def test_sharded_parameters_train_to_the_same_numbers(quick):
