@@ -5,6 +5,7 @@ starts have them too.
 """
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
@@ -43,19 +44,29 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope="session")
 def micro_run(tmp_path_factory):
-    """A run folder of the smallest models: world, tokenizer, models, encoded clips, pipeline."""
+    """A run folder of the smallest models: world, tokenizer, models, encoded clips, pipeline.
+
+    The workers of pytest-xdist share one folder, which the first of them makes. A test that writes
+    to it takes a name that no other file of tests takes.
+    """
     from micro_run import make_run
 
-    root = tmp_path_factory.mktemp("micro")
-    with pytest.MonkeyPatch.context() as patch:
-        compile_fast(patch, root)
-        make_run(root)
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root, whole = shared / "micro", shared / "micro_is_whole"
+    with open(shared / "micro_lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.exists():
+            with pytest.MonkeyPatch.context() as patch:
+                compile_fast(patch, root)
+                make_run(root)
+            whole.touch()
     return root
 
 
 @pytest.fixture
 def quick(monkeypatch, micro_run):
-    """Programs that compile fast and run slowly, on one device, each compiled once a session."""
+    """Has programs compile fast and run slowly, on one device."""
     compile_fast(monkeypatch, micro_run)
 
 
@@ -105,6 +116,7 @@ def compile_fast(monkeypatch, root, devices: int = 1) -> None:
     from gen1_jax import precompute as encoding
     from gen1_jax import workflow
     from gen1_jax.distributed import make_mesh
+    from gen1_jax.training import loop  # noqa: F401  # with libraries that use jit when imported
 
     used = jax.devices()[:devices]
     monkeypatch.setattr(jax, "jit", quick_jit)

@@ -13,6 +13,9 @@ from gen1_jax.tokenizer import load_tokenizer
 from gen1_jax.weights.folder import module_from_config, save_model
 from gen1_jax.workflow import run_part
 
+# Changes of a config that is trained on one device. Tests that share them share compiled programs.
+SMALL = {"data.batch_size": 2, "data.image_batch_size": 4}
+
 
 def make_run(root: Path) -> None:
     """A run folder as `gen1 all` leaves it, but its models are drawn instead of trained."""

@@ -4,6 +4,7 @@ This is the one format of a finished model. A folder that is saved here loads in
 `from_pretrained`, and public checkpoints load here.
 """
 
+import functools
 import importlib
 import os
 from collections.abc import Iterator, Mapping
@@ -73,6 +74,12 @@ def init_params(
 
 def param_template(module: nn.Module) -> dict[str, Any]:
     """Returns shapes and dtypes of a module's parameters, without computing any."""
+    return jax.tree.map(lambda leaf: leaf, _trace_template(module))  # callers may change theirs
+
+
+@functools.lru_cache(maxsize=32)
+def _trace_template(module: nn.Module) -> dict[str, Any]:
+    """Traces a module once: a training run asks for some templates ten times."""
     return jax.eval_shape(module.init, jax.random.key(0), *module.dummy_inputs())["params"]
 
 

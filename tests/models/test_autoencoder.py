@@ -183,7 +183,8 @@ def test_unsupported_settings_are_named(change, message):
 
 
 def test_settings_that_are_off_may_be_unknown():
-    AutoencoderKL.from_config(TINY | {"new_feature": False, "other": None})
+    module = AutoencoderKL.from_config(TINY | {"new_feature": False, "other": None})
+    assert module == AutoencoderKL.from_config(TINY)
 
 
 def test_sizes_that_do_not_fit_are_refused():

@@ -17,7 +17,7 @@ import jaxlib
 import micro
 import numpy as np
 import pytest
-from micro_run import load
+from micro_run import SMALL, load
 from tensorboardX.proto.event_pb2 import Event
 
 from gen1_jax.workflow import run_part
@@ -34,7 +34,7 @@ TOLERANCE = 2e-3
 def changes(part: str) -> dict:
     """Settings of a part's config that make its run one of twenty small steps."""
     changes = {"num_steps": STEPS, "checkpoint_every": STEPS, "sample_every": 0, "log_every": 1}
-    changes |= {"data.batch_size": 2, "data.image_batch_size": 4}
+    changes |= SMALL
     if part in ("video", "structure", "blur"):
         changes["data.image_fraction"] = 0.25
     return changes

@@ -13,7 +13,7 @@ import micro
 import numpy as np
 import pytest
 from conftest import compile_fast
-from micro_run import load
+from micro_run import SMALL, load
 from safetensors.numpy import load_file
 
 from gen1_jax import cli
@@ -33,7 +33,7 @@ def stream(config):
 
 
 def test_the_autoencoder_ends_with_latents_of_unit_deviation(micro_run, quick, tmp_path):
-    config = load(micro_run, "autoencoder", log_every=3, num_steps=3)
+    config = load(micro_run, "autoencoder", **SMALL, log_every=3, num_steps=3)
     folder = train_on(config, tmp_path, stream(config), progress=False)
     vae, params = load_model(folder)
     frames = np.concatenate([next(stream(config)()).frames for _ in range(4)])
@@ -45,7 +45,7 @@ def test_the_autoencoder_ends_with_latents_of_unit_deviation(micro_run, quick, t
 def test_the_prior_keeps_the_statistics_of_its_data(micro_run, quick, tmp_path):
     """Gradients and weight decay do not reach the statistics."""
     decay = {"optimizer.weight_decay": 0.5}
-    config = load(micro_run, "prior", log_every=5, num_steps=5, **decay)
+    config = load(micro_run, "prior", **SMALL, log_every=5, num_steps=5, **decay)
     folder = train_on(config, tmp_path, stream(config), progress=False)
     batches = stream(config)()
     content = np.concatenate([next(batches).content for _ in range(8)]).astype(np.float32)
@@ -144,7 +144,7 @@ def test_several_steps_without_numbers_end_the_run_and_keep_the_batch(
     [(signal.SIGINT, Stopped, 130), (signal.SIGTERM, Preempted, 75)],
 )
 def test_a_signal_saves_and_has_its_own_exit_code(micro_run, quick, tmp_path, number, kind, code):
-    config = load(micro_run, "autoencoder", num_steps=9, checkpoint_every=100)
+    config = load(micro_run, "autoencoder", **SMALL, num_steps=9, checkpoint_every=100)
 
     class Signalled:
         """A stream that sends the process a signal with its fourth batch."""
@@ -169,15 +169,11 @@ def test_a_signal_saves_and_has_its_own_exit_code(micro_run, quick, tmp_path, nu
 
 
 def test_a_run_says_where_its_time_goes(micro_run, quick, tmp_path, scalars):
-    config = load(micro_run, "autoencoder", num_steps=6)
+    config = load(micro_run, "autoencoder", **SMALL, num_steps=6)
     train_on(config, tmp_path, stream(config), progress=False, profile=2)
     (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
-    events = [
-        event
-        for plane in jax.profiler.ProfileData.from_file(str(trace)).planes
-        for line in plane.lines
-        for event in line.events
-    ]
+    profile = jax.profiler.ProfileData.from_file(str(trace))  # owns the memory of its events
+    events = [event for plane in profile.planes for line in plane.lines for event in line.events]
     assert [dict(event.stats)["step_num"] for event in events if event.name == "train"] == [2, 3]
     # Python calls (`$file.py:1 name`) are not traced: that can crash a process with threads.
     assert not [event.name for event in events if event.name.startswith("$")]

@@ -10,11 +10,9 @@ import time
 from itertools import islice
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
-from micro_run import load
+from micro_run import SMALL, load
 
 from gen1_jax.data_pipelines.sources import make_stream
 from gen1_jax.errors import UserError
@@ -57,28 +55,12 @@ def rng() -> random.Random:
     return random.Random(seed)
 
 
-@pytest.fixture
-def cached(quick, monkeypatch, tmp_path_factory):
-    """Keeps compiled programs on disk, so that a second run reads them."""
-    folder = tmp_path_factory.mktemp("cache")
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(folder), 0), strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()  # whether there is one is asked but once
-    yield
-    assert any(folder.iterdir())
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 def test_a_stage_broken_off_at_a_random_step_goes_on_to_the_same_numbers(
-    micro_run, cached, tmp_path, capsys, rng
+    micro_run, quick, tmp_path, capsys, rng
 ):
     """The stage has image and video batches, encoded clips, drawn levels and an average."""
-    changes = {"num_steps": 7, "checkpoint_every": 2, "data.image_fraction": 0.5}
-    config = load(micro_run, "blur", **changes)
+    changes = {"num_steps": 7, "checkpoint_every": 2, "sample_every": 0}
+    config = load(micro_run, "blur", **SMALL, **changes, **{"data.image_fraction": 0.5})
     expected = run(config, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="broken off"):
         run(config, tmp_path / "broken", rng.randint(2, 6))
@@ -88,9 +70,9 @@ def test_a_stage_broken_off_at_a_random_step_goes_on_to_the_same_numbers(
     assert "from" not in capsys.readouterr().out
 
 
-def test_what_a_run_prepares_from_data_is_prepared_once(micro_run, cached, tmp_path, rng):
+def test_what_a_run_prepares_from_data_is_prepared_once(micro_run, quick, tmp_path, rng):
     """The prior's statistics are those of the first batches, which the first steps read again."""
-    config = load(micro_run, "prior", num_steps=3, checkpoint_every=1, sample_every=1000)
+    config = load(micro_run, "prior", **SMALL, num_steps=3, checkpoint_every=1, sample_every=0)
     expected = run(config, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="broken off"):
         run(config, tmp_path / "broken", 8 + rng.randint(1, 2))
@@ -110,13 +92,9 @@ STEPS = 60
 
 
 @pytest.fixture(scope="module")
-def start(micro_run, tmp_path_factory):
+def start(micro_run):
     """Starts `gen1 train` on the micro CLIP, in RUN/name, as a process of its own."""
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
     def start(name: str) -> subprocess.Popen:
         settings = (f"num_steps={STEPS}", "checkpoint_every=5", "log_every=1", "sample_every=1000")

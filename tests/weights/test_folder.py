@@ -274,8 +274,11 @@ def test_an_existing_model_is_replaced_whole(saved):
 
 def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "prior").mkdir()
-    save_model(tmp_path / "prior", PRIOR, random_params(PRIOR))
-    load_model(tmp_path / "prior")
+    params = random_params(PRIOR)
+    save_model(tmp_path / "prior", PRIOR, params)
+    module, loaded = load_model(tmp_path / "prior")
+    assert module == PRIOR
+    assert_same(loaded, params)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
