@@ -20,7 +20,7 @@ from gen1_jax.batch import Batch
 from gen1_jax.diffusion import prior as prior_diffusion
 from gen1_jax.diffusion.structure import structure_image
 from gen1_jax.errors import UserError
-from gen1_jax.models import clip, dpt
+from gen1_jax.models.preprocess import preprocess_for_clip, preprocess_for_depth
 from gen1_jax.pipeline import ENCODERS
 from gen1_jax.weights.folder import load_model
 
@@ -124,7 +124,7 @@ class Conditioner:
         patch, shorter = self.depth.patch_size, self.depth.image_size
         factor = shorter / min(height, width)
         size = tuple(max(1, round(side * factor / patch)) * patch for side in (height, width))
-        pixels = dpt.preprocess(rearrange(frames, "b n h w c -> (b n) h w c"), size)
+        pixels = preprocess_for_depth(rearrange(frames, "b n h w c -> (b n) h w c"), size)
         depth = self.depth.apply({"params": encoder_params["depth"]}, pixels).astype(jnp.float32)
         if size != (height, width):
             depth = jax.image.resize(depth, (depth.shape[0], height, width), "linear")
@@ -142,7 +142,7 @@ class Conditioner:
     def embed_images(self, encoder_params: EncoderParams, images: jax.Array) -> jax.Array:
         """Images [b H W 3] uint8 → CLIP image embeddings [b d], in CLIP's own scale."""
         chex.assert_shape(images, IMAGES)
-        pixels = clip.preprocess(images, self.clip.vision_config.image_size)
+        pixels = preprocess_for_clip(images, self.clip.vision_config.image_size)
         return self.clip.apply({"params": encoder_params["clip"]}, pixels, method="encode_image")
 
     def embed_text(self, encoder_params: EncoderParams, tokens: jax.Array) -> jax.Array:

@@ -132,7 +132,7 @@ def norms(rows: int) -> Iterator[Result]:
 
 def attentions(rows: int) -> Iterator[Result]:
     """Attention as in temporal layers: few frames, and as many batches as there are places."""
-    from gen1_jax.models.layers import attention
+    from gen1_jax.models.attention import attention
 
     length, heads, d = 8, 2, 4
     q, k, v, dy = (normal(5 + i, rows // length, length, heads, d) for i in range(4))

@@ -10,7 +10,7 @@ from tiny_unet import drawn_params, tiny
 
 from gen1_jax import cli
 from gen1_jax.models.autoencoder import AutoencoderKL
-from gen1_jax.models.clip import CLIPModel
+from gen1_jax.models.clip import CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from gen1_jax.models.dpt import DPTForDepthEstimation
 from gen1_jax.models.prior import PriorTransformer
 from gen1_jax.weights.folder import save_model
@@ -157,7 +157,9 @@ def write_public(root):
         "unet": tiny(temporal=False),
         "vae": AutoencoderKL.from_config(VAE),
         "clip": CLIPModel(
-            tower | {"vocab_size": 60}, tower | {"image_size": 8, "patch_size": 4}, 6
+            CLIPTextConfig(**tower, vocab_size=60),
+            CLIPVisionConfig(**tower, image_size=8, patch_size=4),
+            6,
         ),
         "depth": DPTForDepthEstimation.from_config(DPT),
         "prior": PriorTransformer(**PRIOR),

@@ -20,13 +20,13 @@ TINY = dict(
     norm_num_groups=4,
     max_frames=6,
 )
-# One resolution alone: half the time to compile.
+# A single resolution takes half the time to compile.
 ONE_LEVEL = dict(
     down_block_types=("CrossAttnDownBlock2D",),
     up_block_types=("CrossAttnUpBlock2D",),
     block_out_channels=(8,),
 )
-# What is run once or twice need not be fast code: on CPU this saves another half.
+# Code that runs once or twice need not be fast; on CPU this halves the time to compile it.
 _OPTIONS = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 quick_jit = partial(jax.jit, compiler_options=_OPTIONS)
 
@@ -36,7 +36,7 @@ def tiny(**changes) -> VideoUNet:
 
 
 def drawn_params(module, seed: int = 0) -> dict:
-    """Parameters by NumPy, none zero and none constant; spares the compilation of `init`."""
+    """Draws parameters with NumPy, none zero and none constant, without compiling `init`."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -48,12 +48,12 @@ def drawn_params(module, seed: int = 0) -> dict:
 
 
 def flat(params: dict) -> dict[str, np.ndarray]:
-    """Parameters by "/"-path."""
+    """Returns parameters by their "/"-path."""
     return traverse_util.flatten_dict(params, sep="/")
 
 
 def split_temporal(params: dict) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Spatial and temporal parameters, each by "/"-path."""
+    """Returns spatial and temporal parameters, each by their "/"-path."""
     spatial, temporal = {}, {}
     for path, value in flat(params).items():
         (temporal if "temporal" in path else spatial)[path] = value

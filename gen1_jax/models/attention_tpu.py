@@ -1,9 +1,10 @@
-"""Self-attention on TPU that never writes its scores to main memory: two Pallas kernels.
+"""Self-attention on TPU by two Pallas kernels, which never write the scores to main memory.
 
-All keys of a head fit into a chip's fast memory (VMEM), and so do the scores of a block of queries
-against them: the softmax is over a whole row at once. Arrays are [b heads d l], and scores
-[keys queries]: statistics are rows, and a head as narrow as 40 is padded to 40 by the memory's
-tiles of 8 x 128, not to 128.
+A chip's fast memory (VMEM) holds all keys of a head, and the scores of a block of queries against
+them. The softmax therefore sees whole rows at once.
+
+Arrays are [b heads d l] and scores [keys queries], so that statistics are rows. In this layout the
+memory's tiles of 8 x 128 pad a head of 40 channels to 40; in the other they would pad it to 128.
 """
 
 import math
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -19,26 +21,39 @@ from jax.sharding import PartitionSpec
 
 from gen1_jax.hardware import find_chip
 
-_VMEM = 16 * 2**20  # bytes of fast memory that a kernel may take; a v4 has no more
+_VMEM = 16 * 2**20  # bytes of fast memory that a kernel may take; a v4 has this much
 _SUBLANES, _LANES = 8, 128  # a tile of memory
 
 
 class Tiles(NamedTuple):
-    """What is in fast memory at a time."""
+    """The part of an image's attention that is in fast memory at a time.
 
-    heads: int  # with all their keys
+    Attributes:
+      heads: Number of heads, with all their keys.
+      queries: Number of queries of each head.
+    """
+
+    heads: int
     queries: int
 
 
 def choose_tiles(length: int, heads: int, d: int, q_type: Any, v_type: Any) -> Tiles | None:
-    """As many heads as fit; None if not even one does. Keys are of the queries' type."""
+    """Returns the tiles with as many heads as fit into fast memory, or None if not even one fits.
+
+    Args:
+      length: Number of tokens.
+      heads: Number of heads.
+      d: Channels of a head.
+      q_type: Type of the queries and keys.
+      v_type: Type of the values.
+    """
     q_type, v_type = jnp.dtype(q_type), jnp.dtype(v_type)
     long = _round_up(length, _LANES)
     for queries in (2 * _LANES, _LANES):
         queries = min(queries, length)
         room = 0.9 * _VMEM - 3 * 4 * long * queries  # scores, weights and their gradients
-        # Keys, values and their gradients; queries, results and theirs; each twice, to be moved
-        # while it is used. Float32 sums.
+        # Keys, values, queries, results and the gradients of all four are there twice, since one
+        # copy is moved while the other is used. The sums of gradients are float32.
         moved = 2 * 2 * (q_type.itemsize + v_type.itemsize)
         each = d * (moved * (long + queries) + 2 * 4 * long)
         if room >= each:
@@ -52,22 +67,41 @@ def _round_up(size: int, multiple: int) -> int:
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """softmax(q·k)·v for q, k, v [b heads d l], q scaled.
+    """Computes softmax(q·k)·v.
+
+    Args:
+      q: Queries [b heads d l], already scaled.
+      k: Keys [b heads d l].
+      v: Values [b heads d l].
 
     Returns:
-      The result [b heads d l] in v's type; the logarithm of each query's sum of exponentials,
-      [b heads l], float32, which `attend_backward` takes.
+      The result [b heads d l] in the values' type; the logarithm of each query's sum of
+      exponentials [b heads l] float32, which `attend_backward` takes.
     """
+    chex.assert_rank([q, k, v], 4)
+    chex.assert_equal_shape([q, k])
     return _over_devices(_attend)(q, k, v)
 
 
 def attend_backward(q, k, v, y, lse, dy) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The gradients of q, k and v; y and lse are what `attend` returned, dy is y's gradient."""
+    """Returns the gradients of q, k and v.
+
+    Args:
+      q: Queries [b heads d l], already scaled.
+      k: Keys [b heads d l].
+      v: Values [b heads d l].
+      y: First result of `attend`.
+      lse: Second result of `attend`.
+      dy: Gradient of y.
+    """
     return _over_devices(_attend_backward)(q, k, v, y, lse, dy)
 
 
 def _over_devices(function):
-    """Each device computes its own part of the leading axis; the compiler cannot split a kernel."""
+    """Makes each device compute its own part of the leading axis.
+
+    The compiler cannot shard a kernel by itself.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return function
@@ -112,9 +146,10 @@ def _attend_backward(q, k, v, y, lse, dy):
 
 
 def _split(q: jax.Array, v: jax.Array):
-    """The grid (image, group of heads, block of queries), and what a step of it sees.
+    """Returns the grid (image, group of heads, block of queries) and what one of its steps sees.
 
-    A block of queries, all keys, a row of a number a query [b groups heads l].
+    A step sees a block of queries, all keys, and a row with one number for each query of the block,
+    out of an array [b groups heads l].
     """
     b, heads, d, length = q.shape
     n, queries = choose_tiles(length, heads, d, q.dtype, v.dtype)
@@ -127,21 +162,21 @@ def _split(q: jax.Array, v: jax.Array):
 
 
 def _parameters() -> pltpu.CompilerParams:
-    # The blocks of one image come one after another: they add up gradients of the same keys.
+    # The blocks of one image run one after another, because they add gradients of the same keys.
     order = ("parallel", "parallel", "arbitrary")
     return pltpu.CompilerParams(dimension_semantics=order, vmem_limit_bytes=_VMEM)
 
 
 def _cost(products: int, arrays: Sequence[jax.Array], queries: int) -> pl.CostEstimate:
-    """What a kernel does, with what it does in vain.
+    """Returns a kernel's cost, including the work on padding.
 
-    Its last block of queries is a whole one, the matrix unit takes as long for a part of its
-    width, and memory moves in tiles.
+    The last block of queries is computed whole, the matrix unit takes as long for a part of its
+    width as for all of it, and memory moves in tiles.
 
     Args:
-      products: of queries, keys and a head's channels, however they are summed.
-      arrays: that are read or written once, [b heads d l].
-      queries: that are computed, in whole blocks.
+      products: Number of matrix products over queries, keys and a head's channels.
+      arrays: The arrays that are read or written once [b heads d l].
+      queries: Number of queries that are computed, in whole blocks.
     """
     b, heads, d, length = arrays[0].shape
     width, pairs = _matrix_width(), b * heads
@@ -155,14 +190,17 @@ def _cost(products: int, arrays: Sequence[jax.Array], queries: int) -> pl.CostEs
 
 
 def _matrix_width() -> int:
-    """Of the chips of the mesh; 128 where it does not tell, which all but a v6e have."""
+    """Returns the width of the matrix unit of the mesh's chips.
+
+    It is 128 where the mesh does not tell; every chip but the v6e has 128.
+    """
     device = jax.sharding.get_abstract_mesh().abstract_device
     chip = find_chip(device.device_kind) if device else None
     return chip.matrix_width if chip and chip.matrix_width else 128
 
 
 def _product(x: jax.Array, y: jax.Array, axes: tuple[int, int]) -> jax.Array:
-    """Σ over axis axes[0] of x and axes[1] of y; float32."""
+    """Returns the float32 product of x and y, summed over axis axes[0] of x and axes[1] of y."""
     return jax.lax.dot_general(
         x, y, (((axes[0],), (axes[1],)), ((), ())), preferred_element_type=jnp.float32
     )
@@ -192,8 +230,8 @@ def _backward_kernel(
         dk_sum[...] = jnp.zeros_like(dk_sum)
         dv_sum[...] = jnp.zeros_like(dv_sum)
 
-    def there(x):
-        """Zeros for the queries that a last, incomplete block has none for."""
+    def existing(x):
+        """Puts zeros in place of the queries that an incomplete last block lacks."""
         if length % size == 0:
             return x
         query = block * size + jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
@@ -201,9 +239,9 @@ def _backward_kernel(
 
     def one_head(h, _):
         k, v = k_ref[0, h], v_ref[0, h]
-        q, y, dy = there(q_ref[0, h]), there(y_ref[0, h]), there(dy_ref[0, h])
+        q, y, dy = existing(q_ref[0, h]), existing(y_ref[0, h]), existing(dy_ref[0, h])
         scores = _product(k, q, (0, 0))
-        weights = jnp.exp(scores - there(lse_ref[0, 0, pl.ds(h, 1)]))
+        weights = jnp.exp(scores - existing(lse_ref[0, 0, pl.ds(h, 1)]))
         along = (dy.astype(jnp.float32) * y.astype(jnp.float32)).sum(0, keepdims=True)
         dscores = (weights * (_product(v, dy, (0, 0)) - along)).astype(q.dtype)
         dq_ref[0, h] = _product(k, dscores, (1, 0)).astype(dq_ref.dtype)

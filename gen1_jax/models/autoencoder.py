@@ -1,26 +1,41 @@
-"""The KL autoencoder of Stable Diffusion (diffusers' `AutoencoderKL`): images <-> latents.
+"""The KL autoencoder of Stable Diffusion (diffusers' `AutoencoderKL`), between images and latents.
 
 Parameter names are diffusers', so that the naming rule reads and writes its checkpoints.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 
 from gen1_jax.errors import UserError
-from gen1_jax.models.config import read_config, require, write_config
-from gen1_jax.models.layers import Conv, Dense, GroupNorm, attention
+from gen1_jax.models.attention import attention
+from gen1_jax.models.config import (
+    Count,
+    Depth,
+    ImageSize,
+    Scale,
+    Width,
+    Widths,
+    read_config,
+    require,
+    require_divisors,
+    write_config,
+)
+from gen1_jax.models.layers import Conv, Dense, GroupNorm
 
-_EPSILON = 1e-6  # of every group norm here (the UNet's residual blocks have 1e-5)
+# diffusers gives every group norm of the autoencoder this epsilon; the UNet's residual blocks have
+# 1e-5. It clamps log variances to this range.
+_EPSILON = 1e-6
 _LOGVAR_RANGE = (-30.0, 20.0)
 
 
 class ResnetBlock(nn.Module):
-    """Two convolutions on a residual, [b h w c] -> [b h w features]."""
+    """Two 3x3 convolutions on a residual, [b h w c] → [b h w features]."""
 
     features: int
     norm_num_groups: int
@@ -38,7 +53,7 @@ class ResnetBlock(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Attention with one head over the places of an image, on a residual; [b h w c]."""
+    """One head of attention over the places of an image, on a residual; [b h w c] → same."""
 
     norm_num_groups: int
     dtype: Any = None
@@ -55,7 +70,7 @@ class SpatialAttention(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """Residual block, attention, residual block at the lowest resolution."""
+    """A residual block, attention and a residual block, at the lowest resolution."""
 
     norm_num_groups: int
     add_attention: bool
@@ -71,7 +86,10 @@ class MidBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width; pads at the bottom and the right only, as SD was trained."""
+    """Halves height and width.
+
+    The padding is at the bottom and the right only, as in Stable Diffusion's training.
+    """
 
     dtype: Any = None
 
@@ -82,7 +100,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width (nearest), then a convolution."""
+    """Doubles height and width by repeating pixels, and applies a convolution."""
 
     dtype: Any = None
 
@@ -93,12 +111,12 @@ class Upsample(nn.Module):
 
 
 class Stage(nn.Module):
-    """The residual blocks of one resolution, then down- or upsampling, or neither."""
+    """The residual blocks of one resolution, followed by a change of resolution or by nothing."""
 
     features: int
     num_layers: int
     norm_num_groups: int
-    resample: str | None = None  # "down", "up" or None
+    resample: Literal["down", "up"] | None = None
     dtype: Any = None
 
     @nn.compact
@@ -116,7 +134,7 @@ class Stage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images [b H W 3] -> moments [b h w out_channels], before the quantisation convolution."""
+    """Encodes images [b H W 3] to moments [b h w out_channels], before `quant_conv`."""
 
     out_channels: int
     block_out_channels: tuple[int, ...]
@@ -139,7 +157,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [b h w c] -> images [b H W out_channels]."""
+    """Decodes latents [b h w c] to images [b H W out_channels]."""
 
     out_channels: int
     block_out_channels: tuple[int, ...]
@@ -164,24 +182,25 @@ class Decoder(nn.Module):
 class AutoencoderKL(nn.Module):
     """Encodes images into a diagonal normal distribution of latents, and decodes latents.
 
-    Latents are unscaled here; the diffusion model works on `scaling_factor * latents`. Fields are
-    the keys of the public config.json, with diffusers' defaults; `dtype` is the compute type.
+    Latents are unscaled here; the diffusion model works on `scaling_factor` times the latents. The
+    fields are the keys of the public config.json, with diffusers' defaults. `dtype` is the compute
+    type.
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
-    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",)
-    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
-    block_out_channels: tuple[int, ...] = (64,)
-    layers_per_block: int = 1
-    act_fn: str = "silu"
-    latent_channels: int = 4
-    norm_num_groups: int = 32
-    sample_size: int | tuple[int, int] = 32
-    scaling_factor: float = 0.18215
-    shift_factor: float | None = None
-    latents_mean: tuple[float, ...] | None = None
-    latents_std: tuple[float, ...] | None = None
+    in_channels: Width = 3
+    out_channels: Width = 3
+    down_block_types: tuple[Literal["DownEncoderBlock2D"], ...] = ("DownEncoderBlock2D",)
+    up_block_types: tuple[Literal["UpDecoderBlock2D"], ...] = ("UpDecoderBlock2D",)
+    block_out_channels: Widths = (64,)
+    layers_per_block: Depth = 1
+    act_fn: Literal["silu", "swish"] = "silu"
+    latent_channels: Width = 4
+    norm_num_groups: Count = 32
+    sample_size: ImageSize = 32
+    scaling_factor: Scale = 0.18215
+    shift_factor: None = None
+    latents_mean: None = None
+    latents_std: None = None
     force_upcast: bool = True
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
@@ -190,44 +209,38 @@ class AutoencoderKL(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], dtype: Any = None) -> "AutoencoderKL":
-        """Builds the module of a config.json; a UserError names a setting that is not supported."""
+        """Builds the module that a config.json describes.
+
+        Raises:
+          UserError: A setting that is not supported.
+        """
         module = cls(**read_config(cls, config), dtype=dtype)
-        module._check()
+        module.check()
         return module
 
     def to_config(self) -> dict[str, Any]:
-        """The content of a config.json that `from_config` and diffusers read."""
+        """Returns the content of a config.json that `from_config` and diffusers read."""
         return write_config(self)
 
     @property
     def spatial_factor(self) -> int:
-        """Pixels per latent, along each of height and width (8 for Stable Diffusion)."""
+        """Pixels for each latent, along height as along width; 8 in Stable Diffusion."""
         return 2 ** (len(self.block_out_channels) - 1)
 
-    def dummy_inputs(self) -> tuple:
-        """Arguments of `init`: the smallest image that passes every layer."""
+    def dummy_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
+        """Returns shapes of the arguments of `init`: the smallest image that passes every layer."""
         size = 2 * self.spatial_factor
-        return (jnp.zeros((1, size, size, self.in_channels), jnp.float32),)
+        return (jax.ShapeDtypeStruct((1, size, size, self.in_channels), jnp.float32),)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises a UserError about the first settings that do not fit together."""
         levels = len(self.block_out_channels)
-        require(
-            self,
-            act_fn=("silu", "swish"),
-            down_block_types=(("DownEncoderBlock2D",) * levels,),
-            up_block_types=(("UpDecoderBlock2D",) * levels,),
-            shift_factor=(None,),
-            latents_mean=(None,),
-            latents_std=(None,),
-        )
-        if any(width % self.norm_num_groups for width in self.block_out_channels):
-            raise UserError(
-                f"AutoencoderKL's block_out_channels={list(self.block_out_channels)} must be "
-                f"multiples of norm_num_groups={self.norm_num_groups}"
-            )
+        for name in ("down_block_types", "up_block_types"):
+            require(self, name, len(getattr(self, name)) == levels, f"{levels}, one for each width")
+        groups = [self.norm_num_groups] * levels
+        require_divisors(self, "norm_num_groups", groups, "block_out_channels")
 
-    def setup(self):
-        self._check()
+    def setup(self) -> None:
         common = (
             self.block_out_channels,
             self.layers_per_block,
@@ -244,17 +257,18 @@ class AutoencoderKL(nn.Module):
             self.post_quant_conv = Conv(self.latent_channels, 1, padding=0, dtype=self.dtype)
 
     def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The distribution of the latents of images in [-1, 1].
+        """Returns the distribution of the latents of images.
 
         Args:
-            images: [b H W 3]; H and W multiples of `spatial_factor`.
+          images: [b H W 3] in [-1, 1]; H and W are multiples of `spatial_factor`.
 
         Returns:
-            mean and log variance, each [b h w c] float32, unscaled.
+          Mean and log variance, each [b h w c] float32, unscaled.
 
         Raises:
-            UserError: the images' size is no multiple of `spatial_factor`.
+          UserError: The images' height or width is no multiple of `spatial_factor`.
         """
+        chex.assert_shape(images, (None, None, None, self.in_channels))
         height, width = images.shape[1:3]
         if height % self.spatial_factor or width % self.spatial_factor:
             raise UserError(
@@ -268,11 +282,12 @@ class AutoencoderKL(nn.Module):
         return mean, jnp.clip(logvar, *_LOGVAR_RANGE)
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Images [b H W 3] float32, about [-1, 1], of unscaled latents [b h w c]."""
+        """Returns images [b H W 3] float32, about in [-1, 1], of unscaled latents [b h w c]."""
+        chex.assert_shape(latents, (None, None, None, self.latent_channels))
         if self.use_post_quant_conv:
             latents = self.post_quant_conv(latents)
         return self.decoder(latents).astype(jnp.float32)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Reconstructs images [b H W 3] through the mode of their latents."""
+        """Reconstructs images [b H W 3] from the mode of their latents."""
         return self.decode(self.encode(images)[0])

@@ -1,88 +1,74 @@
 """CLIP: image and text embeddings in one space (Radford et al., arXiv 2103.00020).
 
-Names, shapes and results are those of transformers' `CLIPModel`. `position_ids`, a constant 0 1 2 …
-that old checkpoints hold (`text_model.embeddings.position_ids`, and so for vision), is no
-parameter: the naming rule drops it on import.
+Names, shapes and results are those of transformers' `CLIPModel`. Old checkpoints also hold the
+constants `position_ids` (0 1 2 …), which are no parameters; the naming rule drops them on import.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from gen1_jax.errors import UserError
-from gen1_jax.models.layers import ACTIVATIONS, Conv, Dense, LayerNorm, attention
-
-# Mean and standard deviation of CLIP's training images, red green blue in [0, 1].
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-class _FromDict:
-    """Building from the dicts of a config.json, where unknown keys are of no interest here."""
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        known = {field.name: field for field in dataclasses.fields(cls)}
-        chosen = {name: value for name, value in values.items() if name in known}
-        for name, value in chosen.items():
-            wanted = known[name].type
-            if wanted is float and type(value) is int:
-                chosen[name] = float(value)
-            elif type(value) is not wanted:
-                raise UserError(
-                    f"{cls.__name__} {name} is {value!r}; accepted: one {wanted.__name__}"
-                )
-        config = cls(**chosen)
-        if config.hidden_act not in ACTIVATIONS:
-            accepted = ", ".join(ACTIVATIONS)
-            raise UserError(f"CLIP hidden_act is {config.hidden_act!r}; accepted: {accepted}")
-        if config.hidden_size % config.num_attention_heads:
-            raise UserError(
-                f"CLIP hidden_size {config.hidden_size} does not split into num_attention_heads "
-                f"{config.num_attention_heads}; accepted: a multiple"
-            )
-        return config
+from gen1_jax.models.attention import attention
+from gen1_jax.models.config import (
+    Count,
+    Depth,
+    Epsilon,
+    Logarithm,
+    Pixels,
+    TokenId,
+    Width,
+    read_config,
+    require,
+    require_divisors,
+)
+from gen1_jax.models.layers import ACTIVATIONS, Activation, Conv, Dense, LayerNorm
 
 
 @dataclasses.dataclass(frozen=True)
-class CLIPTextConfig(_FromDict):
+class CLIPTextConfig:
     """`text_config` of a CLIP config.json, with transformers' defaults.
 
-    `eos_token_id` 2 marks checkpoints whose true end token is the largest id (OpenAI's own).
+    `projection_dim` has no effect here; CLIPModel's own counts.
+
+    Attributes:
+      eos_token_id: The token that ends a text. 2 marks OpenAI's own checkpoints, whose end token is
+        in truth the largest id.
     """
 
-    vocab_size: int = 49408
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    projection_dim: int = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    max_position_embeddings: int = 77
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    pad_token_id: int = 1
-    bos_token_id: int = 49406
-    eos_token_id: int = 49407
+    vocab_size: Width = 49408
+    hidden_size: Width = 512
+    intermediate_size: Width = 2048
+    projection_dim: Count = 512
+    num_hidden_layers: Depth = 12
+    num_attention_heads: Count = 8
+    max_position_embeddings: Width = 77
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: Epsilon = 1e-5
+    pad_token_id: TokenId = 1
+    bos_token_id: TokenId = 49406
+    eos_token_id: TokenId = 49407
 
 
 @dataclasses.dataclass(frozen=True)
-class CLIPVisionConfig(_FromDict):
+class CLIPVisionConfig:
     """`vision_config` of a CLIP config.json, with transformers' defaults. Images are square."""
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    projection_dim: int = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_channels: int = 3
-    image_size: int = 224
-    patch_size: int = 32
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
+    hidden_size: Width = 768
+    intermediate_size: Width = 3072
+    projection_dim: Count = 512
+    num_hidden_layers: Depth = 12
+    num_attention_heads: Count = 12
+    num_channels: Width = 3
+    image_size: Pixels = 224
+    patch_size: Pixels = 32
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: Epsilon = 1e-5
 
 
 Config = CLIPTextConfig | CLIPVisionConfig
@@ -93,14 +79,16 @@ def _dense(features: int, std: float, name: str | None = None, **options: Any) -
 
 
 class Attention(nn.Module):
+    """Multi-head self-attention, whose projections have biases."""
+
     config: Config
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """x [b l c] -> [b l c]."""
+        """Returns [b l c] from x [b l c] and a mask broadcastable to [b heads l l]."""
         width, heads = self.config.hidden_size, self.config.num_attention_heads
-        # Initial scales of the CLIP paper's code: residual inputs shrink with depth.
+        # Initial scales of the CLIP paper's code: what is added to a residual shrinks with depth.
         std = (width * 2 * self.config.num_hidden_layers) ** -0.5
 
         def project(name: str) -> jax.Array:
@@ -112,12 +100,14 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Two dense layers with an activation between them."""
+
     config: Config
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [b l c] -> [b l c]."""
+        """Returns [b l c] from x [b l c]."""
         width, depth = self.config.hidden_size, self.config.num_hidden_layers
         std = (2 * width) ** -0.5
         x = _dense(self.config.intermediate_size, std, "fc1", dtype=self.dtype)(x)
@@ -126,12 +116,14 @@ class MLP(nn.Module):
 
 
 class EncoderLayer(nn.Module):
+    """Attention and MLP, each behind a norm, on a residual."""
+
     config: Config
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """x [b l c] -> [b l c]: attention and MLP, each behind a norm, each on a residual."""
+        """Returns [b l c] from x [b l c] and a mask broadcastable to [b heads l l]."""
         eps = self.config.layer_norm_eps
         y = LayerNorm(eps, self.dtype, name="layer_norm1")(x)
         x = x + Attention(self.config, self.dtype, name="self_attn")(y, mask)
@@ -140,12 +132,14 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
+    """All layers of a tower."""
+
     config: Config
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """x [b l c] -> [b l c]."""
+        """Returns [b l c] from x [b l c] and a mask broadcastable to [b heads l l]."""
         for i in range(self.config.num_hidden_layers):
             x = EncoderLayer(self.config, self.dtype, name=f"layers_{i}")(x, mask)
         return x
@@ -157,12 +151,14 @@ def _embed(count: int, width: int, dtype: Any, name: str) -> nn.Embed:
 
 
 class TextEmbeddings(nn.Module):
+    """Embeddings of tokens and of their positions."""
+
     config: CLIPTextConfig
     dtype: Any = None
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """tokens [b l] int32 -> [b l c]."""
+        """Returns [b l c] from tokens [b l] int32."""
         config, length = self.config, tokens.shape[1]
         if length > config.max_position_embeddings:
             raise UserError(
@@ -175,12 +171,14 @@ class TextEmbeddings(nn.Module):
 
 
 class VisionEmbeddings(nn.Module):
+    """Embeddings of an image's patches, and of a class token before them."""
+
     config: CLIPVisionConfig
     dtype: Any = None
 
     @nn.compact
     def __call__(self, pixels: jax.Array) -> jax.Array:
-        """pixels [b H W 3] -> [b l c]: the class token, then the patches row by row."""
+        """Returns [b l c] from pixels [b H W 3]: the class token, then the patches row by row."""
         config = self.config
         wanted = (config.image_size, config.image_size, config.num_channels)
         if pixels.shape[1:] != wanted:
@@ -208,82 +206,97 @@ class VisionEmbeddings(nn.Module):
 
 
 class TextModel(nn.Module):
+    """The text tower."""
+
     config: CLIPTextConfig
     dtype: Any = None
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """tokens [b l] -> (states after the final norm [b l c], that of the end token [b c])."""
+        """Returns the states after the final norm, and the one at the end token.
+
+        Args:
+          tokens: [b l] int32.
+
+        Returns:
+          States [b l c]; the end token's state [b c].
+        """
         config, length = self.config, tokens.shape[1]
         x = TextEmbeddings(config, self.dtype, name="embeddings")(tokens)
         causal = jnp.tril(jnp.ones((1, 1, length, length), bool))
         x = Encoder(config, self.dtype, name="encoder")(x, causal)
         x = LayerNorm(config.layer_norm_eps, self.dtype, name="final_layer_norm")(x)
-        # eos_token_id 2 was wrong in the published configs; there the end token is the largest id.
+        # OpenAI's config.json files say eos_token_id 2, which is wrong. Their end token is the
+        # largest id.
         marks = tokens if config.eos_token_id == 2 else tokens == config.eos_token_id
-        end = jnp.argmax(marks, axis=1)  # the first, where several are largest
+        end = jnp.argmax(marks, axis=1)  # the first of several end tokens
         pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return x, pooled
 
 
 class VisionModel(nn.Module):
+    """The image tower."""
+
     config: CLIPVisionConfig
     dtype: Any = None
 
     @nn.compact
     def __call__(self, pixels: jax.Array) -> jax.Array:
-        """pixels [b H W 3] -> normalised class token [b c]."""
+        """Returns the class token after the final norm [b c], from pixels [b H W 3]."""
         eps = self.config.layer_norm_eps
         x = VisionEmbeddings(self.config, self.dtype, name="embeddings")(pixels)
-        x = LayerNorm(eps, self.dtype, name="pre_layrnorm")(x)  # spelt so in the checkpoints
+        x = LayerNorm(eps, self.dtype, name="pre_layrnorm")(x)  # the checkpoints' spelling
         x = Encoder(self.config, self.dtype, name="encoder")(x)
         return LayerNorm(eps, self.dtype, name="post_layernorm")(x[:, 0])
 
 
 class CLIPModel(nn.Module):
-    """Both towers and their projections into one embedding space.
+    """Both towers, and their projections into one embedding space.
 
     Attributes:
-      text_config, vision_config: sizes of the towers (a dict is converted).
-      projection_dim: width d of the shared space.
-      logit_scale_init_value: logarithm of the initial inverse temperature.
-      dtype: compute type; None computes in the input's. Embeddings are returned as float32.
+      text_config: Sizes of the text tower.
+      vision_config: Sizes of the image tower.
+      projection_dim: Width d of the shared space.
+      logit_scale_init_value: Logarithm of the initial inverse temperature.
+      dtype: Compute type; None computes in the input's. Embeddings are float32 in any case.
     """
 
     text_config: CLIPTextConfig = CLIPTextConfig()
     vision_config: CLIPVisionConfig = CLIPVisionConfig()
-    projection_dim: int = 512
-    logit_scale_init_value: float = 2.6592
+    projection_dim: Width = 512
+    logit_scale_init_value: Logarithm = 2.6592
     dtype: Any = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.text_config, Mapping):
-            self.text_config = CLIPTextConfig.from_dict(self.text_config)
-        if isinstance(self.vision_config, Mapping):
-            self.vision_config = CLIPVisionConfig.from_dict(self.vision_config)
-        super().__post_init__()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], dtype: Any = None) -> "CLIPModel":
-        """The module that a config.json (a dict) describes; UserError where it is not supported."""
-        if (kind := config.get("model_type", "clip")) != "clip":
-            raise UserError(f"config.json has model_type {kind!r}; accepted: 'clip'")
-        # Old configs repeat a tower's settings under "…_config_dict", which then count, with the
-        # defaults for what is not named there (so transformers reads them).
-        towers = {
-            name: config.get(f"{name}_dict") or config.get(name) or {}
-            for name in ("text_config", "vision_config")
-        }
-        return cls(
-            text_config=CLIPTextConfig.from_dict(towers["text_config"]),
-            vision_config=CLIPVisionConfig.from_dict(towers["vision_config"]),
-            projection_dim=int(config.get("projection_dim", 512)),
-            logit_scale_init_value=float(config.get("logit_scale_init_value", 2.6592)),
-            dtype=dtype,
-        )
+        """Builds the module that a config.json describes; unknown keys have no effect.
+
+        Raises:
+          UserError: A setting that is not supported.
+        """
+        settings = {**config}
+        for name in ("text_config", "vision_config"):
+            # Old files repeat a tower's settings under "…_config_dict". Those count, with the
+            # defaults for what they do not name; transformers reads them so.
+            tower = config.get(f"{name}_dict") or config.get(name)
+            settings[name] = {} if tower is None else tower
+        fixed = {"model_type": "clip"}
+        fields = read_config(cls, settings, fixed=fixed, ignore_unknown=True)
+        module = cls(**fields, dtype=dtype)
+        module.check()
+        return module
+
+    def check(self) -> None:
+        """Raises a UserError about the first settings that do not fit together."""
+        for tower in (self.text_config, self.vision_config):
+            heads = (tower.num_attention_heads,)
+            require_divisors(tower, "num_attention_heads", heads, "hidden_size")
+        vision = self.vision_config
+        fits = vision.patch_size <= vision.image_size
+        require(vision, "patch_size", fits, f"at most image_size {vision.image_size}")
 
     def to_config(self) -> dict[str, Any]:
-        """The content of config.json, as transformers reads it."""
+        """Returns the content of a config.json that `from_config` and transformers read."""
         text = {"model_type": "clip_text_model", **dataclasses.asdict(self.text_config)}
         vision = {"model_type": "clip_vision_model", **dataclasses.asdict(self.vision_config)}
         return {
@@ -295,10 +308,13 @@ class CLIPModel(nn.Module):
             "vision_config": vision,
         }
 
-    def dummy_inputs(self) -> tuple[jax.Array, jax.Array]:
-        """Arguments of `__call__` to initialise with."""
+    def dummy_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Returns shapes of the arguments of `init`."""
         size, channels = self.vision_config.image_size, self.vision_config.num_channels
-        return jnp.zeros((1, size, size, channels)), jnp.zeros((1, 2), jnp.int32)
+        return (
+            jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32),
+            jax.ShapeDtypeStruct((1, 2), jnp.int32),
+        )
 
     def setup(self) -> None:
         self.text_model = TextModel(self.text_config, self.dtype)
@@ -312,15 +328,25 @@ class CLIPModel(nn.Module):
         self.logit_scale = self.param("logit_scale", init, ())
 
     def encode_image(self, pixels: jax.Array) -> jax.Array:
-        """pixels [b H W 3], preprocessed -> image embeddings [b d], not normalised."""
+        """Returns image embeddings [b d], not normalised, from preprocessed pixels [b H W 3]."""
+        chex.assert_rank(pixels, 4)
         return self.visual_projection(self.vision_model(pixels)).astype(jnp.float32)
 
     def encode_text(self, tokens: jax.Array) -> jax.Array:
-        """tokens [b l] int32, padded -> text embeddings [b d], not normalised."""
+        """Returns text embeddings [b d], not normalised, from padded tokens [b l]."""
         return self.text_hidden_states(tokens)[1]
 
     def text_hidden_states(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """tokens [b l] -> (states after the final norm [b l c], text embeddings [b d])."""
+        """Returns the text tower's states, and the text embeddings.
+
+        Args:
+          tokens: [b l] int32, padded.
+
+        Returns:
+          States after the final norm [b l c]; text embeddings [b d], not normalised.
+        """
+        chex.assert_rank(tokens, 2)
+        chex.assert_type(tokens, int)
         states, pooled = self.text_model(tokens)
         embeddings = self.text_projection(pooled)
         return states.astype(jnp.float32), embeddings.astype(jnp.float32)
@@ -328,42 +354,17 @@ class CLIPModel(nn.Module):
     def __call__(
         self, pixels: jax.Array, tokens: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Embeddings on the unit sphere, as the contrastive loss takes them.
+        """Returns embeddings on the unit sphere, as the contrastive loss takes them.
 
         Args:
           pixels: [b H W 3] float, preprocessed.
-          tokens: [b l] int32.
+          tokens: [b l] int32, padded.
 
         Returns:
-          image embeddings [b d], text embeddings [b d], and the factor of their products (a scalar,
-          exp(logit_scale)).
+          Image embeddings [b d]; text embeddings [b d]; the factor of their products, which is the
+          scalar exp(logit_scale).
         """
         images, texts = self.encode_image(pixels), self.encode_text(tokens)
         images = images / jnp.linalg.norm(images, axis=-1, keepdims=True)
         texts = texts / jnp.linalg.norm(texts, axis=-1, keepdims=True)
         return images, texts, jnp.exp(self.logit_scale)
-
-
-def preprocess(frames: jax.Array, size: int) -> jax.Array:
-    """CLIP's input from 8-bit frames: shorter side to `size` (bicubic), centre crop, normalisation.
-
-    Args:
-      frames: [... H W 3] uint8.
-      size: side of the square that the model takes, `vision_config.image_size`.
-
-    Returns:
-      [... size size 3] float32.
-    """
-    *batch, height, width, channels = frames.shape
-    x = jnp.asarray(frames).astype(jnp.float32)
-    if (height, width) != (size, size):
-        shorter = min(height, width)
-        height, width = (size * side // shorter for side in (height, width))
-        for shape in ((x.shape[-3], width), (height, width)):
-            x = jax.image.resize(x, (*batch, *shape, channels), "cubic", antialias=True)
-            x = jnp.clip(
-                jnp.round(x), 0, 255
-            )  # as Pillow does, in 8 bits, one axis after the other
-        top, left = (height - size) // 2, (width - size) // 2
-        x = x[..., top : top + size, left : left + size, :]
-    return (x / 255 - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)

@@ -1,40 +1,52 @@
-"""Layers that every model shares. Arrays are channels-last; parameters are float32.
+"""Layers that all models share: products, convolutions, norms, activations, time embedding.
 
-Norms and activations are wrapped in `jax.checkpoint`: the backward pass keeps their inputs alone,
-which are kept anyway, and computes the rest again inside the loops that need it. Memory traffic is
-what a training step waits for, on CPU most of all (docs/performance_cpu.md).
+Arrays are channels-last. Parameters are float32; `dtype` is the compute type, and None keeps the
+input's. The statistics of norms are float32. Parameter names and shapes follow the naming rule of
+`weights/naming.py`.
 
-`dtype` is the compute type (None keeps the input's); norm statistics and softmax are float32.
-Parameter names and shapes follow the naming rule of `weights/naming.py`.
+Norms and some activations stand in `jax.checkpoint`. The backward pass then keeps only their
+inputs, which it keeps anyway, and computes the rest again where it needs it. A training step waits
+for memory traffic more than for arithmetic, on CPU most of all (docs/performance_cpu.md).
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from gen1_jax.interpolation import interpolation_matrix
 
 Padding = int | Sequence[tuple[int, int]]
-# PyTorch's default (uniform, variance 1/3 of LeCun's); it compiles much faster than a normal one.
+# PyTorch's default: uniform, with a third of the variance of LeCun's. A uniform draw also compiles
+# much faster than a normal one.
 fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 zeros = nn.initializers.zeros
 
 
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x [... i] @ kernel [i o], as a product of two matrices.
+def positive(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Draws positive weights; between two ReLUs, mixed signs could leave a new network dead."""
+    return jnp.abs(nn.initializers.lecun_normal()(key, shape, dtype))
 
-    With more axes XLA transposes the whole output gradient to get the kernel's (CPU: 4x slower).
+
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns x [... i] @ kernel [i o], computed as a product of two matrices.
+
+    With more than two axes XLA would transpose the whole output gradient to compute the kernel's,
+    which is 4 times slower on CPU.
     """
     y = x.reshape(-1, x.shape[-1]) @ kernel
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Dense(nn.Module):
-    """y = x @ kernel + bias, over the last axis. Parameters: kernel [in, out], bias [out].
+    """Computes x @ kernel + bias over the last axis.
 
-    `apart` returns (x @ kernel, bias), for what comes next to add them.
+    Parameters: kernel [in out], bias [out].
     """
 
     features: int
@@ -44,6 +56,12 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, apart: bool = False) -> Any:
+        """Returns [... features]; with `apart`, the pair (x @ kernel, bias) for the caller to add.
+
+        Args:
+          x: [... channels].
+          apart: Whether the caller adds the bias itself.
+        """
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", zeros, (self.features,)) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
@@ -54,9 +72,18 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """2-D convolution of `x` [b h w c]. Parameters: kernel HWIO, bias [out].
+    """Convolves images [b h w c] in two dimensions.
 
-    `padding` is a number for all sides or ((top, bottom), (left, right)), in pixels.
+    Parameters: kernel [height width in out], bias [out].
+
+    Attributes:
+      features: Channels of the output.
+      kernel_size: Side of the kernel, in pixels.
+      strides: Step of the kernel, in pixels.
+      padding: Pixels of zeros: one number for all sides, or ((top, bottom), (left, right)).
+      use_bias: Whether a bias is added.
+      dtype: Compute type.
+      kernel_init: Initialiser of the kernel.
     """
 
     features: int
@@ -77,7 +104,7 @@ class Conv(nn.Module):
         if isinstance(pad, int):
             pad = ((pad, pad), (pad, pad))
         if size == 1 and self.strides == 1 and pad == ((0, 0), (0, 0)):
-            y = matmul(x, kernel[0, 0])  # a 1x1 convolution: fewer layouts to convert
+            y = matmul(x, kernel[0, 0])  # a 1x1 convolution: no change of layout is needed
         else:
             y = _convolve(x, kernel, self.strides, tuple(map(tuple, pad)))
         return y if bias is None else y + bias
@@ -85,7 +112,10 @@ class Conv(nn.Module):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple) -> jax.Array:
-    """Convolves x [b h w c] with a kernel HWIO; on CPU the kernel's gradient is by products."""
+    """Convolves x [b h w c] with a kernel [height width in out].
+
+    A custom gradient is defined for the kernel: on CPU a matrix product computes it.
+    """
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -104,15 +134,16 @@ def _convolve_backward(stride, padding, kept, dy):
         return dk
 
     plain = stride == 1 and kernel.shape[:2] == (3, 3) and padding == ((1, 1), (1, 1))
-    if not plain or 9 * dy.size > 2**26:  # the shifts of larger arrays would fill the memory
+    if not plain or 9 * dy.size > 2**26:  # copies of a larger array would fill the memory
         return dx, by_convolution(x, dy)
     return dx, jax.lax.platform_dependent(x, dy, cpu=_kernel_gradient, default=by_convolution)
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """A 3x3 kernel's gradient, x [b h w i], dy [b h w o] -> [3 3 i o]: xᵀ (nine shifts of dy).
+    """Returns the gradient [3 3 i o] of a 3x3 kernel, from x [b h w i] and dy [b h w o].
 
-    On CPU up to 1.7 times faster than the convolution by which XLA would do it.
+    It is the product of the transposed x and nine shifted copies of dy. On CPU this is up to 1.7
+    times faster than the convolution by which XLA computes it.
     """
     height, width, features = dy.shape[1:]
     dy = jnp.pad(dy, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -125,12 +156,41 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-class GroupNorm(nn.Module):
-    """Group normalisation of `x` [b ... c]: float32 statistics per example and channel group.
+class ConvTranspose(nn.Module):
+    """Turns every pixel into a square of `factor` x `factor` pixels; squares do not overlap.
 
-    The sums run over space first and over a group's channels after, so that the large array is
-    read in its own layout and the normalisation itself is one multiply-add a value. `activation`
-    follows.
+    Parameters: kernel [factor factor out in], which the naming rule transposes to PyTorch's
+    [in out factor factor]; bias [out].
+    """
+
+    features: int
+    factor: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns [b (h factor) (w factor) features] from x [b h w c]."""
+        shape = (self.factor, self.factor, self.features, x.shape[-1])
+        kernel = self.param("kernel", nn.initializers.normal(x.shape[-1] ** -0.5), shape)
+        bias = self.param("bias", zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = jnp.einsum("bhwi,yxoi->bhywxo", x, kernel)
+        return rearrange(x, "b h y w x o -> b (h y) (w x) o") + bias
+
+
+class GroupNorm(nn.Module):
+    """Normalises x [b ... c] by the float32 statistics of each example's channel groups.
+
+    Sums run over space first and then over the channels of a group. The large array is thus read
+    in its own layout, and the normalisation is one multiply-add for each value.
+
+    Parameters: scale [c], bias [c].
+
+    Attributes:
+      num_groups: Number of groups; it divides the number of channels.
+      epsilon: Number that is added to the variance.
+      dtype: Type of the result; None keeps the input's.
+      activation: Function that is applied to the result, inside the same checkpoint.
     """
 
     num_groups: int
@@ -166,7 +226,7 @@ class GroupNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis, float32 statistics. Parameters: scale, bias."""
+    """Normalises the last axis by its float32 statistics. Parameters: scale [c], bias [c]."""
 
     epsilon: float = 1e-5
     dtype: Any = None
@@ -187,138 +247,72 @@ class LayerNorm(nn.Module):
         return normalise(x, scale, bias)
 
 
-def attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: jax.Array | None = None,
-    scale: float | None = None,
-) -> jax.Array:
-    """Scaled dot-product attention with a float32 softmax.
+@cache
+def _interpolation_matrix(size: int, new_size: int, align_corners: bool) -> np.ndarray:
+    """Returns PyTorch's bilinear interpolation along one axis as a matrix [new_size size].
 
-    Args:
-      q: [b lq heads d]; k, v: [b lk heads d].
-      mask: broadcastable to [b heads lq lk]; True keeps a pair.
-      scale: d^-1/2 if None.
-
-    Returns:
-      [b lq heads d] in q's type.
+    With `align_corners`, the first and the last sample keep their places. Without, samples stand
+    for cells of equal width, and places beyond the outermost centres take the outermost value.
     """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return _attend(q * jnp.asarray(scale, q.dtype), k, v, mask)
+    if align_corners:
+        places = np.linspace(0, size - 1, new_size)
+    else:
+        places = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
+        places = places.clip(0, size - 1)
+    return interpolation_matrix(places, size).astype(np.float32)
 
 
-@jax.custom_vjp
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Attention of [b l heads d], q scaled. The backward pass keeps no array of lq x lk."""
-    return _attend_forward(q, k, v, mask)[0]
+def interpolate(x: jax.Array, height: int, width: int, align_corners: bool) -> jax.Array:
+    """Resizes x [b h w c] to [b height width c], bilinear, without antialiasing."""
+    if x.shape[1:3] == (height, width):
+        return x
+    rows = _interpolation_matrix(x.shape[1], height, align_corners)
+    columns = _interpolation_matrix(x.shape[2], width, align_corners)
+    # A TPU multiplies float32 in bfloat16 by default, which would leave bands in a smooth map.
+    einsum = partial(jnp.einsum, precision="highest")
+    x = einsum("yh,bhwc->bywc", jnp.asarray(rows, x.dtype), x)
+    return einsum("xw,bywc->byxc", jnp.asarray(columns, x.dtype), x)
 
 
-def _attend_forward(q, k, v, mask):
-    y, lse = _of_platform(_attend_by_kernel, _attend_by_products, q, k, v, mask)
-    return y, (q, k, v, mask, y, lse)
-
-
-def _attend_backward(kept, dy):
-    *kept, lse = kept
-    gradients = _of_platform(_gradients_by_kernel, _gradients_by_products, *kept, lse, dy)
-    return *gradients, None
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
-
-# Tokens from which on a kernel pays: the scores of fewer are no larger than other arrays.
-KERNEL_MIN_LENGTH = 256
-
-
-def _of_platform(by_kernel, by_products, q, k, v, mask, *others):
-    """Long self-attention of images goes to the kernels of a TPU; all else is two products."""
-    _, length, heads, d = q.shape
-    plain = partial(by_products, mask)
-    if mask is not None or k.shape[1] != length or length < KERNEL_MIN_LENGTH or length % 8:
-        return plain(q, k, v, *others)
-    from gen1_jax.models import attention_tpu as attention_kernel  # Pallas takes a while to import
-
-    if attention_kernel.choose_tiles(length, heads, d, q.dtype, v.dtype) is None:
-        return plain(q, k, v, *others)
-    return jax.lax.platform_dependent(q, k, v, *others, tpu=by_kernel, default=plain)
-
-
-def _heads_first(x: jax.Array) -> jax.Array:
-    return x.transpose(0, 2, 1, 3)
-
-
-def _logits(q: jax.Array, k: jax.Array, mask: jax.Array | None) -> jax.Array:
-    logits = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
-    return logits if mask is None else jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-
-
-def _attend_by_products(mask, q, k, v):
-    q, k, v = map(_heads_first, (q, k, v))
-    logits = _logits(q, k, mask)
-    largest = logits.max(-1, keepdims=True)
-    weights = jnp.exp(logits - largest)
-    total = weights.sum(-1, keepdims=True)
-    # Divided by the sum after the product with v: lq x d values instead of lq x lk.
-    y = ((weights.astype(v.dtype) @ v) / total).astype(v.dtype)
-    return _heads_first(y), (largest + jnp.log(total))[..., 0]
-
-
-def _gradients_by_products(mask, q, k, v, y, lse, dy):
-    q, k, v, y, dy = map(_heads_first, (q, k, v, y, dy))
-    weights = jnp.exp(_logits(q, k, mask) - lse[..., None])
-    # The gradients of v and k are computed transposed, so that the large array is the plain right
-    # side of a product; as its transposed left side XLA is up to seven times slower on CPU.
-    dv = dy.swapaxes(-1, -2) @ weights.astype(dy.dtype)
-    dlogits = weights * (dy @ v.swapaxes(-1, -2) - (dy * y).sum(-1, keepdims=True))
-    if mask is not None:  # a row that is masked whole has weights, but no gradient
-        dlogits = jnp.where(mask, dlogits, 0)
-    dlogits = dlogits.astype(q.dtype)
-    dk = q.swapaxes(-1, -2) @ dlogits
-    return tuple(map(_heads_first, (dlogits @ k, dk.swapaxes(-1, -2), dv.swapaxes(-1, -2))))
-
-
-def _channels_first(x: jax.Array) -> jax.Array:
-    """[b l heads d] → [b heads d l], as the kernels want it."""
-    return x.transpose(0, 2, 3, 1)
-
-
-def _attend_by_kernel(q, k, v):
-    from gen1_jax.models.attention_tpu import attend
-
-    y, lse = attend(*map(_channels_first, (q, k, v)))
-    return y.transpose(0, 3, 1, 2), lse
-
-
-def _gradients_by_kernel(q, k, v, y, lse, dy):
-    from gen1_jax.models.attention_tpu import attend_backward
-
-    q, k, v, y, dy = map(_channels_first, (q, k, v, y, dy))
-    return tuple(x.transpose(0, 3, 1, 2) for x in attend_backward(q, k, v, y, lse, dy))
+def double_resolution(x: jax.Array) -> jax.Array:
+    """Doubles the resolution of x [b h w c], bilinear with aligned corners."""
+    return interpolate(x, 2 * x.shape[1], 2 * x.shape[2], align_corners=True)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """x · sigmoid(1.702 x): the activation of OpenAI's CLIP."""
+    """Returns x · sigmoid(1.702 x), the activation of OpenAI's CLIP."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
 @jax.checkpoint
 def geglu(both: jax.Array, bias: jax.Array) -> jax.Array:
-    """hidden · gelu(gate), side by side in `both` + `bias` [... 2c] → [... c] (Shazeer 2020).
+    """Returns hidden · gelu(gate), the gated activation of Shazeer (arXiv 2002.05202).
 
-    The bias is added here, half by half: so its gradient, a sum over all places, is taken where
-    those of hidden and gate are made, and they are not read again for it.
+    The bias is added here, to each half. Its gradient is a sum over all places; XLA then computes
+    that sum where it makes the gradients of hidden and gate, and does not read them again.
+
+    Args:
+      both: Hidden values and gates side by side, before the bias [... 2c].
+      bias: Bias of both halves [2c].
+
+    Returns:
+      [... c].
     """
     (hidden, gate), (hidden_bias, gate_bias) = jnp.split(both, 2, axis=-1), jnp.split(bias, 2)
     return (hidden + hidden_bias) * gelu(gate + gate_bias)
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, PyTorch's default. jax.nn's is by erfc, on CPU three times slower."""
+    """Returns the exact GELU, PyTorch's default.
+
+    `jax.nn.gelu` computes it by erfc, which is 3 times slower on CPU.
+    """
     return 0.5 * x * (1 + jax.lax.erf(x * jnp.asarray(2**-0.5, x.dtype)))
 
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+# The names of activations in the public config.json files.
+Activation = Literal["quick_gelu", "gelu", "relu", "silu", "swish"]
+ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": quick_gelu,
     "gelu": gelu,
     "relu": jax.nn.relu,
@@ -328,7 +322,18 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def timestep_embedding(t: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
-    """Sinusoidal embedding [cos, sin] of `t` [...] → [... dim], float32 (`flip_sin_to_cos`)."""
+    """Returns the sinusoidal embedding of numbers: cosines, then sines, in float32.
+
+    The order is diffusers' `flip_sin_to_cos`.
+
+    Args:
+      t: Timesteps [...].
+      dim: Width of the embedding; even.
+      max_period: The longest wavelength is 2π times this.
+
+    Returns:
+      [... dim].
+    """
     half = dim // 2
     frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
     angles = t[..., None].astype(jnp.float32) * frequencies

@@ -1,25 +1,34 @@
 """unCLIP's prior from text to image embeddings (diffusers' `PriorTransformer`).
 
-Karlo and Kandinsky 2.1 publish one. A causal transformer over `[text tokens, pooled text, time,
-noisy image embedding, learned token]` reads off the learned token which image embedding was there
-before the noise. Its diffusion process is in `gen1_jax/diffusion/prior.py`.
+Karlo and Kandinsky 2.1 publish one. It is a causal transformer over text tokens, the pooled text,
+the time, the noisy image embedding and a learned token. The output at the learned token predicts
+the image embedding without noise. `gen1_jax/diffusion/prior.py` holds the diffusion process.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
 from gen1_jax.errors import UserError
-from gen1_jax.models.config import read_config, require, write_config
+from gen1_jax.models.attention import attention
+from gen1_jax.models.config import (
+    Depth,
+    Range,
+    Width,
+    read_config,
+    require,
+    write_config,
+)
 from gen1_jax.models.layers import (
     ACTIVATIONS,
+    Activation,
     Dense,
     LayerNorm,
-    attention,
     gelu,
     timestep_embedding,
 )
@@ -28,11 +37,11 @@ _EPSILON = 1e-5
 
 
 class TimeEmbedding(nn.Module):
-    """Two dense layers on the sinusoidal embedding of the timestep."""
+    """Two dense layers on the sinusoidal embedding of the timestep, [b d] → [b features]."""
 
     hidden: int
     features: int
-    act_fn: str
+    act_fn: Activation
     dtype: Any = None
 
     @nn.compact
@@ -42,7 +51,7 @@ class TimeEmbedding(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with biases; x [b l d], mask broadcastable to [b heads l l]."""
+    """Multi-head self-attention, whose projections have biases."""
 
     num_heads: int
     head_dim: int
@@ -50,6 +59,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """Returns [b l d] from x [b l d] and a mask broadcastable to [b heads l l]."""
         width = self.num_heads * self.head_dim
         q, k, v = (Dense(width, dtype=self.dtype, name=f"to_{name}")(x) for name in "qkv")
         q, k, v = (rearrange(y, "b l (k d) -> b l k d", k=self.num_heads) for y in (q, k, v))
@@ -58,7 +68,7 @@ class SelfAttention(nn.Module):
 
 
 class GeluProjection(nn.Module):
-    """A dense layer and GELU; a module of its own as in diffusers' names (`ff.net.0.proj`)."""
+    """A dense layer and GELU, one name deeper as in diffusers' keys (`ff.net.0.proj`)."""
 
     features: int
     dtype: Any = None
@@ -69,7 +79,7 @@ class GeluProjection(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Dense, GELU, dense, four times as wide in between."""
+    """Two dense layers with a GELU between them, where x [b l d] is four times as wide."""
 
     dtype: Any = None
 
@@ -80,7 +90,10 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm self-attention and feed-forward; diffusers' `norm2` is cross-attention's, unused."""
+    """Self-attention and feed-forward, each behind a norm, on a residual; [b l d] → same.
+
+    diffusers' `norm2` belongs to cross-attention, which the prior lacks.
+    """
 
     num_heads: int
     head_dim: int
@@ -95,68 +108,74 @@ class TransformerBlock(nn.Module):
 
 
 class PriorTransformer(nn.Module):
-    """Predicts a CLIP image embedding from its noisy version and the text's CLIP states.
+    """Predicts a CLIP image embedding from its noisy version and from the text's CLIP states.
 
-    Fields are the keys of the public config.json, with diffusers' defaults; `dtype` is the compute
-    type. `clip_mean` and `clip_std` are parameters by name only: the data's statistics, outside
-    the loss. A new model begins at 0 and 1; set them from the data, and keep weight decay off
-    them.
+    The fields are the keys of the public config.json, with diffusers' defaults. `dtype` is the
+    compute type.
+
+    The parameters `clip_mean` and `clip_std` are statistics of the data and not learned. A new
+    model has 0 and 1; the training sets them from the data and applies no weight decay to them.
     """
 
-    num_attention_heads: int = 32
-    attention_head_dim: int = 64
-    num_layers: int = 20
-    embedding_dim: int = 768
-    num_embeddings: int = 77
+    num_attention_heads: Width = 32
+    attention_head_dim: Width = 64
+    num_layers: Depth = 20
+    embedding_dim: Width = 768
+    num_embeddings: Width = 77
     additional_embeddings: int = 4
-    dropout: float = 0.0
-    time_embed_act_fn: str = "silu"
-    norm_in_type: str | None = None
-    embedding_proj_norm_type: str | None = None
-    encoder_hid_proj_type: str | None = "linear"
-    added_emb_type: str | None = "prd"
-    time_embed_dim: int | None = None
-    embedding_proj_dim: int | None = None
-    clip_embed_dim: int | None = None
+    dropout: Annotated[float, Range(0, 0)] = 0.0
+    time_embed_act_fn: Activation = "silu"
+    norm_in_type: Literal["layer"] | None = None
+    embedding_proj_norm_type: Literal["layer"] | None = None
+    encoder_hid_proj_type: Literal["linear"] = "linear"
+    added_emb_type: Literal["prd"] | None = "prd"
+    time_embed_dim: Width | None = None
+    embedding_proj_dim: Width | None = None
+    clip_embed_dim: Width | None = None
     dtype: Any = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], dtype: Any = None) -> "PriorTransformer":
-        """Builds the module of a config.json; a UserError names a setting that is not supported."""
+        """Builds the module that a config.json describes.
+
+        Raises:
+          UserError: A setting that is not supported.
+        """
         module = cls(**read_config(cls, config), dtype=dtype)
-        module._check()
+        module.check()
         return module
 
     def to_config(self) -> dict[str, Any]:
-        """The content of a config.json that `from_config` and diffusers read."""
+        """Returns the content of a config.json that `from_config` and diffusers read."""
         return write_config(self)
 
-    def dummy_inputs(self) -> tuple:
-        """Arguments of `init`, for a batch of one."""
+    @property
+    def width(self) -> int:
+        """Channels of the transformer."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    def dummy_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Returns shapes of the arguments of `init`, for a batch of one."""
         tokens = (1, self.num_embeddings)
+        text_dim = self.embedding_proj_dim or self.embedding_dim
         return (
-            jnp.zeros((1, self.embedding_dim), jnp.float32),
-            jnp.zeros((1,), jnp.int32),
-            jnp.zeros((1, self.embedding_proj_dim or self.embedding_dim), jnp.float32),
-            jnp.zeros((*tokens, self.embedding_dim), jnp.float32),
-            jnp.ones(tokens, bool),
+            jax.ShapeDtypeStruct((1, self.embedding_dim), jnp.float32),
+            jax.ShapeDtypeStruct((1,), jnp.int32),
+            jax.ShapeDtypeStruct((1, text_dim), jnp.float32),
+            jax.ShapeDtypeStruct((*tokens, self.embedding_dim), jnp.float32),
+            jax.ShapeDtypeStruct(tokens, jnp.bool_),
         )
 
-    def _check(self) -> None:
-        require(
-            self,
-            dropout=(0, 0.0),
-            time_embed_act_fn=tuple(ACTIVATIONS),
-            norm_in_type=(None, "layer"),
-            embedding_proj_norm_type=(None, "layer"),
-            encoder_hid_proj_type=("linear",),
-            added_emb_type=("prd", None),
-            additional_embeddings=(4 if self.added_emb_type == "prd" else 3,),
-        )
+    def check(self) -> None:
+        """Raises a UserError about the first settings that do not fit together."""
+        additional = 4 if self.added_emb_type == "prd" else 3
+        fits = self.additional_embeddings == additional
+        require(self, "additional_embeddings", fits, str(additional))
+        fits = self.width <= 2**20
+        require(self, "attention_head_dim", fits, "at most 1048576 channels in all heads")
 
-    def setup(self):
-        self._check()
-        width = self.num_attention_heads * self.attention_head_dim
+    def setup(self) -> None:
+        width = self.width
         clip_dim = self.clip_embed_dim or self.embedding_dim
         length = self.num_embeddings + self.additional_embeddings
         small = nn.initializers.normal(0.02)
@@ -193,23 +212,30 @@ class PriorTransformer(nn.Module):
         """Predicts the standardised image embedding.
 
         Args:
-            hidden_states: [b d] noisy standardised image embedding.
-            timestep: [b] steps of the prior's own schedule.
-            proj_embedding: [b d] pooled and projected text embedding.
-            encoder_hidden_states: [b l d] the text tower's last states, l = `num_embeddings`.
-            attention_mask: [b l] True (or 1) for the tokens that count, False for padding.
+          hidden_states: Noisy standardised image embeddings [b d].
+          timestep: Steps of the prior's own schedule [b].
+          proj_embedding: Text embeddings, pooled and projected [b d].
+          encoder_hidden_states: The text tower's last states [b l d], l = `num_embeddings`.
+          attention_mask: True (or 1) for tokens that count, False (or 0) for padding [b l].
 
         Returns:
-            [b d] float32, standardised; see `post_process_latents`.
+          [b d] float32, standardised; `post_process_latents` turns it into CLIP's embedding.
 
         Raises:
-            UserError: the text has not `num_embeddings` tokens.
+          UserError: The text does not have `num_embeddings` tokens.
         """
+        chex.assert_rank(encoder_hidden_states, 3)
         batch, length = encoder_hidden_states.shape[:2]
         if length != self.num_embeddings:
             raise UserError(f"the prior reads {self.num_embeddings} text tokens, not {length}")
+        text_dim = self.embedding_proj_dim or self.embedding_dim
+        chex.assert_shape(hidden_states, (batch, self.embedding_dim))
+        chex.assert_shape(timestep, (batch,))
+        chex.assert_shape(proj_embedding, (batch, text_dim))
+        chex.assert_shape(encoder_hidden_states, (batch, length, self.embedding_dim))
+        chex.assert_shape(attention_mask, (batch, length))
 
-        time = timestep_embedding(timestep, self.num_attention_heads * self.attention_head_dim)
+        time = timestep_embedding(timestep, self.width)
         if self.embedding_proj_norm_type == "layer":
             proj_embedding = self.embedding_proj_norm(proj_embedding)
         tokens = [
@@ -229,23 +255,19 @@ class PriorTransformer(nn.Module):
         mask = self._mask(attention_mask.astype(bool))
         for block in self.transformer_blocks:
             x = block(x, mask)
-        # The last token: the learned one, or else the noisy embedding's.
+        # The last token is the learned one; without it, the noisy embedding's.
         x = self.proj_to_clip_embeddings(self.norm_out(x[:, -1]))
         return x.astype(jnp.float32)
 
     def post_process_latents(self, latents: jax.Array) -> jax.Array:
-        """Standardised [b d] -> CLIP's own embedding [b d]."""
+        """Turns standardised image embeddings [b d] into CLIP's own [b d]."""
         return latents * self.clip_std + self.clip_mean
 
-    def standardise(self, embeddings: jax.Array) -> jax.Array:
-        """CLIP's own embedding [b d] -> standardised [b d]; undoes `post_process_latents`."""
-        return (embeddings - self.clip_mean) / self.clip_std
-
     def _mask(self, keep: jax.Array) -> jax.Array:
-        """Padding mask [b l] -> [b 1 q k], True where token q may look at token k."""
+        """Turns a padding mask [b l] into [b 1 q k], True where token q may attend to token k."""
         keep = jnp.pad(keep, ((0, 0), (0, self.additional_embeddings)), constant_values=True)
         length = keep.shape[1]
         causal = jnp.tril(jnp.ones((length, length), bool))
-        # A padding token may see itself: no row is empty, and nobody reads what it makes of it.
+        # A padding token may attend to itself, so that no row is empty. Nothing reads its output.
         visible = keep[:, None, :] | jnp.eye(length, dtype=bool)
         return (causal & visible)[:, None]

@@ -1,35 +1,36 @@
 """The video UNet: Stable Diffusion's `UNet2DConditionModel`, inflated with temporal layers.
 
-Tensors stay flat, [(b n g) h w c], through the spatial layers, so that the frames of one clip may
-lie on several devices. A temporal layer sees [b n g h w c] and works on the first
-`num_video_branches` guidance branches only, a static slice: image branches cost no temporal
-arithmetic at all. Every temporal layer adds a zero-initialised projection to its input: before
-video training the network equals the image network on each frame. Names containing "temporal" are
-ours; all others are diffusers'.
+Tensors stay flat, [(b n g) h w c], through the spatial layers; `temporal.py` says what the temporal
+layers see. Parameter names are diffusers', except for those that contain "temporal".
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 
-from gen1_jax.errors import UserError
-from gen1_jax.models.config import read_config, write_config
-from gen1_jax.models.layers import (
-    Conv,
-    Dense,
-    GroupNorm,
-    LayerNorm,
-    attention,
-    geglu,
-    matmul,
-    timestep_embedding,
-    zeros,
+from gen1_jax.models.config import (
+    Count,
+    Epsilon,
+    ImageSize,
+    Layers,
+    Width,
+    Widths,
+    read_config,
+    require,
+    require_divisors,
+    write_config,
 )
+from gen1_jax.models.layers import Conv, Dense, GroupNorm, timestep_embedding
+from gen1_jax.models.temporal import Axes, TemporalConv, TemporalTransformer, on_video_branches
+from gen1_jax.models.transformer import SpatialTransformer
 
-# diffusers' settings that this network has in one form only; another value is refused by name.
+DownBlockType = Literal["CrossAttnDownBlock2D", "DownBlock2D"]
+UpBlockType = Literal["CrossAttnUpBlock2D", "UpBlock2D"]
+# diffusers' settings that this network has in one form only; any other value is refused.
 FIXED_SETTINGS = {
     "act_fn": "silu",
     "addition_embed_type_num_heads": 64,  # of no effect without addition_embed_type
@@ -52,8 +53,8 @@ def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
     return primitive.name in ("dot_general", "conv_general_dilated")
 
 
-# What the backward pass keeps of each residual block and transformer, by name: everything; the
-# results of products and convolutions (not those inside attention); nothing but their inputs.
+# What the backward pass keeps of each residual block and each transformer, by name: everything; the
+# results of products and convolutions outside attention; or nothing but the block's inputs.
 REMAT = {
     "none": None,
     "products": _is_product,
@@ -62,213 +63,23 @@ REMAT = {
 
 
 def rematerialised(cls: type[nn.Module], remat: str, static: tuple[int, ...] = ()) -> Any:
-    """The module's class, its inner values computed again in the backward pass; see REMAT."""
+    """Returns the module's class with its inner values computed again in the backward pass.
+
+    Args:
+      cls: The module's class.
+      remat: A name in REMAT.
+      static: Positions of the arguments of `__call__` that are no arrays.
+    """
     if remat == "none":
         return cls
     return nn.remat(cls, policy=REMAT[remat], static_argnums=static)
 
 
-class Axes(NamedTuple):
-    """The sizes folded into the leading axis (b n g), and how many branches are video."""
-
-    batch: int
-    frames: int
-    branches: int
-    video_branches: int
-
-    @property
-    def temporal(self) -> bool:
-        """A single frame is an image: it skips the temporal layers exactly."""
-        return self.video_branches > 0 and self.frames > 1
-
-
-def on_video_branches(layer, x: jax.Array, axes: Axes) -> jax.Array:
-    """`layer` ([b n g h w c] → same) on the video branches of x [(b n g) h w c]; others pass."""
-    b, n, g, k = axes
-    split = x.reshape(b, n, g, *x.shape[1:])
-    if k == g:
-        return layer(split).reshape(x.shape)
-    return jnp.concatenate([layer(split[:, :, :k]), split[:, :, k:]], axis=2).reshape(x.shape)
-
-
-class TemporalConv(nn.Module):
-    """x + conv over frames (3 taps, zero-initialised); x [b n g h w c]. Parameters: kernel WIO."""
-
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        channels = x.shape[-1]
-        kernel = self.param("kernel", zeros, (3, channels, channels))
-        bias = self.param("bias", zeros, (channels,))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = jax.lax.platform_dependent(
-            x, kernel, cpu=_convolve_frames_by_product, default=_convolve_frames
-        )
-        return x + (y + bias)
-
-
-def _convolve_frames(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x [b n g h w c], kernel [3 c c]. Height and width stay apart: on TPU nothing is moved."""
-    y = jax.lax.conv_general_dilated(
-        rearrange(x, "b n g h w c -> b n (g h) w c"),
-        kernel[:, None, None],
-        window_strides=(1, 1, 1),
-        padding=((1, 1), (0, 0), (0, 0)),
-        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-    )
-    return y.reshape(x.shape)
-
-
-def _convolve_frames_by_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same as one matrix product over (tap, channel).
-
-    On CPU 1.5 to 2.5 times faster, forward and backward; on TPU the taps would be copied.
-    """
-    channels = x.shape[-1]
-    padded = jnp.pad(x, ((0, 0), (1, 1), *((0, 0),) * 4))
-    taps = jnp.concatenate([padded[:, :-2], x, padded[:, 2:]], axis=-1)
-    return matmul(taps, kernel.reshape(3 * channels, channels))
-
-
-class Attention(nn.Module):
-    """Multi-head attention, q/k/v without bias. x [b l c], context [b m d] (x itself if None).
-
-    Along frames x is [b n s c], and each of the s places attends to its own n frames.
-    """
-
-    heads: int
-    dtype: Any = None
-    upcast: bool = False  # queries and keys to float32
-    along_frames: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
-        channels = x.shape[-1]
-        context = x if context is None else context
-        folded, unfolded = "b l (heads d)", "b l heads d"
-        if self.along_frames:
-            folded, unfolded = "b n s (heads d)", "(b s) n heads d"
-
-        def project(name: str, y: jax.Array) -> jax.Array:
-            y = Dense(channels, use_bias=False, dtype=self.dtype, name=name)(y)
-            return rearrange(y, f"{folded} -> {unfolded}", heads=self.heads)
-
-        # The softmax over one key is 1: every query reads the one value, whatever q and k are.
-        one_key = context.shape[1] == 1
-        if not one_key or self.is_initializing():  # the parameters are there all the same
-            q, k = project("to_q", x), project("to_k", context)
-            if self.upcast:
-                q, k = q.astype(jnp.float32), k.astype(jnp.float32)
-        v = project("to_v", context)
-        y = v if one_key else attention(q, k, v)
-        y = rearrange(y, f"{unfolded} -> {folded}", b=x.shape[0])
-        y = Dense(channels, dtype=self.dtype, name="to_out_0")(y)
-        return jnp.broadcast_to(y, x.shape)
-
-
-class FeedForward(nn.Module):
-    """GEGLU, four times as wide inside."""
-
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        channels = x.shape[-1]
-        hidden = GEGLU(4 * channels, self.dtype, name="net_0")(x)
-        return Dense(channels, dtype=self.dtype, name="net_2")(hidden)
-
-
-class GEGLU(nn.Module):
-    """hidden · gelu(gate), both projected from x by diffusers' `ff.net.0.proj`."""
-
-    features: int
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return geglu(*Dense(2 * self.features, dtype=self.dtype, name="proj")(x, apart=True))
-
-
-class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to `context` (if given), feed-forward; pre-norm residuals."""
-
-    heads: int
-    dtype: Any = None
-    upcast: bool = False
-    along_frames: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
-        def attend(name: str) -> Attention:
-            return Attention(self.heads, self.dtype, self.upcast, self.along_frames, name=name)
-
-        def norm(name: str) -> LayerNorm:
-            return LayerNorm(1e-5, dtype=self.dtype, name=name)
-
-        x = x + attend("attn1")(norm("norm1")(x))
-        if context is not None:
-            x = x + attend("attn2")(norm("norm2")(x), context)
-        return x + FeedForward(self.dtype, name="ff")(norm("norm3")(x))
-
-
-class SpatialTransformer(nn.Module):
-    """diffusers' `Transformer2DModel`: x [(b n g) h w c], context [(b n g) l d]."""
-
-    heads: int
-    norm_num_groups: int
-    use_linear_projection: bool
-    upcast_attention: bool
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        frames, height, width, channels = x.shape
-
-        def projection(name: str):
-            if self.use_linear_projection:
-                return Dense(channels, dtype=self.dtype, name=name)
-            return Conv(channels, kernel_size=1, padding=0, dtype=self.dtype, name=name)
-
-        h = GroupNorm(self.norm_num_groups, 1e-6, dtype=self.dtype, name="norm")(x)
-        h = projection("proj_in")(h).reshape(frames, height * width, channels)
-        block = TransformerBlock(
-            self.heads, self.dtype, self.upcast_attention, name="transformer_blocks_0"
-        )
-        h = block(h, context)
-        return x + projection("proj_out")(h.reshape(x.shape))
-
-
-class TemporalTransformer(nn.Module):
-    """The spatial transformer mirrored: x [b n g h w c], the frames of one place are the tokens."""
-
-    heads: int
-    norm_num_groups: int
-    max_frames: int
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        b, n, g, _, _, channels = x.shape
-        if n > self.max_frames:
-            raise UserError(f"{n} frames in one clip: this model takes at most {self.max_frames}")
-        position = self.param(
-            "position_embedding", nn.initializers.normal(0.02), (self.max_frames, channels)
-        )
-        h = rearrange(x, "b n g h w c -> (b n g) h w c")
-        h = GroupNorm(self.norm_num_groups, 1e-6, dtype=self.dtype, name="norm")(h)
-        h = rearrange(h, "(b n g) h w c -> b n (g h w) c", b=b, g=g)
-        h = Dense(channels, dtype=self.dtype, name="proj_in")(h)
-        h = h + position[:n, None].astype(h.dtype)
-        block = TransformerBlock(
-            self.heads, self.dtype, along_frames=True, name="transformer_blocks_0"
-        )
-        h = Dense(channels, dtype=self.dtype, kernel_init=zeros, name="proj_out")(block(h))
-        return x + h.reshape(x.shape)
-
-
 class ResnetBlock(nn.Module):
-    """Two 3x3 convolutions with the timestep added between; a temporal convolution follows each."""
+    """Two 3x3 convolutions on a residual, with the timestep's embedding added between them.
+
+    A temporal convolution follows each of the two.
+    """
 
     features: int
     norm_num_groups: int
@@ -278,6 +89,8 @@ class ResnetBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array, axes: Axes) -> jax.Array:
+        """Returns [(b n g) h w features] from x [(b n g) h w c] and temb [(b n g) d]."""
+
         def norm(name: str) -> GroupNorm:
             return GroupNorm(
                 self.norm_num_groups, self.norm_eps, self.dtype, jax.nn.silu, name=name
@@ -302,7 +115,10 @@ class ResnetBlock(nn.Module):
 
 
 class Resample(nn.Module):
-    """diffusers' `Downsample2D` (stride 2) and `Upsample2D` (nearest, ×2): one 3x3 convolution."""
+    """A 3x3 convolution that halves the resolution by its stride, or follows its doubling.
+
+    These are diffusers' `Downsample2D` and `Upsample2D`.
+    """
 
     features: int
     up: bool
@@ -310,6 +126,7 @@ class Resample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
+        """Returns x [(b n g) h w c] at another resolution; upsampling crops it to `size`."""
         if self.up:
             height, width = size
             x = x.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
@@ -317,12 +134,19 @@ class Resample(nn.Module):
 
 
 class Block(nn.Module):
-    """One resolution of the UNet: `skips` are read (up), or outputs returned (down and middle)."""
+    """All layers at one resolution of the UNet.
+
+    Attributes:
+      features: Width.
+      num_layers: Number of residual blocks; 0 makes the middle block of resnet, attention, resnet.
+      heads: Attention heads; 0 stands for no attention at this resolution.
+      resample: "up", "down" or None.
+    """
 
     features: int
     num_layers: int
-    heads: int  # 0: no attention at this resolution
-    resample: str | None  # "up", "down" or None
+    heads: int
+    resample: Literal["up", "down"] | None
     norm_num_groups: int
     norm_eps: float
     use_linear_projection: bool
@@ -334,8 +158,17 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, temb, context, axes: Axes, skips: list[jax.Array] | None = None):
+        """Returns the block's output, and the outputs of all its layers for later blocks.
+
+        Args:
+          x: [(b n g) h w c].
+          temb: Embedding of the timestep [(b n g) d].
+          context: Tokens for cross-attention [(b n g) l d].
+          axes: Sizes of the leading axis.
+          skips: Outputs of earlier layers, which an upward block takes from the end; else None.
+        """
         outputs = []
-        middle = self.num_layers == 0  # resnet, attention, resnet
+        middle = self.num_layers == 0
         for i in range(2 if middle else self.num_layers):
             if skips is not None:
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
@@ -353,13 +186,14 @@ class Block(nn.Module):
         if self.resample == "down":
             x = Resample(self.features, False, self.dtype, name="downsamplers_0")(x)
             outputs.append(x)
-        if self.resample == "up":  # to the size of the next skip, which may be odd
+        if self.resample == "up":  # to the size of the next skip, whose sides may be odd
             x = Resample(self.features, True, self.dtype, name="upsamplers_0")(
                 x, skips[-1].shape[1:3]
             )
         return x, outputs
 
     def attend(self, i: int, x: jax.Array, context: jax.Array, axes: Axes) -> jax.Array:
+        """Applies the i-th spatial transformer, and then the temporal one for clips."""
         x = rematerialised(SpatialTransformer, self.remat)(
             self.heads,
             self.norm_num_groups,
@@ -380,29 +214,50 @@ class Block(nn.Module):
         return x
 
 
-class VideoUNet(nn.Module):
-    """v-prediction of Gen-1. Fields are those of diffusers' config.json, then ours.
+class TimestepMLP(nn.Module):
+    """Two dense layers on the timestep's embedding (diffusers' `TimestepEmbedding`)."""
 
-    `attention_head_dim` is, as in SD 1.x's and 2.x's files, the NUMBER of heads.
+    features: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = Dense(self.features, dtype=self.dtype, name="linear_1")(x)
+        return Dense(self.features, dtype=self.dtype, name="linear_2")(jax.nn.silu(x))
+
+
+class VideoUNet(nn.Module):
+    """Predicts v of Gen-1's diffusion (or the noise, as it was trained).
+
+    The fields down to `upcast_attention` are the keys of diffusers' config.json. Defaults are those
+    of Stable Diffusion 1.5.
+
+    Attributes:
+      attention_head_dim: The NUMBER of heads, as in the files of Stable Diffusion 1.x and 2.x.
+      upcast_attention: Whether queries and keys are float32, as Stable Diffusion 2.1 needs them.
+      temporal: Whether there are temporal layers; the image model has none.
+      max_frames: Rows of each learned table of frame positions.
+      remat: A name in REMAT.
+      dtype: Compute type; None computes in the sample's.
     """
 
-    sample_size: int | None = None
-    in_channels: int = 4
-    out_channels: int = 4
-    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
-    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int = 2
-    cross_attention_dim: int = 768
-    attention_head_dim: int | tuple[int, ...] = 8
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-5
+    sample_size: ImageSize = None
+    in_channels: Width = 4
+    out_channels: Width = 4
+    down_block_types: tuple[DownBlockType, ...] = (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D")
+    up_block_types: tuple[UpBlockType, ...] = ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3)
+    block_out_channels: Widths = (320, 640, 1280, 1280)
+    layers_per_block: Layers = 2
+    cross_attention_dim: Width = 768
+    attention_head_dim: Count | tuple[Count, ...] = 8
+    norm_num_groups: Count = 32
+    norm_eps: Epsilon = 1e-5
     use_linear_projection: bool = False
-    upcast_attention: bool = False  # queries and keys in float32, as SD 2.1 wants it
-    temporal: bool = True  # False: the image model alone
-    max_frames: int = 32  # rows of each learned frame-position table
-    remat: str = "none"  # a name in REMAT
-    dtype: Any = None  # compute type
+    upcast_attention: bool = False
+    temporal: bool = True
+    max_frames: Count = 32
+    remat: str = "none"
+    dtype: Any = None
 
     @nn.compact
     def __call__(
@@ -424,13 +279,16 @@ class VideoUNet(nn.Module):
         Returns:
           v, float32, in the sample's shape with `out_channels` channels.
         """
+        chex.assert_rank(sample, {5, 6})
         if is_plain := sample.ndim == 5:
             sample, context = sample[:, None], context[:, None]
-        b, g, n, height, width, _ = sample.shape
+        b, g, n, *_ = sample.shape
+        chex.assert_shape(sample, (b, g, n, None, None, self.in_channels))
+        chex.assert_shape(timesteps, (b,))
+        chex.assert_shape(context, (b, g, None, self.cross_attention_dim))
         axes = Axes(b, n, g, g if num_video_branches is None else num_video_branches)
         widths = self.block_out_channels
-        heads = self.attention_head_dim
-        heads = (heads,) * len(widths) if isinstance(heads, int) else tuple(heads)
+        heads = self.heads_of_levels()
         dtype = self.dtype or sample.dtype
 
         temb = timestep_embedding(timesteps, widths[0]).astype(dtype)
@@ -438,48 +296,37 @@ class VideoUNet(nn.Module):
         temb = repeat(jax.nn.silu(temb), "b c -> (b n g) c", n=n, g=g)
         context = repeat(context.astype(dtype), "b g l d -> (b n g) l d", n=n)
 
-        shared = dict(
-            norm_num_groups=self.norm_num_groups,
-            norm_eps=self.norm_eps,
-            use_linear_projection=self.use_linear_projection,
-            upcast_attention=self.upcast_attention,
-            temporal=self.temporal,
-            max_frames=self.max_frames,
-            remat=self.remat,
-            dtype=self.dtype,
-        )
-        last = len(widths) - 1
+        def block(name: str, level: int, num_layers: int, has_attention: bool, resample) -> Block:
+            return Block(
+                widths[level],
+                num_layers,
+                heads[level] if has_attention else 0,
+                resample,
+                self.norm_num_groups,
+                self.norm_eps,
+                self.use_linear_projection,
+                self.upcast_attention,
+                self.temporal,
+                self.max_frames,
+                self.remat,
+                self.dtype,
+                name=name,
+            )
+
+        last, depth = len(widths) - 1, self.layers_per_block
         x = rearrange(sample, "b g n h w c -> (b n g) h w c").astype(dtype)
         x = Conv(widths[0], dtype=self.dtype, name="conv_in")(x)
         skips = [x]
         for i, kind in enumerate(self.down_block_types):
-            block_heads = heads[i] if kind.startswith("CrossAttn") else 0
-            down = "down" if i < last else None
-            block = Block(
-                widths[i],
-                self.layers_per_block,
-                block_heads,
-                down,
-                name=f"down_blocks_{i}",
-                **shared,
-            )
-            x, outputs = block(x, temb, context, axes)
+            has_attention, down = kind.startswith("CrossAttn"), "down" if i < last else None
+            layers = block(f"down_blocks_{i}", i, depth, has_attention, down)
+            x, outputs = layers(x, temb, context, axes)
             skips += outputs
-        x, _ = Block(widths[-1], 0, heads[-1], None, name="mid_block", **shared)(
-            x, temb, context, axes
-        )
+        x, _ = block("mid_block", last, 0, True, None)(x, temb, context, axes)
         for i, kind in enumerate(self.up_block_types):
-            block_heads = heads[last - i] if kind.startswith("CrossAttn") else 0
-            up = "up" if i < last else None
-            block = Block(
-                widths[last - i],
-                self.layers_per_block + 1,
-                block_heads,
-                up,
-                name=f"up_blocks_{i}",
-                **shared,
-            )
-            x, _ = block(x, temb, context, axes, skips)
+            has_attention, up = kind.startswith("CrossAttn"), "up" if i < last else None
+            layers = block(f"up_blocks_{i}", last - i, depth + 1, has_attention, up)
+            x, _ = layers(x, temb, context, axes, skips)
 
         norm = GroupNorm(
             self.norm_num_groups, self.norm_eps, self.dtype, jax.nn.silu, name="conv_norm_out"
@@ -488,88 +335,58 @@ class VideoUNet(nn.Module):
         v = rearrange(x, "(b n g) h w c -> b g n h w c", b=b, n=n).astype(jnp.float32)
         return v[:, 0] if is_plain else v
 
-    def dummy_inputs(self) -> tuple:
-        """The smallest input that touches every parameter: a clip of two frames."""
+    def dummy_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Returns shapes of the smallest arguments that touch every parameter: two frames."""
         size = 2 ** (len(self.block_out_channels) - 1)
-        sample = jnp.zeros((1, 2, size, size, self.in_channels))
-        return sample, jnp.zeros((1,), jnp.int32), jnp.zeros((1, 1, self.cross_attention_dim))
+        return (
+            jax.ShapeDtypeStruct((1, 2, size, size, self.in_channels), jnp.float32),
+            jax.ShapeDtypeStruct((1,), jnp.int32),
+            jax.ShapeDtypeStruct((1, 1, self.cross_attention_dim), jnp.float32),
+        )
 
     @classmethod
     def from_config(cls, config: dict, dtype: Any = None) -> "VideoUNet":
-        """From a config.json of ours, or of `UNet2DConditionModel` (no temporal layers).
+        """Builds the network that a config.json of ours or of `UNet2DConditionModel` describes.
+
+        A `UNet2DConditionModel` has no temporal layers.
 
         Raises:
-          UserError: a setting that this network does not have.
+          UserError: A setting that this network does not have.
         """
         config = {**config}
-        # Newer files repeat for every block what is said once in others.
+        # Newer files say for every block what older ones say once.
         for name in ("only_cross_attention", "transformer_layers_per_block"):
-            if isinstance(value := config.get(name), (list, tuple)) and len(set(value)) == 1:
+            value = config.get(name)
+            if isinstance(value, (list, tuple)) and value and all(x == value[0] for x in value):
                 config[name] = value[0]
         if config.get("transformer_layers_per_block") == 1:
             del config["transformer_layers_per_block"]
-        image_network = config.get("_class_name") == "UNet2DConditionModel"
-        fields = {"temporal": not image_network} | read_config(cls, config, FIXED_SETTINGS)
-        module = cls(**fields, dtype=dtype)
-        module._check()
+        is_image_network = config.get("_class_name") == "UNet2DConditionModel"
+        fields = read_config(cls, config, fixed=FIXED_SETTINGS)
+        module = cls(**{"temporal": not is_image_network} | fields, dtype=dtype)
+        module.check()
         return module
 
     def to_config(self) -> dict[str, Any]:
-        """config.json of this network; a stock diffusers UNet's if it has no temporal layers."""
+        """Returns the config.json; without temporal layers it is a diffusers UNet's."""
         config = write_config(self)
         if not self.temporal:
             config["_class_name"] = "UNet2DConditionModel"
             del config["temporal"], config["max_frames"]
         return config
 
-    def _check(self) -> None:
-        """UserError for the first setting that does not make a network of this kind."""
+    def check(self) -> None:
+        """Raises a UserError about the first settings that do not fit together."""
         levels = len(self.block_out_channels)
+        for name in ("down_block_types", "up_block_types"):
+            require(self, name, len(getattr(self, name)) == levels, f"{levels}, one for each width")
+        heads = self.heads_of_levels()
+        require(self, "attention_head_dim", len(heads) == levels, f"the number of heads, {levels}")
+        require_divisors(self, "attention_head_dim", heads, "block_out_channels")
+        groups = [self.norm_num_groups] * levels
+        require_divisors(self, "norm_num_groups", groups, "block_out_channels")
 
-        def accept(name: str, valid: bool, accepted: str) -> None:
-            if not valid:
-                raise UserError(
-                    f"VideoUNet does not support {name}={getattr(self, name)!r}; "
-                    f"accepted: {accepted}"
-                )
-
-        for name, kind in (("down_block_types", "Down"), ("up_block_types", "Up")):
-            kinds = (f"CrossAttn{kind}Block2D", f"{kind}Block2D")
-            types = getattr(self, name)
-            valid = len(types) == levels and all(t in kinds for t in types)
-            accept(name, valid, f"{levels} of {' and '.join(kinds)}, one a width")
-        per_level = isinstance(self.attention_head_dim, tuple)
-        heads = self.attention_head_dim if per_level else (self.attention_head_dim,) * levels
-        pairs = zip(self.block_out_channels, heads, strict=False)
-        divides = len(heads) == levels and all(
-            type(count) is int and count > 0 and width % count == 0 for width, count in pairs
-        )
-        accept(
-            "attention_head_dim",
-            divides,
-            f"the number of heads, one or {levels}, each a divisor of "
-            f"block_out_channels {list(self.block_out_channels)}",
-        )
-        groups = self.norm_num_groups
-        divides = type(groups) is int and groups > 0
-        divides = divides and not any(width % groups for width in self.block_out_channels)
-        accept(
-            "norm_num_groups",
-            divides,
-            f"a divisor of block_out_channels {list(self.block_out_channels)}",
-        )
-        for name in ("layers_per_block", "cross_attention_dim", "in_channels", "out_channels"):
-            value = getattr(self, name)
-            accept(name, type(value) is int and value > 0, "one number above 0")
-
-
-class TimestepMLP(nn.Module):
-    """diffusers' `TimestepEmbedding`."""
-
-    features: int
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = Dense(self.features, dtype=self.dtype, name="linear_1")(x)
-        return Dense(self.features, dtype=self.dtype, name="linear_2")(jax.nn.silu(x))
+    def heads_of_levels(self) -> tuple[int, ...]:
+        """Returns the number of attention heads at each resolution."""
+        heads = self.attention_head_dim
+        return (heads,) * len(self.block_out_channels) if isinstance(heads, int) else tuple(heads)

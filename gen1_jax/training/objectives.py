@@ -21,7 +21,7 @@ from gen1_jax.diffusion import prior as prior_diffusion
 from gen1_jax.diffusion.process import make_schedule, q_sample, target
 from gen1_jax.diffusion.structure import model_input
 from gen1_jax.errors import UserError
-from gen1_jax.models import clip, dpt
+from gen1_jax.models.preprocess import preprocess_for_clip, preprocess_for_depth
 from gen1_jax.training import previews
 
 Params = Any
@@ -145,7 +145,7 @@ def contrastive(
     """
 
     def logits(params, batch):
-        pixels = clip.preprocess(batch.frames[:, 0], module.vision_config.image_size)
+        pixels = preprocess_for_clip(batch.frames[:, 0], module.vision_config.image_size)
         params = {**params, "logit_scale": jnp.minimum(params["logit_scale"], max_logit_scale)}
         images, texts, scale = module.apply({"params": params}, pixels, batch.tokens)
         return scale * images @ texts.T
@@ -184,7 +184,9 @@ def depth(
     def estimate(params, frames):
         b = frames.shape[0]
         height, width = frames.shape[2:4]
-        pixels = dpt.preprocess(rearrange(frames, "b n h w c -> (b n) h w c"), (height, width))
+        pixels = preprocess_for_depth(
+            rearrange(frames, "b n h w c -> (b n) h w c"), (height, width)
+        )
         return rearrange(module.apply({"params": params}, pixels), "(b n) h w -> b n h w", b=b)
 
     def loss(params, encoder_params, batch, key):

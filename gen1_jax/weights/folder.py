@@ -7,6 +7,7 @@ This is the one format of a finished model. A folder that is saved here loads in
 import functools
 import importlib
 import os
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from flax import traverse_util
 
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json, replacing_folder, write_json
+from gen1_jax.models.config import check_against_tensors, check_count
 from gen1_jax.pipeline import CONFIG_KINDS
 from gen1_jax.weights.naming import (
     match_keys,
@@ -73,14 +75,23 @@ def init_params(
 
 
 def param_template(module: nn.Module) -> dict[str, Any]:
-    """Returns shapes and dtypes of a module's parameters, without computing any."""
-    return jax.tree.map(lambda leaf: leaf, _trace_template(module))  # callers may change theirs
+    """Returns shapes and dtypes of a module's parameters, without computing any.
+
+    Raises:
+      UserError: there are more parameters than any network here may have.
+    """
+    # A tree of the caller's own, without the sharding of a mesh that was set when it was traced.
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _cached_template(module)
+    )
 
 
 @functools.lru_cache(maxsize=32)
-def _trace_template(module: nn.Module) -> dict[str, Any]:
-    """Traces a module once: a training run asks for some templates ten times."""
-    return jax.eval_shape(module.init, jax.random.key(0), *module.dummy_inputs())["params"]
+def _cached_template(module: nn.Module) -> dict[str, Any]:
+    """Traces `init` once for each module, which takes seconds for a large network."""
+    template = jax.eval_shape(module.init, jax.random.key(0), *module.dummy_inputs())["params"]
+    check_count(type(module), sum(leaf.size for leaf in jax.tree.leaves(template)))
+    return template
 
 
 # ---- writing
@@ -201,8 +212,10 @@ class ModelTensors(Mapping):
           what: the beginning of the error's line.
 
         Raises:
+          UserError: the module's settings ask for more than the tensors hold.
           MismatchError: the tensors are not those of the module.
         """
+        check_against_tensors(module, tensors.shapes, what)
         template = param_template(module)
         unused = getattr(module, "UNUSED_PARAMETERS", ())
         self._tensors, self.shapes = tensors, torch_shapes(template)
@@ -237,7 +250,7 @@ def module_from_config(
     kind = config.get("_class_name") or config.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_KINDS:
         accepted = ", ".join(CONFIG_KINDS)
-        raise UserError(f"{where} holds a model of kind {kind!r}; accepted: {accepted}")
+        raise UserError(f"{where} holds a model of kind {reprlib.repr(kind)}; accepted: {accepted}")
     part = CONFIG_KINDS[kind]  # the module is imported only now, when it is needed
     return getattr(importlib.import_module(part.module), part.kind).from_config(config, dtype=dtype)
 

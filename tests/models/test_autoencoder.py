@@ -35,7 +35,7 @@ SD = {
 
 
 def reference(config, seed):
-    """diffusers' module with every parameter random, none left at its initial 0 or 1."""
+    """Returns diffusers' module, with all parameters moved away from their initial 0 or 1."""
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(seed)
@@ -54,7 +54,7 @@ def ours(config, model):
 
 
 def drawn_params(module, seed=0):
-    """Parameters by NumPy, about as large as a new model's; spares the compilation of `init`."""
+    """Draws parameters with NumPy, about as large as a new model's, without compiling `init`."""
     rng = np.random.default_rng(seed)
 
     def draw(leaf):
@@ -96,7 +96,7 @@ def test_encodes_and_decodes_as_diffusers(seed, batch, size, changes):
 
     got = run(params, images, want[0])
     assert got[0].shape == (batch, size[0] // 4, size[1] // 4, module.latent_channels)
-    # Against float64, the decoder of random weights is off by up to 2e-5 in torch as in JAX.
+    # With random weights the decoder differs from float64 by up to 2e-5, in torch as in JAX.
     for x, y, tolerance in zip(got, want, (1e-5, 1e-5, 1e-4), strict=True):
         assert x.dtype == jnp.float32 and x.shape == y.shape
         assert relative_error(x, y) < tolerance
@@ -166,19 +166,20 @@ def test_config_round_trip():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        ({"act_fn": "mish"}, "act_fn='mish'; accepted: 'silu', 'swish'"),
-        ({"down_block_types": ["AttnDownEncoderBlock2D"] * 3}, "down_block_types="),
-        ({"up_block_types": ["UpDecoderBlock2D"] * 2}, "up_block_types="),
-        ({"shift_factor": 0.1}, "shift_factor=0.1"),
-        ({"latents_mean": [0.0] * 4}, "latents_mean="),
-        ({"norm_num_groups": 32}, "multiples of norm_num_groups=32"),
-        ({"temporal_compression_ratio": 4}, "temporal_compression_ratio=4"),
+        {"act_fn": "mish"},
+        {"down_block_types": ["AttnDownEncoderBlock2D"] * 3},
+        {"up_block_types": ["UpDecoderBlock2D"] * 2},
+        {"shift_factor": 0.1},
+        {"latents_mean": [0.0] * 4},
+        {"norm_num_groups": 32},
+        {"temporal_compression_ratio": 4},
     ],
 )
-def test_unsupported_settings_are_named(change, message):
-    with pytest.raises(UserError, match=message):
+def test_unsupported_settings_are_named(change):
+    (name,) = change
+    with pytest.raises(UserError, match=f"{name}="):
         AutoencoderKL.from_config(TINY | change)
 
 
@@ -189,5 +190,5 @@ def test_settings_that_are_off_may_be_unknown():
 
 def test_sizes_that_do_not_fit_are_refused():
     module = AutoencoderKL.from_config(TINY)
-    with pytest.raises(UserError, match="30 x 32 .* multiples of 4"):
+    with pytest.raises(UserError, match="30 x 32"):
         jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 30, 32, 3)))

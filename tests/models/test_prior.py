@@ -33,7 +33,7 @@ KARLO = {
 
 
 def reference(config, seed):
-    """diffusers' module with every parameter random, none left at its initial 0 or 1."""
+    """Returns diffusers' module, with all parameters moved away from their initial 0 or 1."""
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(seed)
@@ -66,7 +66,7 @@ def inputs(config, batch, seed):
 
 
 def drawn_params(module, seed=0):
-    """Parameters by NumPy, about as large as a new model's; spares the compilation of `init`."""
+    """Draws parameters with NumPy, about as large as a new model's, without compiling `init`."""
     rng = np.random.default_rng(seed)
 
     def draw(leaf):
@@ -106,8 +106,6 @@ def test_predicts_as_diffusers(seed, batch, changes):
     assert relative_error(got, want) < 1e-5
     embedding = module.apply({"params": params}, want, method="post_process_latents")
     assert relative_error(embedding, want_embedding.reshape(batch, -1)) < 1e-5
-    back = module.apply({"params": params}, embedding, method="standardise")
-    np.testing.assert_allclose(back, want, atol=1e-3)
 
 
 def test_padding_tokens_have_no_influence_and_an_empty_mask_is_finite():
@@ -146,11 +144,10 @@ def test_full_size_has_the_public_checkpoint_s_parameters():
     assert sum(leaf.size for leaf in leaves) == sum(p.numel() for p in model.parameters())
 
 
-def test_a_new_model_s_statistics_standardise_by_nothing():
+def test_a_new_model_s_statistics_change_nothing():
     module = PriorTransformer.from_config(TINY | {"num_layers": 0})
     params = {"params": init_params(module, jax.random.key(0))}
     x = jax.random.normal(jax.random.key(1), (2, 64))
-    np.testing.assert_array_equal(module.apply(params, x, method="standardise"), x)
     np.testing.assert_array_equal(module.apply(params, x, method="post_process_latents"), x)
 
 
@@ -161,25 +158,27 @@ def test_config_round_trip():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        ({"encoder_hid_proj_type": None}, "encoder_hid_proj_type=None; accepted: 'linear'"),
-        ({"norm_in_type": "group"}, "norm_in_type='group'"),
-        ({"embedding_proj_norm_type": "rms"}, "embedding_proj_norm_type='rms'"),
-        ({"added_emb_type": "cls"}, "added_emb_type='cls'"),
-        ({"additional_embeddings": 0}, "additional_embeddings=0; accepted: 4"),
-        ({"dropout": 0.1}, "dropout=0.1"),
-        ({"time_embed_act_fn": "mish"}, "time_embed_act_fn='mish'"),
-        ({"rotary": True}, "rotary=True"),
+        {"encoder_hid_proj_type": None},
+        {"norm_in_type": "group"},
+        {"embedding_proj_norm_type": "rms"},
+        {"added_emb_type": "cls"},
+        {"additional_embeddings": 0},
+        {"dropout": 0.1},
+        {"time_embed_act_fn": "mish"},
+        {"attention_head_dim": 2**20},
+        {"rotary": True},
     ],
 )
-def test_unsupported_settings_are_named(change, message):
-    with pytest.raises(UserError, match=message):
+def test_unsupported_settings_are_named(change):
+    ((name, value),) = change.items()
+    with pytest.raises(UserError, match=f"{name}={value!r}"):
         PriorTransformer.from_config(TINY | change)
 
 
 def test_text_of_another_length_is_refused():
     module = PriorTransformer.from_config(TINY)
     args = inputs(TINY | {"num_embeddings": 31}, 1, 0)
-    with pytest.raises(UserError, match="reads 32 text tokens, not 31"):
+    with pytest.raises(UserError, match="32 text tokens"):
         jax.eval_shape(module.init, jax.random.key(0), *args)
