@@ -60,6 +60,8 @@ def make_stream(data: Mapping[str, Any], seed: int, split: str = "train") -> Str
     opened = open_raw(data, _split_or_train(data, split))
     for place in ("world", "builder", "folder"):
         settings.pop(place, None)
+    if settings.get("image_fraction") == 0:  # the split may lack sizes of images that are not read
+        settings |= {"image_buckets": None, "image_weights": None}
     names = ("weights", "buckets", "image_buckets", "image_weights")
     videos, images = make_buckets(opened, **{k: settings.pop(k) for k in names if k in settings})
     tokenizer = settings.pop("tokenizer", None)
@@ -82,17 +84,23 @@ def make_validation_streams(data: Mapping[str, Any]) -> dict[str, Callable[[], S
     """Returns what makes the streams of the validation split, by kind: "video" and "image".
 
     The kinds are those that training reads. Each stream gives the same batches every time. Data
-    without a validation split of their own have no streams.
+    without a validation split of their own have no streams. A kind that the split lacks, such as
+    images of one of the sizes, is left out with a warning: training does not need it.
     """
     if not has_split(data, "validation"):
         return {}
     own = {"num_workers": 0} if "num_workers" in data else {}  # it is a few batches
     read = {"video": data["image_fraction"] < 1, "image": data["image_fraction"] > 0}
-    return {
-        kind: partial(make_stream, {**data, **own, "image_fraction": only}, 0, "validation")
-        for kind, only in (("video", 0.0), ("image", 1.0))
-        if read[kind]
-    }
+    streams = {}
+    for kind, only in (("video", 0.0), ("image", 1.0)):
+        make = partial(make_stream, {**data, **own, "image_fraction": only}, 0, "validation")
+        try:
+            if read[kind]:
+                make().close()  # nothing was read yet
+                streams[kind] = make
+        except UserError as error:
+            warnings.warn(f"no held-out loss of {kind}s: {error}", stacklevel=2)
+    return streams
 
 
 def has_split(data: Mapping[str, Any], split: str) -> bool:

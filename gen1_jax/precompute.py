@@ -218,10 +218,13 @@ def open_records(data: dict[str, Any], split: str) -> list[Raw]:
     """Opens the records of a split of a config's raw `data`, or none where the split is missing.
 
     Raises:
-      UserError: the form is not a raw one, or data are missing.
+      UserError: the form is not a raw one, data are missing, or there are several folders, whose
+        records would have the same names.
     """
     from gen1_jax.data_pipelines.sources import open_raw
 
+    if not isinstance(data.get("folder", ""), str):
+        raise UserError(f"data.folder is {data['folder']}; one folder is accepted")
     clip_size = tuple(data["size"]) if data.get("form") == "footage" else None
     return [
         Raw(records.name, records.examples, records.size or clip_size)

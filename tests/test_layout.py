@@ -266,7 +266,7 @@ def test_imports_are_read_in_every_form(monkeypatch, source, expected):
     assert imported(source, "a.b.d", False, modules) == expected
 
 
-@pytest.mark.parametrize("module", ["gen1_jax", "gen1_jax.cli"])
+@pytest.mark.parametrize("module", ["gen1_jax", "gen1_jax.cli", "gen1_jax.training.loop"])
 def test_importing_stays_light(module):
     code = f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     done = subprocess.run(

@@ -241,6 +241,14 @@ def test_footage_is_read_encoded_as_it_is_read_raw(micro_run, quick, footage, tm
     assert seen == {(2, 4, 8, 12), (3, 1, 8, 12), (3, 1, 12, 8)}
 
 
+def test_several_folders_of_footage_are_refused(micro_run, footage, tmp_path):
+    """The records of both would go to one folder."""
+    config = load(micro_run, "encoded")
+    config.data = {"form": "footage", "folder": (str(footage), "other"), "size": SIZES[0]}
+    with pytest.raises(UserError, match="one folder is accepted"):
+        run_part(config, tmp_path, progress=False)
+
+
 def test_training_from_encoded_is_training_from_raw(micro_run, quick, tmp_path):
     """The same seeds give the same loss and gradient, within what the storage precision rounds."""
     module, params = load_model(micro_run / "blur" / "model")

@@ -6,19 +6,21 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from gen1_jax.batch import Batch
 from gen1_jax.errors import one_line
 from gen1_jax.flops import count_flops
 from gen1_jax.hardware import find_chip
+
+if TYPE_CHECKING:  # tensorboardX imports torch where there is one, which takes seconds
+    from tensorboardX import SummaryWriter
 
 Metrics = Mapping[str, jax.Array]  # a step's scalars, by name
 
@@ -257,9 +259,11 @@ class EventLog(contextlib.AbstractContextManager):
         self._folder, self._write, self._files = folder, write, 0
         self._writer = self._open(purge_step=first + 1 if first else None)
 
-    def _open(self, **options: Any) -> SummaryWriter | None:
+    def _open(self, **options: Any) -> "SummaryWriter | None":
         if not self._write:
             return None
+        from tensorboardX import SummaryWriter
+
         self._files += 1  # files made within one second would have the same name
         options |= {"max_queue": 100, "filename_suffix": f".{self._files}"}
         try:
@@ -271,7 +275,7 @@ class EventLog(contextlib.AbstractContextManager):
     def _report(self, why: str) -> None:
         warnings.warn(f"cannot write the log {self._folder}: {why}; training goes on", stacklevel=4)
 
-    def _living(self) -> SummaryWriter | None:
+    def _living(self) -> "SummaryWriter | None":
         """Returns a writer whose thread runs, a new one if need be; None if there can be none."""
         if self._writer is not None:
             events = self._writer.file_writer.event_writer

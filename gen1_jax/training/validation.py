@@ -1,5 +1,6 @@
 """The held-out loss: the training loss on the validation split, with the same noise every time."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -72,10 +73,11 @@ class HeldOutLoss:
         for kind, make_stream in self._streams.items():
             stream = make_stream()
             losses = []
-            with jax.set_mesh(self._mesh):
+            with contextlib.ExitStack() as stack:
+                stack.callback(getattr(stream, "close", lambda: None))
+                stack.enter_context(jax.set_mesh(self._mesh))
                 for number, batch in enumerate(islice(stream, self._num_batches)):
                     placed = put_batch(batch, self._mesh)
                     losses.append(self._loss(params, placed, encoder_params, np.int32(number)))
-            getattr(stream, "close", lambda: None)()
             means[kind] = float(np.mean(jax.device_get(losses)))
         return means

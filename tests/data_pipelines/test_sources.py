@@ -18,6 +18,7 @@ from gen1_jax.data_pipelines import mixture
 from gen1_jax.data_pipelines.sources import (
     make_buckets,
     make_stream,
+    make_validation_streams,
     open_raw,
     read_preview_batch,
 )
@@ -335,6 +336,19 @@ def test_previews_come_from_the_validation_split_if_there_is_one(folder, tmp_pat
     no_split = str(write_footage(tmp_path, clips=0))
     preview = read_preview_batch(config(no_split, image_fraction=1.0))
     assert preview.frames.shape[:2] == (4, 1)
+
+
+def test_a_kind_that_the_validation_split_lacks_has_no_held_out_loss(folder, tmp_path):
+    both = {"image_buckets": (SIZE, SIZE[::-1]), "image_fraction": 0.5}
+    write_footage(tmp_path, clips=2, images={})
+    numbers = {f"train_{h}x{w}": (h, w) for h, w in both["image_buckets"]}
+    numbers["validation_32x48"] = SIZE
+    write(ImagesBuilder, tmp_path, {name: [image(0, size)] for name, size in numbers.items()})
+    data = config(str(tmp_path), **both)
+    assert next(make_stream(data, seed=0)).size  # training reads both kinds
+    assert read_preview_batch(data).num_frames == 4
+    with pytest.warns(UserWarning, match="no held-out loss of images: no images of .48, 32."):
+        assert list(make_validation_streams(data)) == ["video"]
 
 
 def test_unknown_forms(folder):
