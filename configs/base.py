@@ -39,7 +39,7 @@ def model_folders(*names: str) -> dict[str, str]:
     return {name: f"../{parts[name]}/model" for name in names}
 
 
-# ---------------------------------------------------------------- data
+# ---- data
 
 
 def encoding(data: dict, **fields) -> ConfigDict:
@@ -93,7 +93,7 @@ def encoded_data(*, num_frames: int, buckets: tuple, **fields) -> dict:
     return {**data, **fields}
 
 
-# ---------------------------------------------------------------- training
+# ---- training
 
 
 def training(name: str, objective: str, **fields) -> ConfigDict:
@@ -170,7 +170,7 @@ def stage(name: str, init_from: str, **fields) -> ConfigDict:
     )
 
 
-# ---------------------------------------------------------------- the finished pipeline
+# ---- the finished pipeline
 
 
 def pipeline(

@@ -36,7 +36,7 @@ VIDEOS, IMAGES = 1152, 9216  # in a batch; 9216 = 1152 clips · 8 frames
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
-# ---------------------------------------------------------------- models from elsewhere
+# ---- models from elsewhere
 
 
 def imported(flag: str, source: str, model: dict) -> ConfigDict:
@@ -146,7 +146,7 @@ def tokenizer() -> ConfigDict:
     )
 
 
-# ---------------------------------------------------------------- footage, and encoded footage
+# ---- footage, and encoded footage
 
 
 def footage() -> ConfigDict:
@@ -191,7 +191,7 @@ def encoded_data(**fields) -> dict:
     )
 
 
-# ---------------------------------------------------------------- the UNet's four stages
+# ---- the UNet's four stages
 
 
 def unet(temporal: bool, structured: bool) -> dict:
@@ -282,7 +282,7 @@ def blur() -> ConfigDict:
     )
 
 
-# ---------------------------------------------------------------- the finished pipeline
+# ---- the finished pipeline
 
 
 def pipeline() -> ConfigDict:

@@ -23,7 +23,7 @@ CONTEXT_LENGTH = 24  # tokens of a caption
 VOCABULARY = 512  # tokens that the tokenizer may learn, at most
 
 
-# ---------------------------------------------------------------- the world and its captions
+# ---- the world and its captions
 
 
 def world() -> ConfigDict:
@@ -62,7 +62,7 @@ def world_data(**fields) -> dict:
     return {**data, **fields}
 
 
-# ---------------------------------------------------------------- autoencoder, CLIP, depth
+# ---- autoencoder, CLIP, depth
 
 
 def autoencoder() -> ConfigDict:
@@ -157,7 +157,7 @@ def depth() -> ConfigDict:
     )
 
 
-# ---------------------------------------------------------------- the encoded world, and the prior
+# ---- the encoded world, and the prior
 
 
 def encoded() -> ConfigDict:
@@ -194,7 +194,7 @@ def prior() -> ConfigDict:
     )
 
 
-# ---------------------------------------------------------------- the UNet's four stages
+# ---- the UNet's four stages
 
 
 def unet(temporal: bool, structured: bool) -> dict:
@@ -270,7 +270,7 @@ def blur() -> ConfigDict:
     )
 
 
-# ---------------------------------------------------------------- the pipeline and its evaluation
+# ---- the pipeline and its evaluation
 
 
 def pipeline() -> ConfigDict:

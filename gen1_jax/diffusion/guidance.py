@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gen1_jax.diffusion.structure import model_input
 
-# (sample [b g n h w c], timesteps [b], context [b g l d], num_video_branches) -> [b g n h w 4]
+# (sample [b g n h w c], timesteps [b], context [b g l d], num_video_branches) → [b g n h w 4]
 Network = Callable[..., jax.Array]
 
 
