@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 LEVELS = tuple(range(8))  # all structure levels t_s, from the full depth to a nearly flat one
 
-# What may differ between a UNet's parameters and those of the stage before it; see `merge` below.
+# Parameters of a UNet that may differ from those of the stage before it; see `merge` below.
 ADDS_TEMPORAL_LAYERS = {"new": ("temporal",), "dropped": (), "widened": ()}
 ADDS_STRUCTURE_CHANNELS = {"new": (), "dropped": (), "widened": ("^conv_in/kernel$",)}
 
@@ -136,7 +136,7 @@ def training(name: str, objective: str, **fields) -> ConfigDict:
         "sharding": (("out", "fsdp"), ("in", "fsdp")),
         "split_from": 2**14,  # a parameter of fewer elements is whole on every device
         "microbatches": 1,  # parts of a batch, computed one after another to save memory
-        # What the UNet's backward pass computes again to save memory: none, products (all but
+        # The UNet's backward pass computes this again to save memory: none, products (all but
         # matrix products and convolutions) or layer (everything inside a layer).
         "remat": "none",
         "seed": 0,  # of parameters, data order, noise and dropout

@@ -1,7 +1,7 @@
 """Model FLOPs of a function: the multiplications and additions of its products and convolutions.
 
 They are counted in the program as it was written, before the compiler: recomputation, padding and
-fusion do not count. MFU is defined by this number. Where data choose between branches, the most
+fusion do not count. MFU is defined by this number. If the data choose between branches, the most
 expensive branch counts.
 """
 

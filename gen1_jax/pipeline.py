@@ -78,10 +78,10 @@ PARTS = {
 MODELS = {name: part for name, part in PARTS.items() if part.config_kinds}
 # The networks around the UNet, which are frozen while it is trained.
 ENCODERS = {name: part for name, part in MODELS.items() if name != "unet"}
-# What a config.json may say that its model is → the part that the model can be.
+# Kind of model that a config.json may name → the part that such a model can be.
 CONFIG_KINDS = {kind: part for part in MODELS.values() for kind in part.config_kinds}
 
-# What gen1.json must hold.
+# The keys that gen1.json must have.
 SETTINGS = ("schedule", "spacing", "size", "num_frames", "guidance_scale", "prior")
 
 

@@ -31,7 +31,7 @@ from gen1_jax.video.sources import Unreadable
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a worker must know of an ingest.
+    """The facts of an ingest that every worker needs.
 
     Attributes:
       work: work folder, which every worker sees under this name.

@@ -33,7 +33,7 @@ REASONS = UNREADABLE | UNWANTED
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of an input.
+    """The outcome of one input.
 
     Attributes:
       path: path of the input, relative to the source.

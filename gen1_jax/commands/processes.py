@@ -31,7 +31,7 @@ def refuse_one_of_many() -> None:
 
     from gen1_jax.errors import UserError
 
-    # What launch/local.py and SLURM say. A host of a TPU slice finds the other hosts by itself.
+    # launch/local.py and SLURM set these variables. A host of a TPU slice finds the others itself.
     said = (os.environ.get(name, "") for name in ("GEN1_PROCESSES", "SLURM_STEP_NUM_TASKS"))
     started = next((int(count) for count in said if count.isdecimal()), 1)
     if (started := max(started, jax.process_count())) > 1:

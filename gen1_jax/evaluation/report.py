@@ -1,4 +1,4 @@
-"""What an evaluation found, for people: means in a table, trends in a plot, edits in pictures."""
+"""Shows the results of an evaluation: means in a table, trends in a plot, edits in pictures."""
 
 import math
 import os

@@ -53,8 +53,8 @@ def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
     return primitive.name in ("dot_general", "conv_general_dilated")
 
 
-# What the backward pass keeps of each residual block and each transformer, by name: everything; the
-# results of products and convolutions outside attention; or nothing but the block's inputs.
+# Each policy says how much the backward pass keeps of a residual block or a transformer:
+# everything, the results of products and convolutions outside attention, or only its inputs.
 REMAT = {
     "none": None,
     "products": _is_product,

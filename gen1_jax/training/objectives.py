@@ -1,4 +1,4 @@
-"""What each model is trained for: a loss and its `Objective`. One loop trains them all.
+"""The objective of each model: its loss, and what surrounds the loss. One loop trains them all.
 
 A loss is `loss(params, encoder_params, batch, key) → (scalar, metrics)`.
 """

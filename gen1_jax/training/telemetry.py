@@ -1,4 +1,4 @@
-"""What a run reports: its bar and TensorBoard log, where the time goes, FLOPs, a profile."""
+"""The reports of a run: its bar and TensorBoard log, where the time goes, FLOPs, a profile."""
 
 import contextlib
 import time
