@@ -16,7 +16,7 @@ from gen1_jax.distributed import make_mesh
 from gen1_jax.workflow import run_part
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = 8
+STEPS = 4
 
 
 def launch(processes: int, devices: int, *command) -> subprocess.CompletedProcess:
@@ -44,13 +44,13 @@ def train(folder: Path, processes: int, *arguments) -> list[str]:
 
 def test_two_processes_of_two_devices_train_as_one(micro_run, quick, tmp_path):
     """Image and video batches; parameters and optimizer state are sharded over fsdp."""
-    changes = {"num_steps": STEPS, "data.image_fraction": 0.25, "log_every": 1}
+    changes = {"num_steps": STEPS, "checkpoint_every": STEPS, "data.image_fraction": 0.5}
     changes |= {"data.batch_size": 4, "data.image_batch_size": 4}
     alone = load(micro_run, "blur", **changes, sample_every=0)
     run_part(alone, tmp_path / "alone", progress=False)
     expected = load_file(tmp_path / "alone" / "model" / "diffusion_pytorch_model.safetensors")
 
-    settings = [f"{name}={value}" for name, value in changes.items()]
+    settings = [f"{name}={value}" for name, value in changes.items()] + [f"sample_every={STEPS}"]
     folder = micro_run / "blur_of_two"  # beside the parts that it starts from
     done = launch(2, 2, *train(folder, 2, "--set", *settings, "mesh.fsdp=2"))
     assert done.returncode == 0, done.stdout[-3000:]
