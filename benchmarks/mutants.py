@@ -42,6 +42,7 @@ PROCESS, STRUCTURE = "tests/diffusion/test_process.py", "tests/diffusion/test_st
 GUIDANCE, SAMPLER = "tests/diffusion/test_guidance.py", "tests/diffusion/test_sampler.py"
 PRIOR = "tests/diffusion/test_prior_diffusion.py"
 UNET = "tests/models/test_unet.py tests/models/test_unet_parity.py"
+ATTENTION, LAYERS = "tests/models/test_attention.py", "tests/models/test_layers.py"
 CLIP = "tests/models/test_clip.py"
 STEP = "tests/training/test_step.py"
 NAMING, MERGE = "tests/weights/test_naming.py", "tests/weights/test_merge.py"
@@ -184,23 +185,23 @@ MUTANTS = (
     # ---- attention and layers
     Mutant(
         "attention: scaled by 1/d",
-        "scale = q.shape[-1] ** -0.5 if", "scale = q.shape[-1] ** -1.0 if", UNET,
+        "scale = q.shape[-1] ** -0.5 if", "scale = q.shape[-1] ** -1.0 if", ATTENTION,
     ),
     Mutant(
         "attention: a masked pair counts",
         "jnp.where(mask, logits, jnp.finfo(jnp.float32).min)", "jnp.where(mask, logits, 0.0)",
-        CLIP,
+        ATTENTION,
     ),
     Mutant(
         "attention: a gradient without the softmax's own part",
         "weights * (dy @ v.swapaxes(-1, -2) - (dy * y).sum(-1, keepdims=True))",
         "weights * (dy @ v.swapaxes(-1, -2))",
-        UNET,
+        ATTENTION,
     ),
     Mutant(
         "layers: group norm's statistics in the input's type",
         "x.reshape(batch, -1, channels).astype(jnp.float32)", "x.reshape(batch, -1, channels)",
-        UNET,
+        LAYERS,
     ),
     Mutant(
         "layers: the constant of quick_gelu",
@@ -210,7 +211,7 @@ MUTANTS = (
         "layers: frequencies of the timestep embedding",
         "jnp.arange(half, dtype=jnp.float32) / half)",
         "jnp.arange(half, dtype=jnp.float32) / (half - 1))",
-        UNET,
+        LAYERS,
     ),
     # ---- a step of training
     Mutant(
