@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -60,7 +61,7 @@ def trace_once(function: Callable) -> Callable:
     @functools.wraps(function)
     def traced_once(*arguments, **options):
         leaves, tree = jax.tree.flatten((arguments, options))
-        kinds = tuple((x.shape, x.dtype) if hasattr(x, "shape") else repr(x) for x in leaves)
+        kinds = tuple(map(_kind, leaves))
         if (tree, kinds) in traced:
             raise AssertionError(f"{traced_once.__name__} is traced a second time for one shape")
         result = function(*arguments, **options)
@@ -70,3 +71,8 @@ def trace_once(function: Callable) -> Callable:
     # A partial has no name, and compiled programs go by the name.
     traced_once.__name__ = getattr(function, "func", function).__name__
     return traced_once
+
+
+def _kind(x: Any) -> Any:
+    """Returns what `jax.jit` tells arguments apart by; a weak type is that of Python's numbers."""
+    return (x.shape, x.dtype, x.weak_type) if isinstance(x, jax.core.Tracer) else repr(x)

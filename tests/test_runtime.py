@@ -1,8 +1,15 @@
-"""What a process is set up with before it computes."""
+"""How a process is set up before it computes, and that a program is traced once."""
 
 import os
 import subprocess
 import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen1_jax.runtime import trace_once
 
 
 def test_a_program_taken_from_disk_raises_no_alarm(tmp_path):
@@ -25,3 +32,21 @@ def test_a_program_taken_from_disk_raises_no_alarm(tmp_path):
         assert done.returncode == 0 and not done.stderr, done.stderr
         kept.append(sorted(path.name for path in tmp_path.rglob("*-cache")))
     assert kept[0] and kept[1] == kept[0]  # the second run compiled nothing
+
+
+def test_a_second_trace_of_the_same_arguments_is_a_fault():
+    calls = []
+
+    def double(x):
+        calls.append(x.shape)
+        return 2 * x
+
+    jitted = jax.jit(trace_once(double))
+    weak = jnp.full((2,), 1.0)  # as a caller may pass it: of a weak type
+    assert weak.weak_type
+    for x in (np.ones(2, np.float32), np.ones(2, np.float32), np.ones(3, np.float32), weak):
+        np.testing.assert_array_equal(jitted(x), 2 * np.asarray(x))
+    assert calls == [(2,), (3,), (2,)]
+    jitted.clear_cache()
+    with pytest.raises(AssertionError, match="double is traced a second time"):
+        jitted(np.ones(2, np.float32))
