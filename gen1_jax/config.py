@@ -70,7 +70,7 @@ def load_saved_config(workdir: Path) -> ConfigDict:
       UserError: the folder is not that of a trained part.
     """
     saved = read_json(workdir / SAVED_CONFIG)
-    if saved is None:
+    if saved is None or "model" not in saved:  # a model folder has a config.json of its own
         raise UserError(
             f"no readable {SAVED_CONFIG} in {workdir}; accepted: the folder of a trained part"
         )

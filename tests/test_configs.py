@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import Conditioner
-from gen1_jax.config import load_config, load_model_configs, resolve_paths
+from gen1_jax.config import load_config, load_model_configs, load_saved_config, resolve_paths
 from gen1_jax.configs import base, demo, paper, tiny
 from gen1_jax.data_pipelines.moving_shapes.builder import CONFIGS as WORLDS
 from gen1_jax.errors import UserError
@@ -243,3 +243,10 @@ def test_a_config_of_ones_own_may_build_on_the_base(tmp_path):
         load_config(f"{path}:yours")
     with pytest.raises(UserError, match="no config 'huge'; accepted: demo, paper, tiny, or"):
         load_config("huge")
+
+
+def test_a_model_folder_is_not_the_folder_of_a_trained_part(tmp_path):
+    """Both hold a config.json."""
+    (tmp_path / "config.json").write_text('{"_class_name": "VideoUNet"}')
+    with pytest.raises(UserError, match="accepted: the folder of a trained part"):
+        load_saved_config(tmp_path)
