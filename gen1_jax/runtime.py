@@ -61,7 +61,8 @@ def trace_once(function: Callable) -> Callable:
     @functools.wraps(function)
     def traced_once(*arguments, **options):
         leaves, tree = jax.tree.flatten((arguments, options))
-        kinds = tuple(map(_kind, leaves))
+        # Programs of another precision are other programs.
+        kinds = (jax.config.jax_default_matmul_precision, *map(_kind, leaves))
         if (tree, kinds) in traced:
             raise AssertionError(f"{traced_once.__name__} is traced a second time for one shape")
         result = function(*arguments, **options)

@@ -164,8 +164,8 @@ def train_on(
         min_size_to_shard=config.split_from,
         log_every=config.log_every,
         sample_every=config.sample_every,
-        eval_every=config.eval_every,
-        eval_batches=config.eval_batches,
+        eval_every=config.get("eval_every", 0),
+        eval_batches=config.get("eval_batches", 1),
         checkpoint_every=config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,
         make_preview_batch=make_preview_batch,
@@ -183,7 +183,7 @@ def check_settings(config) -> None:
       UserError: a value that cannot be trained with.
     """
     for name, what in (("sample_every", "samples"), ("eval_every", "held-out loss")):
-        if config[name] < 0:
+        if config.get(name, 0) < 0:
             raise UserError(
                 f"{config.name}: {name} is {config[name]}; 1 or more is accepted, or 0 for no "
                 f"{what}"
@@ -192,7 +192,7 @@ def check_settings(config) -> None:
         "num_steps", "log_every", "checkpoint_every", "keep_checkpoints", "microbatches",
         "eval_batches",
     ):  # fmt: skip
-        if config[name] < 1:
+        if config.get(name, 1) < 1:
             raise UserError(f"{config.name}: {name} is {config[name]}; 1 or more is accepted")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"{config.name}: seed is {config.seed}; 0 to {2**32 - 1} are accepted")

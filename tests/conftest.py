@@ -13,7 +13,8 @@ from functools import partial
 
 import pytest
 
-# The suite needs no accelerator; name one to run it there: `JAX_PLATFORMS=cuda make test`.
+# The suite needs no accelerator. To run it on one, name it with the CPU, which callbacks need:
+# `JAX_PLATFORMS=cuda,cpu JAX_DEFAULT_MATMUL_PRECISION=highest make test`.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # Eight virtual devices, so that sharding is tested on every machine. Work placed on one device
