@@ -239,6 +239,12 @@ def test_top_level_folders_go_by_our_name():
     assert not wrong, "\n".join(wrong)
 
 
+def test_files_of_tests_have_names_of_their_own():
+    # pytest imports each by its name alone, and cannot collect a second one of a name.
+    names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_every_package_is_installed():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
