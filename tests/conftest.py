@@ -28,8 +28,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test may depend on a download or on a display.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
-# What tests compile is kept for this run of the suite alone. Most of its time is compilation, and
-# its workers and the processes that tests start compile many programs more than once.
+# Programs that tests compile are kept for this run of the suite alone. Most of its time is
+# compilation, and its workers and the processes that tests start compile many programs more than
+# once.
 if "XDG_CACHE_HOME" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="gen1-tests-")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
