@@ -217,7 +217,7 @@ def test_sharded_parameters_train_to_the_same_numbers(quick):
 
 
 def test_a_second_trace_of_one_shape_is_a_fault():
-    """A trace of another shape, or of another run's step, is no fault."""
+    """A trace of another shape or precision, or of another run's step, is no fault."""
     mesh = make_mesh(devices=jax.devices()[:1])
     optimizer = make_optimizer(num_steps=9, learning_rate=0.1, warmup_steps=0)
     state = jax.jit(partial(new_state, optimizer), out_shardings=replicated(mesh))(PARAMS)
@@ -227,5 +227,8 @@ def test_a_second_trace_of_one_shape_is_a_fault():
         for size in (4, 8, 4):
             batch = Batch(content=normal(3, size, 3))
             state, _ = step(state, batch, {"factor": 1.0}, 0.1)
-    with jax.default_matmul_precision("highest"), pytest.raises(AssertionError, match="traced"):
+    with jax.default_matmul_precision("highest"):
+        state, _ = step(state, batch, {"factor": 1.0}, 0.1)
+    step.clear_cache()
+    with pytest.raises(AssertionError, match="traced"):
         step(state, batch, {"factor": 1.0}, 0.1)
