@@ -153,7 +153,7 @@ export_to_video(list(edit.frames), "out.mp4", fps=8)
     } |
 
 The model was trained on clips of {settings["num_frames"]} frames at {height} x {width}. The weights
-are {dtype}. Those of the UNet are {origin}.
+are {dtype}. The UNet's weights are {origin}.
 
 | model | parameters |
 |---|---|
