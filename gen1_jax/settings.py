@@ -1,0 +1,314 @@
+"""Settings with a name, a type, a default and one line of documentation, checked in one place.
+
+A group of settings is a dataclass whose fields are made by `setting` and `required`:
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Optimizer:
+        learning_rate: float = setting(1e-3, "highest rate", low=0)
+
+`check` reads values into it, and refuses in one line whatever does not fit.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar, Union
+
+from gen1_jax.errors import UserError
+
+T = TypeVar("T")
+FEW = 8  # a refusal lists the accepted keys if there are at most this many
+LONGEST_VALUE = 60  # characters of a value that a refusal quotes
+
+
+# ---- declaring
+
+
+def setting(
+    default: Any, doc: str, *, low: float | None = None, high: float | None = None
+) -> dataclasses.Field:
+    """Returns a dataclass field that has a default.
+
+    Args:
+      default: the value where a user gives none.
+      doc: what the setting means, in one line, with its unit.
+      low: least number that is accepted, for the value or for each number in it.
+      high: greatest number that is accepted.
+    """
+    metadata = {"doc": doc, "low": low, "high": high}
+    if isinstance(default, Mapping):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def required(doc: str, *, low: float | None = None, high: float | None = None) -> dataclasses.Field:
+    """Returns a dataclass field without a default, which a user must give; see `setting`."""
+    return dataclasses.field(metadata={"doc": doc, "low": low, "high": high})
+
+
+class Description(NamedTuple):
+    """One setting in words.
+
+    Attributes:
+      name: the key; that of a nested setting has dots: `optimizer.b1`.
+      type: what is accepted, in words.
+      default: the default; `dataclasses.MISSING` for a required setting.
+      doc: what the setting means, in one line.
+    """
+
+    name: str
+    type: str
+    default: Any
+    doc: str
+
+    @property
+    def is_required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+
+def describe(cls: type) -> Iterator[Description]:
+    """Yields every setting of a group, those of its nested groups included."""
+    kinds = _kinds(cls)
+    for field in dataclasses.fields(cls):
+        kind, doc = kinds[field.name], field.metadata.get("doc", "")
+        if dataclasses.is_dataclass(kind):
+            for inner in describe(kind):
+                yield inner._replace(name=f"{field.name}.{inner.name}")
+            continue
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        yield Description(field.name, words(kind, _limits(field)), default, doc)
+
+
+def find_kind(cls: type, path: str) -> Any:
+    """Returns the type of the setting at a dotted path; `Any` where the group does not know it."""
+    name, _, rest = path.partition(".")
+    kind = _kinds(cls).get(name, Any)
+    return kind if not rest else find_kind(kind, rest) if dataclasses.is_dataclass(kind) else Any
+
+
+# ---- checking
+
+
+def check(cls: type[T], values: Mapping[str, Any], where: str = "", prefix: str = "") -> T:
+    """Returns the group of settings that has these values, and defaults for the rest.
+
+    A list becomes a tuple, a whole number stands for a number, and a mapping is read into the
+    nested group that its field names.
+
+    Args:
+      cls: the group, a dataclass.
+      values: values by key.
+      where: what the error's line begins with, such as the config's name.
+      prefix: stands before each key in an error, such as `data.`.
+
+    Raises:
+      UserError: a key is unknown or missing, or a value has the wrong type or is out of range.
+    """
+    start = f"{where}: " if where else ""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise UserError(f"{start}{refuse_key(str(key), fields, prefix)}")
+    kinds, converted = _kinds(cls), {}
+    for name, field in fields.items():
+        kind, key, limits = kinds[name], f"{prefix}{name}", _limits(field)
+        if name in values:
+            value = values[name]
+            if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+                converted[name] = check(kind, value, where, f"{key}.")
+                continue
+            try:
+                converted[name] = _convert(kind, value, limits)
+            except _Unfit as unfit:
+                accepted = f"{words(kind, limits)} is accepted"
+                said = show(value) if unfit.by_range else f"{show(value)} ({_kind_of(value)})"
+                raise UserError(f"{start}{key} is {said}; {accepted}") from None
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            doc = field.metadata.get("doc", "")
+            raise UserError(f"{start}{key} is missing; {words(kind, limits)} is accepted: {doc}")
+    return cls(**converted)
+
+
+def refuse_key(key: str, known: Iterable[str], prefix: str = "") -> str:
+    """Returns the line about a key that does not exist, with the nearest one that does."""
+    known = [f"{prefix}{name}" for name in known]
+    guess = closest(f"{prefix}{key}", known)
+    if not guess and len(known) <= FEW:
+        guess = f"; accepted: {', '.join(known) or 'none'}"
+    return f"no key {f'{prefix}{key}'!r}{guess}"
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """Returns "; did you mean 'x'?" for the name nearest to a mistyped one, or ""."""
+
+    def last(path: str) -> str:
+        return path.rpartition(".")[2]
+
+    def folder(path: str) -> str:
+        return path.rpartition(".")[0]
+
+    names = list(names)
+    # First the names beside it, then `b1` for `optimizer.b1`.
+    for group in ([other for other in names if folder(other) == folder(name)], names):
+        by_word = {last(other): other for other in reversed(group)}
+        found = difflib.get_close_matches(last(name), by_word, n=1)
+        found = found or [word for word in by_word if len(last(name)) > 1 and last(name) in word]
+        if found:
+            return f"; did you mean {by_word[found[0]]!r}?"
+    return ""
+
+
+def show(value: Any) -> str:
+    """Returns a value as a refusal quotes it: on one line, and not too long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
+
+
+# ---- types
+
+
+class Limits(NamedTuple):
+    """Bounds of a number; both are included, and None is no bound."""
+
+    low: float | None = None
+    high: float | None = None
+
+
+class _Unfit(Exception):
+    """A value has the wrong type or, if `by_range`, is out of range."""
+
+    def __init__(self, by_range: bool = False):
+        super().__init__()
+        self.by_range = by_range
+
+
+def _kinds(cls: type) -> dict[str, Any]:
+    """Returns the types of a dataclass's fields, by name."""
+    return typing.get_type_hints(cls)
+
+
+def _limits(field: dataclasses.Field) -> Limits:
+    return Limits(field.metadata.get("low"), field.metadata.get("high"))
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    """Returns the members of a union, or the one type."""
+    is_union = typing.get_origin(kind) in (Union, types.UnionType)
+    return typing.get_args(kind) if is_union else (kind,)
+
+
+def _convert(kind: Any, value: Any, limits: Limits) -> Any:
+    """Returns a value as the type wants it, or raises `_Unfit`."""
+    by_range = False
+    for option in _options(kind):
+        try:
+            return _convert_one(option, value, limits)
+        except _Unfit as unfit:
+            by_range |= unfit.by_range
+    raise _Unfit(by_range)
+
+
+def _convert_one(kind: Any, value: Any, limits: Limits) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin is Literal:
+        if any(type(value) is type(choice) and value == choice for choice in args):
+            return value
+        raise _Unfit(by_range=any(type(value) is type(choice) for choice in args))
+    if origin is tuple:
+        if not isinstance(value, tuple | list):
+            raise _Unfit
+        if args[-1] is Ellipsis:
+            return tuple(_convert(args[0], item, limits) for item in value)
+        if len(args) != len(value):
+            raise _Unfit
+        return tuple(_convert(arg, item, limits) for arg, item in zip(args, value, strict=True))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise _Unfit
+        return {str(key): _convert(args[1], item, limits) for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        if isinstance(value, kind):
+            return value
+        raise _Unfit
+    if kind in (int, float):
+        return _convert_number(kind, value, limits)
+    if kind in (None, type(None)):
+        if value is not None:
+            raise _Unfit
+        return None
+    if not isinstance(value, kind):
+        raise _Unfit
+    return value
+
+
+def _convert_number(kind: type, value: Any, limits: Limits) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _Unfit
+    if kind is int and isinstance(value, float):
+        if not value.is_integer():  # 1e5 is a whole number
+            raise _Unfit
+        value = int(value)
+    low, high = limits
+    in_range = (low is None or value >= low) and (high is None or value <= high)
+    if not in_range or not math.isfinite(value):
+        raise _Unfit(by_range=True)
+    return kind(value)
+
+
+def words(kind: Any, limits: Limits = Limits()) -> str:  # noqa: B008 - a tuple, never changed
+    """Returns what a type accepts, in words."""
+    return " or ".join(_words_of_one(option, limits) for option in _options(kind))
+
+
+def _words_of_one(kind: Any, limits: Limits) -> str:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    plain = {bool: "True or False", str: "text", type(None): "None", None: "None", Any: "anything"}
+    if kind in plain:
+        return plain[kind]
+    if kind in (int, float):
+        noun = "a whole number" if kind is int else "a number"
+        return noun + _words_of_limits(limits)
+    if origin is Literal:
+        shown = [repr(choice) for choice in args]
+        return " or ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+    if origin is tuple:
+        items = [arg for arg in args if arg is not Ellipsis]
+        length = "" if args[-1] is Ellipsis else f"of {len(items)}, "
+        each = words(items[0], limits) if len(set(items)) == 1 else None
+        each = f"each {each}" if each else ", then ".join(words(item, limits) for item in items)
+        return f"a list {length}{each}" if length else f"a list, {each}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"a mapping, each value {words(args[1], limits)}"
+    return "a mapping"
+
+
+def _words_of_limits(limits: Limits) -> str:
+    low, high = (None if x is None else f"{x:.10g}" for x in limits)
+    if low is not None and high is not None:
+        return f" from {low} to {high}"
+    if low is not None:
+        return f" of {low} or more"
+    return f" of at most {high}" if high is not None else ""
+
+
+def _kind_of(value: Any) -> str:
+    """Returns the type of a value in a user's words."""
+    for kind, word in (
+        (bool, "True or False"),
+        (int, "a whole number"),
+        (float, "a number"),
+        (str, "text"),
+        (tuple | list, "a list"),
+        (Mapping, "a mapping"),
+        (type(None), "nothing"),
+    ):
+        if isinstance(value, kind):
+            return word
+    return type(value).__name__
