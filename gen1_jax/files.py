@@ -17,11 +17,26 @@ from gen1_jax.errors import UserError, WritingFailed, one_line
 
 
 @contextlib.contextmanager
+def making_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder and its parents; if the block fails, removes again those that stayed empty."""
+    places = (folder, *folder.parents)
+    missing = [place for place in places if not os.path.exists(place)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty, or another process removed it
+            for place in missing:
+                place.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def replacing(path: Path, failures: tuple[type[Exception], ...] = (OSError,)) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which replaces `path` when the block succeeds.
 
-    Missing parent folders are made. If the block fails, or the process is killed at any moment,
-    `path` keeps its earlier content.
+    Missing parent folders are made, and removed again if the block fails. If it fails, or the
+    process is killed at any moment, `path` keeps its earlier content.
 
     Args:
       path: the file to write.
@@ -36,25 +51,26 @@ def replacing(path: Path, failures: tuple[type[Exception], ...] = (OSError,)) ->
     """
     part = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.part{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        _sync(part)
-        os.replace(part, path)
+        with making_folder(path.parent):
+            try:
+                yield part
+                _sync(part)
+                os.replace(part, path)
+            finally:
+                if part.is_dir():
+                    shutil.rmtree(part)
+                elif part.parent.is_dir():
+                    part.unlink(missing_ok=True)
     except (OSError, *failures) as error:
         raise WritingFailed(f"cannot write {path}: {one_line(error)}") from error
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        elif part.parent.is_dir():
-            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def replacing_folder(folder: Path, marker: str) -> Iterator[Path]:
     """Yields a temporary folder beside `folder`, which replaces `folder` when the block succeeds.
 
-    Missing parent folders are made. If the block fails, `folder` stays as it was. A process that is
-    killed between the two renames of the replacement leaves the earlier content in a folder beside
+    Missing parent folders are made, and removed again if the block fails. If it fails, `folder`
+    stays as it was. A process that is killed between the two renames of the replacement leaves the earlier content in a folder beside
     it, whose name ends in `.old`.
 
     Args:
@@ -76,21 +92,22 @@ def replacing_folder(folder: Path, marker: str) -> Iterator[Path]:
         )
     new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.new")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        new.mkdir()
-        yield new
-        for file in new.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        _swap(new, folder)
+        with making_folder(folder.parent):
+            try:
+                new.mkdir()
+                yield new
+                for file in new.rglob("*"):
+                    if file.is_file():
+                        _sync(file)
+                _swap(new, folder)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
     except WritingFailed as error:  # a file in `new`, whose name means nothing to a user
         raise WritingFailed(
             f"cannot write {folder}: {one_line(error.__cause__ or error)}"
         ) from error
     except OSError as error:
         raise WritingFailed(f"cannot write {folder}: {one_line(error)}") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def remove_parts(folder: Path) -> None:

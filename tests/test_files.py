@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from gen1_jax.errors import UserError, WritingFailed
-from gen1_jax.files import read_json, remove_parts, replacing, replacing_folder, write_json
+from gen1_jax.files import (
+    making_folder,
+    read_json,
+    remove_parts,
+    replacing,
+    replacing_folder,
+    write_json,
+)
 
 
 def test_json_comes_back_and_makes_its_folder(tmp_path):
@@ -31,6 +38,20 @@ def test_what_fails_halfway_leaves_what_was_there(tmp_path):
         raise OSError("disk\nfull")
     assert read_json(path) == {"a": 1}
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_folders_made_for_what_failed_are_removed_again(tmp_path):
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "kept" / "a" / "b" / "c.json"):
+        raise KeyboardInterrupt
+    with pytest.raises(UserError), replacing_folder(tmp_path / "d" / "e" / "f", "marker") as new:
+        (new / "half").touch()
+        raise UserError("bad")
+    with pytest.raises(WritingFailed), making_folder(tmp_path / "g" / "h"):
+        (tmp_path / "g" / "theirs").touch()
+        raise WritingFailed("full")
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert left == ["g", "g/theirs", "kept"]
 
 
 def test_a_place_that_cannot_be_written_to(tmp_path):
