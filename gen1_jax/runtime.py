@@ -1,16 +1,33 @@
 """This process's memory, and its compiled programs: kept on disk, traced once for each shape."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import platform
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from gen1_jax.errors import UserError, one_line
+
+# What XLA, its libraries for CPU (YNNPACK, XNNPACK), CUDA, C++ and the operating system say when
+# memory runs out. None of them raises an exception of its own kind for it.
+_OUT_OF_MEMORY = re.compile(
+    r"RESOURCE_EXHAUSTED|out of memory|out_of_memory|NNPACK operation failed: .*alloc|bad_alloc"
+    r"|cannot allocate memory",
+    re.IGNORECASE,
+)
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
+# "allocating 275 bytes", "allocate 1.2 GiB", "Used 20.06G of 15.48G hbm"
+_ASKED = re.compile(
+    r"(?:allocat\w+|reserve|Used) (\d+(?:\.\d+)?) ?([KMGTP]?)(?:i?B|bytes)?\b", re.IGNORECASE
+)
 
 
 def keep_freed_memory() -> None:
@@ -27,6 +44,46 @@ def keep_freed_memory() -> None:
         mallopt(arena_max, 1)  # only the main arena keeps large blocks
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, -1)  # never
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an exception says that the memory of the host or of a device ran out."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError | OSError) and bool(_OUT_OF_MEMORY.search(str(error)))
+
+
+@contextlib.contextmanager
+def naming_what_to_lower(task: str, lower: str) -> Iterator[None]:
+    """Turns running out of memory inside the block into one line; other errors pass.
+
+    Results must be fetched inside the block, because a device may report the error only then.
+
+    Args:
+      task: what was done, such as "editing 8 frames of 512x512".
+      lower: the settings to lower, such as "--frames or --size".
+
+    Raises:
+      UserError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"out of memory{_asked(error)} while {task}; lower {lower}") from error
+
+
+def _asked(error: BaseException) -> str:
+    """Returns how many bytes an out-of-memory error says were asked for, where it says so."""
+    found = _ASKED.search(one_line(error))
+    if not found:
+        return ""
+    asked = float(found[1]) * _UNITS[found[2].upper()]
+    name, unit = next(
+        (name, size) for name, size in reversed(_UNITS.items()) if asked >= size or size == 1
+    )
+    return f" ({asked / unit:.3g} {name}{'iB' if name else 'bytes'} asked for)"
 
 
 def keep_programs() -> None:
