@@ -1,15 +1,18 @@
 """The command line, `gen1 SUBCOMMAND`. Bad input ends in one line and exit code 2."""
 
 import argparse
+import difflib
 import importlib
 import importlib.metadata
 import importlib.util
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 
 from gen1_jax import __version__
 from gen1_jax.errors import UserError
+from gen1_jax.machine import check_platforms, platform_trouble
 
 # Subcommand → module in gen1_jax.commands with HELP, add_arguments(parser) and run(args).
 COMMANDS = {
@@ -24,31 +27,97 @@ COMMANDS = {
     "import": "import_models",  # `import` is a keyword
     "export": "export_pipeline",
     "compile": "compile_step",  # `compile` is a builtin
+    "doctor": "doctor",
+    "completion": "completion",
 }
+# These compute nothing, so a platform that jax cannot use is no reason to refuse them.
+WITHOUT_DEVICES = ("world", "ingest", "inspect", "config", "plan", "doctor", "completion")
 EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
+# What argparse calls a type → what a user calls it.
+_KINDS = {int: "a whole number", float: "a number"}
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that reports wrong arguments as a UserError."""
+    """A parser that reports wrong arguments as a UserError, with the nearest right word.
+
+    Abbreviated flags are refused and guessed at. If they were taken, a flag that is added later
+    could give an old command another meaning.
+    """
+
+    def __init__(self, **options):
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def parse_known_args(self, args=None, namespace=None):
+        self._check_flags(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args=None, namespace=None):
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            raise UserError(
+                f"not understood: {' '.join(rest)}; a text of several words stands in quotes; "
+                f"see {self.prog} {getattr(found, 'command', None) or ''} --help"
+            )
+        return found
 
     def error(self, message: str):
-        raise UserError(f"{message}; see {self.prog} --help")
+        raise UserError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+    def _check_flags(self, words: Iterable[str]) -> None:
+        """Refuses unknown flags, before argparse misses the required flag that one was meant for.
+
+        A flag that takes several values is refused a second time, because argparse would drop the
+        first values.
+        """
+        flags = {flag: action for action in self._actions for flag in action.option_strings}
+        has_commands = any(isinstance(a, argparse._SubParsersAction) for a in self._actions)
+        seen = set()
+        for word in words:
+            if word == "--" or (has_commands and not word.startswith("-")):
+                return  # the rest are no flags, or those of a subcommand
+            flag = word.partition("=")[0]
+            if not flag.startswith("-") or flag == "-" or " " in flag or _is_number(word):
+                continue
+            action = flags.get(flag) or (None if flag[1] == "-" else flags.get(flag[:2]))
+            if action is None:
+                guess = _guess(f"--{flag.lstrip('-')}", [f for f in flags if f.startswith("--")])
+                raise UserError(
+                    f"{self.prog}: no flag {flag}{guess or f'; see {self.prog} --help'}"
+                )
+            if action.nargs == argparse.REMAINDER:
+                return
+            if isinstance(action, argparse._StoreAction) and action.nargs == "+" and action in seen:
+                raise UserError(f"{flag} is given twice; accepted: all its values after one {flag}")
+            seen.add(action)
+
+    def _get_value(self, action, arg_string):
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError:
+            if action.type not in _KINDS:
+                raise
+            kind = _KINDS[action.type]
+            raise UserError(f"{_name(action)} {arg_string}: {kind} is accepted") from None
+
+    def _check_value(self, action, value):
+        if action.choices is None or value in action.choices:
+            return
+        guess = _guess(str(value), map(str, action.choices))
+        accepted = f"accepted: {', '.join(map(str, action.choices))}"
+        is_command = isinstance(action, argparse._SubParsersAction)
+        what = f"{self.prog} has no command {value!r}" if is_command else f"{_name(action)} {value}"
+        raise UserError(f"{what}{guess or ';'} {accepted}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs a subcommand and returns the exit code."""
-    warnings.showwarning = _show_warning
-    _silence_false_alarms()
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the whole command line; `args.module` is the command's module."""
     parser = _Parser(
         prog="gen1", description="Edit videos, and train the model that does: Gen-1 in JAX."
     )
     parser.add_argument("--version", action="version", version=f"gen1-jax {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    modules = {
-        name: importlib.import_module(f"gen1_jax.commands.{module}")
-        for name, module in COMMANDS.items()
-    }
-    for name, module in modules.items():
+    for name, module_name in COMMANDS.items():
+        module = importlib.import_module(f"gen1_jax.commands.{module_name}")
         subparser = subparsers.add_parser(
             name,
             help=module.HELP,
@@ -56,21 +125,62 @@ def main(argv: list[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(subparser)
+        subparser.set_defaults(module=module)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a subcommand and returns the exit code."""
+    warnings.showwarning = _show_warning
+    _silence_false_alarms()
+    parser = make_parser()
     try:
         args = parser.parse_args(argv)
         if args.command is None:
             parser.print_help()
             return EXIT_BAD_INPUT
-        modules[args.command].run(args)
+        if args.command not in WITHOUT_DEVICES:
+            check_platforms()
+        args.module.run(args)
     except UserError as error:
-        print(f"gen1: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return _refuse(str(error))
     except KeyboardInterrupt as stopped:
         print(f"gen1: {stopped or 'stopped'}", file=sys.stderr)
         return getattr(stopped, "exit_code", EXIT_STOPPED)
     except BrokenPipeError:  # the reader of our output has ended, as in `gen1 … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        trouble = platform_trouble(error)
+        if trouble is None:
+            raise
+        return _refuse(trouble)
     return 0
+
+
+def _refuse(text: str) -> int:
+    print(f"gen1: {' '.join(text.split())}", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def _guess(word: str, known: Iterable[str]) -> str:
+    """Returns "; did you mean X?" for the known word nearest to a mistyped one, or ""."""
+    known = list(known)
+    begun = [other for other in known if word.strip("-") and other.startswith(word)]
+    found = begun or difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def _name(action: argparse.Action) -> str:
+    """Returns what a user calls an argument: its long flag, or its name in the help."""
+    return max(action.option_strings, key=len, default=str(action.metavar or action.dest))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _silence_false_alarms() -> None:
@@ -79,7 +189,10 @@ def _silence_false_alarms() -> None:
     jaxlib up to 0.10.1 logs "could lead to execution errors such as SIGILL" for each CPU program
     that it takes from disk (jax#38445). The programs run correctly. Call it before jax is imported.
     """
-    version = importlib.metadata.version("jaxlib")
+    try:
+        version = importlib.metadata.version("jaxlib")
+    except importlib.metadata.PackageNotFoundError:
+        return
     accelerated = importlib.util.find_spec("jax_plugins") or importlib.util.find_spec("libtpu")
     if version in ("0.10.0", "0.10.1") and not accelerated:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

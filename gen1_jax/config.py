@@ -99,7 +99,7 @@ def _load_module(name: str) -> ModuleType:
         module = importlib.import_module(f"gen1_jax.configs.{name}")
     else:
         raise UserError(
-            f"no config {name!r}; accepted: {', '.join(_known_names())}, or a path to a .py file"
+            f"no config {name!r}; accepted: {', '.join(known_configs())}, or a path to a .py file"
         )
     if not hasattr(module, "get_config"):
         raise UserError(f"{name} is no config: it has no get_config()")
@@ -120,7 +120,8 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-def _known_names() -> list[str]:
+def known_configs() -> list[str]:
+    """Returns the names of the shipped configs."""
     from gen1_jax import configs
 
     names = {path.stem for path in Path(configs.__path__[0]).glob("[a-z]*.py")}

@@ -3,18 +3,16 @@
 import contextlib
 import ctypes
 import functools
-import hashlib
 import os
-import platform
 import re
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from gen1_jax.errors import UserError, one_line
+from gen1_jax.machine import programs_folder
 
 # What XLA, its libraries for CPU (YNNPACK, XNNPACK), CUDA, C++ and the operating system say when
 # memory runs out. None of them raises an exception of its own kind for it.
@@ -89,20 +87,11 @@ def _asked(error: BaseException) -> str:
 def keep_programs() -> None:
     """Makes XLA keep compiled programs on disk, so that a second or resumed run starts at once.
 
-    The programs lie in `JAX_COMPILATION_CACHE_DIR` if it is set, and else in a folder of the user's
-    cache for this kind of processor: programs for CPU use the instructions of the machine that
-    compiled them.
+    `gen1_jax.machine.programs_folder` says where they lie.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        kind = next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):  # not Linux
-        kind = f"{platform.platform()} {platform.processor()}"
-    digest = hashlib.sha256(kind.encode()).hexdigest()[:12]
-    jax.config.update("jax_compilation_cache_dir", str(root / "gen1_jax" / "programs" / digest))
+    jax.config.update("jax_compilation_cache_dir", str(programs_folder()))
     jax.config.update("jax_compilation_cache_max_size", 2**30)  # bytes; the oldest go first
 
 

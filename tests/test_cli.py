@@ -1,14 +1,17 @@
 """The command line: help, configs, `gen1 train`. Bad input is one line and leaves no files."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from command_line import contents, gen1, refused
 
-from gen1_jax import cli
+from gen1_jax import cli, machine
 
 CONFIG = Path(__file__).parent / "micro.py"
 
@@ -21,6 +24,196 @@ def test_help_is_for_all_and_for_each(capsys):
             cli.main([*command, "--help"])
         assert stopped.value.code == 0
         assert f"usage: {' '.join(('gen1', *command))}" in capsys.readouterr().out
+
+
+# ---- flags
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("tran", "gen1 has no command 'tran'; did you mean train? accepted: edit, train, "),
+        ("guess", "gen1 has no command 'guess'; accepted: edit, train, "),
+        ("--verson", "gen1 has no flag --verson; did you mean --version?"),
+        ("edit a.mp4 --promt ball", "gen1 edit has no flag --promt; did you mean --prompt?"),
+        ("edit a.mp4 --promt=a\xa0ball", "gen1 edit has no flag --promt; did you mean --prompt?"),
+        ("edit a.mp4 -prompt ball", "gen1 edit has no flag -prompt; did you mean --prompt?"),
+        (
+            "edit a.mp4 --prompt b --struct 3",
+            "gen1 edit has no flag --struct; did you mean --structure-level?",
+        ),
+        ("edit a.mp4 --prompt b --structure_level 3", "did you mean --structure-level?"),
+        ("edit a.mp4 --prompt b --zzz", "gen1 edit has no flag --zzz; see gen1 edit --help"),
+        ("edit a.mp4 --prompt b --steps abc", "--steps abc: a whole number is accepted"),
+        ("edit a.mp4 --prompt b --steps 2.5", "--steps 2.5: a whole number is accepted"),
+        ("edit a.mp4 --prompt b --temporal-scale x", "--temporal-scale x: a number is accepted"),
+        ("edit a.mp4 --prompt b --steps", "--steps: expected one argument; see gen1 edit --help"),
+        ("edit a.mp4", "one of the arguments --prompt --image is required; see gen1 edit --help"),
+        ("edit a.mp4 --prompt blue ball", "not understood: ball; .* quotes; see gen1 edit --help"),
+        ("train --config tiny:video", "the following .* required: --workdir; see"),
+        ("compile --what trian", "--what trian; did you mean train? accepted: train, sample"),
+        ("evaluate --structure-level 0 --structure-level 7", "--structure-level is given twice"),
+        ("evaluate --structure-level 0 x", "--structure-level x: a whole number is accepted"),
+        (
+            "ingest clps SRC",
+            "gen1 ingest has no command 'clps'; did you mean clips? accepted: clips, images",
+        ),
+        ("ingest clips SRC --out d --sizes 1x1", "gen1 ingest clips has no flag --sizes; did you"),
+        ("ingest clips SRC --out d --size 5", "--size: '5' is no size; HxW is accepted"),
+        ("completion fishy", "shell fishy; did you mean fish? accepted: bash, zsh"),
+    ],
+)
+def test_wrong_flags_end_in_one_line_with_a_guess(capsys, monkeypatch, tmp_path, command, line):
+    monkeypatch.chdir(tmp_path)
+    words = [word.replace("\xa0", " ") for word in command.split(" ")]
+    refused(capsys, *words, culprit=line.replace("?", r"\?"))
+    assert not contents(tmp_path)
+
+
+def test_flags_are_taken_as_they_are_written():
+    parser = cli.make_parser()
+    words = ["edit", "a.mp4", "--prompt=a ball -- blue", "-oout.mp4", "--guidance-scale", "-1"]
+    args = parser.parse_args(words)
+    assert (args.prompt, str(args.output), args.guidance_scale) == ("a ball -- blue", "out.mp4", -1)
+    words = ["ingest", "clips", "SRC", "--out", "d", "--beam", "--project=mine", "--out", "e"]
+    assert parser.parse_args(words).beam == ["--project=mine", "--out", "e"]
+
+
+# ---- platforms
+
+
+@pytest.mark.parametrize(
+    ("platforms", "culprit"),
+    [
+        ("cuda", "JAX_PLATFORMS=cuda: jax is installed without cuda; accepted here: cpu; .*cuda13"),
+        ("cuda,cpu", "JAX_PLATFORMS=cuda,cpu: jax is installed without cuda"),
+        ("tpu", r"JAX_PLATFORMS=tpu: .* accepted here: cpu; pip install -e '.\[tpu\]'"),
+        ("cpuu", "JAX_PLATFORMS=cpuu: no platform 'cpuu'; accepted here: cpu"),
+    ],
+)
+def test_a_platform_that_is_not_installed_is_refused(
+    capsys, monkeypatch, tmp_path, platforms, culprit
+):
+    monkeypatch.setattr(machine, "_has_plugin", "cpu".__eq__)
+    monkeypatch.setattr(machine, "_other_plugins", lambda: False)
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    workdir = ("--workdir", tmp_path / "w")
+    for command in (
+        ("train", "--config", "tiny:autoencoder", *workdir),
+        ("all", "--config", "tiny", *workdir),
+        ("edit", "a.mp4", "--prompt", "b", "-o", tmp_path / "w" / "out.mp4"),
+    ):
+        refused(capsys, *command, culprit=culprit)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "culprit"),
+    [
+        (RuntimeError("Unable to initialize backend 'tpu': no chip\nhere"), "no chip here; acc"),
+        (AssertionError(), "JAX_PLATFORMS=cuda: no such device is there; accepted: .*doctor"),
+    ],
+)
+def test_a_device_that_jax_cannot_start_is_one_line(capsys, monkeypatch, error, culprit):
+    """What jax raises where the package is installed and the device is not there."""
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(machine, "_has_plugin", lambda name: True)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "devices", fail)
+    monkeypatch.setattr("gen1_jax.commands.edit.run", fail)
+    refused(capsys, "edit", "a.mp4", "--prompt", "b", culprit=culprit)
+
+
+def test_other_errors_keep_their_traceback(monkeypatch):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("gen1_jax.commands.edit.run", fail)
+    for error in (RuntimeError("a fault of ours"), AssertionError("a fault"), AssertionError()):
+        with pytest.raises(type(error)):
+            cli.main(["edit", "a.mp4", "--prompt", "b"])
+
+
+# ---- the doctor
+
+
+def test_the_doctor_reports_on_one_screen(capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    code, out, _ = gen1(capsys, "doctor")
+    lines = {line.split("  ")[0]: line for line in out.splitlines()}
+    assert code == 0 and len(out.splitlines()) <= 24 and "secret" not in out
+    assert "jax " in lines["libraries"] and "8 x cpu" in lines["devices"]
+    assert "free" in lines["memory"] and "JAX_PLATFORMS=cpu" in lines["environment"]
+    assert "h264" in lines["codecs"] and "no libx264" not in lines["codecs"]
+
+
+def test_the_doctor_outlives_what_is_broken(capsys, monkeypatch):
+    """A jax that cannot start, a missing module, a refused release: each is a line."""
+
+    def fail(*arguments, **options):
+        raise ImportError("no such\nlibrary")
+
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
+    monkeypatch.setattr(machine, "_codecs", fail)
+    monkeypatch.setattr(machine, "_version", lambda name: {"jax": "0.10.2"}.get(name))
+    code, out, _ = gen1(capsys, "doctor")
+    assert code == 0 and "not found out: jax ended with 1: RuntimeError: Unable" in out
+    assert "ImportError: no such library" in out and "jaxlib missing" in out
+    assert "jax 0.10.2; accepted: " in out
+    monkeypatch.setattr(machine, "_devices", dict)
+    code, out, _ = gen1(capsys, "doctor", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["codecs"] == {"error": "ImportError: no such library"}
+
+
+def test_a_gpu_that_jax_cannot_use_is_named(monkeypatch):
+    monkeypatch.setattr(machine, "_has_plugin", "cpu".__eq__)
+    monkeypatch.setattr(machine.glob, "glob", lambda pattern: ["x"] if "nvidia" in pattern else [])
+    (note,) = machine.missing_support()
+    assert "NVIDIA GPU" in note and "cuda13" in note
+
+
+# ---- completion
+
+
+@pytest.fixture(scope="module")
+def bash_script() -> str:
+    return process("completion", "bash").stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="it is bash that completes")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("gen1 tr", {"train"}),
+        ("gen1 edit --struct", {"--structure-level"}),
+        ("gen1 compile --what s", {"sample"}),
+        ("gen1 ingest cl", {"clips"}),
+        ("gen1 all --config de", {"demo"}),
+        ("gen1 edit mine", {"mine.mp4"}),
+    ],
+)
+def test_bash_completes(bash_script, tmp_path, words, expected):
+    (tmp_path / "mine.mp4").touch()
+    words = words.split(" ")
+    ask = (
+        f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_gen1; "
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{bash_script}\n{ask}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert set(done.stdout.split()) >= expected, done.stderr
+    assert all(word.startswith(words[-1]) for word in done.stdout.split())
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish", "tcsh"])
+def test_other_shells_have_a_script(capsys, shell):
+    code, out, _ = gen1(capsys, "completion", shell)
+    assert code == 0 and "structure-level" in out
 
 
 # ---- configs
@@ -51,13 +244,11 @@ def test_help_is_for_all_and_for_each(capsys):
         (["train", "--config", "tiny:video"], "no model folder .*/model"),
         (["train", "--config", "tiny:autoencoder"], "moving_shapes"),
         (["world", "--builder", "vast"], "'vast'"),
-        (["guess"], "'guess'"),
     ],
 )
 def test_wrong_configs_are_refused(capsys, monkeypatch, tmp_path, arguments, culprit):
     monkeypatch.chdir(tmp_path)
-    if arguments[0] != "guess":
-        arguments = [*arguments[:1], "--workdir", "w", *arguments[1:], "--no-progress"]
+    arguments = [*arguments[:1], "--workdir", "w", *arguments[1:], "--no-progress"]
     refused(capsys, *arguments, culprit=culprit)
     assert not contents(tmp_path)
 

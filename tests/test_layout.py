@@ -32,6 +32,7 @@ FLOORS = {
     "gen1_jax.files": 0,
     "gen1_jax.flops": 0,
     "gen1_jax.hardware": 0,
+    "gen1_jax.machine": 0,
     "gen1_jax.interpolation": 0,
     "gen1_jax.batch": 0,
     "gen1_jax.config": 0,
