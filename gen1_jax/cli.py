@@ -80,10 +80,9 @@ class _Parser(argparse.ArgumentParser):
                 continue
             action = flags.get(flag) or (None if flag[1] == "-" else flags.get(flag[:2]))
             if action is None:
-                guess = _guess(f"--{flag.lstrip('-')}", [f for f in flags if f.startswith("--")])
-                raise UserError(
-                    f"{self.prog}: no flag {flag}{guess or f'; see {self.prog} --help'}"
-                )
+                long_flags = [other for other in flags if other.startswith("--")]
+                guess = _guess(f"--{flag.lstrip('-')}", long_flags) or f"; see {self.prog} --help"
+                raise UserError(f"{self.prog} has no flag {flag}{guess}")
             if action.nargs == argparse.REMAINDER:
                 return
             if isinstance(action, argparse._StoreAction) and action.nargs == "+" and action in seen:
