@@ -1,4 +1,8 @@
-"""What the benchmarks share: their command line and last line, running `gen1`, taking turns."""
+"""What the benchmarks share: their command line and last line, running `gen1`, taking turns.
+
+Benchmarks import it before any other module that is not Python's own, so that a missing module ends
+in one line; `ruff check --fix` keeps that order.
+"""
 
 import argparse
 import json
@@ -13,6 +17,20 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 GEN1 = [sys.executable, "-m", "gen1_jax.cli"]
+
+
+def _show_error(kind, error, trace) -> None:
+    """Ends a benchmark that was started outside the project's environment in one line."""
+    if issubclass(kind, ModuleNotFoundError):
+        print(
+            f"{error}; run `make install-dev` once, and `. .venv/bin/activate` in every new shell",
+            file=sys.stderr,
+        )
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _show_error
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:

@@ -32,8 +32,9 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import numpy as np
 from common import GEN1, make_parser, print_figures, run_command
+
+import numpy as np
 from PIL import Image
 from throughput_loaders import (
     ENCODED,

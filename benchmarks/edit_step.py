@@ -31,10 +31,11 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch uses 
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+from common import count_cores, make_parser, peak_memory, print_figures, time_turns
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import count_cores, make_parser, peak_memory, print_figures, time_turns
 from flax import traverse_util
 
 from gen1_jax.configs.tiny import get_config

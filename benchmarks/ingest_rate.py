@@ -18,8 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 from common import GEN1, make_parser, print_figures, run_command
+
+import numpy as np
 from PIL import Image
 
 from gen1_jax.data_pipelines.footage.reader import open_footage

@@ -30,8 +30,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from common import make_parser, peak_memory, print_figures
+
+import numpy as np
 from parity_models import MODELS, Case, Model
 
 TOLERANCE = 1e-4

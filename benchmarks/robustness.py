@@ -27,8 +27,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 from common import GEN1, ROOT, make_parser, print_figures, run_command
+
+import numpy as np
 from safetensors.numpy import load_file
 from tensorboardX.proto.event_pb2 import Event
 from tqdm import tqdm

@@ -32,11 +32,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "--profile" in sys.argv and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before JAX counts the cores
 
+from common import count_cores, make_parser, print_figures, run_command, time_turns
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from common import count_cores, make_parser, print_figures, run_command, time_turns
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 

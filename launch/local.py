@@ -6,11 +6,13 @@
 It stands in for several hosts: the processes find each other on a free port of the loopback. When
 one process fails, the script stops the others. The exit code is the first that is not 0. Without
 --devices each process uses the devices that jax finds. Each line of output begins with the number
-of its process.
+of its process. If there is no `gen1` on PATH, it is run by the Python that runs this script.
 """
 
 import argparse
+import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,6 +35,12 @@ def main() -> int:
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command or args.processes < 1 or (args.devices or 1) < 1:
         parser.error("give --processes N (1 or more) and, after --, a command")
+    if not shutil.which(command[0]):
+        if command[0] != "gen1" or not importlib.util.find_spec("gen1_jax"):
+            parser.error(
+                f"no command {command[0]} here; `. .venv/bin/activate` puts gen1 and python on PATH"
+            )
+        command = [sys.executable, "-m", "gen1_jax.cli", *command[1:]]
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -51,7 +59,17 @@ def main() -> int:
     return code
 
 
-def start(command: list[str], index: int, meeting: dict[str, str], devices: int | None):
+def start(
+    command: list[str], index: int, meeting: dict[str, str], devices: int | None
+) -> subprocess.Popen:
+    """Starts the process of this number.
+
+    Args:
+      command: the program and its arguments.
+      index: the process's number, from 0.
+      meeting: the variables by which the processes find each other.
+      devices: number of virtual CPU devices; None leaves the choice to jax.
+    """
     environment = os.environ | meeting | {"GEN1_PROCESS": str(index)}
     if devices:
         flags = f"{environment.get('XLA_FLAGS', '')} {_DEVICES}={devices}"
@@ -67,6 +85,7 @@ def start(command: list[str], index: int, meeting: dict[str, str], devices: int 
 
 
 def echo(index: int, process: subprocess.Popen) -> None:
+    """Prints the lines of a process as they come, each after the process's number."""
     for line in process.stdout:
         print(f"[{index}] {line}", end="", flush=True)
 

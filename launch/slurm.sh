@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains on N nodes, one process a node with all its GPUs:
 #   sbatch --nodes N launch/slurm.sh CONFIG:PART RUN
+# Give the command in the clone's root: the job runs .venv/bin/gen1 there, or the gen1 of PATH.
 # RUN is a folder that all nodes share. When SLURM preempts the job or its time ends, SLURM sends
 # SIGTERM; the job saves and goes back to the queue. When it runs again it appends to the same log.
 #SBATCH --job-name=gen1
@@ -21,6 +22,11 @@ if [[ ! "${SLURM_GPUS_ON_NODE:-}" =~ ^[1-9][0-9]*$ ]]; then
   echo "slurm.sh: the job has no GPUs; sbatch --gpus-per-node G is accepted" >&2
   exit 2
 fi
+gen1=$(command -v gen1 || echo "$PWD/.venv/bin/gen1")
+if [[ ! -x "$gen1" ]]; then
+  echo "slurm.sh: no gen1 on PATH and no $gen1; run sbatch in a clone after \`make install\`" >&2
+  exit 2
+fi
 config=$1
 run=$2
 
@@ -35,7 +41,7 @@ export JAX_LOCAL_DEVICE_IDS
 # for it in vain; srun ends them after a minute (--wait).
 code=0
 srun --export=ALL --kill-on-bad-exit=0 --wait=60 \
-  gen1 train --config "$config" --workdir "$run/${config#*:}" \
+  "$gen1" train --config "$config" --workdir "$run/${config#*:}" \
   --processes "$SLURM_JOB_NUM_NODES" --no-progress || code=$?
 if [[ $code -eq 75 ]]; then
   scontrol requeue "$SLURM_JOB_ID"

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Trains on every host of a TPU VM slice:
 #   TPU=NAME ZONE=ZONE PROCESSES=HOSTS launch/tpu_vm.sh CONFIG:PART RUN
-# The project must be installed on the hosts (pip install gen1-jax[tpu]). RUN is a folder that all
-# hosts share, mounted at the same place on each. The script restarts a job that SIGTERM stopped.
-# It ends with 255 when it loses a host, because somebody must create a preempted slice again first.
+# The project must be installed on every host, with its extra `tpu` (docs/installing.md). GEN1=PATH
+# names the program there, for example GEN1=gen1-jax/.venv/bin/gen1; without it, it is the `gen1` of
+# the hosts' PATH. RUN is a folder that all hosts share, mounted at the same place on each.
+# The script restarts a job that SIGTERM stopped. It ends with 255 when it loses a host, because
+# somebody must create a preempted slice again first.
 set -euo pipefail
 
 if [[ $# -ne 2 || -z "${TPU:-}" || -z "${ZONE:-}" || -z "${PROCESSES:-}" ]]; then
@@ -15,8 +17,8 @@ run=$2
 
 # ssh returns 255 both for a lost connection and for a command that a signal ended, and gcloud then
 # runs the command again. "exit $?" makes the shell return the code of a killed process instead.
-printf -v command 'gen1 train --config %q --workdir %q --processes %q --no-progress; exit $?' \
-  "$config" "$run/${config#*:}" "$PROCESSES"
+printf -v command '%q train --config %q --workdir %q --processes %q --no-progress; exit $?' \
+  "${GEN1:-gen1}" "$config" "$run/${config#*:}" "$PROCESSES"
 while true; do
   code=0
   gcloud compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker=all --command "$command" || code=$?

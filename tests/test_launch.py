@@ -33,10 +33,11 @@ exit $code
 # Joins the processes in the way of gen1, then ends with the given code.
 GEN1 = """#!{python}
 import json, os, sys
-import jax
-from gen1_jax.distributed import join_processes
 
 if os.environ.get("JOIN"):
+    import jax
+    from gen1_jax.distributed import join_processes
+
     join_processes(int(sys.argv[sys.argv.index("--processes") + 1]), 60)
     number, seen = jax.process_index(), jax.config.read("jax_cuda_visible_devices")
     with open(os.environ["CALLS"] + f".gpus{{number}}", "w") as file:
@@ -74,7 +75,7 @@ def run(tmp_path):
     calls = tmp_path / "calls"
     calls.touch()
 
-    def run(script: str, *arguments: str, **settings: str):
+    def run(script: str, *arguments: str, cwd: Path | None = None, **settings: str):
         environment = os.environ | {
             "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(LAUNCH.parent),
@@ -83,6 +84,7 @@ def run(tmp_path):
         }
         done = subprocess.run(
             ["bash", LAUNCH / script, *arguments],
+            cwd=cwd,
             env=environment | settings,
             capture_output=True,
             text=True,
@@ -130,6 +132,17 @@ def test_slurm_refuses_a_job_without_gpus(run, gpus):
     assert "GPUs" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_slurm_takes_the_clone_s_gen1_where_none_is_on_path(run, tmp_path):
+    (tmp_path / "clone" / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / "bin" / "gen1").rename(tmp_path / "clone" / ".venv" / "bin" / "gen1")
+    path = f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin"
+    done, (call,) = slurm(run, 0, PATH=path, cwd=tmp_path / "clone")
+    assert done.returncode == 0 and f"{tmp_path}/clone/.venv/bin/gen1 train" in call
+    done, _ = slurm(run, 0, PATH=path, cwd=tmp_path)
+    assert done.returncode == BAD_INPUT and "no gen1 on PATH" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def tpu_vm(run, *arguments: str, **settings: str):
     slice_ = {"TPU": "my-slice", "ZONE": "us-east5-a", "PROCESSES": "16"}
     return run("tpu_vm.sh", *(arguments or ("paper:blur", "/shared/runs")), **slice_ | settings)
@@ -155,6 +168,32 @@ def test_tpu_vm_tells_a_killed_process_from_a_lost_connection(run, tmp_path):
     done, _ = tpu_vm(run, "my config.py:blur", "/shared/my runs")
     assert done.returncode == KILLED
     assert "--config my config.py:blur --workdir /shared/my runs/blur" in done.stdout
+
+
+def test_tpu_vm_runs_the_program_that_it_is_told(run):
+    _, (call,) = tpu_vm(run, CODES="0", GEN1="clone/.venv/bin/gen1")
+    assert "--command clone/.venv/bin/gen1 train --config" in call
+
+
+def local(tmp_path, *command: str, **settings: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, LAUNCH / "local.py", "--processes", "2", "--", *command],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": "/usr/bin:/bin"} | settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_local_needs_no_gen1_on_path(tmp_path):
+    done = local(tmp_path, "gen1", "--version")
+    assert done.returncode == 0 and "[0] gen1-jax" in done.stdout and "[1] gen1" in done.stdout
+
+
+def test_local_refuses_a_command_that_is_not_there(tmp_path):
+    done = local(tmp_path, "gen2", "--version")
+    assert done.returncode == BAD_INPUT and "no command gen2 here" in done.stderr
 
 
 def test_gke_manifest_agrees_with_itself():
