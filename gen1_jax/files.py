@@ -70,8 +70,8 @@ def replacing_folder(folder: Path, marker: str) -> Iterator[Path]:
     """Yields a temporary folder beside `folder`, which replaces `folder` when the block succeeds.
 
     Missing parent folders are made, and removed again if the block fails. If it fails, `folder`
-    stays as it was. A process that is killed between the two renames of the replacement leaves the earlier content in a folder beside
-    it, whose name ends in `.old`.
+    stays as it was. A process that is killed between the two renames of the replacement leaves the
+    earlier content in a folder beside it, whose name ends in `.old`.
 
     Args:
       folder: the folder to write. It may be missing, empty, or hold `marker`.
@@ -84,12 +84,7 @@ def replacing_folder(folder: Path, marker: str) -> Iterator[Path]:
       UserError: `folder` is a file, or a folder of another kind, which is not ours to replace.
       WritingFailed: the folder cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"cannot write {folder}: it is a file; give a folder")
-    if folder.is_dir() and not (folder / marker).exists() and any(folder.iterdir()):
-        raise UserError(
-            f"will not replace {folder}: it holds files but no {marker}; give a new or empty folder"
-        )
+    check_replaceable(folder, marker)
     new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.new")
     try:
         with making_folder(folder.parent):
@@ -108,6 +103,21 @@ def replacing_folder(folder: Path, marker: str) -> Iterator[Path]:
         ) from error
     except OSError as error:
         raise WritingFailed(f"cannot write {folder}: {one_line(error)}") from error
+
+
+def check_replaceable(folder: Path, marker: str) -> None:
+    """Checks that `replacing_folder` may replace a folder.
+
+    Raises:
+      UserError: `folder` is a file, or a folder of another kind, which is not ours to replace.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"cannot write {folder}: it is a file; give a folder")
+    if folder.is_dir() and not (folder / marker).exists() and any(folder.iterdir()):
+        raise UserError(
+            f"will not replace {folder}: it holds files but no {marker}, so this command did not "
+            "make it; give a new or empty folder"
+        )
 
 
 def remove_parts(folder: Path) -> None:
