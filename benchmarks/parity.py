@@ -144,7 +144,8 @@ def compare(name: str, small: bool, folder: Path) -> dict[str, Any]:
       UserError: the import failed, or the numbers of tensors or parameters are not as expected.
     """
     from gen1_jax.errors import UserError
-    from gen1_jax.weights.importing import find_source, import_part
+    from gen1_jax.weights.importing import import_part
+    from gen1_jax.weights.public import find_source
 
     start = time.perf_counter()
     model = MODELS[name]

@@ -94,9 +94,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS_FILE
     settings = read_json(path)
     if settings is None:
+        if (folder / "pipeline" / SETTINGS_FILE).exists():
+            raise UserError(f"{folder} is the folder of a run; give {folder / 'pipeline'}")
+        if (folder / "model_index.json").exists():
+            raise UserError(
+                f"{folder} is a pipeline of diffusers; one that `gen1 export` wrote is taken back "
+                f"by: gen1 import --pipeline {folder} -o DIR"
+            )
+        why = f"it has no {SETTINGS_FILE}" if folder.is_dir() else "there is no such folder"
         raise UserError(
-            f"{folder} is no pipeline folder: it has no readable {SETTINGS_FILE}; accepted: the "
-            "`pipeline` folder of a run"
+            f"{folder} is no pipeline folder: {why}; accepted: a folder that `gen1 all` makes, "
+            "RUN/pipeline, or one that `gen1 import --pipeline` makes"
         )
     missing = [name for name in SETTINGS if name not in settings]
     if missing:

@@ -51,6 +51,12 @@ def test_settings_of_a_pipeline_are_read_or_refused(micro_run, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere", file):
         with pytest.raises(UserError, match="is no pipeline folder"):
             read_settings(folder)
+    with pytest.raises(UserError, match=f"folder of a run; give {micro_run / 'pipeline'}$"):
+        read_settings(micro_run)
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "model_index.json").write_text("{}")
+    with pytest.raises(UserError, match="import --pipeline .*/exported -o"):
+        read_settings(tmp_path / "exported")
     for text, words in (
         ("{", "cannot read .*gen1.json"),
         ("[]", "gen1.json"),

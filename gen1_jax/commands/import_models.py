@@ -9,7 +9,7 @@
 
 A model is a folder with config.json and safetensors, or a hub id ORG/NAME[/SUBFOLDER][@REVISION].
 The first form writes RUN/{unet,autoencoder,clip,depth,prior}/model and RUN/tokenizer. The second
-undoes `gen1 export`. Pickled weights are refused.
+undoes `gen1 export`. Pickled weights are refused. Nothing is written unless all models fit.
 """
 
 from pathlib import Path
@@ -19,12 +19,20 @@ from gen1_jax.errors import UserError
 HELP = "take public checkpoints into a run folder"
 
 
+# The flags of the two halves of CLIP.
+_TOWERS = ("text_encoder", "image_encoder")
+
+
 def add_arguments(parser) -> None:
     parser.add_argument(
-        "--unet", help="a UNet2DConditionModel (Stable Diffusion 1.x, 2.x), or a UNet of ours"
+        "--unet",
+        metavar="MODEL",
+        help="a UNet2DConditionModel (Stable Diffusion 1.x, 2.x), or a UNet of ours",
     )
-    parser.add_argument("--vae", help="an AutoencoderKL")
-    parser.add_argument("--clip", help="a CLIPModel, with or without its tokenizer")
+    parser.add_argument("--vae", metavar="MODEL", help="an AutoencoderKL")
+    parser.add_argument(
+        "--clip", metavar="MODEL", help="a CLIPModel; a tokenizer beside it is taken too"
+    )
     parser.add_argument(
         "--text-encoder",
         metavar="MODEL",
@@ -35,87 +43,133 @@ def add_arguments(parser) -> None:
         metavar="MODEL",
         help="the CLIPVisionModelWithProjection that belongs to --text-encoder",
     )
-    parser.add_argument("--tokenizer", help="folder of the tokenizer, if --clip has none")
-    parser.add_argument("--depth", help="a DPTForDepthEstimation")
-    parser.add_argument("--prior", help="a PriorTransformer (Karlo, Kandinsky 2.1)")
-    parser.add_argument("--pipeline", type=Path, help="a folder that `gen1 export` wrote")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="MODEL",
+        help="the tokenizer of --clip or --text-encoder, where it is in another folder",
+    )
+    parser.add_argument("--depth", metavar="MODEL", help="a DPTForDepthEstimation")
+    parser.add_argument(
+        "--prior", metavar="MODEL", help="a PriorTransformer (Karlo, Kandinsky 2.1)"
+    )
+    parser.add_argument(
+        "--pipeline",
+        type=Path,
+        metavar="DIR",
+        help="a folder that `gen1 export` wrote, in place of all other models",
+    )
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
         required=True,
+        metavar="RUN",
         help="folder of the run; with --pipeline, folder of the pipeline",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace models that are there")
+    parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
 
 def run(args) -> None:
+    from gen1_jax.weights.public import FLAGS
+
+    given = [flag for flag in FLAGS if getattr(args, flag)]
+    towers = [flag for flag in _TOWERS if flag in given]
+    if towers and (len(towers) == 1 or args.clip):
+        raise UserError(
+            "--text-encoder and --image-encoder are the two halves of one CLIP: give both, and no "
+            "--clip"
+        )
+    if args.pipeline and given:
+        raise UserError(f"--pipeline is a whole pipeline; leave out --{given[0].replace('_', '-')}")
+    if args.pipeline:
+        import_pipeline(args)
+    elif given:
+        import_parts(args, given)
+    else:
+        raise UserError("nothing to import; give --unet, --vae, --clip, --depth, --prior …")
+
+
+def import_pipeline(args) -> None:
+    """Turns an exported pipeline back into one of ours."""
+    from gen1_jax.commands.output import check_new
+    from gen1_jax.commands.progress import byte_bar, weight_bytes
+    from gen1_jax.files import check_replaceable
+    from gen1_jax.pipeline import SETTINGS_FILE
+    from gen1_jax.weights import importing
+
+    check_new(args.output, args.overwrite)
+    check_replaceable(args.output, SETTINGS_FILE)
+    with byte_bar("import", weight_bytes(args.pipeline), not args.no_progress) as bar:
+        counts = importing.import_pipeline(args.pipeline, args.output, bar)
+    print(f"{sum(counts.values()):,} parameters in {', '.join(counts)}: {args.output}")
+
+
+def import_parts(args, given: list[str]) -> None:
+    """Takes the models of some flags into a run.
+
+    Everything is found, downloaded and checked before the first part is written.
+    """
     from gen1_jax.commands.output import check_new
     from gen1_jax.commands.progress import byte_bar
     from gen1_jax.pipeline import MODELS
     from gen1_jax.weights import importing
+    from gen1_jax.weights.public import find_source, tokenizer_files
 
-    given = {part: getattr(args, part) for part in MODELS if getattr(args, part)}
-    towers = (args.text_encoder, args.image_encoder)
-    if any(towers) and (not all(towers) or args.clip):
-        raise UserError("give --text-encoder and --image-encoder together, and no --clip beside")
-    if args.pipeline:
-        if given or any(towers) or args.tokenizer:
-            raise UserError("--pipeline is a whole pipeline: give no other model beside it")
-        check_new(args.output, args.overwrite)
-        with byte_bar("import", args.pipeline) as bar:
-            counts = importing.import_pipeline(args.pipeline, args.output, bar)
-        print(f"{sum(counts.values()):,} parameters in {', '.join(counts)}: {args.output}")
-        return
-    if not given and not any(towers) and not args.tokenizer:
-        raise UserError("nothing to import; give --unet, --vae, --clip, --depth, --prior …")
-
-    parts = list(given) + (["clip"] if any(towers) else [])
+    parts = [part for part in MODELS if part in given]
+    parts += ["clip"] if _TOWERS[0] in given else []
     for part in parts:
         check_new(args.output / MODELS[part].run_folder, args.overwrite)
-    # Find or download everything before anything is written.
-    sources = {part: [importing.find_source(text)] for part, text in given.items()}
-    if any(towers):
-        sources["clip"] = [importing.find_source(tower) for tower in towers]
-    tokenizer = find_tokenizer(args, sources)
+        importing.check_part_folder(part, args.output)
+    sources = {flag: find_source(getattr(args, flag), flag) for flag in given}
+    beside = sources.get("clip") or sources.get(_TOWERS[0])
+    tokenizer = sources["tokenizer"].folder if "tokenizer" in given else None
+    if tokenizer is None and beside and tokenizer_files(beside.folder):
+        tokenizer = beside.folder
     if tokenizer:
         check_new(args.output / "tokenizer", args.overwrite)
+        words = importing.check_tokenizer(tokenizer, args.output)
+    opened = [
+        importing.open_part(part, sources[part])
+        if part in given
+        else importing.open_towers(*(sources[tower] for tower in _TOWERS))
+        for part in parts
+    ]
+    for clip in (each for each in opened if each.part == "clip" and tokenizer):
+        room = clip.config["text_config"]["vocab_size"]
+        if words.vocab_size > room:
+            raise UserError(
+                f"the tokenizer in {tokenizer} has {words.vocab_size} tokens, and {beside.origin} "
+                f"knows {room}; accepted: the tokenizer that was published with it"
+            )
 
-    for part in parts:
-        with byte_bar(f"import {part}", *(source.folder for source in sources[part])) as bar:
-            if part in given:
-                imported = importing.import_part(part, *sources[part], args.output, bar)
-            else:
-                imported = importing.import_towers(*sources[part], args.output, bar)
-        print(
-            f"{part}: {imported.tensors} tensors, {imported.parameters:,} parameters: "
-            f"{imported.folder}"
-        )
-        if imported.absent:
-            print(
-                f"{part}: {len(imported.absent)} unused tensors are not in the checkpoint and "
-                f"are zero now: {', '.join(imported.absent)}"
-            )
-        if imported.prediction_type == "epsilon":
-            print(
-                "unet: it predicts noise; train on with loss.prediction_type=epsilon, or let the "
-                "first stage turn it into a v-prediction"
-            )
+    for each in opened:
+        with byte_bar(f"import {each.part}", each.nbytes, not args.no_progress) as bar:
+            imported = importing.write_part(each, args.output, bar)
+        report(each.part, imported)
     if tokenizer:
         importing.import_tokenizer(tokenizer, args.output)
         print(f"tokenizer: {args.output / 'tokenizer'}")
+    elif beside and not (args.output / "tokenizer").exists():
+        print(
+            f"tokenizer: none in {beside.origin}, and training and editing need CLIP's own; for "
+            "OpenAI's CLIP and Stable Diffusion's: gen1 import --tokenizer "
+            f"openai/clip-vit-large-patch14 -o {args.output}"
+        )
 
 
-def find_tokenizer(args, sources) -> Path | None:
-    """Returns the folder of --tokenizer or, without it, of the tokenizer beside --clip, if any."""
-    from gen1_jax.weights import importing
-
-    if args.tokenizer:
-        folder = importing.find_source(args.tokenizer).folder
-        if not importing.tokenizer_files(folder):
-            raise UserError(
-                f"no tokenizer in {folder}; accepted: tokenizer.json, or vocab.json and merges.txt"
-            )
-        return folder
-    folder = sources["clip"][0].folder if args.clip else None
-    return folder if folder and importing.tokenizer_files(folder) else None
+def report(part: str, imported) -> None:
+    """Prints what a part has become."""
+    print(
+        f"{part}: {imported.tensors} tensors, {imported.parameters:,} parameters: {imported.folder}"
+    )
+    if imported.absent:
+        print(
+            f"{part}: {len(imported.absent)} unused tensors are not in the checkpoint and are zero "
+            f"now: {', '.join(imported.absent)}"
+        )
+    if imported.prediction_type == "epsilon":
+        print(
+            "unet: it predicts noise; train on with loss.prediction_type=epsilon, or let the first "
+            "stage turn it into a v-prediction"
+        )

@@ -23,7 +23,8 @@ from gen1_jax.pipeline import MODELS, PARTS, read_settings
 from gen1_jax.weights.clip_towers import split_towers
 from gen1_jax.weights.folder import read_config, read_model, write_model
 from gen1_jax.weights.naming import params_to_state_dict
-from gen1_jax.weights.pipeline_index import MODEL_INDEX, write_index
+from gen1_jax.weights.pipeline_index import write_index
+from gen1_jax.weights.public import MODEL_INDEX
 from gen1_jax.weights.tensor_files import Report, ReportedTensors, ignore_report
 
 _SOURCES = Path(__file__).parent / "pytorch"
@@ -64,31 +65,32 @@ def export_pipeline(
             raise UserError(f"{source} has no {name}; accepted: a whole pipeline folder")
     options = {"dtype": jnp.dtype(dtype), "max_shard_bytes": max_shard_bytes}
     origin = "the pipeline's own (the moving average of training, if `gen1 all` made it)"
+    # ---- the models, of which headers and shapes alone are read here
+    models = []  # (folder, config, tensors, shapes)
+    for name, part in MODELS.items():
+        if name == "unet" and unet is not None:
+            module, params, origin = unet
+            config, tensors = module.to_config(), params_to_state_dict(params)
+            _check_unet(config, read_config(source / "unet"))
+            shapes = {key: array.shape for key, array in tensors.items()}
+        else:
+            config, tensors = read_model(source / name, part.kind)
+            shapes = tensors.shapes
+        if name == "clip":
+            towers = split_towers(config, tensors)
+            for folder, (_, kind) in part.exported.items():
+                tower = towers[kind]
+                models.append((folder, tower.config, tensors, {k: shapes[k] for k in tower.names}))
+        else:
+            (folder,) = part.exported
+            models.append((folder, config, tensors, shapes))
+    # ---- the files
     counts = {}
     with replacing_folder(output, MODEL_INDEX) as new:
-
-        def write(folder: str, config: Mapping[str, Any], tensors: Mapping[str, Any], shapes):
+        for folder, config, tensors, shapes in models:
             (new / folder).mkdir()
             write_model(new / folder, config, shapes, ReportedTensors(tensors, report), **options)
             counts[folder] = sum(math.prod(shape) for shape in shapes.values())
-
-        for name, part in MODELS.items():
-            if name == "unet" and unet is not None:
-                module, params, origin = unet
-                config, tensors = module.to_config(), params_to_state_dict(params)
-                _check_unet(config, read_config(source / "unet"))
-                shapes = {key: array.shape for key, array in tensors.items()}
-            else:
-                config, tensors = read_model(source / name, part.kind)
-                shapes = tensors.shapes
-            if name == "clip":
-                towers = split_towers(config, tensors)
-                for folder, (_, kind) in part.exported.items():
-                    tower = towers[kind]
-                    write(folder, tower.config, tensors, {key: shapes[key] for key in tower.names})
-            else:
-                (folder,) = part.exported
-                write(folder, config, tensors, shapes)
         shutil.copytree(source / "tokenizer", new / "tokenizer")
         write_index(new, settings)
         shutil.copyfile(_SOURCES / "video_unet.py", new / "unet" / "video_unet.py")

@@ -178,7 +178,7 @@ def read_model(folder: Path, kind: str) -> tuple[dict[str, Any], "ModelTensors"]
     """
     module = module_from_config(read_config(folder), where=str(folder))
     if type(module).__name__ != kind:
-        raise UserError(f"{folder} holds {type(module).__name__}; accepted: {kind}")
+        raise UserError(f"{folder} holds {type(module).__name__}; accepted here: {kind}")
     return module.to_config(), checked_tensors(folder, module)
 
 

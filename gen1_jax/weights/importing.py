@@ -1,19 +1,17 @@
-"""From public checkpoints to a run folder: a local folder or a hub id in, our model folders out.
+"""From public checkpoints to a run folder: public model folders in, our model folders out.
 
 Tensors go from file to file under the names that our modules have, with one shard in memory at a
 time.
 """
 
 import math
-import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen1_jax.errors import UserError
-from gen1_jax.files import replacing_folder, write_json
+from gen1_jax.files import check_replaceable, replacing_folder, write_json
 from gen1_jax.pipeline import MODELS, SETTINGS_FILE
 from gen1_jax.weights.clip_towers import IMAGE_TOWER, TEXT_TOWER, join_configs, join_tensors
 from gen1_jax.weights.folder import (
@@ -24,37 +22,14 @@ from gen1_jax.weights.folder import (
     write_model,
 )
 from gen1_jax.weights.pipeline_index import read_index, read_prediction_type
+from gen1_jax.weights.public import Source, tokenizer_files
 from gen1_jax.weights.tensor_files import Report, ReportedTensors, TensorFiles, ignore_report
 
+if TYPE_CHECKING:
+    from gen1_jax.tokenizer import Tokenizer
+
 RECORD = "import.json"  # in each part's folder: what the part was made from
-# The files of a hub repository that are downloaded: no code and no pickles.
-_WANTED = (
-    "config.json",
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model-*-of-*.safetensors",
-    "diffusion_pytorch_model.safetensors.index.json",
-)
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
-_HUB_ID = re.compile(
-    r"^(?P<repo>[\w.-]+/[\w.-]+)(?P<subfolder>(/[\w.-]+)*)(@(?P<revision>[\w./-]+))?$"
-)
-
-
-class Source(NamedTuple):
-    """The place of a checkpoint.
-
-    Attributes:
-      folder: the local folder that holds it.
-      origin: what the user gave, as a folder or as a hub id without the revision.
-      revision: the commit of the hub repository; None for a local folder.
-    """
-
-    folder: Path
-    origin: str
-    revision: str | None
+_TOKENIZER_MARKER = "tokenizer_config.json"
 
 
 class Imported(NamedTuple):
@@ -77,87 +52,61 @@ class Imported(NamedTuple):
     prediction_type: str | None
 
 
-# ---- finding
-
-
-def find_source(text: str) -> Source:
-    """Finds a checkpoint: a local folder, or a hub id, which is downloaded.
-
-    Args:
-      text: a path, or `ORG/NAME[/SUBFOLDER][@REVISION]`.
-
-    Raises:
-      UserError: `text` is neither, or the download failed. Then the line says what to download by
-        hand.
-    """
-    folder = Path(os.path.expanduser(text))  # that of Path raises if there is no such user
-    if folder.is_dir():
-        return Source(folder, str(folder), None)
-    match = _HUB_ID.match(text)
-    if folder.exists() or not match or text.startswith((".", "/", "~")):
-        what = "is a file" if folder.exists() else "does not exist"
-        raise UserError(
-            f"{text} {what}; accepted: a folder with config.json and safetensors, or a hub id "
-            "ORG/NAME[/SUBFOLDER][@REVISION]"
-        )
-    repo, revision = match["repo"], match["revision"] or "main"
-    prefix = match["subfolder"].lstrip("/")
-    prefix = f"{prefix}/" if prefix else ""
-    patterns = [f"{prefix}{name}" for name in (*_WANTED, *_TOKENIZER)]
-    patterns.append("scheduler/scheduler_config.json")
-    from huggingface_hub import snapshot_download  # slow to import
-
-    try:
-        root = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # many libraries lie below: no network, no such repository, …
-        raise UserError(
-            f"cannot download {text} ({type(error).__name__}); where there is no network, download "
-            f"{prefix}config.json and its safetensors from {repo} at revision {revision}, and give "
-            "the folder that holds them"
-        ) from error
-    if not (root / prefix).is_dir():
-        raise UserError(f"{repo} has no folder {prefix} at revision {revision}")
-    # The folder of a snapshot has the name of its commit.
-    return Source(root / prefix, f"{repo}/{prefix}".rstrip("/"), root.name)
-
-
 # ---- one part
 
 
-def import_part(part: str, source: Source, run: Path, report: Report = ignore_report) -> Imported:
-    """Imports one public model folder as float32 into `run`, atomically.
+class Opened(NamedTuple):
+    """A checkpoint whose config and tensor names were checked; no tensor is read yet.
+
+    Attributes:
+      part: a name of `pipeline.MODELS`.
+      source: the place of the checkpoint.
+      config: the content of config.json as we write it.
+      tensors: the tensors, each of which is read when it is asked for.
+    """
+
+    part: str
+    source: Source
+    config: Mapping[str, Any]
+    tensors: ModelTensors
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes of all tensors as float32."""
+        return 4 * sum(math.prod(shape) for shape in self.tensors.shapes.values())
+
+
+def open_part(part: str, source: Source) -> Opened:
+    """Opens a public model folder.
 
     Args:
       part: a name of `pipeline.MODELS`.
       source: the public model folder.
-      run: the run folder.
-      report: called with the name and the size in bytes of each tensor that is read.
 
     Raises:
       UserError: the model is of another kind, or a setting or a file is not accepted.
       MismatchError: the tensors do not fit the config.
     """
-    config, tensors = read_model(source.folder, MODELS[part].kind)
-    return _write_part(part, source, run, config, tensors, report)
+    return Opened(part, source, *read_model(source.folder, MODELS[part].kind))
 
 
-def import_towers(
-    text: Source, image: Source, run: Path, report: Report = ignore_report
-) -> Imported:
-    """Imports CLIP from a text and an image encoder that are published apart, as Karlo's are.
+def open_towers(text: Source, image: Source) -> Opened:
+    """Opens CLIP as a text and an image encoder that are published apart, as Karlo's are.
 
     Args:
       text: the folder of the text encoder.
       image: the folder of the image encoder.
-      run: the run folder.
-      report: see `import_part`.
 
     Raises:
-      UserError, MismatchError: see `import_part`.
+      UserError, MismatchError: see `open_part`.
     """
-    config, tensors = _read_towers(text.folder, image.folder)
     source = Source(text.folder, f"{text.origin} and {image.origin}", text.revision)
-    return _write_part("clip", source, run, config, tensors, report)
+    return Opened("clip", source, *_read_towers(text.folder, image.folder))
+
+
+def import_part(part: str, source: Source, run: Path, report: Report = ignore_report) -> Imported:
+    """Imports one public model folder as float32 into `run`; see `open_part` and `write_part`."""
+    return write_part(open_part(part, source), run, report)
 
 
 def _read_towers(text: Path, image: Path) -> tuple[dict[str, Any], ModelTensors]:
@@ -169,15 +118,20 @@ def _read_towers(text: Path, image: Path) -> tuple[dict[str, Any], ModelTensors]
     return module.to_config(), ModelTensors(joined, module, what)
 
 
-def _write_part(
-    part: str,
-    source: Source,
-    run: Path,
-    config: Mapping[str, Any],
-    tensors: ModelTensors,
-    report: Report,
-) -> Imported:
-    """Writes a part's folder: the model, and the record of what it was made from."""
+def check_part_folder(part: str, run: Path) -> None:
+    """Raises UserError if the folder of a part holds what `write_part` will not replace."""
+    check_replaceable(run / MODELS[part].run_folder, RECORD)
+
+
+def write_part(opened: Opened, run: Path, report: Report = ignore_report) -> Imported:
+    """Writes a part's folder atomically: the model, and the record of what it was made from.
+
+    Args:
+      opened: the checkpoint.
+      run: the run folder.
+      report: called with the name and the size in bytes of each tensor that is read.
+    """
+    part, source, config, tensors = opened
     folder = run / MODELS[part].run_folder
     prediction_type = read_prediction_type(source.folder) if part == "unet" else None
     imported = Imported(
@@ -206,10 +160,16 @@ def _write_part(
 # ---- the tokenizer
 
 
-def tokenizer_files(folder: Path) -> list[Path]:
-    """Returns the files of a public CLIP tokenizer; none if `folder` holds no tokenizer."""
-    files = [folder / name for name in _TOKENIZER if (folder / name).is_file()]
-    return files if {"tokenizer.json", "vocab.json"} & {file.name for file in files} else []
+def check_tokenizer(folder: Path, run: Path) -> "Tokenizer":
+    """Returns the tokenizer of a folder, after checking that `import_tokenizer` may write it.
+
+    Raises:
+      UserError: it cannot be read, or the run's own may not be replaced.
+    """
+    from gen1_jax.tokenizer import load_tokenizer
+
+    check_replaceable(run / "tokenizer", _TOKENIZER_MARKER)
+    return load_tokenizer(folder)
 
 
 def import_tokenizer(folder: Path, run: Path) -> bool:
@@ -227,11 +187,11 @@ def import_tokenizer(folder: Path, run: Path) -> bool:
     if not files:
         return False
     load_tokenizer(folder)  # raises if something is wrong with it
-    with replacing_folder(run / "tokenizer", "tokenizer_config.json") as new:
+    with replacing_folder(run / "tokenizer", _TOKENIZER_MARKER) as new:
         for file in files:
             shutil.copyfile(file, new / file.name)
-        if not (new / "tokenizer_config.json").exists():
-            (new / "tokenizer_config.json").write_text("{}\n", encoding="utf-8")
+        if not (new / _TOKENIZER_MARKER).exists():
+            (new / _TOKENIZER_MARKER).write_text("{}\n", encoding="utf-8")
     return True
 
 

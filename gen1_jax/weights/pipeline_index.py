@@ -10,9 +10,9 @@ from typing import Any
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json, write_json
-from gen1_jax.pipeline import PARTS
+from gen1_jax.pipeline import PARTS, SETTINGS_FILE
+from gen1_jax.weights.public import MODEL_INDEX, fitting_flags
 
-MODEL_INDEX = "model_index.json"
 SCHEDULER_FILE = Path("scheduler") / "scheduler_config.json"
 _PIPELINE_CLASS = ["pipeline", "Gen1Pipeline"]
 # The oldest diffusers that reads the folder.
@@ -44,11 +44,18 @@ def read_index(folder: Path) -> dict[str, Any]:
     Raises:
       UserError: `folder` is no export of ours, or one of the files is damaged.
     """
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}; accepted: a folder that `gen1 export` wrote")
+    if (folder / SETTINGS_FILE).exists():
+        raise UserError(f"{folder} is a pipeline of ours already, which needs no import")
     index = _read(folder / MODEL_INDEX)
     if index.get("_class_name") != _PIPELINE_CLASS:
+        flags = fitting_flags(folder)
+        parts = (
+            f"take its parts: gen1 import {flags} -o RUN" if flags else "it holds no part of ours"
+        )
         raise UserError(
-            f"{folder / MODEL_INDEX} is of {index.get('_class_name')!r}; accepted: what `gen1 "
-            "export` writes. Import the parts of another pipeline one by one (--unet, --vae, …)"
+            f"{folder} is a {index.get('_class_name')}, not what `gen1 export` writes; {parts}"
         )
     scheduler = _read(folder / SCHEDULER_FILE)
     try:

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import re
 import shutil
 
 import numpy as np
@@ -18,11 +17,13 @@ from public_models import (
     write_public,
 )
 
+from gen1_jax import cli
 from gen1_jax.pipeline import MODELS
 from gen1_jax.tokenizer import load_tokenizer
 from gen1_jax.weights.folder import load_model
-from gen1_jax.weights.importing import find_source, import_part
+from gen1_jax.weights.importing import import_part
 from gen1_jax.weights.naming import params_to_state_dict
+from gen1_jax.weights.public import FLAGS, find_source
 
 
 @pytest.fixture(scope="module")
@@ -89,38 +90,114 @@ def test_what_was_trained_is_never_replaced(public, tmp_path, capsys):
     refused(capsys, *command, words="will not replace .*run/prior")
 
 
+ALONE = [flag for flag in FLAGS if flag not in ("text_encoder", "image_encoder")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ((), "--unet"),
         (("--overwrite",), "--unet"),
-        (("--pipeline", "x", "--vae", "vae"), "--pipeline"),
-        (("--pipeline", "x", "--tokenizer", "words"), "--pipeline"),
-        (("--pipeline", "x", "--text-encoder", "a", "--image-encoder", "b"), "--pipeline"),
+        (("--pipeline", "x", "--vae", "vae"), "leave out --vae"),
+        (("--pipeline", "x", "--tokenizer", "words"), "leave out --tokenizer"),
+        (("--pipeline", "x", "--text-encoder", "a", "--image-encoder", "b"), "out --text-encoder"),
         (("--pipeline", "unet"), "model_index.json in .*unet"),
+        (("--pipeline", "gone"), "no folder gone"),
+        (
+            ("--pipeline", "sd"),
+            "sd is a StableDiffusionPipeline, .*: gen1 import --unet sd/unet --vae sd/vae "
+            "--tokenizer sd/tokenizer -o RUN$",
+        ),
         (("--text-encoder", "clip"), "--text-encoder and --image-encoder"),
         (("--clip", "clip", "--text-encoder", "a", "--image-encoder", "b"), "--clip"),
         (("--unet", "./gone"), "gone does not exist"),
         (("--unet", "/gone/unet"), "/gone/unet does not exist"),
         (("--unet", "~nobody-of-this-name/unet"), "~nobody-of-this-name/unet does not exist"),
         (("--unet", "gone"), "gone does not exist"),
-        (("--unet", "unet/config.json"), "unet/config.json is a file"),
-        (("--unet", "scheduler"), "config.json in scheduler"),
-        (("--tokenizer", "unet"), "tokenizer in unet"),
-        (("--unet", "vae"), "vae holds AutoencoderKL.*VideoUNet"),
-        (("--vae", "unet"), "unet holds VideoUNet.*AutoencoderKL"),
-        (("--depth", "clip"), "clip holds CLIPModel.*DPTForDepthEstimation"),
-        (("--prior", "vae", "--vae", "vae"), "vae holds AutoencoderKL.*PriorTransformer"),
+        (("--unet", "unet/config.json"), "unet/config.json is a file; give its folder: unet$"),
+        (("--unet", "v1-5.ckpt"), "v1-5.ckpt is a file; .*from_single_file"),
+        (("--unet", "scheduler"), "config.json in scheduler; --unet takes UNet2DCondition"),
+        (("--tokenizer", "unet"), "unet holds UNet2DCond.*; --tokenizer takes a CLIP tokenizer"),
+        (("--unet", "vae"), "vae holds AutoencoderKL; --unet takes UNet2DConditionModel or Video"),
+        (("--vae", "unet"), "unet holds UNet2DCond.*; --vae takes AutoencoderKL.* for --unet$"),
+        (("--depth", "clip"), "clip holds CLIPModel; .*DPTForDepthEstimation.* for --clip$"),
+        (("--prior", "vae", "--vae", "vae"), "vae holds AutoencoderKL; .*PriorTransformer"),
+        # a whole pipeline, and a wrong part of it
+        (("--unet", "sd"), "sd is no model, .*; give --unet sd/unet$"),
+        (("--vae", "sd/"), "sd is no model, .*; give --vae sd/vae$"),
+        (("--tokenizer", "sd"), "sd is no model, .*; give --tokenizer sd/tokenizer$"),
+        (("--unet", "sd/vae"), "sd/vae holds AutoencoderKL; give --unet sd/unet$"),
+        (("--tokenizer", "sd/text_encoder"), "holds CLIPTextModel .*; give --tokenizer sd/token"),
+        (("--clip", "sd"), "sd is a whole StableDiffusionPipeline, .*; --clip takes CLIPModel"),
+        (("--clip", "sd/text_encoder"), "holds CLIPTextModel .without the projection.*CLIPModel"),
+        (("--prior", "sd"), "StableDiffusionPipeline, .*; --prior takes .*karlo"),
+        (("--depth", "sd"), "StableDiffusionPipeline, .*; --depth takes .*dpt-large"),
+        (
+            ("--text-encoder", "sd/text_encoder", "--image-encoder", "sd/vae"),
+            "without the projection.*; --text-encoder takes CLIPTextModelWithProjection",
+        ),
+        (("--text-encoder", "clip", "--image-encoder", "sd"), "clip holds CLIPModel"),
+        # a run of ours, and a pipeline of ours
+        (("--unet", "run"), "give --unet run/unet/model$"),
+        (("--unet", "run/unet"), "give --unet run/unet/model$"),
+        # what lacks something
+        *(((f"--{flag}", "empty"), "empty is an empty folder; --") for flag in ALONE),
+        (("--unet", "pickled"), "pickled holds pickled weights only"),
+        (("--clip", "clip", "--tokenizer", "long"), "tokenizer in long has 61 tokens, .* 60;"),
     ],
-)
-def test_wrong_arguments(public, tmp_path, monkeypatch, capsys, arguments, words):
-    monkeypatch.chdir(public)
-    if "--prior" in arguments:  # the part before it is whole, and stays
-        _, (line,) = gen1(capsys, tmp_path / "run", *arguments, code=2)
-        assert re.search(words, line)
-        assert {path.name for path in (tmp_path / "run").iterdir()} == {"autoencoder"}
-    else:
-        refused(capsys, tmp_path / "run", *arguments, words=words)
+)  # fmt: skip
+def test_wrong_arguments(wrong, tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(wrong)
+    refused(capsys, tmp_path / "run", *arguments, words=words)
+
+
+@pytest.fixture(scope="module")
+def wrong(public, tmp_path_factory):
+    """A folder of what one may give by mistake, beside the right models."""
+    root = tmp_path_factory.mktemp("wrong")
+    shutil.copytree(public, root, dirs_exist_ok=True)
+    for name, source in {"unet": "unet", "vae": "vae", "tokenizer": "words"}.items():
+        shutil.copytree(public / source, root / "sd" / name)
+    (root / "sd" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (root / "sd" / "text_encoder").mkdir()
+    config = {"model_type": "clip_text_model", "architectures": ["CLIPTextModel"]}
+    (root / "sd" / "text_encoder" / "config.json").write_text(json.dumps(config))
+    shutil.copytree(public / "unet", root / "run" / "unet" / "model")
+    (root / "empty").mkdir()
+    (root / "v1-5.ckpt").touch()
+    shutil.copytree(public / "unet", root / "pickled")
+    (file,) = (root / "pickled").glob("*.safetensors")
+    file.rename(file.with_suffix(".bin"))
+    shutil.copytree(public / "words", root / "long")
+    vocab = json.loads((root / "long" / "vocab.json").read_text())
+    (root / "long" / "vocab.json").write_text(json.dumps(vocab | {"z": 60}))
+    return root
+
+
+def test_no_bar_and_no_folder_before_a_refusal(public, tmp_path, capsys):
+    """Also where the second model is the wrong one, and where the output is no place for it."""
+    (tmp_path / "file").touch()
+    for output, arguments in (
+        ("new/run", ("--vae", public / "vae", "--unet", public / "prior")),
+        ("file/run", ("--vae", public / "vae")),
+        ("new/pipeline", ("--pipeline", public / "vae")),
+    ):
+        assert cli.main([str(x) for x in ("import", "-o", tmp_path / output, *arguments)]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("gen1: ") and err.count("\n") == 1, err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_clip_without_a_tokenizer_is_said(public, tmp_path, capsys):
+    shutil.copytree(public / "clip", tmp_path / "clip")
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / "clip" / name).unlink()
+    run = tmp_path / "run"
+    out, _ = gen1(capsys, run, "--clip", tmp_path / "clip")
+    assert f"tokenizer: none in {tmp_path / 'clip'}, " in out and "gen1 import --tokenizer" in out
+    gen1(capsys, run, "--tokenizer", public / "words")
+    out, _ = gen1(capsys, run, "--clip", tmp_path / "clip", "--overwrite")
+    assert "tokenizer:" not in out
 
 
 # Part, setting, and the culprit that the error names.
@@ -246,18 +323,31 @@ def hub(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("nobody/nothing", "config.json .* nobody/nothing at revision main"),
-        ("nobody/nothing/unet", "unet/config.json .* nobody/nothing at revision main"),
-        ("nobody/nothing@fp16", "config.json .* nobody/nothing at revision fp16"),
-        ("nobody/nothing/a/unet@refs/pr/1", "a/unet/config.json .* at revision refs/pr/1"),
-        ("nobody/no--thing", "HFValidationError"),
+        (
+            "nobody/nothing",
+            "config.json .* nobody/nothing at revision main",
+        ),
+        (
+            "nobody/nothing/unet",
+            "unet/config.json .* nobody/nothing at revision main",
+        ),
+        (
+            "nobody/nothing@fp16",
+            "config.json .* nobody/nothing at revision fp16",
+        ),
+        (
+            "nobody/nothing/a/unet@refs/pr/1",
+            "a/unet/config.json .* at revision refs/pr/1",
+        ),
+        ("nobody/no--thing", "it is no hub id"),
     ],
 )
 def test_without_network_it_says_what_to_download(hub, tmp_path, capsys, model, words):
     command = (tmp_path / "runs" / "new", "--unet", model)
     (tmp_path / "runs").mkdir()
     line = refused(capsys, *command, words=words)
-    assert line.startswith(f"gen1: cannot download {model} (")
+    assert line.startswith(f"gen1: {model}: there is no such folder, and the hub ")
+    assert "HF_HUB_OFFLINE is set" in line or "no hub id" in line
 
 
 def test_what_the_hub_s_cache_holds_is_imported(hub, public, tmp_path, capsys):

@@ -33,8 +33,9 @@ from gen1_jax.models.clip import CLIPModel
 from gen1_jax.models.prior import PriorTransformer
 from gen1_jax.pipeline import MODELS
 from gen1_jax.weights.folder import load_model, param_template, write_model
-from gen1_jax.weights.importing import find_source, import_part, import_towers
+from gen1_jax.weights.importing import import_part, open_towers, write_part
 from gen1_jax.weights.naming import params_to_state_dict, torch_shapes
+from gen1_jax.weights.public import find_source
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +213,7 @@ def test_two_towers_are_one_clip(towers):
     model, folder = towers
     whole = import_from(folder / "clip", "clip", folder / "a")
     sources = (find_source(str(folder / name)) for name in ("text", "image"))
-    joined = import_towers(*sources, folder / "b")
+    joined = write_part(open_towers(*sources), folder / "b")
     assert joined[1:] == whole[1:]
     assert_bits(weights_of(joined.folder), state_of(model))
     assert load_model(joined.folder)[0] == load_model(whole.folder)[0]
@@ -225,8 +226,8 @@ def test_towers_that_do_not_belong_together(towers, capsys):
     _, folder = towers
     text, image, run = folder / "text", folder / "image", folder / "run"
     for pair, words in {
-        (image, text): "'clip_vision_model'.*'clip_text_model'",
-        (text, folder / "clip"): "'clip'.*'clip_vision_model'",
+        (image, text): "image holds CLIPVision.*; --text-encoder takes CLIPText.* --image-encoder$",
+        (text, folder / "clip"): "clip holds CLIPModel; --image-encoder takes .* for --clip",
         (text, folder / "gone"): "gone does not exist",
     }.items():
         refused(capsys, run, "--text-encoder", pair[0], "--image-encoder", pair[1], words=words)
@@ -261,7 +262,8 @@ def test_memory_is_the_model_s_and_little_more(public, tmp_path):
     script = textwrap.dedent("""
         import resource, re, sys
         from pathlib import Path
-        from gen1_jax.weights.importing import find_source, import_part
+        from gen1_jax.weights.importing import import_part
+        from gen1_jax.weights.public import find_source
 
         def peak():
             status = Path("/proc/self/status")
