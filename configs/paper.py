@@ -47,14 +47,9 @@ def imported(flag: str, source: str, model: dict) -> ConfigDict:
       source: where the checkpoint is published.
       model: its network, for `gen1 compile`; training reads the checkpoint's own config.json.
     """
-    return ConfigDict(
-        {
-            "kind": "given",  # `gen1 all` checks that it is there, and does not make it
-            "holds": "model/config.json",  # the file that must be there
-            "made_by": f"gen1 import {flag} {source} -o RUN",
-            "model": model,
-        }
-    )
+    # `gen1 all` checks that the part is there, and does not make it.
+    made_by = f"gen1 import {flag} {source} -o RUN"
+    return base.make("given", holds="model/config.json", made_by=made_by, model=model)
 
 
 def imported_unet() -> ConfigDict:
@@ -136,13 +131,11 @@ def prior() -> ConfigDict:
 
 
 def tokenizer() -> ConfigDict:
-    return ConfigDict(
-        {
-            "kind": "given",
-            "holds": "tokenizer_config.json",
-            "made_by": "gen1 import --clip openai/clip-vit-large-patch14 -o RUN",
-            "context_length": 77,  # tokens of a caption
-        }
+    return base.make(
+        "given",
+        holds="tokenizer_config.json",
+        made_by="gen1 import --clip openai/clip-vit-large-patch14 -o RUN",
+        context_length=77,
     )
 
 
@@ -152,13 +145,8 @@ def tokenizer() -> ConfigDict:
 def footage() -> ConfigDict:
     size = "x".join(map(str, VIDEO_SIZE))
     options = f"--size {size} --num-frames {NUM_FRAMES} --stride {STRIDE}"
-    return ConfigDict(
-        {
-            "kind": "given",
-            "holds": "clips/report.json",
-            "made_by": f"gen1 ingest clips SRC {options} --out RUN/footage, and gen1 ingest images",
-        }
-    )
+    made_by = f"gen1 ingest clips SRC {options} --out RUN/footage, and gen1 ingest images"
+    return base.make("given", holds="clips/report.json", made_by=made_by)
 
 
 def encoded() -> ConfigDict:

@@ -27,18 +27,16 @@ VOCABULARY = 512  # tokens that the tokenizer may learn, at most
 
 
 def world() -> ConfigDict:
-    return ConfigDict({"kind": "world", "builder": BUILDER})
+    return base.make("world", builder=BUILDER)
 
 
 def tokenizer() -> ConfigDict:
-    return ConfigDict(
-        {
-            "kind": "tokenizer",
-            "world": "../world",  # its training captions are learnt from
-            "builder": BUILDER,
-            "vocab_size": VOCABULARY,
-            "context_length": CONTEXT_LENGTH,
-        }
+    return base.make(
+        "tokenizer",
+        world="../world",
+        builder=BUILDER,
+        vocab_size=VOCABULARY,
+        context_length=CONTEXT_LENGTH,
     )
 
 
@@ -86,6 +84,7 @@ def autoencoder() -> ConfigDict:
             "warmup_steps": 30,
             "final_fraction": 0.02,
             "weight_decay": 0.0,
+            "b2": 0.999,
         },
         num_steps=1500,
     )
@@ -123,6 +122,7 @@ def clip() -> ConfigDict:
             "warmup_steps": 50,
             "final_fraction": 0.02,
             "weight_decay": 0.05,
+            "b2": 0.999,
         },
         num_steps=1000,
     )
@@ -152,6 +152,7 @@ def depth() -> ConfigDict:
             "warmup_steps": 50,
             "final_fraction": 0.02,
             "weight_decay": 0.01,
+            "b2": 0.999,
         },
         num_steps=2000,
     )
@@ -221,6 +222,7 @@ def optimizer(learning_rate: float) -> dict:
         "warmup_steps": 50,
         "final_fraction": 0.1,
         "weight_decay": 0.01,
+        "b2": 0.999,
     }
 
 
@@ -283,23 +285,17 @@ def pipeline() -> ConfigDict:
 
 
 def evaluation() -> ConfigDict:
-    return ConfigDict(
-        {
-            "kind": "evaluation",
-            "pipeline": "../pipeline",
-            "world": "../world",
-            "builder": BUILDER,
-            "split": "test",
-            "num_clips": 64,  # clips that are edited at every setting
-            # Values of each control. One control varies at a time, the others keep their first.
-            "structure_level": (0, 3, 7),  # t_s
-            "temporal_scale": (1.0, 0.0, 0.5, 1.5),  # ω_t
-            "guidance_scale": (2.0,),  # ω
-            "num_steps": 20,  # of DDIM
-            "batch_size": 16,  # clips edited together
-            "num_pictured": 8,  # clips on the contact sheet
-            "seed": 0,  # of the noise, and of the colours that the prompts ask for
-        }
+    # One control varies at a time, the others keep the first of their values.
+    return base.make(
+        "evaluation",
+        builder=BUILDER,
+        num_clips=64,
+        structure_level=(0, 3, 7),
+        temporal_scale=(1.0, 0.0, 0.5, 1.5),
+        guidance_scale=(2.0,),
+        num_steps=20,
+        batch_size=16,
+        num_pictured=8,
     )
 
 

@@ -1,26 +1,28 @@
 """Loads configs by name or path, and changes them by `--set`."""
 
-import ast
 import importlib
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from gen1_jax.errors import UserError
+from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import read_json
+from gen1_jax.settings import check, closest, list_kinds, parse, refuse_key, to_dict
 
 # The config of a trained part, in its work folder, with resolved paths.
 SAVED_CONFIG = "config.json"
+ALL = "all"  # kind of a config that lists parts, and the name that stands for all of them
 DTYPES = ("float32", "bfloat16", "float16")  # accepted for computing and for exported weights
 HELP = "a config by name or path, and its part: tiny:video, configs/tiny.py:video"
 
 
 def load_config(spec: str, overrides: Sequence[str] = (), default_part: str = "all") -> ConfigDict:
-    """Returns a part's config, locked.
+    """Returns a part's config, checked, with its defaults, and locked.
 
     Args:
       spec: `NAME_OR_PATH[:PART]`; a name is that of a file in configs/.
@@ -31,15 +33,58 @@ def load_config(spec: str, overrides: Sequence[str] = (), default_part: str = "a
       UserError: there is no such config, part or key, or a value has the wrong type.
     """
     name, _, part = spec.partition(":")
-    module = _load_module(name)
+    module, part = load_module(name), part or default_part
     try:
-        config = module.get_config(part or default_part)
+        config = module.get_config(part)
     except ValueError as error:
         raise UserError(f"config {name}: {error}") from None
+    except Exception as error:  # the file is the user's own code, which may raise anything
+        raise UserError(f"config {name}: {type(error).__name__}: {one_line(error)}") from error
+    config = check_config(config, f"config {name}:{part}")
+    if overrides:
+        config = _override(config, overrides, f"{name}:{part}")
     config.lock()
-    for override in overrides:
-        _override(config, override)
     return config
+
+
+def check_config(config: Any, where: str = "config") -> ConfigDict:
+    """Returns a config with the defaults of its kind, its objective and its form of data.
+
+    Args:
+      config: a `ConfigDict` or a mapping.
+      where: what an error's line begins with.
+
+    Raises:
+      UserError: a key is unknown or missing, or a value has the wrong type.
+    """
+    from gen1_jax.configs import schema
+
+    if not isinstance(config, ConfigDict | Mapping):
+        raise UserError(f"{where} is a {type(config).__name__}; a ConfigDict is accepted")
+    values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    kind = values.get("kind")
+    if kind == ALL:
+        return ConfigDict(values)
+    if kind not in schema.KINDS:
+        known = f"{', '.join(schema.KINDS)}{closest(str(kind), schema.KINDS)}"
+        raise UserError(f"{where}: kind is {kind!r}; accepted: {known}")
+    values = to_dict(check(schema.KINDS[kind], values, where))
+    if kind == "train":
+        loss = schema.LOSSES[values["objective"]]
+        values["loss"] = to_dict(check(loss, values["loss"], where, "loss."))
+    if values.get("data") and importlib.util.find_spec("gen1_jax.data_pipelines.settings"):
+        values["data"] = _check_data(values["data"], kind, where)
+    return ConfigDict(values)
+
+
+def _check_data(data: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
+    from gen1_jax.data_pipelines import settings
+
+    try:
+        checked = settings.check_source(data) if kind == "encode" else settings.check_data(data)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return to_dict(checked)
 
 
 def load_other_part(spec: str, part: str) -> ConfigDict:
@@ -78,11 +123,16 @@ def load_saved_config(workdir: Path) -> ConfigDict:
 
 
 def resolve_paths(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """Returns the config with every path that begins with `../` resolved from the part's folder."""
+    """Returns the config with every path resolved that begins with `../` or `~/`.
+
+    The first begins in the part's folder, the second in the user's home folder.
+    """
 
     def resolve(value):
         if isinstance(value, str) and value.startswith("../"):
             return os.path.normpath(workdir / value)
+        if isinstance(value, str) and value.startswith("~/"):
+            return os.path.expanduser(value)
         if isinstance(value, dict):
             return {key: resolve(entry) for key, entry in value.items()}
         if isinstance(value, tuple):
@@ -92,14 +142,21 @@ def resolve_paths(config: ConfigDict, workdir: Path) -> ConfigDict:
     return ConfigDict(resolve(config.to_dict()))
 
 
-def _load_module(name: str) -> ModuleType:
+def load_module(name: str) -> ModuleType:
+    """Returns the module of a config, by its name in configs/ or the path of its file.
+
+    Raises:
+      UserError: there is no such config, or its file cannot be loaded.
+    """
     if name.endswith(".py"):
         module = _load_file(Path(name))
     elif name.isidentifier() and importlib.util.find_spec(f"gen1_jax.configs.{name}"):
         module = importlib.import_module(f"gen1_jax.configs.{name}")
     else:
+        known = known_configs()
         raise UserError(
-            f"no config {name!r}; accepted: {', '.join(known_configs())}, or a path to a .py file"
+            f"no config {name!r}; accepted: {', '.join(known)}, or a path to a .py file"
+            f"{closest(name, known)}"
         )
     if not hasattr(module, "get_config"):
         raise UserError(f"{name} is no config: it has no get_config()")
@@ -121,35 +178,105 @@ def _load_file(path: Path) -> ModuleType:
 
 
 def known_configs() -> list[str]:
-    """Returns the names of the shipped configs."""
+    """Returns the names of the configs in configs/."""
     from gen1_jax import configs
 
     names = {path.stem for path in Path(configs.__path__[0]).glob("[a-z]*.py")}
-    return sorted(names - {"base"})  # which only the others import
+    return sorted(names - {"base", "schema"})  # which only the others import
 
 
-def _override(config: ConfigDict, override: str) -> None:
-    """Sets one `key.path=value` in a locked config."""
-    path, equals, text = override.partition("=")
-    if not equals:
-        raise UserError(f"--set {override}: key.path=value is accepted")
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    known = ", ".join(sorted(_key_paths(config.to_dict())))
-    try:
-        config.update_from_flattened_dict({path: value})
-    except (KeyError, AttributeError, TypeError, ValueError):
-        raise UserError(f"--set {override}: no such key, or another type; keys: {known}") from None
-    if path not in _key_paths(config.to_dict()):
-        raise UserError(f"--set {override}: unknown key; keys: {known}")
+# ---- overrides
 
 
-def _key_paths(tree: dict, prefix: str = "") -> set[str]:
-    """Returns the paths of a config's values, as `optimizer.b1`."""
-    found = set()
+def _override(config: ConfigDict, overrides: Sequence[str], where: str) -> ConfigDict:
+    """Returns a checked config with `key.path=value` set.
+
+    Another form of data comes first: the other settings of data are then those of the new form.
+    """
+    if config.kind == ALL:
+        raise UserError(
+            f"--set {overrides[0]}: name a part too, such as {where.split(':')[0]}:video"
+        )
+    values, pairs = config.to_dict(), []
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise UserError(f"--set {override}: key.path=value is accepted")
+        pairs.append((path, text))
+    for path, text in sorted(pairs, key=lambda pair: pair[0] != "data.form"):
+        known = importlib.util.find_spec("gen1_jax.data_pipelines.settings")
+        if known and path == "data.form" and "data" in values:
+            values["data"] = _switch_form(values["data"], values["kind"], text)
+        else:
+            _set(values, path, text)
+    return check_config(values, f"{where} with --set")
+
+
+def _switch_form(data: Mapping[str, Any], kind: str, form: str) -> dict[str, Any]:
+    from gen1_jax.data_pipelines import settings
+
+    forms = settings.SOURCES if kind == "encode" else settings.FORMS
+    if form not in forms:
+        guess = closest(form, forms)
+        raise UserError(f"--set data.form={form}: accepted: {', '.join(forms)}{guess}")
+    return settings.switch_form(data, form)
+
+
+def _set(values: dict[str, Any], path: str, text: str) -> None:
+    """Sets one value in a config's tree."""
+    kinds = _kinds_of(values)
+    model = values.get("model", {})
+    if path.startswith("model.") and (not model or "like" in model):
+        kinds.setdefault(path, Any)  # the network's class checks it
+    if path not in kinds:
+        inner = [key for key in kinds if key.startswith(f"{path}.")]
+        if inner:
+            raise UserError(f"--set {path}={text}: {path} is a group; such as {inner[0]}=VALUE")
+        raise UserError(f"--set {path}={text}: {refuse_key(path, kinds)}")
+    *groups, last = path.split(".")
+    for group in groups:
+        values = values.setdefault(group, {})
+    values[last] = parse(kinds[path], text, f"--set {path}={text}: {path}")
+
+
+def _kinds_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the types of everything that can be set in a config, by dotted path."""
+    from gen1_jax.configs import schema
+
+    kinds, groups = list_kinds(schema.KINDS[values["kind"]]), {}
+    if values["kind"] == "train":
+        groups["loss"] = list_kinds(schema.LOSSES[values["objective"]], "loss.")
+    known = importlib.util.find_spec("gen1_jax.data_pipelines.settings")
+    if known and (form := values.get("data", {}).get("form")):
+        from gen1_jax.data_pipelines import settings
+
+        forms = settings.SOURCES if values["kind"] == "encode" else settings.FORMS
+        groups["data"] = list_kinds(forms[form], "data.")
+    if values.get("model"):
+        groups["model"] = {
+            path: _kind_like(value) for path, value in flatten(values["model"], "model.").items()
+        }
+    if values.get("data") and not known:
+        groups["data"] = {p: _kind_like(v) for p, v in flatten(values["data"], "data.").items()}
+    for name, group in groups.items():
+        kinds.pop(name, None)
+        kinds |= group
+    return kinds
+
+
+def _kind_like(value: Any) -> Any:
+    """Returns what may stand in place of a value of the network's, which its class then checks."""
+    if isinstance(value, tuple | list):
+        return tuple[_kind_like(value[0]) if value else Any, ...]
+    if type(value) in (int, float):
+        return type(value) | tuple[type(value), ...]
+    return type(value) if isinstance(value, bool | str) else Any
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of a nested config by dotted path; an empty mapping is a value."""
+    found = {}
     for key, value in tree.items():
-        is_branch = isinstance(value, dict) and value
-        found |= _key_paths(value, f"{prefix}{key}.") if is_branch else {prefix + key}
+        is_group = isinstance(value, Mapping) and value
+        found |= flatten(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
     return found

@@ -9,6 +9,7 @@ A group of settings is a dataclass whose fields are made by `setting` and `requi
 `check` reads values into it, and refuses in one line whatever does not fit.
 """
 
+import ast
 import dataclasses
 import difflib
 import math
@@ -57,38 +58,55 @@ class Description(NamedTuple):
       type: what is accepted, in words.
       default: the default; `dataclasses.MISSING` for a required setting.
       doc: what the setting means, in one line.
+      is_group: whether it is a nested group, whose settings follow.
     """
 
     name: str
     type: str
     default: Any
     doc: str
+    is_group: bool = False
 
     @property
     def is_required(self) -> bool:
         return self.default is dataclasses.MISSING
 
 
-def describe(cls: type) -> Iterator[Description]:
-    """Yields every setting of a group, those of its nested groups included."""
+def describe(cls: type, prefix: str = "") -> Iterator[Description]:
+    """Yields every setting of a group; a nested group is followed by its own settings.
+
+    Args:
+      cls: the group.
+      prefix: stands before each name, such as `data.`.
+    """
     kinds = _kinds(cls)
     for field in dataclasses.fields(cls):
         kind, doc = kinds[field.name], field.metadata.get("doc", "")
-        if dataclasses.is_dataclass(kind):
-            for inner in describe(kind):
-                yield inner._replace(name=f"{field.name}.{inner.name}")
-            continue
-        default = field.default
+        name, default = f"{prefix}{field.name}", field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        yield Description(field.name, words(kind, _limits(field)), default, doc)
+        is_group = dataclasses.is_dataclass(kind)
+        yield Description(name, words(kind, _limits(field)), default, doc, is_group)
+        if is_group:
+            yield from describe(kind, f"{name}.")
 
 
-def find_kind(cls: type, path: str) -> Any:
-    """Returns the type of the setting at a dotted path; `Any` where the group does not know it."""
-    name, _, rest = path.partition(".")
-    kind = _kinds(cls).get(name, Any)
-    return kind if not rest else find_kind(kind, rest) if dataclasses.is_dataclass(kind) else Any
+def list_kinds(cls: type, prefix: str = "") -> dict[str, Any]:
+    """Returns the types of all settings by dotted name; nested groups give way to their settings.
+
+    A mapping whose keys are known, such as `Mapping[Literal["vae", "clip"], str]`, counts as a
+    nested group.
+    """
+    found = {}
+    for name, kind in _kinds(cls).items():
+        keys = _literal_keys(kind)
+        if dataclasses.is_dataclass(kind):
+            found |= list_kinds(kind, f"{prefix}{name}.")
+        elif keys:
+            found |= {f"{prefix}{name}.{key}": typing.get_args(kind)[1] for key in keys}
+        else:
+            found[f"{prefix}{name}"] = kind
+    return found
 
 
 # ---- checking
@@ -122,16 +140,82 @@ def check(cls: type[T], values: Mapping[str, Any], where: str = "", prefix: str 
             if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
                 converted[name] = check(kind, value, where, f"{key}.")
                 continue
-            try:
-                converted[name] = _convert(kind, value, limits)
-            except _Unfit as unfit:
-                accepted = f"{words(kind, limits)} is accepted"
-                said = show(value) if unfit.by_range else f"{show(value)} ({_kind_of(value)})"
-                raise UserError(f"{start}{key} is {said}; {accepted}") from None
+            if isinstance(value, Mapping) and _is_mapping(kind):
+                known, inner = _literal_keys(kind), typing.get_args(kind)[1]
+                for other in value:
+                    if known and other not in known:
+                        raise UserError(f"{start}{refuse_key(str(other), known, f'{key}.')}")
+                converted[name] = {
+                    str(other): convert(inner, item, f"{start}{key}.{other}", limits)
+                    for other, item in value.items()
+                }
+                continue
+            converted[name] = convert(kind, value, f"{start}{key}", limits)
         elif field.default is field.default_factory is dataclasses.MISSING:
             doc = field.metadata.get("doc", "")
             raise UserError(f"{start}{key} is missing; {words(kind, limits)} is accepted: {doc}")
     return cls(**converted)
+
+
+def to_dict(group: Any) -> dict[str, Any]:
+    """Returns a group of settings as nested dicts, without those settings that are None."""
+    values = {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}
+    return {
+        name: to_dict(value) if dataclasses.is_dataclass(value) else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def convert(kind: Any, value: Any, key: str, limits: "Limits | None" = None) -> Any:
+    """Returns a value as its type wants it.
+
+    Args:
+      kind: the type.
+      value: the value.
+      key: the setting's name, with which the error's line begins.
+      limits: bounds of the number, or of each number in the value.
+
+    Raises:
+      UserError: the value has the wrong type or is out of range.
+    """
+    limits = limits or Limits()
+    try:
+        return _convert(kind, value, limits)
+    except _Unfit as unfit:
+        said = show(value) if unfit.by_range else f"{show(value)} ({_kind_of(value)})"
+        raise UserError(f"{key} is {said}; {words(kind, limits)} is accepted") from None
+
+
+def parse(kind: Any, text: str, key: str) -> Any:
+    """Returns the value that a text on the command line stands for, without checking its range.
+
+    Text needs no quotes, a list no brackets, and `true`, `false` and `none` are known.
+
+    Args:
+      kind: the type that is wanted.
+      text: the text.
+      key: the setting's name, with which the error's line begins.
+
+    Raises:
+      UserError: the text stands for no value of this type.
+    """
+    value = _literal(text)
+    named = {"true": True, "false": False, "none": None, "null": None}
+    items = tuple(_literal(item.strip()) for item in text.split(",") if item.strip())
+    for candidate in (value, text, named.get(text.lower(), text), items):
+        try:
+            return _convert(kind, candidate, Limits())
+        except _Unfit:
+            continue
+    return convert(kind, value, key)  # raises
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def refuse_key(key: str, known: Iterable[str], prefix: str = "") -> str:
@@ -192,6 +276,17 @@ def _kinds(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+def _is_mapping(kind: Any) -> bool:
+    origin = typing.get_origin(kind)
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def _literal_keys(kind: Any) -> tuple[str, ...]:
+    """Returns the keys of a mapping that accepts certain keys only, else ()."""
+    keys = typing.get_args(kind)[0] if _is_mapping(kind) else None
+    return typing.get_args(keys) if typing.get_origin(keys) is Literal else ()
+
+
 def _limits(field: dataclasses.Field) -> Limits:
     return Limits(field.metadata.get("low"), field.metadata.get("high"))
 
@@ -229,7 +324,7 @@ def _convert_one(kind: Any, value: Any, limits: Limits) -> Any:
         if len(args) != len(value):
             raise _Unfit
         return tuple(_convert(arg, item, limits) for arg, item in zip(args, value, strict=True))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
+    if _is_mapping(kind):
         if not isinstance(value, Mapping):
             raise _Unfit
         return {str(key): _convert(args[1], item, limits) for key, item in value.items()}
@@ -284,7 +379,7 @@ def _words_of_one(kind: Any, limits: Limits) -> str:
         each = words(items[0], limits) if len(set(items)) == 1 else None
         each = f"each {each}" if each else ", then ".join(words(item, limits) for item in items)
         return f"a list {length}{each}" if length else f"a list, {each}"
-    if isinstance(origin, type) and issubclass(origin, Mapping):
+    if _is_mapping(kind):
         return f"a mapping, each value {words(args[1], limits)}"
     return "a mapping"
 

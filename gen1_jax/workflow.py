@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from gen1_jax.batch import Batch
-from gen1_jax.config import DTYPES, load_saved_config, resolve_paths
+from gen1_jax.config import check_config, load_saved_config, resolve_paths
 from gen1_jax.distributed import check_shared, make_mesh
 from gen1_jax.errors import UserError
 
@@ -29,9 +29,10 @@ def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
       UserError: a setting is not accepted, a part that this one needs is missing, or some of the
         job's processes do not see the folder.
     """
-    if config.kind not in KINDS:
-        raise UserError(f"a config of kind {config.get('kind')!r}; accepted: {', '.join(KINDS)}")
     workdir = Path(workdir)
+    config = check_config(config, workdir.name)
+    if config.kind not in KINDS:
+        raise UserError(f"a config of kind {config.kind!r}; accepted: {', '.join(KINDS)}")
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(workdir)):  # Path makes one slash of two
         raise UserError(
             f"--workdir {workdir} is an address; a folder is accepted, such as a mounted bucket"
@@ -135,7 +136,7 @@ def train_on(
     from gen1_jax.training.objectives import make_objective
     from gen1_jax.training.state import make_module, make_optimizer
 
-    check_settings(config)
+    config = check_settings(config)
     if is_finished(workdir, config.num_steps):
         return workdir / "model"
     module = make_module(
@@ -164,8 +165,8 @@ def train_on(
         min_size_to_shard=config.split_from,
         log_every=config.log_every,
         sample_every=config.sample_every,
-        eval_every=config.get("eval_every", 0),
-        eval_batches=config.get("eval_batches", 1),
+        eval_every=config.eval_every,
+        eval_batches=config.eval_batches,
         checkpoint_every=config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,
         make_preview_batch=make_preview_batch,
@@ -176,30 +177,16 @@ def train_on(
     )
 
 
-def check_settings(config) -> None:
-    """Checks the counts, the seed and the type of a trained part.
+def check_settings(config) -> ConfigDict:
+    """Returns the config of a trained part, checked, with its defaults.
 
     Raises:
       UserError: a value that cannot be trained with.
     """
-    for name, what in (("sample_every", "samples"), ("eval_every", "held-out loss")):
-        if config.get(name, 0) < 0:
-            raise UserError(
-                f"{config.name}: {name} is {config[name]}; 1 or more is accepted, or 0 for no "
-                f"{what}"
-            )
-    for name in (
-        "num_steps", "log_every", "checkpoint_every", "keep_checkpoints", "microbatches",
-        "eval_batches",
-    ):  # fmt: skip
-        if config.get(name, 1) < 1:
-            raise UserError(f"{config.name}: {name} is {config[name]}; 1 or more is accepted")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"{config.name}: seed is {config.seed}; 0 to {2**32 - 1} are accepted")
+    config = check_config(config, config.get("name", "config"))
     if config.mesh.get("frames", 1) != 1:
         raise UserError(f"{config.name}: mesh.frames is {config.mesh.frames}; training accepts 1")
-    if config.dtype not in DTYPES:
-        raise UserError(f"{config.name}: dtype is {config.dtype!r}; accepted: {', '.join(DTYPES)}")
+    return config
 
 
 def read_trained(folder: Path, weights: str) -> tuple[Any, Any, str]:

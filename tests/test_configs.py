@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
@@ -11,12 +12,14 @@ from ml_collections import ConfigDict
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import Conditioner
 from gen1_jax.config import load_config, load_model_configs, load_saved_config, resolve_paths
-from gen1_jax.configs import base, demo, paper, tiny
+from gen1_jax.configs import base, demo, paper, schema, tiny
 from gen1_jax.data_pipelines.moving_shapes.builder import CONFIGS as WORLDS
 from gen1_jax.errors import UserError
+from gen1_jax.models.unet import REMAT
 from gen1_jax.pipeline import ENCODERS, MODELS, SETTINGS
 from gen1_jax.precompute import check_settings as check_encoding
-from gen1_jax.training.objectives import make_objective
+from gen1_jax.settings import describe, list_kinds
+from gen1_jax.training.objectives import OBJECTIVES, make_objective
 from gen1_jax.training.state import make_optimizer
 from gen1_jax.weights.folder import module_from_config, param_template
 from gen1_jax.weights.merge import merge_params
@@ -206,12 +209,106 @@ def test_overrides_change_what_they_name():
 
 
 @pytest.mark.parametrize(
-    "override",
-    ["steps=3", "num_steps=x", "num_steps=1.5", "optimizer=3", "optimizer.rate=1", "=3"],
+    ("override", "line"),
+    [
+        ("steps=3", "no key 'steps'; did you mean 'num_steps'?"),
+        ("num_steps=x", "num_steps is 'x' (text); a whole number is accepted"),
+        ("num_steps=1.5", "num_steps is 1.5 (a number); a whole number is accepted"),
+        ("num_steps=0", "num_steps is 0; a whole number of 1 or more is accepted"),
+        ("seed=-1", "seed is -1; a whole number from 0 to 4294967295 is accepted"),
+        ("dtype=float33", "dtype is 'float33'; 'float32', 'bfloat16' or 'float16' is accepted"),
+        ("remat=all", "remat is 'all'; 'none', 'products' or 'layer' is accepted"),
+        ("optimizer=3", "optimizer is a group; such as optimizer.learning_rate=VALUE"),
+        ("optimizer.rate=1", "no key 'optimizer.rate'; did you mean 'optimizer.learning_rate'?"),
+        ("optimzer.b1=1", "no key 'optimzer.b1'; did you mean 'optimizer.b1'?"),
+        ("mesh.fsdp=two", "mesh.fsdp is 'two' (text); a whole number is accepted"),
+        ("merge.new=3", "merge.new is 3 (a whole number); a list, each text is accepted"),
+        ("sharding=1", "sharding is 1 (a whole number); a list, each a list of 2, 'place', 'in' "),
+        ("loss.kl=1", "no key 'loss.kl'"),
+        ("loss.latents_drawn=maybe", "loss.latents_drawn is 'maybe' (text); True or False is acc"),
+        ("model.frames=3", "no key 'model.frames'; did you mean 'model.max_frames'?"),
+        ("model.max_frames=x", "model.max_frames is 'x' (text); a whole number or a list, each "),
+        ("frozen.vea=x", "no key 'frozen.vea'; did you mean 'frozen.vae'?"),
+        ("data.batch=3", "no key 'data.batch'; did you mean 'data.batch_size'?"),
+        ("zzz=3", "no key 'zzz'"),
+        ("=3", "key.path=value is accepted"),
+        ("num_steps", "key.path=value is accepted"),
+    ],
 )
-def test_overrides_that_change_nothing_are_refused(override):
-    with pytest.raises(UserError, match="keys: .*num_steps"):
+def test_overrides_that_do_not_fit_end_in_one_line(override, line):
+    with pytest.raises(UserError) as caught:
         load_config("tiny:video", [override])
+    assert line in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_overrides_are_read_as_their_types_want_them():
+    overrides = ["optimizer.learning_rate=1", "data.fields=latents,content", "mesh.fsdp=2"]
+    overrides += ["num_steps=1e4", "name=7", "loss.zero_terminal_snr=true", "model.max_frames=24"]
+    config = load_config("tiny:video", overrides)
+    assert config.optimizer.learning_rate == 1.0 and config.num_steps == 10_000
+    assert config.data.fields == ("latents", "content") and config.mesh.to_dict() == {
+        "data": -1, "fsdp": 2, "frames": 1,
+    }  # fmt: skip
+    assert config.name == "7" and config.loss.zero_terminal_snr is True
+    assert config.model.max_frames == 24
+    with pytest.raises(UserError, match="--set num_steps=3: name a part too, such as tiny:video"):
+        load_config("tiny", ["num_steps=3"])
+
+
+def test_the_schema_has_the_defaults_of_the_code():
+    for name, make in OBJECTIVES.items():
+        rows = {row.name: row.default for row in describe(schema.LOSSES[name])}
+        assert rows == make.__kwdefaults__
+    kinds = list_kinds(schema.Training)
+    assert set(get_args(kinds["remat"])) == REMAT.keys()
+    assert {key[7:] for key in kinds if key.startswith("frozen.")} == ENCODERS.keys()
+    folders = {key[8:] for key in list_kinds(schema.Pipeline) if key.startswith("folders.")}
+    assert folders == MODELS.keys()
+    assert set(schema.Optimizer.__annotations__) == set(make_optimizer.__kwdefaults__) | {
+        "learning_rate", "warmup_steps",
+    }  # fmt: skip
+    assert schema.KINDS.keys() == KINDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ("'t', 'depth', num_step=3", "t: no key 'num_step'; did you mean 'num_steps'?"),
+        ("'t', 'depht'", "t: objective is 'depht'; 'autoencoder', 'contrastive', 'depth', 'prio"),
+        ("'t', 'depth', seed='x'", "t: seed is 'x' (text); a whole number from 0 to 4294967295"),
+        ("'t', 'depth', optimizer={'b3': 1}", "t: no key 'optimizer.b3'; accepted: optimizer.lear"),
+        ("'t', 'depth', loss={'scale': 1}", "no key 'loss.scale'; did you mean 'loss.scales'?"),
+        ("'t', 'depth', model=3", "t: model is 3 (a whole number); a mapping, each value anythi"),
+        ("'t', 1 / 0", "ZeroDivisionError: division by zero"),
+        ("'t'", "TypeError: training() missing 1 required positional argument: 'objective'"),
+    ],
+)
+def test_a_config_of_ones_own_that_is_wrong_ends_in_one_line(tmp_path, fields, line):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from gen1_jax.configs import base\n"
+        f"def get_config(part):\n    return base.training({fields})\n"
+    )
+    with pytest.raises(UserError) as caught:
+        load_config(f"{path}:t")
+    assert line in str(caught.value) and str(caught.value).startswith(f"config {path}")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("{'kind': 'train', 'name': 'a'}", "objective is missing; 'autoencoder', 'contrastive'"),
+        ("{'kind': 'trian'}", "kind is 'trian'; accepted: train, encode, .*did you mean 'train'"),
+        ("{}", "kind is None; accepted: train, encode"),
+        ("{'kind': 'world', 'bulder': 'tiny'}", "no key 'bulder'; did you mean 'builder'"),
+        ("None", "is a NoneType; a ConfigDict is accepted"),
+    ],
+)
+def test_a_config_by_hand_is_checked_as_well(tmp_path, text, line):
+    path = tmp_path / "mine.py"
+    path.write_text(f"def get_config(part):\n    return {text}\n")
+    with pytest.raises(UserError, match=line):
+        load_config(f"{path}:a")
 
 
 def test_paths_are_relative_to_the_parts_own_folder(tmp_path):
@@ -219,6 +316,9 @@ def test_paths_are_relative_to_the_parts_own_folder(tmp_path):
     resolved = resolve_paths(config, tmp_path / "video")
     assert resolved.a == str(tmp_path / "image" / "model") and resolved.b.c == str(tmp_path / "x")
     assert resolved.d == "/y" and resolved.e == math.pi
+    resolved = resolve_paths(ConfigDict({"a": "~/x", "b": ("~/y", "./z"), "c": "z"}), tmp_path)
+    home = str(Path.home())
+    assert resolved.a == f"{home}/x" and resolved.b == (f"{home}/y", "./z") and resolved.c == "z"
 
 
 def test_models_lie_in_the_folders_of_the_table_of_parts():

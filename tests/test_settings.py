@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from gen1_jax.errors import UserError
-from gen1_jax.settings import check, closest, describe, find_kind, required, setting
+from gen1_jax.settings import check, closest, describe, list_kinds, parse, required, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,9 @@ class Outer:
     sizes: tuple[tuple[int, int], ...] = setting((), "sizes")
     weights: Mapping[str, float] = setting({}, "weights")
     free: Mapping[str, Any] = setting({}, "anything")
+    levels: tuple[int, ...] = setting((0,), "levels")
+    names: tuple[str, ...] = setting((), "names")
+    models: Mapping[Literal["vae", "clip"], str] = setting({}, "models")
     inner: Inner = setting(Inner(), "nested")
 
 
@@ -63,7 +66,9 @@ def test_values_are_converted_and_defaults_fill_the_rest():
         ({"inner": 3}, "mine: inner is 3 (a whole number); a mapping is accepted"),
         ({"inner": {"size": (0, 4)}}, "mine: inner.size is (0, 4); a list of 2, each a whole num"),
         ({"inner": {"rate": float("nan")}}, "mine: inner.rate is nan; a number of 0 or more is"),
-        ({"weights": {"a": "x"}}, "mine: weights is {'a': 'x'} (a mapping); a mapping, each value"),
+        ({"weights": {"a": "x"}}, "mine: weights.a is 'x' (text); a number is accepted"),
+        ({"models": {"vea": "x"}}, "mine: no key 'models.vea'; did you mean 'models.vae'?"),
+        ({"models": {"unet": "x"}}, "mine: no key 'models.unet'; accepted: models.vae, models.cl"),
         ({"folder": 3}, "mine: folder is 3 (a whole number); text or a list, each text is"),
     ],
 )
@@ -81,9 +86,37 @@ def test_a_required_setting_says_what_it_is():
 def test_each_setting_is_described():
     found = {row.name: row for row in describe(Outer)}
     assert found["folder"].is_required and found["folder"].doc == "where the data are"
-    assert found["inner.rate"][1:] == ("a number of 0 or more", 1e-3, "highest rate")
+    assert found["inner.rate"][1:4] == ("a number of 0 or more", 1e-3, "highest rate")
     assert found["free"].default == {}
-    assert find_kind(Outer, "inner.rate") is float and find_kind(Outer, "free.x") is Any
+    assert found["inner"].is_group and not found["free"].is_group
+    kinds = list_kinds(Outer)
+    assert kinds["inner.rate"] is float and kinds["models.vae"] is str and "inner" not in kinds
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("steps", "7", 7),
+        ("steps", "1e4", 10_000),
+        ("on", "true", True),
+        ("limit", "none", None),
+        ("dtype", "bfloat16", "bfloat16"),
+        ("folder", "2024", "2024"),
+        ("folder", "a,b", "a,b"),
+        ("folder", "('a', 'b')", ("a", "b")),
+        ("sizes", "((1, 2), (3, 4))", ((1, 2), (3, 4))),
+        ("levels", "0,3", (0, 3)),
+        ("levels", "3", (3,)),
+        ("names", "x, y", ("x", "y")),
+    ],
+)
+def test_text_is_read_as_its_type_wants_it(key, text, value):
+    assert parse(list_kinds(Outer)[key], text, key) == value
+
+
+def test_text_that_is_no_such_value_is_refused():
+    with pytest.raises(UserError, match=r"steps is 'x' \(text\); a whole number is accepted"):
+        parse(int, "x", "steps")
 
 
 def test_the_nearest_name_is_guessed():

@@ -93,7 +93,7 @@ def test_a_run_ends_with_its_held_out_loss(micro_run, quick, tmp_path, scalars):
     assert models[0] == models[1]
 
 
-@pytest.mark.parametrize(("key", "value"), [("eval_every", -1), ("eval_batches", 0)])
-def test_counts_that_measure_nothing_are_refused(micro_run, key, value):
-    with pytest.raises(UserError, match=f"{key} is {value}; 1 or more is accepted"):
+@pytest.mark.parametrize(("key", "value", "low"), [("eval_every", -1, 0), ("eval_batches", 0, 1)])
+def test_counts_that_measure_nothing_are_refused(micro_run, key, value, low):
+    with pytest.raises(UserError, match=f"{key} is {value}; a whole number of {low} or more is"):
         check_settings(load(micro_run, "clip", **{key: value}))

@@ -1,0 +1,323 @@
+"""Every key of every kind of config: its type, its default and what it means.
+
+`gen1_jax.config` checks configs against these classes, and `gen1 config` and docs/configs.md print
+them. The settings of a config's `data` are in data_pipelines/settings.py, one class for each form;
+those of its `model` are the fields of the networks in gen1_jax/models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from gen1_jax.settings import required, setting
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Size = tuple[int, int]  # (height, width)
+Encoder = Literal["vae", "clip", "depth", "prior"]
+MAX_SEED = 2**32 - 1
+
+
+# ---- training
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """AdamW: a linear warm-up, then a cosine."""
+
+    learning_rate: float = setting(1e-3, "highest rate, which the warm-up reaches", low=0)
+    warmup_steps: int = setting(50, "steps in which the rate rises from zero", low=0)
+    final_fraction: float = setting(
+        0.05, "share of the highest rate at which the cosine ends; 1: the rate stays", low=0
+    )
+    weight_decay: float = setting(
+        0.01, "of matrices and convolution kernels; biases have none", low=0
+    )
+    b1: float = setting(0.9, "decay of the gradient's average", low=0, high=1)
+    b2: float = setting(0.99, "decay of the squared gradient's average", low=0, high=1)
+    clip_norm: float = setting(1.0, "a gradient of a larger norm is scaled down to it")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Parameters that may differ from those in `init_from`, as patterns of their names."""
+
+    new: tuple[str, ...] = setting((), "parameters that init_from lacks; they start at random")
+    dropped: tuple[str, ...] = setting((), "parameters of init_from that are left out")
+    widened: tuple[str, ...] = setting((), "kernels whose input channels grow, by zeros")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """Devices along each axis of the mesh."""
+
+    data: int = setting(-1, "devices that shard the batch; -1: all that are left", low=-1)
+    fsdp: int = setting(1, "devices that shard the batch and the parameters", low=-1)
+    frames: int = setting(1, "devices that shard the frames of each clip", low=-1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """Trains a model."""
+
+    kind: Literal["train"] = required("what the part does")
+    name: str = required("the part's name, for messages")
+    objective: Literal["autoencoder", "contrastive", "depth", "prior", "diffusion"] = required(
+        "the loss, by its name in gen1_jax/training/objectives.py"
+    )
+    loss: Mapping[str, Any] = setting({}, "settings of the objective")
+    model: Mapping[str, Any] = setting({}, "the network, in the terms of the public config.json")
+    init_from: str = setting("", "model folder to start from; empty: random parameters")
+    merge: Merge = setting(Merge(), "parameters that may differ from those in init_from")
+    trains: tuple[str, ...] = setting(
+        (), "patterns of the parameters that are trained, others keep their values; empty: all"
+    )
+    frozen: Mapping[Encoder, str] = setting(
+        {}, "model folders of the encoders that the loss or the pictures need"
+    )
+    data: Mapping[str, Any] = setting({}, "what is trained on; see the forms of data")
+    optimizer: Optimizer = setting(Optimizer(), "AdamW's settings")
+    num_steps: int = setting(1000, "length of the run, in steps", low=1)
+    ema_decay: float = setting(
+        0.995, "of the parameters' moving average, which is saved and sampled from", low=0, high=1
+    )
+    dtype: Dtype = setting("float32", "compute type; bfloat16 suits accelerators")
+    mesh: Mesh = setting(Mesh(), "devices along each axis of the mesh")
+    sharding: tuple[
+        tuple[Literal["place", "in", "out"], Literal["data", "fsdp", "frames"]], ...
+    ] = setting(
+        (("out", "fsdp"), ("in", "fsdp")),
+        "rules (axis of a kernel, axis of the mesh) for parameters; the first that divides holds",
+    )
+    split_from: int = setting(
+        2**14, "elements from which on a parameter is sharded; smaller ones are replicated", low=0
+    )
+    microbatches: int = setting(
+        1, "parts of a batch, computed one after another to save memory", low=1
+    )
+    remat: Literal["none", "products", "layer"] = setting(
+        "none",
+        "what the UNet's backward pass computes again to save memory: nothing, all but products "
+        "of matrices and convolutions, or everything inside a layer",
+    )
+    seed: int = setting(0, "of parameters, data order, noise and dropout", low=0, high=MAX_SEED)
+    log_every: int = setting(10, "steps between two entries of the log", low=1)
+    sample_every: int = setting(500, "steps between two pictures; 0: no pictures", low=0)
+    eval_every: int = setting(
+        1000, "steps between two held-out losses; one more at the end; 0: none at all", low=0
+    )
+    eval_batches: int = setting(8, "validation batches of each kind, video and image", low=1)
+    checkpoint_every: int = setting(500, "steps between two checkpoints", low=1)
+    keep_checkpoints: int = setting(2, "checkpoints that are kept, the newest", low=1)
+
+
+# ---- losses: the settings of each objective
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoencoderLoss:
+    """Trains an autoencoder: error of the reconstruction, and a small KL term."""
+
+    kl_weight: float = setting(1e-6, "weight of the KL term", low=0)
+    initial_logvar: float = setting(-6.0, "log variance of the latents at the start")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContrastiveLoss:
+    """Trains CLIP on frames and captions."""
+
+    max_logit_scale: float = setting(4.6052, "bound of the learned temperature; log 100, as CLIP's")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DepthLoss:
+    """Trains a depth model: MiDaS's scale-and-shift-invariant error."""
+
+    gradient_weight: float = setting(0.5, "weight of the gradient term", low=0)
+    scales: int = setting(3, "resolutions at which gradients are compared", low=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PriorLoss:
+    """Trains the prior, from text to CLIP's image embedding."""
+
+    drop_rate: float = setting(
+        0.1, "share of captions that the empty prompt replaces, for guidance", low=0, high=1
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionLoss:
+    """Trains a stage of the UNet."""
+
+    content_drop_rate: float = setting(
+        0.1, "share of examples without image embedding, for guidance", low=0, high=1
+    )
+    latents_drawn: bool = setting(
+        False, "draw latents instead of taking their mean; data.fields must hold latents_logvar"
+    )
+    zero_terminal_snr: bool = setting(False, "rescale the schedule so that it ends in pure noise")
+    prediction_type: Literal["v_prediction", "epsilon", "sample"] = setting(
+        "v_prediction", "what the network predicts; epsilon suits a Stable Diffusion 1.x UNet"
+    )
+    preview_steps: int = setting(20, "DDIM steps of a picture", low=1)
+    preview_guidance: float = setting(3.0, "guidance scale of a picture")
+
+
+LOSSES = {
+    "autoencoder": AutoencoderLoss,
+    "contrastive": ContrastiveLoss,
+    "depth": DepthLoss,
+    "prior": PriorLoss,
+    "diffusion": DiffusionLoss,
+}
+
+
+# ---- encoding
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """Encodes clips and images ahead of training."""
+
+    kind: Literal["encode"] = required("what the part does")
+    data: Mapping[str, Any] = required("clips and images to encode; see the forms of data")
+    tokenizer: str = setting(
+        "../tokenizer", "turns captions into tokens; empty: no tokens are stored"
+    )
+    frozen: Mapping[Encoder, str] = required("model folders of the encoders")
+    unet: str = setting(
+        "", "UNet that will train on the result, whose widths are compared first; empty: none"
+    )
+    splits: tuple[str, ...] = setting(("train", "validation"), "splits that are encoded")
+    levels_per_clip: int = setting(
+        2, "structure levels stored for a clip: level 0, the others at random; 8: all",
+        low=1, high=8,
+    )  # fmt: skip
+    precision: Literal["float16", "float32"] = setting("float16", "of the stored numbers")
+    records_per_shard: int = setting(
+        1024, "records of a file; a job that was stopped encodes at most so many again", low=1
+    )
+    batch_size: int = setting(16, "clips that a device encodes together", low=1)
+    num_threads: int = setting(1, "threads that decode video", low=1)
+    dtype: Dtype = setting("float32", "compute type; bfloat16 suits accelerators")
+    seed: int = setting(0, "of the random structure levels", low=0, high=MAX_SEED)
+
+
+# ---- the pipeline
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The noise schedule; see gen1_jax/diffusion/process.py."""
+
+    zero_terminal_snr: bool = setting(False, "as in training")
+    prediction_type: Literal["v_prediction", "epsilon", "sample"] | None = setting(
+        None, "as in training; None: v_prediction"
+    )
+    num_timesteps: int | None = setting(None, "timesteps T of training; None: 1000", low=1)
+    beta_start: float | None = setting(None, "first β; None: 0.00085", low=0, high=1)
+    beta_end: float | None = setting(None, "last β; None: 0.012", low=0, high=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PriorSampling:
+    """How the prior is sampled."""
+
+    num_steps: int = setting(25, "steps of the prior", low=1)
+    guidance_scale: float = setting(4.0, "guidance of the prior; 4: Karlo's own")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PipelineSettings:
+    """What `gen1 edit` reads in gen1.json."""
+
+    schedule: Schedule = setting(Schedule(), "noise schedule")
+    spacing: Literal["leading", "trailing"] = setting("leading", "of DDIM's timesteps")
+    size: Size = required(
+        "(height, width) of frames that the UNet was trained on, in pixels", low=1
+    )
+    num_frames: int = required("frames of a clip that the UNet was trained on", low=1)
+    guidance_scale: float = setting(7.5, "ω where a user gives none")
+    prior: PriorSampling = setting(PriorSampling(), "how the prior is sampled")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """Gathers the models into one folder for `gen1 edit`."""
+
+    kind: Literal["pipeline"] = required("what the part does")
+    folders: Mapping[Literal["unet", Encoder], str] = required("model folder of each part")
+    tokenizer: str = setting("../tokenizer", "folder of the tokenizer")
+    data: Mapping[str, Any] | None = setting(
+        None, "encoded clips whose size and length are those of training"
+    )
+    settings: PipelineSettings = required("written to gen1.json, which `gen1 edit` reads")
+
+
+# ---- the world, its captions, and parts from elsewhere
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+    """Renders the moving-shapes data set."""
+
+    kind: Literal["world"] = required("what the part does")
+    builder: str = required("size of the world, by its name: test, demo or tiny")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """Learns a tokenizer from the captions of the world."""
+
+    kind: Literal["tokenizer"] = required("what the part does")
+    world: str = setting("../world", "folder of the world, whose training captions are read")
+    builder: str = required("size of the world, by its name: test, demo or tiny")
+    vocab_size: int = required("tokens that may be learnt, at most", low=1)
+    context_length: int = required("tokens of a caption", low=2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Given:
+    """Comes from elsewhere; a run checks that it is there."""
+
+    kind: Literal["given"] = required("what the part does")
+    holds: str = required("file that must be there, from the part's folder")
+    made_by: str = required("the command that makes it")
+    model: Mapping[str, Any] | None = setting(None, "its network, for `gen1 compile`")
+    context_length: int | None = setting(None, "tokens of a caption, for `gen1 compile`", low=2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Edits held-out clips of the world and measures the edits."""
+
+    kind: Literal["evaluation"] = required("what the part does")
+    pipeline: str = setting("../pipeline", "pipeline folder")
+    world: str = setting("../world", "folder of the world")
+    builder: str = required("size of the world, by its name: test, demo or tiny")
+    split: str = setting("test", "split whose clips are edited")
+    num_clips: int = setting(64, "clips that are edited at every setting", low=1)
+    structure_level: tuple[int, ...] = setting(
+        (0,), "values of t_s; one control varies, the others keep their first", low=0, high=7
+    )
+    temporal_scale: tuple[float, ...] = setting((1.0,), "values of ω_t")
+    guidance_scale: tuple[float, ...] = setting((2.0,), "values of ω")
+    num_steps: int = setting(20, "DDIM steps", low=1)
+    batch_size: int = setting(16, "clips edited together", low=1)
+    num_pictured: int = setting(8, "clips on the contact sheet", low=1)
+    seed: int = setting(
+        0, "of the noise, and of the colours that the prompts ask for", low=0, high=MAX_SEED
+    )
+
+
+KINDS = {
+    "train": Training,
+    "encode": Encoding,
+    "pipeline": Pipeline,
+    "world": World,
+    "tokenizer": Tokenizer,
+    "given": Given,
+    "evaluation": Evaluation,
+}
