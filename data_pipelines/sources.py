@@ -1,8 +1,7 @@
 """The one place that opens data, whatever their form: a rendered world, footage, or encoded clips.
 
-A config's `data` names a form. Raw forms hold frames: "raw" is the moving-shapes world, and
-"footage" is one folder or several that `gen1 ingest` wrote. The form "encoded" holds what
-`gen1 precompute` made of either.
+`settings.py` holds the settings of each form. The forms "raw" and "footage" hold frames, and the
+form "encoded" holds what `gen1 precompute` made of either.
 """
 
 from __future__ import annotations
@@ -18,97 +17,167 @@ import jax
 
 from gen1_jax.batch import Batch
 from gen1_jax.data_pipelines.decoded import Decoded
-from gen1_jax.data_pipelines.mixture import Bucket, make_raw_stream
+from gen1_jax.data_pipelines.encoded.folders import find_encoded, find_sizes, open_encoded
+from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION, Bucket, make_raw_stream
+from gen1_jax.data_pipelines.settings import (
+    CLIPS,
+    TRAIN,
+    VALIDATION,
+    Data,
+    EncodedData,
+    Size,
+    Source,
+    World,
+    check_data,
+    check_source,
+)
 from gen1_jax.data_pipelines.stream import Stream
 from gen1_jax.errors import UserError
 from gen1_jax.tokenizer import load_tokenizer
 
-RAW_FORMS, ENCODED = ("raw", "footage"), "encoded"
-
-Size = tuple[int, int]  # (height, width)
+NO_VALIDATION = "a larger `gen1 ingest --validation-fraction`, or more films, gives it one"
 
 
-def make_stream(data: Mapping[str, Any], seed: int, split: str = "train") -> Stream:
+def make_stream(data: Mapping[str, Any] | Data, seed: int, split: str = TRAIN) -> Stream:
     """Returns the endless stream of batches that a config's `data` describes.
 
     Each process reads its own share of every batch. A small data set may have no validation split;
     its training split then serves as one.
 
     Args:
-      data: `form`, the place of the data, and the settings of `make_raw_stream` or of
-        `make_encoded_stream`.
+      data: settings of one of the forms in settings.py, checked or not.
       seed: seed of the order and of all random choices.
       split: split to read.
 
     Raises:
       UserError: the form is unknown, data are missing, or settings are wrong.
     """
-    settings = dict(data)
-    form = settings.pop("form", None)
-    settings |= {
+    settings = complete(data)
+    options = {
         "seed": seed,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
-    if form == ENCODED:
+    shared = ("batch_size", "image_batch_size", "image_fraction", "num_frames", "levels")
+    for name in (*shared, "num_threads", "prefetch", "num_workers"):
+        options[name] = getattr(settings, name)
+    if settings.fields is not None:
+        options["fields"] = settings.fields
+    if isinstance(settings, EncodedData):
         from gen1_jax.data_pipelines.encoded.reader import make_encoded_stream
 
-        clips, images = _open_encoded(settings, split)
-        return make_encoded_stream(clips, images, **settings)
-    if form not in RAW_FORMS:
-        raise UserError(f"data form {form!r}; accepted: {', '.join((*RAW_FORMS, ENCODED))}")
-    opened = open_raw(data, _split_or_train(data, split))
-    for place in ("world", "builder", "folder"):
-        settings.pop(place, None)
-    if settings.get("image_fraction") == 0:  # the split may lack sizes of images that are not read
-        settings |= {"image_buckets": None, "image_weights": None}
-    names = ("weights", "buckets", "image_buckets", "image_weights")
-    videos, images = make_buckets(opened, **{k: settings.pop(k) for k in names if k in settings})
-    tokenizer = settings.pop("tokenizer", None)
-    if "tokens" in settings["fields"] and tokenizer is not None:
-        settings["tokenizer"] = load_tokenizer(tokenizer).encode
-    return make_raw_stream(videos, images, **settings)
+        clips, images, sizes = open_encoded(settings, split)
+        buckets = settings.buckets or ()
+        return make_encoded_stream(clips, images, buckets=buckets, image_buckets=sizes, **options)
+    image_buckets, image_weights = settings.image_buckets, settings.image_weights
+    if settings.image_fraction == 0:  # images are not read, whatever their sizes
+        image_buckets = image_weights = None
+    videos, images = make_buckets(
+        _open_split(settings, split),
+        buckets=settings.buckets,
+        weights=settings.weights,
+        image_buckets=image_buckets,
+        image_weights=image_weights,
+    )
+    if "tokens" in (settings.fields or ()) and settings.tokenizer is not None:
+        options["tokenizer"] = load_tokenizer(settings.tokenizer).encode
+    for name in ("stride", "random_crop", "flip"):
+        options[name] = getattr(settings, name)
+    return make_raw_stream(videos, images, **options)
 
 
-def read_preview_batch(data: Mapping[str, Any]) -> Batch:
+def complete(data: Mapping[str, Any] | Data) -> Data:
+    """Returns the settings with those that follow from the data filled in.
+
+    These are the frames and the sizes of clips, the folders of encoded images, and the share of
+    image batches. Values that are given stay as they are.
+
+    Raises:
+      UserError: a setting is wrong, or the data are missing.
+    """
+    settings = check_data(data)
+    if isinstance(settings, EncodedData):
+        return _fill(settings, find_sizes(settings))
+    wanted = ("num_frames", "buckets", "image_fraction")
+    if all(getattr(settings, name) is not None for name in wanted):
+        return _fill(settings, {})
+    clips = [each.clips for each in open_raw(settings, TRAIN) if each.clips is not None]
+    if not clips:
+        found = {"num_frames": 1, "buckets": (), "image_fraction": 1.0}
+    else:
+        n, *size, _ = clips[0].examples[0]["frames"].shape
+        n = max(1, (n - 1) // settings.stride + 1)
+        found = {"num_frames": n, "buckets": (tuple(size),), "image_fraction": IMAGE_FRACTION}
+    return _fill(settings, found)
+
+
+def _fill(settings: Data, found: Mapping[str, Any]) -> Data:
+    """Fills in settings that are None, and the number of images in a batch."""
+    if settings.image_batch_size is None:
+        frames = found["num_frames"] if settings.num_frames is None else settings.num_frames
+        found = {**found, "image_batch_size": settings.batch_size * frames}
+    missing = {name: x for name, x in found.items() if getattr(settings, name) is None}
+    return dataclasses.replace(settings, **missing)
+
+
+def read_preview_batch(data: Mapping[str, Any] | Data) -> Batch:
     """Returns the first video batch of the validation split, from which previews are made.
 
     If a config's data are images only, it is the first image batch.
     """
-    own = {"image_fraction": 1.0 if data["image_fraction"] == 1 else 0.0}
-    own |= {readers: 0 for readers in ("num_threads", "num_workers") if readers in data}
-    return next(make_stream({**data, **own}, seed=0, split="validation"))
+    settings = complete(data)
+    fraction = 1.0 if settings.image_fraction == 1 else 0.0
+    own = dataclasses.replace(settings, image_fraction=fraction, num_threads=0, num_workers=0)
+    return next(make_stream(own, seed=0, split=VALIDATION))
 
 
-def make_validation_streams(data: Mapping[str, Any]) -> dict[str, Callable[[], Stream]]:
+def make_validation_streams(
+    data: Mapping[str, Any] | Data,
+) -> dict[str, Callable[[], Stream]]:
     """Returns what makes the streams of the validation split, by kind: "video" and "image".
 
-    The kinds are those that training reads. Each stream gives the same batches every time. Data
-    without a validation split of their own have no streams. A kind that the split lacks, such as
-    images of one of the sizes, is left out with a warning: training does not need it.
+    The kinds are those that training reads. Each stream gives the same batches every time. A kind
+    that the validation split lacks is left out with a warning: training does not need it.
     """
-    if not has_split(data, "validation"):
-        return {}
-    own = {"num_workers": 0} if "num_workers" in data else {}  # it is a few batches
-    read = {"video": data["image_fraction"] < 1, "image": data["image_fraction"] > 0}
+    settings = complete(data)
+    read = {"video": settings.image_fraction < 1, "image": settings.image_fraction > 0}
     streams = {}
     for kind, only in (("video", 0.0), ("image", 1.0)):
-        make = partial(make_stream, {**data, **own, "image_fraction": only}, 0, "validation")
+        if not read[kind]:
+            continue
+        if not has_validation(settings, kind):
+            warnings.warn(
+                f"no held-out loss of {kind}s: the data have no validation split of {kind}s; "
+                f"{NO_VALIDATION}",
+                stacklevel=2,
+            )
+            continue
+        # A validation split is a few batches, which no worker process is started for.
+        own = dataclasses.replace(settings, image_fraction=only, num_workers=0)
+        make = partial(make_stream, own, 0, VALIDATION)
         try:
-            if read[kind]:
-                make().close()  # nothing was read yet
-                streams[kind] = make
+            make().close()  # nothing was read yet
+            streams[kind] = make
         except UserError as error:
             warnings.warn(f"no held-out loss of {kind}s: {error}", stacklevel=2)
     return streams
 
 
-def has_split(data: Mapping[str, Any], split: str) -> bool:
-    """Returns whether all data of a config have a split of this name."""
-    if data["form"] == ENCODED:
-        folders = (data["folder"], *data.get("image_folders", ()))
-        return all((Path(folder) / split).exists() for folder in folders)
-    return _split_or_train(data, split) == split
+def has_validation(settings: Data, kind: str) -> bool:
+    """Returns whether a validation split of clips ("video") or images ("image") can be read.
+
+    Images are frames of the clips where there are no images.
+    """
+    if isinstance(settings, EncodedData):
+        clips, images = find_encoded(settings)
+        folders = images if kind == "image" and images else [clips] if clips else []
+        return any((Path(folder) / VALIDATION).is_dir() for folder in folders)
+    if isinstance(settings, World):
+        return True
+    train, own = (open_raw(settings, split, required=False) for split in (TRAIN, VALIDATION))
+    if kind == "image" and any(each.images for each in train):
+        return any(each.images for each in own)
+    return any(each.clips for each in own)
 
 
 # ---- raw data
@@ -149,15 +218,16 @@ class RawData:
         yield from self.images.values()
 
 
-def open_raw(data: Mapping[str, Any], split: str, *, required: bool = True) -> list[RawData]:
+def open_raw(
+    data: Mapping[str, Any] | Source | Data, split: str, *, required: bool = True
+) -> list[RawData]:
     """Opens a split of raw data.
 
     Args:
-      data: `form` "raw" with `world` and `builder`, or `form` "footage" with `folder`, one folder
-        or several.
+      data: settings of the form "raw" or "footage", checked or not; its place alone is used.
       split: split to open.
       required: whether each folder of footage must have the split. If not, a folder without it is
-        left out with a warning.
+        left out.
 
     Returns:
       The data of each folder.
@@ -165,31 +235,29 @@ def open_raw(data: Mapping[str, Any], split: str, *, required: bool = True) -> l
     Raises:
       UserError: the form is not a raw one, or data are missing.
     """
-    form = data.get("form")
-    if form == "raw":
+    if not dataclasses.is_dataclass(data):
+        data = check_source(data)
+    if isinstance(data, World):
         from gen1_jax.data_pipelines.moving_shapes.builder import load
         from gen1_jax.data_pipelines.moving_shapes.records import decode_clip
 
-        clips = Decoded(load(data["world"], data["builder"], split), decode_clip)
-        return [RawData(str(data["world"]), Records(split, clips), {})]
-    if form != "footage":
-        raise UserError(f"data form {form!r}; accepted: {', '.join(RAW_FORMS)}")
+        clips = Decoded(load(data.world, data.builder, split), decode_clip)
+        return [RawData(data.world, Records(split, clips), {})]
 
     from gen1_jax.data_pipelines.footage.reader import open_footage
     from gen1_jax.data_pipelines.footage.records import decode_clip, decode_image
 
     opened = []
-    for folder in _folders(data):
+    for folder in (data.folder,) if isinstance(data.folder, str) else data.folder:
         footage = open_footage(folder)
         if split not in footage.splits():
-            there = f"{folder} has no split {split!r}; there: {', '.join(footage.splits())}"
             if required:
-                raise UserError(there)
-            warnings.warn(there, stacklevel=2)
+                there = ", ".join(footage.splits())
+                raise UserError(f"{folder} has no split {split!r}; there: {there}")
             continue
         clips = None
         if footage.has_clips(split):
-            clips = Records(f"clips/{split}", Decoded(footage.clips(split), decode_clip))
+            clips = Records(f"{CLIPS}/{split}", Decoded(footage.clips(split), decode_clip))
         images = {
             (height, width): Records(
                 f"images_{height}x{width}/{split}", Decoded(found, decode_image), (height, width)
@@ -200,19 +268,24 @@ def open_raw(data: Mapping[str, Any], split: str, *, required: bool = True) -> l
     return opened
 
 
-def _folders(data: Mapping[str, Any]) -> tuple[str, ...]:
-    folders = data["folder"]
-    return (folders,) if isinstance(folders, str) else tuple(folders)
-
-
-def _split_or_train(data: Mapping[str, Any], split: str) -> str:
-    """Returns "train" instead of a validation split that not all folders of footage have."""
-    if split != "validation" or data["form"] != "footage":
-        return split
-    from gen1_jax.data_pipelines.footage.reader import open_footage
-
-    everywhere = all(split in open_footage(folder).splits() for folder in _folders(data))
-    return split if everywhere else "train"
+def _open_split(settings: Data, split: str) -> list[RawData]:
+    """Opens a split of every folder; the training split serves for a kind that validation lacks."""
+    opened = open_raw(settings, split, required=split != VALIDATION)
+    if split != VALIDATION or isinstance(settings, World):
+        return opened
+    own, whole = {each.folder: each for each in opened}, open_raw(settings, TRAIN)
+    # A folder without a split has nothing of it; weights count every folder.
+    opened = [own.get(each.folder, RawData(each.folder, None, {})) for each in whole]
+    lacks_clips = not any(each.clips for each in opened)
+    lacks_images = not any(each.images for each in opened)
+    return [
+        RawData(
+            each.folder,
+            train.clips if lacks_clips else each.clips,
+            train.images if lacks_images else each.images,
+        )
+        for each, train in zip(opened, whole, strict=True)
+    ]
 
 
 def make_buckets(
@@ -229,7 +302,8 @@ def make_buckets(
       opened: the data; each holds clips, images or both.
       buckets: sizes of video batches, which take turns.
       weights: share of each of `opened` in what is read; by default, its number of records.
-      image_buckets: sizes of image batches; by default, all sizes of which there are images.
+      image_buckets: sizes of image batches; by default, all sizes of which there are images. A
+        size without images is left out with a warning.
       image_weights: share of each of `image_buckets` among image batches. By default, its number
         of records, so that every image is read equally often.
 
@@ -238,7 +312,7 @@ def make_buckets(
       of the clips where `image_buckets` gives sizes, and [] otherwise.
 
     Raises:
-      UserError: a size has no images, or weights are wrong.
+      UserError: there are images, but of none of the sizes; or weights are wrong.
     """
     if not opened or len(weights or opened) != len(opened):
         raise UserError(f"{len(opened)} folders of footage and {len(weights or ())} weights")
@@ -260,30 +334,19 @@ def make_buckets(
     sizes = [tuple(size) for size in (image_buckets or images)]
     if clips and not images:
         images = dict.fromkeys(sizes, clips)
-    if missing := [size for size in sizes if size not in images]:
+    if image_weights and len(image_weights) != len(sizes):
+        raise UserError(f"{len(image_weights)} image_weights for {len(sizes)} image_buckets")
+    kept = [size in images for size in sizes]
+    if not all(kept):
         where = ", ".join(each.folder for each in opened)
-        raise UserError(f"no images of {missing[0]} in {where}; of {sorted(images)}")
-    by_count = [sum(share for _, share in images[size]) for size in sizes]
-    shares = list(image_weights or by_count)
-    if len(shares) != len(sizes):
-        raise UserError(f"{len(shares)} image_weights for {len(sizes)} image_buckets")
+        missing = " or ".join(str(s) for s, is_kept in zip(sizes, kept, strict=True) if not is_kept)
+        said = f"no images of {missing} in {where}; of {sorted(images)}"
+        if not any(kept):
+            raise UserError(said)
+        warnings.warn(f"{said}: the others are read", stacklevel=3)
+    shares = image_weights or [sum(share for _, share in images.get(size, ())) for size in sizes]
     return videos, [
-        bucket(*each) for each in zip(sizes, map(images.get, sizes), shares, strict=True)
+        bucket(size, images[size], share)
+        for size, share, is_kept in zip(sizes, shares, kept, strict=True)
+        if is_kept
     ]
-
-
-# ---- encoded data
-
-
-def _open_encoded(settings: dict[str, Any], split: str) -> tuple:
-    """Opens the encoded clips and images, and takes the settings that name them out."""
-    from gen1_jax.data_pipelines.encoded.reader import EncodedSource
-
-    def open_one(folder: str) -> EncodedSource:
-        missing = split == "validation" and not (Path(folder) / split).exists()
-        return EncodedSource(Path(folder) / ("train" if missing else split))
-
-    folders = settings.pop("image_folders", ())
-    if settings["image_fraction"] == 0:  # images are not read, as for previews of clips
-        folders, settings["image_buckets"] = (), ()
-    return open_one(settings.pop("folder")), list(map(open_one, folders))

@@ -6,13 +6,15 @@ therefore resume a job that was stopped. (Devices of another kind, or a CPU with
 threads, may round differently.)
 """
 
+import dataclasses
 import hashlib
 import time
+import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,11 @@ from gen1_jax.diffusion.structure import NUM_LEVELS
 from gen1_jax.distributed import batch_parts, batch_sharding, make_mesh, replicated
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
+from gen1_jax.resolve import check_encoding
 from gen1_jax.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from gen1_jax.data_pipelines.settings import Source
 
 # The keys of a config that the stored numbers depend on. They also depend on the data and models.
 SETTINGS = ("levels_per_clip", "precision", "records_per_shard", "batch_size", "dtype", "seed")
@@ -72,14 +78,16 @@ def encode(config, workdir: Path, progress: bool) -> None:
     # ---- what is to be encoded
     check_settings(config)
     is_first = jax.process_index() == 0
-    raws = [raw for split in config.splits for raw in open_records(config.data.to_dict(), split)]
+    data = complete_source(config.data, config.splits)
+    raws = [raw for split in config.splits for raw in open_records(data, split)]
     if not raws:
         raise UserError(f"nothing to encode: no split of {', '.join(config.splits)} is there")
+    check_encoding(config)
     raws = [raw for raw in raws if not _finished(config, workdir / raw.folder)]
     if not raws:
         return
     conditioner, encoder_params = Conditioner.load(config.frozen.to_dict(), jnp.dtype(config.dtype))
-    encoder = Encoder(conditioner, encoder_params, config)
+    encoder = Encoder(conditioner, encoder_params, config, data)
     writers = [encoder.make_writer(raw, workdir / raw.folder) for raw in raws]
     if is_first:
         for writer in writers:
@@ -113,8 +121,10 @@ def encode(config, workdir: Path, progress: bool) -> None:
 class Encoder:
     """The encoders on this process's devices. Each device encodes `batch_size` clips at a time."""
 
-    def __init__(self, conditioner: Conditioner, encoder_params: EncoderParams, config: Any):
-        self._config = config
+    def __init__(
+        self, conditioner: Conditioner, encoder_params: EncoderParams, config: Any, data: "Source"
+    ):
+        self._config, self._data = config, data
         self._tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
         self._models = {name: _digest(params) for name, params in encoder_params.items()}
         self._mesh = make_mesh(devices=jax.local_devices())
@@ -138,7 +148,7 @@ class Encoder:
         if self._tokenizer:
             shapes["tokens"] = self._tokens(first).shape
         settings = {name: config[name] for name in SETTINGS}
-        data = {k: v for k, v in config.data.to_dict().items() if k not in PATHS}
+        data = {k: v for k, v in dataclasses.asdict(self._data).items() if k not in PATHS}
         return EncodedWriter(
             folder,
             make_layout(shapes, config.precision),
@@ -214,22 +224,51 @@ class Encoder:
         return self._tokenizer.encode([clip.get("caption", "")])[0]
 
 
-def open_records(data: dict[str, Any], split: str) -> list[Raw]:
-    """Opens the records of a split of a config's raw `data`, or none where the split is missing.
+def complete_source(data: Mapping[str, Any], splits: Sequence[str]) -> "Source":
+    """Returns the checked settings of an encoding part's `data`, with the size of clips filled in.
 
     Raises:
-      UserError: the form is not a raw one, data are missing, or there are several folders, whose
-        records would have the same names.
+      UserError: the form is not a raw one, a setting is wrong, data are missing, or there are
+        several folders, whose records would have the same names.
     """
+    from gen1_jax.data_pipelines.settings import World, check_source
     from gen1_jax.data_pipelines.sources import open_raw
 
-    if not isinstance(data.get("folder", ""), str):
-        raise UserError(f"data.folder is {data['folder']}; one folder is accepted")
-    clip_size = tuple(data["size"]) if data.get("form") == "footage" else None
+    source = check_source(data)
+    if isinstance(source, World):
+        return source
+    if not isinstance(source.folder, str):
+        raise UserError(f"data.folder is {source.folder}; one folder is accepted")
+    if source.size is None:  # ingested clips are all of one size
+        for split in splits:
+            for opened in open_raw(source, split, required=False):
+                if opened.clips is not None:
+                    size = opened.clips.examples[0]["frames"].shape[1:3]
+                    return dataclasses.replace(source, size=size)
+    return source
+
+
+def open_records(data: "Source", split: str) -> list[Raw]:
+    """Opens the records of a split of raw data; without that split, warns and returns none.
+
+    Raises:
+      UserError: data are missing.
+    """
+    from gen1_jax.data_pipelines.settings import World
+    from gen1_jax.data_pipelines.sources import NO_VALIDATION, open_raw
+
+    clip_size = None if isinstance(data, World) else data.size
+    opened = open_raw(data, split, required=False)
+    if not opened and split == "validation":
+        warnings.warn(
+            f"{data.folder} has no split 'validation', so that training will measure no held-out "
+            f"loss; {NO_VALIDATION}",
+            stacklevel=2,
+        )
     return [
         Raw(records.name, records.examples, records.size or clip_size)
-        for opened in open_raw(data, split, required=False)
-        for records in opened.records()
+        for each in opened
+        for records in each.records()
     ]
 
 

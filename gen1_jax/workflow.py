@@ -76,8 +76,18 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None
         make_validation_streams,
         read_preview_batch,
     )
+    from gen1_jax.resolve import resolve_training
     from gen1_jax.tokenizer import load_tokenizer
+    from gen1_jax.training.loop import is_finished
+    from gen1_jax.weights.importing import RECORD
 
+    if (workdir / RECORD).exists():
+        tqdm.write(f"{config.name}: {workdir} holds an imported model: nothing to train")
+        return
+    if is_finished(workdir, config.num_steps):  # its data may be gone
+        return
+    check_settings(config)
+    config = resolve_training(config)
     if config.model.get("model_type") == "clip":
         tokenizer = load_tokenizer(config.data.tokenizer)
         text = config.model.text_config
@@ -221,7 +231,9 @@ def encode(config, workdir: Path, progress: bool) -> None:
 def assemble(config, workdir: Path, progress: bool) -> None:
     """Copies the finished parts into one folder that `gen1 edit` reads."""
     from gen1_jax import pipeline
+    from gen1_jax.resolve import resolve_pipeline
 
+    config = resolve_pipeline(config)
     folders = {**config.folders.to_dict(), "tokenizer": config.tokenizer}
     pipeline.assemble(folders, config.settings.to_dict(), workdir)
 

@@ -341,7 +341,7 @@ def test_a_config_of_ones_own_may_build_on_the_base(tmp_path):
     assert (config.name, config.seed, config.num_steps) == ("mine", 5, 3)
     with pytest.raises(UserError, match="unknown part 'yours'; known: all, mine"):
         load_config(f"{path}:yours")
-    with pytest.raises(UserError, match="no config 'huge'; accepted: demo, paper, tiny, or"):
+    with pytest.raises(UserError, match="no config 'huge'; accepted: demo, own, paper, tiny, or"):
         load_config("huge")
 
 

@@ -59,6 +59,7 @@ FLOORS = {
     # what brings training, evaluation and data together
     "gen1_jax.evaluation": 5,
     "gen1_jax.precompute": 5,
+    "gen1_jax.resolve": 5,
     "gen1_jax.workflow": 5,
     # the command line, which parses and prints
     "gen1_jax.cli": TOP,
@@ -69,6 +70,7 @@ KNOW_THE_DATA = (
     "gen1_jax.config",  # the settings of each form of data
     "gen1_jax.evaluation",
     "gen1_jax.precompute",
+    "gen1_jax.resolve",
     "gen1_jax.workflow",
     "gen1_jax.commands",
 )

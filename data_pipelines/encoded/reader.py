@@ -216,7 +216,7 @@ def to_batch_form(
 
 
 def make_encoded_stream(
-    videos: EncodedSource,
+    videos: EncodedSource | None,
     images: Sequence[EncodedSource] = (),
     *,
     batch_size: int,
@@ -235,7 +235,7 @@ def make_encoded_stream(
     """Returns an endless stream of encoded batches, mixed like `mixture.make_raw_stream`'s.
 
     Args:
-      videos: encoded clips.
+      videos: encoded clips, or None where there are images only.
       images: encoded images, one source for each size; the share of a source is its number of
         records. By default, images are random frames of `videos`.
       batch_size: clips in a batch, over all processes.
@@ -260,18 +260,19 @@ def make_encoded_stream(
         steps = [ToBatchForm(n, levels, fields), Select(tuple(fields))]
         return mixture.batches([source], steps, size, component=component, **shared)
 
-    if not all(map(len, (videos, *images))):
+    clips = [] if videos is None else [videos]
+    if not all(map(len, (*clips, *images))):
         raise UserError("a source of 0 records cannot feed training")
-    _check_sizes([videos], buckets, num_frames)
+    _check_sizes(clips, buckets if clips else (), num_frames)
     _check_sizes(images, image_buckets, None)
-    n = num_frames or len(videos[0]["latents"])
+    n = num_frames or (len(videos[0]["latents"]) if clips else 1)
     per_batch = image_batch_size or batch_size * n
     # Components are numbered as those of raw data, so that both are read in the same order.
-    clips = [batches(videos, n, batch_size, 0)] if image_fraction < 1 else []
-    sources = (images or [videos]) if image_fraction > 0 else []
+    films = [batches(each, n, batch_size, 0) for each in clips] if image_fraction < 1 else []
+    sources = (images or clips) if image_fraction > 0 else []
     pictures = [batches(each, 1, per_batch, 2 * i + 1) for i, each in enumerate(sources)]
     shares = None, [len(each) for each in sources]
-    return Stream(mixture.mix(clips, pictures, image_fraction, shares=shares), **reading)
+    return Stream(mixture.mix(films, pictures, image_fraction, shares=shares), **reading)
 
 
 def _check_sizes(

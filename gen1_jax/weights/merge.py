@@ -40,18 +40,13 @@ def merge_params(
 ) -> tuple[dict[str, Any], MergeReport]:
     """Puts loaded parameters into a freshly initialised tree, and accounts for every name.
 
-    Patterns are regular expressions, which are searched for in "/"-paths such as
-    `down_blocks_0/resnets_1/conv1/kernel`.
-
     Args:
       template: the wanted parameters, initialised; new parameters keep these values.
       loaded: the parameters of the model to start from.
-      new: patterns of parameters that the wanted model may have and the loaded one lack. A
-        parameter of another shape that matches both `new` and `dropped` keeps its initial value.
-      dropped: patterns of parameters that the loaded model may have and the wanted one lack.
-      widened: patterns of kernels that may have more input channels than the loaded ones. The
-        loaded values come first and zeros after them, so that the added inputs have no influence
-        yet.
+      new: see `plan_merge`.
+      dropped: see `plan_merge`.
+      widened: see `plan_merge`. The loaded values come first and zeros after them, so that the
+        added inputs have no influence yet.
 
     Returns:
       The parameters, with structure and dtypes of `template`, and the report.
@@ -59,35 +54,67 @@ def merge_params(
     Raises:
       MismatchError: no pattern allows a name or a shape; lists them all.
     """
-    wanted = traverse_util.flatten_dict(template, sep="/")
-    source = traverse_util.flatten_dict(loaded, sep="/")
-    is_new, is_dropped, is_widened = map(_matcher, (new, dropped, widened))
-
-    merged, added, grown, missing, wrong_shapes = {}, [], [], [], []
-    removed = [path for path in source if path not in wanted]
-    unexpected = [path for path in removed if not is_dropped(path)]
-    for path, target in wanted.items():
-        if path not in source:
-            (added if is_new(path) else missing).append(path)
+    report = plan_merge(template, loaded, new, dropped, widened)
+    source, merged = traverse_util.flatten_dict(loaded, sep="/"), {}
+    for path, target in traverse_util.flatten_dict(template, sep="/").items():
+        if path in report.new:
             merged[path] = target
             continue
-        array, shape = np.asarray(source[path]), tuple(target.shape)
-        if array.shape != shape and is_widened(path) and _only_wider(path, array.shape, shape):
-            grown.append(path)
-            extra = [(0, want - got) for got, want in zip(array.shape, shape, strict=True)]
+        array = np.asarray(source[path])
+        if path in report.widened:
+            extra = [(0, want - got) for got, want in zip(array.shape, target.shape, strict=True)]
             array = np.pad(array, extra)
-        elif array.shape != shape and is_new(path) and is_dropped(path):
+        merged[path] = array.astype(target.dtype)
+    return traverse_util.unflatten_dict(merged, sep="/"), report
+
+
+def plan_merge(
+    template: Mapping[str, Any],
+    loaded: Mapping[str, Any],
+    new: Sequence[str] = (),
+    dropped: Sequence[str] = (),
+    widened: Sequence[str] = (),
+) -> MergeReport:
+    """Accounts for every name of a merge, from the shapes alone.
+
+    Patterns are regular expressions, which are searched for in "/"-paths such as
+    `down_blocks_0/resnets_1/conv1/kernel`.
+
+    Args:
+      template: the wanted parameters, or their shapes.
+      loaded: the parameters of the model to start from, or their shapes.
+      new: patterns of parameters that the wanted model may have and the loaded one lack. A
+        parameter of another shape that matches both `new` and `dropped` keeps its initial value.
+      dropped: patterns of parameters that the loaded model may have and the wanted one lack.
+      widened: patterns of kernels that may have more input channels than the loaded ones.
+
+    Raises:
+      MismatchError: no pattern allows a name or a shape; lists them all.
+    """
+    wanted, source = (
+        {path: tuple(np.shape(x)) for path, x in traverse_util.flatten_dict(tree, sep="/").items()}
+        for tree in (template, loaded)
+    )
+    is_new, is_dropped, is_widened = map(_matcher, (new, dropped, widened))
+    added, grown, missing, wrong_shapes = [], [], [], []
+    removed = [path for path in source if path not in wanted]
+    unexpected = [path for path in removed if not is_dropped(path)]
+    for path, shape in wanted.items():
+        if path not in source:
+            (added if is_new(path) else missing).append(path)
+        elif source[path] == shape:
+            continue
+        elif is_widened(path) and _only_wider(path, source[path], shape):
+            grown.append(path)
+        elif is_new(path) and is_dropped(path):
             added.append(path)
             removed.append(path)
-            array = target
-        elif array.shape != shape:
-            wrong_shapes.append((path, array.shape, shape))
-        merged[path] = array.astype(target.dtype)
+        else:
+            wrong_shapes.append((path, source[path], shape))
     if missing or unexpected or wrong_shapes:
         advice = "; only what a pattern names may be new, dropped or widened"
         raise MismatchError("parameters do not merge", missing, unexpected, wrong_shapes, advice)
-    params = traverse_util.unflatten_dict(merged, sep="/")
-    return params, MergeReport(tuple(added), tuple(removed), tuple(grown))
+    return MergeReport(tuple(added), tuple(removed), tuple(grown))
 
 
 def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:

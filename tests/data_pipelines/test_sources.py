@@ -338,7 +338,7 @@ def test_previews_come_from_the_validation_split_if_there_is_one(folder, tmp_pat
     assert preview.frames.shape[:2] == (4, 1)
 
 
-def test_a_kind_that_the_validation_split_lacks_has_no_held_out_loss(folder, tmp_path):
+def test_a_size_that_the_validation_split_lacks_is_left_out(folder, tmp_path):
     both = {"image_buckets": (SIZE, SIZE[::-1]), "image_fraction": 0.5}
     write_footage(tmp_path, clips=2, images={})
     numbers = {f"train_{h}x{w}": (h, w) for h, w in both["image_buckets"]}
@@ -347,8 +347,11 @@ def test_a_kind_that_the_validation_split_lacks_has_no_held_out_loss(folder, tmp
     data = config(str(tmp_path), **both)
     assert next(make_stream(data, seed=0)).size  # training reads both kinds
     assert read_preview_batch(data).num_frames == 4
-    with pytest.warns(UserWarning, match="no held-out loss of images: no images of .48, 32."):
-        assert list(make_validation_streams(data)) == ["video"]
+    with pytest.warns(UserWarning, match="no images of .48, 32.*: the others are read"):
+        streams = make_validation_streams(data)
+    assert list(streams) == ["video", "image"]
+    with pytest.warns(UserWarning, match="no images of .48, 32."):
+        assert next(streams["image"]()).frames.shape == (4, 1, *SIZE, 3)
 
 
 def test_unknown_forms(folder):

@@ -68,7 +68,8 @@ def test_the_streams_are_those_of_the_kinds_that_training_reads(micro_run, tmp_p
             assert all((b.num_frames == 1) == (kind == "image") for b in batches[0])
     (tmp_path / "train").symlink_to(micro_run / "encoded" / "train")
     data.folder = str(tmp_path)
-    assert make_validation_streams(data) == {}  # training's split is not held out
+    with pytest.warns(UserWarning, match="no held-out loss of images: .* no validation split"):
+        assert make_validation_streams(data) == {}  # training's split is not held out
 
 
 def test_a_run_ends_with_its_held_out_loss(micro_run, quick, tmp_path, scalars):

@@ -1,0 +1,361 @@
+"""Fills in what a config leaves open and its files decide: the model, and the sizes of the data.
+
+A part's config need not repeat what lies on the disk. A model may be "like" another one, of which
+config.json gives every width; the fields of a batch follow from the objective, and sizes from the
+data. Everything is resolved and compared before data, encoders or programs are made ready, so that
+parts that do not fit together end the run at once.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from gen1_jax.data_pipelines.encoded.folders import read_shapes
+from gen1_jax.data_pipelines.settings import ENCODED, check_data
+from gen1_jax.data_pipelines.sources import complete
+from gen1_jax.errors import UserError
+from gen1_jax.models.config import list_fields
+from gen1_jax.pipeline import ENCODERS
+from gen1_jax.settings import show
+from gen1_jax.weights.folder import module_from_config, param_template, read_config
+from gen1_jax.weights.merge import plan_merge
+from gen1_jax.weights.naming import MismatchError
+
+ReadConfig = Callable[[Path], dict[str, Any]]  # model folder → the content of its config.json
+
+LIKE, START = "like", "init_from"
+# Fields that change no parameter and no output: what diffusers' files say of the training.
+_NO_EFFECT = ("sample_size",)
+# Part of a parameter's name → the fields of the UNet that it comes from.
+_CAUSES = {"temporal": ("temporal", "max_frames"), "conv_in/": ("in_channels",)}
+# Width of an image embedding → a public CLIP that has it.
+_PUBLIC_CLIPS = {
+    768: "openai/clip-vit-large-patch14",
+    1024: "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+}
+
+
+# ---- a trained part
+
+
+def resolve_training(
+    config: ConfigDict, read: ReadConfig = read_config, *, has_data: bool = True
+) -> ConfigDict:
+    """Returns the config of a trained part, whole and checked, with what follows filled in.
+
+    Args:
+      config: the part's config, with resolved paths.
+      read: reads the config.json of a model folder.
+      has_data: whether the data are there. If not, sizes that only data can say are missing.
+
+    Raises:
+      UserError: a model, a data set or a setting is missing, or they do not fit together.
+    """
+    config, name = ConfigDict(config.to_dict()), config.name
+    data, frozen = check_data(config.data), config.frozen.to_dict()
+    merge = config.merge.to_dict()
+    model = resolve_model(config.model.to_dict(), config.init_from, name=name, read=read)
+    if config.init_from and not _is_open(model):
+        check_start(model, config.init_from, merge, name=name, read=read)
+    data = complete(data) if has_data else data
+    shapes = read_shapes(data) if has_data and data.form == ENCODED else {}
+    if _is_open(model):
+        model = _fill_prior(model, shapes, frozen, name=name, read=read)
+    module = module_from_config(model, where=f"{name}: model")
+    if config.objective == "diffusion":
+        if data.form != ENCODED:
+            frozen = _add_encoders(frozen, name)
+        _check_unet(module, data, shapes, frozen, name=name, read=read)
+    if data.fields is None:
+        fields = needed_fields(config.objective, data.form, module, config.loss.to_dict())
+        data = dataclasses.replace(data, fields=fields)
+    config.model, config.frozen = ConfigDict(model), ConfigDict(frozen)
+    config.data = ConfigDict(_merge_filled(config.data.to_dict(), data))
+    return config
+
+
+def _merge_filled(given: Mapping[str, Any], data: Any) -> dict[str, Any]:
+    """Returns `data` as it was given, with the settings that follow from other things filled in."""
+    filled = dict(given)
+    for field in dataclasses.fields(data):
+        value = getattr(data, field.name)
+        if field.default is None and given.get(field.name) is None and value is not None:
+            filled[field.name] = value
+    return filled
+
+
+def needed_fields(
+    objective: str, form: str, module: Any, loss: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Returns the fields that batches of an objective must have, by their names in `Batch`."""
+    if objective == "prior":
+        return ("content", "tokens")
+    if objective != "diffusion":
+        return ("frames", *{"contrastive": ("tokens",), "depth": ("depth",)}.get(objective, ()))
+    if form != ENCODED:  # encoders that run in the training step make the rest of these
+        return ("frames", "structure_level", "content_frame")
+    drawn = ("latents_logvar",) if loss.get("latents_drawn") else ()
+    structured = module.in_channels > module.out_channels
+    structure = ("structure", "structure_level") if structured else ()
+    return ("latents", *drawn, *structure, "content")
+
+
+# ---- the model
+
+
+def resolve_model(
+    model: Mapping[str, Any], init_from: str, *, name: str, read: ReadConfig = read_config
+) -> dict[str, Any]:
+    """Returns the content of config.json of the model that a part trains.
+
+    Args:
+      model: a whole model, or `like` and what differs from the model that it names: the word
+        "init_from", or a model folder.
+      init_from: the model folder that training starts from; may be empty.
+      name: the part's name, for messages.
+      read: reads the config.json of a model folder.
+
+    Raises:
+      UserError: the model to be like is missing, or a setting is not one of that network.
+    """
+    changes = dict(model)
+    like = changes.pop(LIKE, None)
+    if like is None:
+        if model or not init_from:
+            return changes
+        like = START
+    if not isinstance(like, str):
+        raise UserError(
+            f"{name}: model.like is {show(like)}; accepted: 'init_from', or a model folder"
+        )
+    folder = init_from if like == START else like
+    if not folder:
+        raise UserError(f"{name}: model.like is 'init_from', but init_from is empty; accepted: a "
+                        "model folder in either")  # fmt: skip
+    first = _read(folder, name=name, read=read)
+    whole = {**first, **changes}
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(first.get(key), Mapping):
+            whole[key] = {**first[key], **value}
+    return module_from_config(whole, where=f"{name}: model like {folder}").to_config()
+
+
+def check_start(
+    model: Mapping[str, Any],
+    init_from: str,
+    merge: Mapping[str, Any],
+    *,
+    name: str,
+    read: ReadConfig = read_config,
+) -> None:
+    """Checks that a model can start from another one, by their config.json alone.
+
+    Args:
+      model: the content of config.json of the model that is trained.
+      init_from: the model folder that training starts from.
+      merge: the patterns of `plan_merge`.
+      name: the part's name, for messages.
+      read: reads the config.json of a model folder.
+
+    Raises:
+      UserError: they do not fit; the line names the fields that differ.
+    """
+    here = module_from_config(model, where=f"{name}: model")
+    there = module_from_config(_read(init_from, name=name, read=read), where=init_from)
+    if type(here) is not type(there):
+        raise UserError(
+            f"{name}: init_from {init_from} holds {type(there).__name__}; accepted: "
+            f"{type(here).__name__}"
+        )
+    own, other = list_fields(here), list_fields(there)
+    differ = [key for key in own if own[key] != other[key] and key not in _NO_EFFECT]
+    if not differ:
+        return
+    try:
+        plan_merge(param_template(here), param_template(there), **merge)
+    except MismatchError as error:
+        paths = [*error.missing, *error.unexpected, *(path for path, *_ in error.wrong_shapes)]
+        for part, keys in _CAUSES.items():
+            if not any(part in path for path in paths):  # the merge allows these to differ
+                differ = [key for key in differ if key not in keys]
+        fields = ", ".join(f"{key} {show(other[key])} there, {show(own[key])} here"
+                           for key in differ)  # fmt: skip
+        raise UserError(
+            f"{name}: init_from {init_from} is not the model of this config: {fields}; accepted: "
+            f"the same, or 'model': {{'like': 'init_from'}}, which takes them from there "
+            "(configs/own.py)"
+        ) from error
+
+
+def _read(folder: str, *, name: str, read: ReadConfig) -> dict[str, Any]:
+    try:
+        return read(Path(folder))
+    except UserError as error:
+        raise UserError(
+            f"{name} starts from {folder}: {error}; the part before it makes it, or `gen1 import`"
+        ) from None
+
+
+# ---- widths
+
+
+def _is_open(model: Mapping[str, Any]) -> bool:
+    return any(model.get(key, 0) is None for key in ("embedding_dim", "num_embeddings"))
+
+
+def _fill_prior(
+    model: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    frozen: Mapping[str, str],
+    *,
+    name: str,
+    read: ReadConfig,
+) -> dict[str, Any]:
+    """Returns a prior's config.json with the widths of CLIP, where they were left open."""
+    if "clip" not in frozen:
+        raise UserError(f"{name}: frozen has no clip, whose text the prior reads")
+    if shapes and "tokens" not in shapes:
+        raise UserError(
+            f"{name}: the encoded data hold no captions, which a prior learns from; encode with a "
+            "tokenizer (`gen1 import --clip`, or --tokenizer)"
+        )
+    clip = module_from_config(_read(frozen["clip"], name=name, read=read), where=frozen["clip"])
+    widths = {
+        "embedding_dim": clip.projection_dim,
+        "num_embeddings": clip.text_config.max_position_embeddings,
+    }
+    return {**model, **{key: x for key, x in widths.items() if model.get(key) is None}}
+
+
+def _add_encoders(frozen: Mapping[str, str], name: str) -> dict[str, str]:
+    """Adds the encoders that raw batches need; they lie in the run of those that are named."""
+    frozen = dict(frozen)
+    runs = [Path(folder).parent.parent for folder in frozen.values()]
+    for kind in ("vae", "clip", "depth"):
+        found = [run / ENCODERS[kind].run_folder / "model" for run in runs]
+        found = [str(folder) for folder in found if folder.is_dir()]
+        if kind not in frozen and not found:
+            raise UserError(
+                f"{name}: batches of frames need the encoders vae, clip and depth, and frozen has "
+                f"no {kind}; `gen1 precompute` encodes ahead of training instead"
+            )
+        frozen.setdefault(kind, *found[:1])
+    return frozen
+
+
+def _check_unet(
+    unet: Any,
+    data: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    frozen: Mapping[str, str],
+    *,
+    name: str,
+    read: ReadConfig,
+) -> None:
+    """Raises UserError unless the UNet takes the latents, frames and embeddings of the data."""
+    if not hasattr(unet, "cross_attention_dim"):
+        raise UserError(f"{name}: objective diffusion trains a UNet, not a {type(unet).__name__}")
+    if shapes:
+        width, channels, where = shapes["content"][-1], shapes["latents"][-1], data.folder
+    elif data.form != ENCODED:
+        where = frozen["clip"]
+        width = module_from_config(_read(where, name=name, read=read)).projection_dim
+        channels = module_from_config(_read(frozen["vae"], name=name, read=read)).latent_channels
+    else:
+        return
+    check_widths(unet, width, channels, name=name, where=where)
+    frames = data.num_frames or 1
+    if unet.temporal and data.image_fraction != 1 and frames > unet.max_frames:
+        raise UserError(
+            f"{name}: clips have {frames} frames, and the model's max_frames is {unet.max_frames}; "
+            f"accepted: --set model.max_frames={frames}, where temporal layers are new, or shorter "
+            "clips"
+        )
+
+
+def check_widths(unet: Any, width: int, channels: int, *, name: str, where: str) -> None:
+    """Checks that a UNet takes the embeddings of a CLIP and the latents of an autoencoder.
+
+    Args:
+      unet: the UNet's module.
+      width: width of an image embedding.
+      channels: channels of the latents.
+      name: the part's name, for messages.
+      where: where the embeddings come from, for messages.
+
+    Raises:
+      UserError: they do not fit.
+    """
+    wanted = unet.cross_attention_dim
+    if width != wanted:
+        public = f", such as {_PUBLIC_CLIPS[wanted]}" if wanted in _PUBLIC_CLIPS else ""
+        raise UserError(
+            f"{name}: the UNet's cross_attention_dim is {wanted}, and image embeddings of {where} "
+            f"have {width} numbers; accepted: a CLIP whose projection_dim is {wanted}{public} "
+            "(`gen1 import --clip`, then `gen1 precompute`), or a UNet of that width"
+        )
+    if channels != unet.out_channels:
+        raise UserError(
+            f"{name}: the UNet predicts latents of {unet.out_channels} channels, and those of "
+            f"{where} have {channels}; accepted: the autoencoder that belongs to the UNet"
+        )
+
+
+# ---- other parts
+
+
+def check_encoding(config: ConfigDict, read: ReadConfig = read_config) -> None:
+    """Checks, before anything is encoded, that a UNet can be trained on what will be encoded.
+
+    Args:
+      config: the config of an encoding part, with resolved paths. Its `unet` names the UNet;
+        without one, nothing is checked.
+      read: reads the config.json of a model folder.
+
+    Raises:
+      UserError: a model is missing, or the encoders do not belong to the UNet.
+    """
+    if not config.get("unet"):
+        return
+    folders = {"unet": config.unet, "clip": config.frozen.clip, "vae": config.frozen.vae}
+    models = {
+        kind: module_from_config(_read(folder, name="encoding", read=read), where=folder)
+        for kind, folder in folders.items()
+    }
+    check_widths(
+        models["unet"],
+        models["clip"].projection_dim,
+        models["vae"].latent_channels,
+        name=config.unet,
+        where=folders["clip"],
+    )
+
+
+def resolve_pipeline(config: ConfigDict, read: ReadConfig = read_config) -> ConfigDict:
+    """Returns the config of a pipeline with the size and length of the clips it was trained on.
+
+    Args:
+      config: the config of a pipeline part, with resolved paths. Its `data` are the encoded clips
+        from which settings that are None are read.
+      read: reads the config.json of a model folder.
+
+    Raises:
+      UserError: a setting is missing and there are no data to read it from.
+    """
+    config = ConfigDict(config.to_dict())
+    settings = config.settings
+    if settings.get("size") is not None and settings.get("num_frames") is not None:
+        return config
+    if not config.get("data"):
+        raise UserError("settings.size and settings.num_frames are needed, or data to read them of")
+    n, *latent_size, _ = read_shapes(complete(config.data))["latents"]
+    vae = module_from_config(_read(config.folders.vae, name="pipeline", read=read))
+    factor = 2 ** (len(vae.block_out_channels) - 1)
+    if settings.get("size") is None:
+        settings.size = tuple(side * factor for side in latent_size)
+    if settings.get("num_frames") is None:
+        settings.num_frames = n
+    return config
