@@ -59,7 +59,7 @@ def test_help_is_for_all_and_for_each(capsys):
             "gen1 ingest has no command 'clps'; did you mean clips? accepted: clips, images",
         ),
         ("ingest clips SRC --out d --sizes 1x1", "gen1 ingest clips has no flag --sizes; did you"),
-        ("ingest clips SRC --out d --size 5", "--size: '5' is no size; HxW is accepted"),
+        ("ingest clips SRC --out d --size 5", "--size: '5' is no size; accepted: HxW"),
         ("completion fishy", "shell fishy; did you mean fish? accepted: bash, zsh"),
     ],
 )

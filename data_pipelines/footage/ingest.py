@@ -26,6 +26,7 @@ from gen1_jax.data_pipelines.footage.chunks import Job, is_done, make_chunk
 from gen1_jax.data_pipelines.footage.clips import ClipSettings
 from gen1_jax.data_pipelines.footage.images import ImageSettings
 from gen1_jax.data_pipelines.footage.inputs import Group, cut_groups, find_inputs, write_list
+from gen1_jax.data_pipelines.footage.outcomes import REASONS
 from gen1_jax.data_pipelines.footage.runner import LOCAL, Runner
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import read_json, write_json
@@ -48,21 +49,23 @@ class Result:
 
 
 def ingest(
-    source: str,
+    source: str | Sequence[str],
     data_dir: Path,
     settings: ClipSettings | ImageSettings,
     *,
     validation_fraction: float = 0.01,
+    allow_outside: bool = False,
     runner: Runner = LOCAL,
     progress: bool = True,
 ) -> Result:
     """Makes the clips or the images of a data set.
 
     Args:
-      source: folder, glob, file or manifest; see `inputs.find_inputs`.
+      source: folder, glob, file or manifest, or several; see `inputs.find_inputs`.
       data_dir: folder of the data set.
       settings: settings of clips or of images; their type says which of the two is made.
       validation_fraction: share of the inputs whose records go to the validation split.
+      allow_outside: whether a manifest may name files outside its own folder.
       runner: where Beam's pipelines run.
       progress: whether to show a bar.
 
@@ -75,11 +78,15 @@ def ingest(
     if not 0 <= validation_fraction < 1:
         raise UserError(f"--validation-fraction {validation_fraction}: 0 to below 1 is accepted")
     own = [out, *(each.parent for each in data_dir.glob(f"*/{reports.REPORT}"))]
-    root, inputs = find_inputs(source, frame_folders=kind == "clips", without=own)
+    sources = [source] if isinstance(source, str) else source
+    root, inputs = find_inputs(
+        *sources, frame_folders=kind == "clips", without=own, allow_outside=allow_outside
+    )
     with _work_folder(work):
         count, fingerprint = write_list(inputs, work / "inputs.new")
         if not count:
-            raise UserError(f"{source}: holds no files; folders of {kind} are accepted")
+            wanted = "videos" if kind == "clips" else "images"
+            raise UserError(f"{' '.join(sources)}: holds no files; accepted: a folder of {wanted}")
         asked = {
             "format": _FORMAT,
             "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
@@ -141,7 +148,10 @@ def _make_data_set(job: Job, kind: str, num_chunks: int, data_dir: Path, runner:
     numbers = reports.count(job, num_chunks)
     if not numbers["records"]:
         shutil.rmtree(job.work)
-        why = ", ".join(f"{number} {reason}" for reason, number in numbers["dropped"].items())
+        why = "; ".join(
+            f"{number} {reason} ({REASONS[reason]})"
+            for reason, number in numbers["dropped"].items()
+        )
         raise UserError(f"none of {numbers['inputs']} inputs gives {kind}: {why}")
     build(kind, data_dir, job, num_chunks, runner.pipeline)
     return numbers
@@ -149,8 +159,11 @@ def _make_data_set(job: Job, kind: str, num_chunks: int, data_dir: Path, runner:
 
 @contextlib.contextmanager
 def _work_folder(work: Path) -> Iterator[None]:
-    """Holds the work folder for this process, and removes it if there is nothing to resume."""
-    ours = not work.parent.exists()
+    """Holds the work folder for this process, and removes it if there is nothing to resume.
+
+    The folders above it are removed too if they were made for it and hold nothing else.
+    """
+    made = [place for place in work.parents if not os.path.exists(place)]
     try:
         (work / "parts").mkdir(parents=True, exist_ok=True)
         lock = (work / "lock").open("w")
@@ -166,8 +179,9 @@ def _work_folder(work: Path) -> Iterator[None]:
         finally:
             if work.exists() and not (work / "asked.json").exists():
                 shutil.rmtree(work)
-            if ours and not any(work.parent.iterdir()):
-                work.parent.rmdir()
+            with contextlib.suppress(OSError):  # not empty
+                for place in made:
+                    place.rmdir()
 
 
 def _check_same(asked: dict, before: dict, what: str, how: str) -> None:
@@ -181,7 +195,7 @@ def _check_same(asked: dict, before: dict, what: str, how: str) -> None:
     if not changes and asked["fingerprint"] != before["fingerprint"]:
         changes = ["other inputs or captions"]
     if changes:
-        raise UserError(f"{what} otherwise: {'; '.join(changes)}; {how}")
+        raise UserError(f"{what} with other settings: {'; '.join(changes)}; {how}")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The inputs of an ingest, listed in a fixed order: from a folder tree, glob, file or manifest.
+"""The inputs of an ingest, listed in a fixed order: from folder trees, globs, files, manifests.
 
 The list is written to a file, one JSON array a line, and cut into groups by byte offsets. A group
 is a unit of work. The same list is always cut in the same way.
@@ -10,10 +10,11 @@ import csv
 import dataclasses
 import glob
 import hashlib
+import itertools
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gen1_jax.errors import UserError, one_line
@@ -26,9 +27,9 @@ IMAGE_SUFFIXES = (
     *(".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
 )
 ACCEPTED = (
-    "a folder, a glob, a file, or a manifest (CSV, JSONL or Parquet with a column `path`) is "
-    "accepted"
+    "accepted: a folder, a glob, a file, or a manifest (CSV, JSONL or Parquet with a column `path`)"
 )
+OUTSIDE = "outside the source"  # a reason of `outcomes.REASONS`
 _LEAST_GROUPS = 256  # so that many workers have something to do
 
 
@@ -63,30 +64,50 @@ class Group:
 
 
 def find_inputs(
-    source: str, *, frame_folders: bool, without: Collection[Path] = ()
+    *sources: str,
+    frame_folders: bool,
+    without: Collection[Path] = (),
+    allow_outside: bool = False,
 ) -> tuple[Path, Iterator[Input]]:
-    """Finds the inputs of a source.
+    """Finds the inputs of one source or several.
 
     Hidden files are passed over. A text or JSON file beside an input of the same name is its
-    caption, not an input.
+    caption, not an input. Files that a shell made of a glob give the inputs that the glob gives.
 
     Args:
-      source: folder, glob, file or manifest.
+      *sources: folders, globs, files or manifests. Their order does not matter, and what is named
+        twice counts once, with the caption of a manifest that names it.
       frame_folders: whether a folder that holds numbered pictures and nothing else is one video.
       without: folders to pass over: those that ingest itself writes.
+      allow_outside: whether a manifest may name files outside its own folder.
 
     Returns:
       The root to which paths are relative, and the inputs in a fixed order.
 
     Raises:
-      UserError: there is nothing, or the manifest cannot be read.
+      UserError: there is nothing, or a manifest cannot be read.
     """
-    path = Path(source)
     walk = _Walk(frame_folders, frozenset(os.path.realpath(folder) for folder in without))
+    if len(sources) == 1:
+        return _find(sources[0], walk, allow_outside)
+    ordered = sorted(dict.fromkeys(sources), key=natural_key)
+    files = [Path(each) for each in ordered if os.path.isfile(each) and not _is_manifest(each)]
+    others = sorted((each for each in ordered if Path(each) not in files), key=_is_no_manifest)
+    found = [_find(each, walk, allow_outside) for each in others]
+    roots = [root.absolute() for root, _ in found] + [file.absolute().parent for file in files]
+    root = Path(os.path.commonpath(roots))
+    own = (Input(file.absolute().relative_to(root).as_posix()) for file in _inputs_of(files, walk))
+    moved = (_move(each, own_root, root) for own_root, inputs in found for each in inputs)
+    return root, _once(itertools.chain(moved, own))
+
+
+def _find(source: str, walk: _Walk, allow_outside: bool) -> tuple[Path, Iterator[Input]]:
+    """Returns root and inputs of one source; see `find_inputs`."""
+    path = Path(source)
     if path.is_dir():
         return path, walk.below(path, path)
-    if path.is_file() and path.suffix.lower() in MANIFESTS:
-        return path.parent, _read_manifest(path)
+    if path.is_file() and _is_manifest(source):
+        return path.parent, _read_manifest(path, allow_outside)
     if path.is_file():
         return path.parent, iter([Input(path.name)])
     if glob.has_magic(source):
@@ -95,6 +116,31 @@ def find_inputs(
             root = root.parent
         return root, _expand(source, root, walk)
     raise UserError(f"{source}: no such file or folder; {ACCEPTED}")
+
+
+def _is_manifest(source: str) -> bool:
+    return Path(source).suffix.lower() in MANIFESTS
+
+
+def _is_no_manifest(source: str) -> bool:
+    return not _is_manifest(source)
+
+
+def _move(each: Input, own_root: Path, root: Path) -> Input:
+    """Returns an input with its path relative to a root above its own, where it lies below it."""
+    whole = own_root.absolute() / each.path
+    if each.refused == OUTSIDE or not whole.is_relative_to(root):
+        return each
+    return dataclasses.replace(each, path=whole.relative_to(root).as_posix())
+
+
+def _once(inputs: Iterable[Input]) -> Iterator[Input]:
+    """Yields inputs whose path did not come before."""
+    seen = set()
+    for each in inputs:
+        if each.path not in seen:
+            seen.add(each.path)
+            yield each
 
 
 def write_list(inputs: Iterable[Input], file: Path) -> tuple[int, str]:
@@ -233,19 +279,28 @@ def _expand(pattern: str, root: Path, walk: _Walk) -> Iterator[Input]:
     found = sorted(glob.glob(pattern, recursive=True), key=natural_key)
     if not found:
         raise UserError(f"{pattern}: matches nothing; {ACCEPTED}")
-    names: dict[Path, list[str]] = {}
-    for each in map(Path, found):
-        names.setdefault(each.parent, []).append(each.name)
-    companions = {folder / name for folder in names for name in _companions(names[folder])}
+    inputs = set(_inputs_of([Path(each) for each in found], walk))
     for each in map(Path, found):
         if each.is_dir():
             # With `**`, the files within the folder match by themselves.
             if "**" not in pattern:
                 yield from walk.below(each, root)
-        elif each not in companions and not any(
-            Path(os.path.realpath(each)).is_relative_to(folder) for folder in walk.without
-        ):
+        elif each in inputs:
             yield Input(_relative(each, root))
+
+
+def _inputs_of(paths: Sequence[Path], walk: _Walk) -> list[Path]:
+    """Returns paths without captions beside others, and without what ingest itself wrote."""
+    names: dict[Path, list[str]] = {}
+    for each in paths:
+        names.setdefault(each.parent, []).append(each.name)
+    companions = {folder / name for folder in names for name in _companions(names[folder])}
+    return [
+        each
+        for each in paths
+        if each not in companions
+        and not any(Path(os.path.realpath(each)).is_relative_to(f) for f in walk.without)
+    ]
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -255,7 +310,7 @@ def _relative(path: Path, root: Path) -> str:
 # ---- manifests
 
 
-def _read_manifest(file: Path) -> Iterator[Input]:
+def _read_manifest(file: Path, allow_outside: bool) -> Iterator[Input]:
     root = Path(os.path.abspath(file.parent))
     number = 0
     for number, row in enumerate(_rows(file), 1):
@@ -265,10 +320,13 @@ def _read_manifest(file: Path) -> Iterator[Input]:
         if caption is not None and not isinstance(caption, str):
             raise UserError(f"{file}: the `caption` of row {number} is not text")
         whole = Path(os.path.normpath(root / path))
-        if not whole.is_relative_to(root):
-            yield Input(path, caption, "outside the source")
+        if whole.is_relative_to(root):
+            name = whole.relative_to(root).as_posix()
+        elif allow_outside:
+            name = whole.as_posix()
+        else:
+            yield Input(path, caption, OUTSIDE)
             continue
-        name = whole.relative_to(root).as_posix()
         yield Input(name, caption, None if whole.exists() else "missing")
     if not number:
         raise UserError(f"{file}: has no rows; {ACCEPTED}")

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gen1_jax.data_pipelines.encoded.reader import EncodedSource
-from gen1_jax.data_pipelines.encoded.writer import META
+from gen1_jax.data_pipelines.encoded.writer import JOB, META
 from gen1_jax.data_pipelines.footage.reader import (
     CLIPS,
     IMAGES,
@@ -25,7 +25,7 @@ from gen1_jax.data_pipelines.footage.reader import (
     open_footage,
 )
 from gen1_jax.data_pipelines.footage.records import decode_clip, decode_image
-from gen1_jax.data_pipelines.footage.report import REPORT
+from gen1_jax.data_pipelines.footage.report import REPORT, notes
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
 from gen1_jax.video import pictures
@@ -36,6 +36,7 @@ HEIGHT = 128  # height of an item in the pictures, in pixels
 _WIDTH = 1900  # width of the contact sheet, about
 _FRAMES = 4  # frames of a clip on the contact sheet
 _SECONDS = 6  # least duration of the mosaic
+_ACCEPTED = "accepted: a folder that `gen1 ingest` or `gen1 precompute` has finished"
 _ENCODED_FPS = 6.0  # rate at which encoded clips are shown, because they hold no times
 
 
@@ -64,9 +65,17 @@ def open_data(folder: Path) -> IngestedFolder | EncodedFolder:
     places = (META, f"*/{META}", f"*/*/{META}")
     if found := sorted(path.parent for place in places for path in folder.glob(place)):
         return EncodedFolder(folder, found)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; {_ACCEPTED}")
+    if any(folder.glob(".ingest_*")) or any(folder.glob(f"**/{JOB}")):
+        command = "ingest" if any(folder.glob(".ingest_*")) else "precompute"
+        raise UserError(
+            f"{folder} is not finished; give the same `gen1 {command}` command once more, which "
+            "goes on where it was"
+        )
     raise UserError(
-        f"{folder}: neither ingested nor encoded data; accepted: a folder that `gen1 ingest` or "
-        "`gen1 precompute` has finished"
+        f"{folder}: neither ingested nor encoded data; {_ACCEPTED}. Videos and images themselves "
+        "are made into one by: gen1 ingest clips SRC --out DATA"
     )
 
 
@@ -134,6 +143,9 @@ class IngestedFolder:
                 f"{kind}: {report.get('used', 0):,} of {report.get('inputs', 0):,} inputs used; "
                 f"dropped: {dropped or 'none'}"
             )
+        for kind in dict.fromkeys(s["kind"] for s in summary["sections"]):
+            splits = [s["split"] for s in summary["sections"] if s["kind"] == kind]
+            lines += [f"{kind}: {note}" for note in notes(splits, summary["reports"].get(kind))]
         return "\n".join(lines)
 
     def draw(self, split: str, count: int, seed: int) -> list[Item]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from gen1_jax.data_pipelines.footage.chunks import Job
 from gen1_jax.data_pipelines.footage.duplicates import read_final
+from gen1_jax.data_pipelines.footage.keys import TRAIN, VALIDATION
 from gen1_jax.data_pipelines.footage.outcomes import REASONS, UNWANTED, Outcome
 from gen1_jax.files import replacing, write_json
 
@@ -85,9 +87,31 @@ def format_report(report: dict) -> str:
     for reason, number in report["records_dropped"].items():
         rows.append((f"  not wanted: {reason}", number, ""))
     width = max(len(name) for name, _, _ in rows)
-    return "\n".join(
-        f"{name:{width}}  {number:>9,}  {note}".rstrip() for name, number, note in rows
-    )
+    lines = [f"{name:{width}}  {number:>9,}  {note}".rstrip() for name, number, note in rows]
+    return "\n".join([*lines, *notes(report["splits"], report)])
+
+
+def notes(splits: Collection[str], report: dict | None) -> list[str]:
+    """Returns a line for each split that is missing because there are too few inputs.
+
+    Args:
+      splits: names of the splits that are there.
+      report: the report of the ingest that made them, if it is known.
+    """
+    asked = (report or {}).get("asked", {}).get("validation_fraction")
+    share = "" if asked is None else f" than {asked:g}"
+    of = f" of {report['used']:,} inputs" if report and "used" in report else ""
+    if asked != 0 and not any(split.startswith(VALIDATION) for split in splits):
+        return [
+            f"no validation split: the draw held out none{of}, so training would measure no "
+            f"held-out loss; ingest into another --out with a --validation-fraction larger{share}"
+        ]
+    if not any(split.startswith(TRAIN) for split in splits):
+        return [
+            f"no training split: the draw held out all{of}; ingest into another --out with a "
+            f"--validation-fraction smaller{share}"
+        ]
+    return []
 
 
 def _in_order(counter: Counter[str]) -> dict[str, int]:

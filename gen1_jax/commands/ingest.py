@@ -1,17 +1,18 @@
 """Make a data set of real footage: videos into clips, or captioned images.
 
-    gen1 ingest clips SRC --out DATA
-    gen1 ingest images SRC --out DATA
+    gen1 ingest clips films/*.mp4 --out DATA
+    gen1 ingest images pictures --out DATA
 
-SRC is a folder tree, a glob, one file, or a manifest: a CSV, JSONL or Parquet file with a column
-`path` (relative to the manifest, and within its folder) and optionally a column `caption`.
-Otherwise the caption is the content of a .txt or .json file beside the video or image. A folder of
-numbered pictures is a video. A tar archive as img2dataset writes it holds images.
+Each SRC is a folder tree, a glob, a file, or a manifest: a CSV, JSONL or Parquet file with a column
+`path` and optionally a column `caption`. Paths in a manifest are relative to it or absolute; files
+outside its folder are taken only with --allow-outside. Without a manifest, the caption is the
+content of a .txt or .json file beside the video or image. A folder of numbered pictures is a video.
+A tar archive as img2dataset writes it holds images.
 
 Every input is used, or dropped for a reason. DATA/clips/report.json counts the reasons, and
 DATA/clips/inputs.jsonl lists every input. To resume an ingest that was stopped, give the same
 command again. At scale, name a Beam runner and its options; all workers must see DATA and SRC
-under the same path:
+under the same paths:
 
     gen1 ingest clips SRC --out DATA --runner FlinkRunner --beam --flink_master=host:8081
 """
@@ -33,13 +34,15 @@ def add_arguments(parser) -> None:
     clips = kinds.add_parser(
         "clips",
         help="videos into clips",
-        description="Videos and folders of numbered pictures -> clips that no cut runs through.",
+        description="Cut videos (or folders of numbered pictures) at their shots, and store each "
+        "shot as clips of N frames. No clip spans a cut.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     images = kinds.add_parser(
         "images",
-        help="captioned images by size",
-        description="Images and webdataset tar archives -> images of the sizes that batches have.",
+        help="captioned images, sorted by size",
+        description="Scale and crop images (also those in webdataset's tar archives) to the few "
+        "sizes that training batches have, and store them.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = clips.add_argument
@@ -70,17 +73,24 @@ def add_arguments(parser) -> None:
         type=float,
         default=0.5,
         metavar="LEVELS",
-        help="mean change of luma from frame to frame, of 255; below, a clip is near-still",
+        help="least mean change of luma from frame to frame, in levels of 255; a clip below it is "
+        "near-still and dropped",
     )
     add(
         "--min-luma",
         type=float,
         default=16.0,
         metavar="LEVELS",
-        help="mean luma, of 255; below, a clip is too dark",
+        help="least mean luma, in levels of 255; a clip below it is too dark and dropped",
     )
     add("--keep-bars", action="store_true", help="do not crop constant black bars")
-    add("--crf", type=int, default=18, help="x264's quality of stored clips; less is better")
+    add(
+        "--crf",
+        type=int,
+        default=18,
+        metavar="Q",
+        help="x264's quality of stored clips, 0 to 51; smaller is better",
+    )
     add = images.add_argument
     add(
         "--buckets",
@@ -90,11 +100,31 @@ def add_arguments(parser) -> None:
         default=tuple(map(_size, ("320x320", "320x384", "384x320", "256x448", "448x256"))),
         help="sizes, height x width; an image goes to the one that crops the least of it",
     )
-    add("--quality", type=int, default=92, help="quality of the stored JPEG")
+    add(
+        "--quality",
+        type=int,
+        default=92,
+        metavar="Q",
+        help="quality of the stored JPEG, 1 to 100",
+    )
     for subparser in (clips, images):
         add = subparser.add_argument
-        add("source", metavar="SRC", help="folder, glob, file or manifest")
-        add("--out", required=True, type=Path, metavar="DATA", help="folder to write to")
+        add("source", nargs="+", metavar="SRC", help="folders, globs, files or manifests")
+        add(
+            "-o",
+            "--output",
+            "--out",
+            dest="out",
+            required=True,
+            type=Path,
+            metavar="DATA",
+            help="folder of the data set; clips and images may go to the same one",
+        )
+        add(
+            "--allow-outside",
+            action="store_true",
+            help="let a manifest name files outside its own folder",
+        )
         add(
             "--max-upscale",
             type=float,
@@ -107,21 +137,22 @@ def add_arguments(parser) -> None:
             type=float,
             default=0.01,
             metavar="SHARE",
-            help="share of the inputs that is held out as the validation split",
+            help="share of the inputs that is held out as the validation split; with few inputs, "
+            "take 0.1 or more",
         )
         add(
             "--workers",
             type=int,
             default=os.cpu_count() or 1,
             metavar="N",
-            help="processes, on this machine",
+            help="number of processes on this machine",
         )
         add(
             "--runner",
             default="DirectRunner",
             help="Beam's runner: DirectRunner (here), DataflowRunner, FlinkRunner, SparkRunner",
         )
-        add("--no-progress", action="store_true", help="no bar")
+        add("--no-progress", action="store_true", help="show no bar")
         add("--beam", nargs=argparse.REMAINDER, default=[], metavar="OPTION",
             help="the rest of the line goes to Beam: --beam --project=mine")  # fmt: skip
 
@@ -151,6 +182,7 @@ def run(args) -> None:
         args.out,
         settings,
         validation_fraction=args.validation_fraction,
+        allow_outside=args.allow_outside,
         runner=runner,
         progress=not args.no_progress,
     )
@@ -162,5 +194,5 @@ def run(args) -> None:
 def _size(text: str) -> tuple[int, int]:
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdigit() for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; HxW is accepted, e.g. 256x448")
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; accepted: HxW, such as 256x448")
     return int(sides[0]), int(sides[1])

@@ -220,6 +220,16 @@ def test_manifests(tmp_path, kind):
     }
     assert report["dropped"] == {"missing": 1, "outside the source": 2}
     assert len(outcomes) == 6
+    secret = str(tmp_path / "secret.jpg")
+    _, inputs = find_inputs(str(manifest), frame_folders=False, allow_outside=True)
+    listed = {each.path: (each.caption, each.refused) for each in inputs}
+    assert listed[secret] == ("x", None) and listed["gone.jpg"] == ("x", "missing")
+    if kind == "csv":
+        manifest.write_text(f"path,caption\n{secret},hers\n")
+        with pytest.raises(UserError, match="none of 1 inputs .* --allow-outside"):
+            ingest(str(manifest), tmp_path / "none", SETTINGS, progress=False)
+        _, _, found = run(manifest, tmp_path / "all", allow_outside=True)
+        assert found[secret][1]["caption"] == "hers"
 
 
 def test_globs_and_single_files(tmp_path):
@@ -241,6 +251,36 @@ def test_globs_and_single_files(tmp_path):
     _, rows, found = run(f"{root}/*/*", tmp_path / "out")
     assert set(found) == set(rows) == {"a/2.jpg", "a/b/3.jpg", "a/b/4.png"}
     assert found["a/2.jpg"][1]["caption"] == "two"
+
+
+def test_several_sources_are_what_the_glob_of_them_is(tmp_path):
+    """A shell expands an unquoted glob in an order of its own; captions are no inputs."""
+    root = tmp_path / "in"
+    (root / "b").mkdir(parents=True)
+    for name in ("2.jpg", "10.jpg", "10.txt", "b/3.jpg", "b/3.txt"):
+        (root / name).write_bytes(b"x")
+    (root / "list.csv").write_text("path,caption\nb/3.jpg,of the manifest\n")
+
+    def listed(*sources):
+        folder, inputs = find_inputs(*map(str, sources), frame_folders=False)
+        return folder.resolve(), [(each.path, each.caption) for each in inputs]
+
+    quoted = listed(root / "*0*"), listed(root / "*.jpg")
+    assert quoted[0] == (root, [("10.jpg", None)])
+    assert quoted[1] == (root, [("2.jpg", None), ("10.jpg", None)])
+    assert listed(root / "10.jpg", root / "10.txt") == quoted[0]
+    assert listed(root / "10.jpg", root / "2.jpg") == quoted[1]
+    # Folders, what is named twice, another folder, and a manifest, whose caption counts.
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "4.jpg").touch()
+    folder, found = listed(root / "b", root / "b" / "3.jpg", tmp_path / "other", root / "*.jpg")
+    assert folder == tmp_path
+    assert sorted(found) == [(f"in/{n}", None) for n in ("10.jpg", "2.jpg", "b/3.jpg")] + [
+        ("other/4.jpg", None)
+    ]
+    assert listed(root / "b", root / "list.csv") == (root, [("b/3.jpg", "of the manifest")])
+    with pytest.raises(UserError, match="gone.jpg: no such file"):
+        listed(root / "2.jpg", root / "gone.jpg")
 
 
 def test_the_data_may_lie_within_the_source(tmp_path):

@@ -219,19 +219,20 @@ def test_no_room_for_another_process_is_one_line(source, tmp_path):
         (["clips", "SRC", "--runner", "NoSuchRunner"], "NoSuchRunner"),
         (["clips", "nowhere"], "no such file"),
         (["images", "SRC", "--quality", "0"], "1 to 100"),
-        (["images", "SRC"], "none of 9 inputs gives images"),
-        (["frames", "SRC"], "invalid choice"),
+        (["clips", "SRC", "nowhere"], "nowhere: no such file"),
+        (["images", "SRC"], "none of 9 inputs gives images: 9 not an image (no image that"),
+        (["frames", "SRC"], "no command 'frames'"),
         ([], "required"),
     ],
 )
 def test_bad_arguments_end_in_one_line(source, tmp_path, capsys, arguments, says):
     arguments = [str(source) if word == "SRC" else word for word in arguments]
     if arguments:
-        arguments += ["--out", str(tmp_path / "out"), "--no-progress"]
+        arguments += ["--out", str(tmp_path / "new" / "out"), "--no-progress"]
     assert cli.main(["ingest", *arguments]) == 2
     error = capsys.readouterr().err
     assert says in error and len(error.strip().splitlines()) == 1
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_prints_what_became_of_every_input(source, tmp_path, capsys):
@@ -246,6 +247,9 @@ def test_the_command_prints_what_became_of_every_input(source, tmp_path, capsys)
     report = json.loads((tmp_path / "clips" / "report.json").read_text())
     assert report["used"] == 4 and report["dropped"] == {"not a video": 1, "duplicate": 4}
     assert len(read_inputs(tmp_path / "clips")) == 9
+    assert ("no validation split: the draw held out none of 4 inputs" in table) == (
+        "validation" not in report["splits"]
+    )
 
 
 def test_without_the_extra_one_line(monkeypatch, source, tmp_path, capsys):

@@ -99,6 +99,30 @@ def test_a_table_and_pictures(folder, tmp_path, capsys):
     assert play[3] > play[0] and play[4] < play[3]
 
 
+def test_pictures_go_beside_the_data(folder, tmp_path, capsys, monkeypatch):
+    data = shutil.copytree(folder, tmp_path / "data")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for place in (data, "../data"):
+        code, _, err = inspect(capsys, place, "--items", 1)
+        assert code == 0, err
+        shutil.rmtree(tmp_path / "data_inspect")
+    monkeypatch.chdir(data)
+    assert inspect(capsys, ".", "--items", 1)[0] == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"data", "data_inspect", "here"} and not list((tmp_path / "here").iterdir())
+
+
+def test_a_missing_split_is_said(tmp_path, capsys):
+    write(Clips, tmp_path, {"train": [clip(0)]})
+    write(Images, tmp_path, {"validation_32x48": [image(0, (32, 48))]})
+    report = {"inputs": 3, "used": 2, "asked": {"validation_fraction": 0.01}}
+    (tmp_path / "clips" / "report.json").write_text(json.dumps(report))
+    _, out, _ = inspect(capsys, tmp_path, "--no-pictures")
+    assert "clips: no validation split: the draw held out none of 2 inputs" in out
+    assert "larger than 0.01" in out and "images: no training split" in out
+
+
 def test_pictures_are_drawn_by_seed(folder, tmp_path, capsys):
     sheets = []
     for seed in (0, 0, 1):
@@ -163,14 +187,21 @@ def test_an_encoded_folder(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["nowhere"], "neither ingested nor encoded"),
+        (["nowhere"], "nowhere: no such folder"),
+        (["{films}"], "are made into one by: gen1 ingest clips"),
+        (["{begun}"], "is not finished; give the same `gen1 ingest` command"),
+        (["{encoded}"], "is not finished; give the same `gen1 precompute` command"),
         (["{data}", "--split", "test"], "no split 'test'"),
         (["{data}", "--items", "0"], "1 or more"),
         (["{data}", "--out", "{data}/clips/1.0.0/features.json"], "features.json"),
     ],
 )
-def test_bad_input(folder, capsys, arguments, says):
-    code, _, err = inspect(capsys, *(a.format(data=folder) for a in arguments))
+def test_bad_input(folder, tmp_path, capsys, arguments, says):
+    for name in ("films", "begun/.ingest_clips", "encoded/train"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "encoded/train/.job.json").write_text("{}")
+    places = {name: tmp_path / name for name in ("films", "begun", "encoded")}
+    code, _, err = inspect(capsys, *(a.format(data=folder, **places) for a in arguments))
     assert code == 2 and says in err and len(err.splitlines()) == 1
 
 
