@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from ml_collections import ConfigDict
 
 from gen1_jax.configs.schema import KINDS
-from gen1_jax.settings import check, to_dict
+from gen1_jax.errors import UserError
+from gen1_jax.settings import check, closest, to_dict
 
 LEVELS = tuple(range(8))  # all structure levels t_s, from the full depth to a nearly flat one
 
@@ -28,12 +29,13 @@ def choose(parts: Mapping[str, Callable[[], ConfigDict]], part: str) -> ConfigDi
     """Returns one part's config or, for `all`, the names of all parts in the order they run.
 
     Raises:
-      ValueError: there is no such part.
+      UserError: there is no such part.
     """
     if part == "all":
         return ConfigDict({"kind": "all", "parts": tuple(parts)})
     if part not in parts:
-        raise ValueError(f"unknown part {part!r}; known: all, {', '.join(parts)}")
+        known = f"{', '.join(parts)}{closest(part, parts)}"
+        raise UserError(f"unknown part {part!r}; known: all, {known}")
     return parts[part]()
 
 

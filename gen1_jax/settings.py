@@ -374,6 +374,8 @@ def _words_of_one(kind: Any, limits: Limits) -> str:
         shown = [repr(choice) for choice in args]
         return " or ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
     if origin is tuple:
+        if (plural := _plural(kind, limits)) is not None:
+            return plural.replace("lists", "a list", 1)
         items = [arg for arg in args if arg is not Ellipsis]
         length = "" if args[-1] is Ellipsis else f"of {len(items)}, "
         each = words(items[0], limits) if len(set(items)) == 1 else None
@@ -382,6 +384,21 @@ def _words_of_one(kind: Any, limits: Limits) -> str:
     if _is_mapping(kind):
         return f"a mapping, each value {words(args[1], limits)}"
     return "a mapping"
+
+
+def _plural(kind: Any, limits: Limits) -> str | None:
+    """Returns a plain type in the plural, and None for a type that has no good one."""
+    plain = {int: "whole numbers", float: "numbers", str: "texts"}
+    if typing.get_origin(kind) is tuple:
+        first, *others = typing.get_args(kind)
+        inner = _plural(first, limits)
+        if inner is None or any(other not in (first, Ellipsis) for other in others):
+            return None
+        count = "" if Ellipsis in others else f"{1 + len(others)} "
+        return f"lists of {count}{inner}"
+    if kind not in plain:
+        return None
+    return plain[kind] + (_words_of_limits(limits) if kind is not str else "")
 
 
 def _words_of_limits(limits: Limits) -> str:

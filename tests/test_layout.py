@@ -58,6 +58,7 @@ FLOORS = {
     "gen1_jax.editing": 4,
     # what brings training, evaluation and data together
     "gen1_jax.evaluation": 5,
+    "gen1_jax.explain": 5,
     "gen1_jax.precompute": 5,
     "gen1_jax.resolve": 5,
     "gen1_jax.workflow": 5,
@@ -68,6 +69,7 @@ FLOORS = {
 # These may import data_pipelines; the rest of gen1_jax takes iterators of batches.
 KNOW_THE_DATA = (
     "gen1_jax.config",  # the settings of each form of data
+    "gen1_jax.explain",
     "gen1_jax.evaluation",
     "gen1_jax.precompute",
     "gen1_jax.resolve",

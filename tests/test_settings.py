@@ -61,15 +61,18 @@ def test_values_are_converted_and_defaults_fill_the_rest():
         ({"on": 1}, "mine: on is 1 (a whole number); True or False is accepted"),
         (
             {"sizes": (1, 2)},
-            "mine: sizes is (1, 2) (a list); a list, each a list of 2, each a whole",
+            "mine: sizes is (1, 2) (a list); a list of lists of 2 whole numbers is a",
         ),
         ({"inner": 3}, "mine: inner is 3 (a whole number); a mapping is accepted"),
-        ({"inner": {"size": (0, 4)}}, "mine: inner.size is (0, 4); a list of 2, each a whole num"),
+        (
+            {"inner": {"size": (0, 4)}},
+            "mine: inner.size is (0, 4); a list of 2 whole numbers of 1 or mo",
+        ),
         ({"inner": {"rate": float("nan")}}, "mine: inner.rate is nan; a number of 0 or more is"),
         ({"weights": {"a": "x"}}, "mine: weights.a is 'x' (text); a number is accepted"),
         ({"models": {"vea": "x"}}, "mine: no key 'models.vea'; did you mean 'models.vae'?"),
         ({"models": {"unet": "x"}}, "mine: no key 'models.unet'; accepted: models.vae, models.cl"),
-        ({"folder": 3}, "mine: folder is 3 (a whole number); text or a list, each text is"),
+        ({"folder": 3}, "mine: folder is 3 (a whole number); text or a list of texts is"),
     ],
 )
 def test_what_does_not_fit_ends_in_one_line(values, line):

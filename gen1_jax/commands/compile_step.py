@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from gen1_jax import config as configs
 from gen1_jax.aot.environment import prepare_environment
+from gen1_jax.commands.overrides import add_set_argument
 from gen1_jax.errors import UserError
 
 STEPS = 50
@@ -54,13 +55,7 @@ def add_arguments(parser) -> None:
         "--batch-size", type=int, help="sample: number of clips (one for each chip)"
     )
     parser.add_argument("--steps", type=int, help=f"sample: DDIM steps ({STEPS})")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override keys of the config, such as mesh.fsdp=8",
-    )
+    add_set_argument(parser, "mesh.fsdp=8")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 
 

@@ -11,6 +11,7 @@ and devices, and ends with the same bytes.
 from pathlib import Path
 
 from gen1_jax import config as configs
+from gen1_jax.commands.overrides import add_set_argument
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
 
@@ -22,9 +23,7 @@ def add_arguments(parser) -> None:
         "--config", required=True, help="a config and its encoding part: tiny:encoded"
     )
     parser.add_argument("--workdir", required=True, type=Path, help="folder to write to")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys, e.g. batch_size=8"
-    )
+    add_set_argument(parser, "batch_size=8")
     add_processes_argument(parser)
     parser.add_argument("--no-progress", action="store_true", help="show no bar")
 

@@ -10,6 +10,7 @@ Output: checkpoints/, logs/ (TensorBoard), samples/ (pictures); at the end model
 from pathlib import Path
 
 from gen1_jax import config as configs
+from gen1_jax.commands.overrides import add_set_argument
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
 
@@ -19,13 +20,7 @@ HELP = "train one part, or resume its training"
 def add_arguments(parser) -> None:
     parser.add_argument("--config", required=True, help=configs.HELP)
     parser.add_argument("--workdir", required=True, type=Path, help="folder of this part")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override keys, e.g. num_steps=100",
-    )
+    add_set_argument(parser, "num_steps=100")
     parser.add_argument(
         "--profile",
         type=int,
