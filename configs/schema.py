@@ -235,10 +235,10 @@ class PipelineSettings:
 
     schedule: Schedule = setting(Schedule(), "noise schedule")
     spacing: Literal["leading", "trailing"] = setting("leading", "of DDIM's timesteps")
-    size: Size = required(
-        "(height, width) of frames that the UNet was trained on, in pixels", low=1
+    size: Size | None = setting(
+        None, "(height, width) of frames in training, in pixels; None: those of `data`", low=1
     )
-    num_frames: int = required("frames of a clip that the UNet was trained on", low=1)
+    num_frames: int | None = setting(None, "frames of a clip in training; None: as `data`", low=1)
     guidance_scale: float = setting(7.5, "ω where a user gives none")
     prior: PriorSampling = setting(PriorSampling(), "how the prior is sampled")
 

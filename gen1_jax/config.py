@@ -72,7 +72,7 @@ def check_config(config: Any, where: str = "config") -> ConfigDict:
     if kind == "train":
         loss = schema.LOSSES[values["objective"]]
         values["loss"] = to_dict(check(loss, values["loss"], where, "loss."))
-    if values.get("data") and importlib.util.find_spec("gen1_jax.data_pipelines.settings"):
+    if values.get("data"):
         values["data"] = _check_data(values["data"], kind, where)
     return ConfigDict(values)
 
@@ -204,8 +204,7 @@ def _override(config: ConfigDict, overrides: Sequence[str], where: str) -> Confi
             raise UserError(f"--set {override}: key.path=value is accepted")
         pairs.append((path, text))
     for path, text in sorted(pairs, key=lambda pair: pair[0] != "data.form"):
-        known = importlib.util.find_spec("gen1_jax.data_pipelines.settings")
-        if known and path == "data.form" and "data" in values:
+        if path == "data.form" and "data" in values:
             values["data"] = _switch_form(values["data"], values["kind"], text)
         else:
             _set(values, path, text)
@@ -246,8 +245,7 @@ def _kinds_of(values: Mapping[str, Any]) -> dict[str, Any]:
     kinds, groups = list_kinds(schema.KINDS[values["kind"]]), {}
     if values["kind"] == "train":
         groups["loss"] = list_kinds(schema.LOSSES[values["objective"]], "loss.")
-    known = importlib.util.find_spec("gen1_jax.data_pipelines.settings")
-    if known and (form := values.get("data", {}).get("form")):
+    if form := values.get("data", {}).get("form"):
         from gen1_jax.data_pipelines import settings
 
         forms = settings.SOURCES if values["kind"] == "encode" else settings.FORMS
@@ -256,8 +254,6 @@ def _kinds_of(values: Mapping[str, Any]) -> dict[str, Any]:
         groups["model"] = {
             path: _kind_like(value) for path, value in flatten(values["model"], "model.").items()
         }
-    if values.get("data") and not known:
-        groups["data"] = {p: _kind_like(v) for p, v in flatten(values["data"], "data.").items()}
     for name, group in groups.items():
         kinds.pop(name, None)
         kinds |= group

@@ -97,7 +97,7 @@ def test_what_is_no_data(data):
         ({"folder": "x", "batch_size": 0}, "data.batch_size is 0; a whole number of 1 or more"),
         (
             {"folder": "x", "levels": (8,)},
-            r"data.levels is \(8,\); a list, each a whole number from",
+            r"data.levels is \(8,\); a list of whole numbers from",
         ),
         ({"folder": "x", "levels": ()}, r"data.levels is \(\); at least one"),
         (
