@@ -1,29 +1,30 @@
-"""Editing a clip: frames and a prompt (or a picture) in, frames out. In three lines:
+"""Edits a clip: frames and a prompt (or a picture) in, frames out. In three lines:
 
     editor = VideoEditor.load("runs/demo/pipeline")
-    edit = editor.edit(read_video("clip.mp4", num_frames=8).frames, prompt="a blue ball on snow")
-    write_video("out.mp4", edit.frames, fps=8)
+    edit = editor.edit("clip.mp4", prompt="a blue ball on snow")
+    write_video("out.mp4", edit.frames, fps=edit.fps)
 
-`gen1 edit` does the same, and checks its input.
+The names are those of the flags of `gen1 edit`.
 """
 
 import dataclasses
 import functools
 import hashlib
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from gen1_jax.conditioning import IMAGES, Conditioner, EncoderParams
+from gen1_jax.conditioning import Conditioner, EncoderParams
+from gen1_jax.controls import Controls, check_seed, for_each_clip, rename_older
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
-from gen1_jax.diffusion.structure import LEVEL_CHANNELS, NUM_LEVELS, blur, normalise_clip
+from gen1_jax.diffusion.structure import LEVEL_CHANNELS, blur, normalise_clip
 from gen1_jax.distributed import (
     FRAMES,
     batch_parts,
@@ -34,47 +35,13 @@ from gen1_jax.distributed import (
 )
 from gen1_jax.errors import UserError
 from gen1_jax.pipeline import ENCODERS, MODELS, SETTINGS_FILE, read_settings
-from gen1_jax.runtime import trace_once
+from gen1_jax.runtime import naming_what_to_lower
+from gen1_jax.settings import show
 from gen1_jax.tokenizer import Tokenizer, load_tokenizer
+from gen1_jax.video.inputs import to_frames, to_map, to_picture
+from gen1_jax.video.maps import as_map
+from gen1_jax.video.paths import as_path
 from gen1_jax.weights.folder import load_model
-
-
-@dataclasses.dataclass(frozen=True)
-class Controls:
-    """The three controls of an edit, and the number of its steps.
-
-    Attributes:
-      structure_level: t_s, 0 to 7, or an array [b]. 0 keeps every detail of the depth, 7 keeps
-        nearly nothing.
-      temporal_scale: ω_t, or an array [b]. Above 1 is smoother in time; 0 makes each frame alone.
-      guidance_scale: ω, or an array [b]. It says how strictly the content is followed; None is the
-        model's own.
-      num_steps: DDIM steps, 1 to 1000.
-    """
-
-    structure_level: Any = 0
-    temporal_scale: Any = 1.0
-    guidance_scale: Any = None
-    num_steps: int = 50
-
-    def check(self) -> None:
-        """Raises UserError if a control is out of its range."""
-        levels = np.atleast_1d(self.structure_level)
-        if (
-            not np.issubdtype(levels.dtype, np.integer)
-            or levels.min() < 0
-            or levels.max() >= NUM_LEVELS
-        ):
-            raise UserError(
-                f"structure level {self.structure_level}; "
-                f"whole numbers 0 to {NUM_LEVELS - 1} are accepted"
-            )
-        for name in ("temporal_scale", "guidance_scale"):
-            value = getattr(self, name)
-            if value is not None and not np.all(np.isfinite(value)):
-                raise UserError(f"{name.replace('_', ' ')} {value}; a finite number is accepted")
-        if not isinstance(self.num_steps, int) or not 1 <= self.num_steps <= 1000:
-            raise UserError(f"steps {self.num_steps}; whole numbers 1 to 1000 are accepted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +50,15 @@ class Edit:
 
     Attributes:
       frames: [n h w 3] uint8.
-      structure: [n h w] in [−1, 1], the blurred depth that the model saw.
+      structure: [n h w] in [−1, 1], the blurred structure map that the model saw; bright is near.
+      source: [n h w 3] uint8, the frames that were edited.
+      fps: frames per second of the input, where it has a rate.
     """
 
     frames: np.ndarray
     structure: np.ndarray
+    source: np.ndarray
+    fps: Fraction | None = None
 
 
 class VideoEditor:
@@ -124,7 +95,7 @@ class VideoEditor:
         self.schedule: Schedule = make_schedule(**settings["schedule"])
         each = [self._batch] * 3  # controls
         self._sample = jax.jit(
-            trace_once(self._sample_fn),
+            self._sample_fn,
             static_argnums=7,
             in_shardings=(self._everywhere, self._clips, self._batch, self._everywhere, *each),
             out_shardings=(self._clips, self._clips),
@@ -153,14 +124,17 @@ class VideoEditor:
 
         Args:
           folder: holds unet/ vae/ clip/ depth/ prior/ tokenizer/ and gen1.json.
-          dtype: the type to compute in; None is float32.
+          dtype: the type to compute in, such as "bfloat16"; None is float32.
           mesh: the devices that batches of clips, and the frames of each clip, are sharded over;
             None is the first device.
 
         Raises:
           UserError: a part is missing, unreadable, or of another kind of model.
         """
-        folder = Path(folder)
+        folder = as_path(folder, "the `pipeline` folder of a run")
+        dtype = None if dtype is None else _as_dtype(dtype)
+        if mesh is not None and not isinstance(mesh, Mesh):
+            raise UserError(f"mesh is {show(mesh)}; a mesh of `make_mesh` is accepted, or None")
         settings = read_settings(folder)
         conditioner, params = Conditioner.load({name: folder / name for name in ENCODERS}, dtype)
         unet, unet_params = load_model(folder / "unet", dtype=dtype)
@@ -191,72 +165,112 @@ class VideoEditor:
         The noise depends on the seed and on the place of a prompt in the list.
 
         Raises:
-          UserError: a prompt is empty.
+          UserError: `prompts` is no list of texts, or one of them is empty.
         """
-        if any(not prompt.strip() for prompt in prompts):
-            raise UserError(
-                "the prompt is empty; say what the video should look like, or give an image"
-            )
+        if not isinstance(prompts, list | tuple) or not prompts:
+            raise UserError(f"prompts are {show(prompts)}; a list of texts is accepted")
+        for prompt in prompts:
+            if not isinstance(prompt, str):
+                raise UserError(
+                    f"the prompt is {show(prompt)} ({type(prompt).__name__}); a text is accepted"
+                )
+            if not prompt.strip():
+                raise UserError(
+                    "the prompt is empty; say what the video should look like, or give an image"
+                )
+        check_seed(seed)
         null = self.tokenizer.encode([""])
         return self._text_content(
             self.params, self.tokenizer.encode(prompts), null, jax.random.key(seed)
         )
 
     def image_content(self, images: np.ndarray) -> jax.Array:
-        """Pictures [b H W 3] uint8 → content [b d]."""
-        chex.assert_shape(images, IMAGES)
+        """Pictures [b H W 3] uint8 → content [b d].
+
+        Raises:
+          UserError: `images` is no such array.
+        """
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
+            raise UserError(
+                f"images of {images.dtype} {list(images.shape)}; [b H W 3] uint8 is accepted"
+            )
         return self._image_content(self.params, images)
 
     # ---- editing
 
     def edit(
         self,
-        frames: np.ndarray,
+        frames: Any,
         *,
         prompt: str | None = None,
-        image: np.ndarray | None = None,
-        depth: np.ndarray | None = None,
+        image: Any = None,
+        structure_map: Any = None,
+        structure_level: int = 0,
+        temporal_scale: float = 1.0,
+        guidance_scale: float | None = None,
+        steps: int = 50,
         seed: int = 0,
-        **controls: Any,
+        **older: Any,
     ) -> Edit:
         """Edits one clip.
 
         Args:
-          frames: [n H W 3] uint8.
+          frames: the path of a video, which is read at the model's own number of frames and size;
+            or a `Video`, a list of Pillow images or an array [n H W 3] uint8, taken as they are.
           prompt: the wanted content in words; either this or `image` is given.
-          image: [H W 3] uint8, a picture whose look is wanted.
-          depth: [n H W] inverse depth, or any map that stands in for it. It takes the place of the
-            estimated depth.
+          image: a picture whose look is wanted: a path, a Pillow image or an array [H W 3] uint8.
+          structure_map: takes the place of the estimated depth: inverse depth (bright is near), or
+            any map that stands in for it. A path (video, picture, folder of pictures, .npy), Pillow
+            images, or an array [n H W], or [H W] for all frames. It is scaled to the frames' size.
+          structure_level: see `Controls`, as for the following three.
+          temporal_scale: ω_t.
+          guidance_scale: ω; None is the model's own.
+          steps: DDIM steps.
           seed: the seed of the noise.
-          **controls: fields of `Controls`.
+          **older: names that keywords had earlier, `num_steps` and `depth`.
 
         Raises:
-          UserError: neither or both of prompt and image are given, or a control is out of range.
+          UserError: neither or both of prompt and image are given, an argument has a wrong type or
+            is out of range, or memory runs out.
         """
+        controls = {
+            "structure_level": structure_level,
+            "temporal_scale": temporal_scale,
+            "guidance_scale": guidance_scale,
+            "steps": steps,
+        }
+        renamed = rename_older(older, {"prompt", "image", "structure_map", "seed", *controls})
+        structure_map = renamed.pop("structure_map", structure_map)
+        controls |= renamed
         if (prompt is None) == (image is None):
             raise UserError("give either a prompt or an image to take the content from")
-        if image is not None and (
-            image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8
-        ):
-            raise UserError(f"an image of {image.dtype} {image.shape}; [H W 3] uint8 is accepted")
-        if prompt is not None:
-            content = self.text_content([prompt], seed)
-        else:
+        for name, value in controls.items():
+            if np.ndim(value):
+                raise UserError(f"{name} is {show(value)}; edit accepts one number")
+        Controls(**controls).check()
+        check_seed(seed)
+        num_frames = min(self.settings["num_frames"], self.unet.max_frames)
+        clip = to_frames(frames, num_frames, tuple(self.settings["size"]))
+        self._check_clip(clip.array.shape)
+        if structure_map is not None:
+            structure_map = to_map(structure_map, clip)[None]
+        if image is not None:
+            image = to_picture(image, self.conditioner.clip.vision_config.image_size)
             content = self.image_content(image[None])
-        return self.edit_batch(
-            frames[None],
-            content,
-            depth=None if depth is None else depth[None],
-            seed=seed,
-            **controls,
+        else:
+            content = self.text_content([prompt], seed)
+        edit = self.edit_batch(
+            clip.array[None], content, structure_map=structure_map, seed=seed, **controls
         )[0]
+        return dataclasses.replace(edit, fps=clip.fps)
 
     def edit_batch(
         self,
         frames: np.ndarray,
         content: jax.Array,
         *,
-        depth: np.ndarray | None = None,
+        structure_map: np.ndarray | None = None,
         seed: int = 0,
         **controls: Any,
     ) -> list[Edit]:
@@ -268,26 +282,76 @@ class VideoEditor:
         Args:
           frames: [b n H W 3] uint8.
           content: [b d], of `text_content` or `image_content`.
-          depth: [b n H W]; see `edit`.
+          structure_map: [b n H W]; see `edit`.
           seed: the seed of the noise.
-          **controls: fields of `Controls`.
+          **controls: fields of `Controls`; each may be an array [b].
 
         Raises:
-          UserError: the clips, the depth or a control are not accepted, or the clips do not divide
-            over the devices.
+          UserError: the clips, the structure map or a control are not accepted, the clips do not
+            divide over the devices, or memory runs out.
         """
+        fields = {field.name for field in dataclasses.fields(Controls)}
+        controls = rename_older(controls, {"structure_map", "seed", *fields})
+        structure_map = controls.pop("structure_map", structure_map)
         controls = Controls(**controls)
         controls.check()
+        check_seed(seed)
+        frames = np.asarray(frames)
         if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
             raise UserError(
-                f"clips of {frames.dtype} {frames.shape}; [b n H W 3] uint8 is accepted"
-            )
-        if depth is not None and depth.shape != frames.shape[:-1]:
-            raise UserError(
-                f"depth of {depth.shape}; that of the frames, {frames.shape[:-1]}, is accepted"
+                f"clips of {frames.dtype} {list(frames.shape)}; [b n H W 3] uint8 is accepted"
             )
         b, n, height, width, _ = frames.shape
-        chex.assert_shape(content, (b, self.unet.cross_attention_dim))
+        self._check_clip(frames.shape[1:])
+        shape = (b, self.unet.cross_attention_dim)
+        if np.shape(content) != shape:
+            raise UserError(
+                f"content of {list(np.shape(content))}; {list(shape)} is accepted, one for each "
+                "clip, of text_content or image_content"
+            )
+        parts, frame_parts = batch_parts(self.mesh), self.mesh.shape[FRAMES]
+        if b % parts or n % frame_parts:
+            raise UserError(
+                f"{b} clips of {n} frames do not divide over {parts} x {frame_parts} devices"
+            )
+        guidance = controls.guidance_scale
+        guidance = self.settings["guidance_scale"] if guidance is None else guidance
+        per_clip = [
+            jnp.asarray(for_each_clip(name, value, b), dtype)
+            for name, value, dtype in (
+                ("structure_level", controls.structure_level, jnp.int32),
+                ("temporal_scale", controls.temporal_scale, jnp.float32),
+                ("guidance_scale", guidance, jnp.float32),
+            )
+        ]
+        if structure_map is not None:
+            structure_map = np.asarray(structure_map)
+            if structure_map.shape != frames.shape[:-1]:
+                raise UserError(
+                    f"structure map of {list(structure_map.shape)}; "
+                    f"{list(frames.shape[:-1])} is accepted, as the frames have"
+                )
+            structure_map = np.stack([as_map(each, "structure map") for each in structure_map])
+        lower = "the number or the size of the frames (--frames, --size)"
+        if b > 1:
+            lower += " or the number of clips edited together"
+        with naming_what_to_lower(f"editing {b} x {n} frames of {height}x{width}", lower):
+            if structure_map is None:
+                structure_map = self._depth(self.params, jax.device_put(frames, self._clips))
+            arguments = (
+                jax.device_put(structure_map, self._clips),
+                jax.device_put(content, self._batch),
+                jax.device_put(jax.random.key(seed), self._everywhere),
+                *jax.device_put(per_clip, self._batch),
+            )
+            with jax.set_mesh(self.mesh):  # for kernels, which each device runs on its own part
+                edited, seen = self._sample(self.params, *arguments, int(controls.steps))
+            edits = zip(np.asarray(edited), np.asarray(seen), frames, strict=True)
+            return [Edit(*parts) for parts in edits]
+
+    def _check_clip(self, shape: tuple[int, ...]) -> None:
+        """Raises UserError if the model takes no clips of the shape (n, H, W, 3)."""
+        n, height, width, _ = shape
         factor = self.conditioner.vae.spatial_factor
         if height % factor or width % factor:
             raise UserError(f"frames of {height} x {width}: sides must be multiples of {factor}")
@@ -295,32 +359,6 @@ class VideoEditor:
             raise UserError(
                 f"{n} frames: this model takes at most {self.unet.max_frames} at a time"
             )
-        parts, frame_parts = batch_parts(self.mesh), self.mesh.shape[FRAMES]
-        if b % parts or n % frame_parts:
-            raise UserError(
-                f"{b} clips of {n} frames do not divide over {parts} x {frame_parts} devices"
-            )
-        if depth is None:
-            depth = self._depth(self.params, jax.device_put(frames, self._clips))
-        guidance = controls.guidance_scale
-        guidance = self.settings["guidance_scale"] if guidance is None else guidance
-        per_clip = [
-            jnp.broadcast_to(jnp.asarray(value, dtype), (b,))
-            for value, dtype in (
-                (controls.structure_level, jnp.int32),
-                (controls.temporal_scale, jnp.float32),
-                (guidance, jnp.float32),
-            )
-        ]
-        arguments = (
-            jax.device_put(depth, self._clips),
-            jax.device_put(content, self._batch),
-            jax.device_put(jax.random.key(seed), self._everywhere),
-            *jax.device_put(per_clip, self._batch),
-        )
-        with jax.set_mesh(self.mesh):  # for kernels, which each device runs on its own part
-            edited, seen = self._sample(self.params, *arguments, controls.num_steps)
-        return [Edit(*pair) for pair in zip(np.asarray(edited), np.asarray(seen), strict=True)]
 
     def _sample_fn(
         self, params, depth, content, key, level, temporal_scale, guidance_scale, num_steps: int
@@ -341,6 +379,15 @@ class VideoEditor:
             spacing=self.settings["spacing"],
         )
         return self.conditioner.decode(params, latents), blur(normalise_clip(depth), level)
+
+
+def _as_dtype(dtype: Any) -> Any:
+    try:
+        if jnp.issubdtype(dtype, jnp.floating):
+            return jnp.dtype(dtype)
+    except TypeError:
+        pass
+    raise UserError(f"dtype is {show(dtype)}; float32, bfloat16 and float16 are accepted")
 
 
 def _check_parts(folder: Path, unet: Any, conditioner: Conditioner, tokenizer: Tokenizer) -> None:

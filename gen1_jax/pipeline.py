@@ -101,7 +101,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
                 f"{folder} is a pipeline of diffusers; one that `gen1 export` wrote is taken back "
                 f"by: gen1 import --pipeline {folder} -o DIR"
             )
-        why = f"it has no {SETTINGS_FILE}" if folder.is_dir() else "there is no such folder"
+        if folder.is_dir():
+            why = f"it has no {SETTINGS_FILE}"
+        else:
+            why = "it is a file" if folder.exists() else "there is no such folder"
         raise UserError(
             f"{folder} is no pipeline folder: {why}; accepted: a folder that `gen1 all` makes, "
             "RUN/pipeline, or one that `gen1 import --pipeline` makes"

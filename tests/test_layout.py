@@ -44,6 +44,7 @@ FLOORS = {
     "gen1_jax.video": 0,
     # the paper's equations: pure functions, over any `denoise` callable
     "gen1_jax.diffusion": 1,
+    "gen1_jax.controls": 1,
     # networks
     "gen1_jax.models": 2,
     # networks put to use: their weights and files

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_settings_of_a_pipeline_are_read_or_refused(micro_run, tmp_path):
     assert settings["size"] == [32, 32] and settings["prior"]["num_steps"] == 2
     file = tmp_path / "clip.mp4"
     file.write_bytes(b"no folder")
-    for folder in (tmp_path, tmp_path / "nowhere", file):
+    for folder in (tmp_path, tmp_path / "nowhere", file, Path("stabilityai/sd-turbo")):
         with pytest.raises(UserError, match="is no pipeline folder"):
             read_settings(folder)
     with pytest.raises(UserError, match=f"folder of a run; give {micro_run / 'pipeline'}$"):

@@ -76,7 +76,7 @@ def test_an_edit_over_a_mesh_is_the_same_edit(editors):
     edits = []
     for editor in editors:
         content = editor.text_content(["a red ball", "a blue cube"])
-        edits.append(editor.edit_batch(frames, content, structure_level=1, num_steps=2))
+        edits.append(editor.edit_batch(frames, content, structure_level=1, steps=2))
     for one, spread in zip(*edits, strict=True):
         np.testing.assert_allclose(spread.structure, one.structure, atol=1e-5)
         difference = np.abs(spread.frames.astype(int) - one.frames.astype(int))
@@ -94,7 +94,7 @@ def test_every_array_of_an_edit_is_where_it_is_said_to_be(editors, monkeypatch):
     monkeypatch.setattr(editor, "_sample", watched)
     frames = np.zeros((2, 8, 32, 32, 3), np.uint8)
     content = editor.text_content(["a", "b"])
-    editor.edit_batch(frames, content, num_steps=2)
+    editor.edit_batch(frames, content, steps=2)
     clips, batch = clip_sharding(editor.mesh), batch_sharding(editor.mesh)
     ((params, depth, content, key, *controls), outputs), *_ = seen
     for array, sharding in (
@@ -111,4 +111,4 @@ def test_clips_that_do_not_divide_are_refused(editors):
     frames = np.zeros((2, 6, 32, 32, 3), np.uint8)
     content = editors[1].text_content(["a", "b"])
     with pytest.raises(UserError, match="2 clips of 6 frames .* 2 x 4 devices"):
-        editors[1].edit_batch(frames, content, num_steps=1)
+        editors[1].edit_batch(frames, content, steps=1)

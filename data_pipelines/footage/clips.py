@@ -20,7 +20,8 @@ from gen1_jax.data_pipelines.footage.outcomes import Outcome
 from gen1_jax.data_pipelines.footage.shots import mark_cuts
 from gen1_jax.errors import UserError
 from gen1_jax.video.io import resize_frame
-from gen1_jax.video.sources import Source, Unreadable, on_grid, open_file, open_folder
+from gen1_jax.video.opening import open_file, open_folder
+from gen1_jax.video.sources import Source, Unreadable, on_grid
 
 _BLACK = 28  # brightest level of a bar: limited-range black, and what an encoder makes of it
 _LEAST_BAR = 0.01  # share of a side; a narrower bar is a soft edge

@@ -2,8 +2,9 @@
 
     gen1 edit clip.mp4 --model runs/demo/pipeline --prompt "a blue ball over snow" -o out.mp4
 
-The input may be a video, a GIF, a picture or a folder of frames. A video that shows source,
-structure and edit side by side is written beside the output.
+The input may be a video, a GIF, a picture or a folder of frames. The first frames are edited, as
+many as the model was trained on, at the size that it was trained on; a line says what is left out.
+A video that shows source, structure and edit side by side is written beside the output.
 """
 
 import time
@@ -19,7 +20,12 @@ def add_arguments(parser) -> None:
     parser.add_argument("input", type=Path, help="a video, GIF, picture, or folder of frames")
     content = parser.add_mutually_exclusive_group(required=True)
     content.add_argument("--prompt", help="what the result should look like, in words")
-    content.add_argument("--image", type=Path, help="a picture whose look the result takes")
+    content.add_argument(
+        "--image",
+        type=Path,
+        metavar="PATH",
+        help="a picture whose look the result takes; its middle square counts",
+    )
     parser.add_argument(
         "--model",
         type=Path,
@@ -71,10 +77,19 @@ def add_arguments(parser) -> None:
         "--size", metavar="HxW", help="size of the result, e.g. 64x64 (the size trained on)"
     )
     parser.add_argument(
+        "--structure-map",
+        type=Path,
+        metavar="PATH",
+        help="keep the structure of this map, not of the estimated depth: inverse depth (bright is "
+        "near) or any grey map; a video, a folder of pictures (8 or 16 bits), an .npy of [n h w], "
+        "or one picture for all frames",
+    )
+    parser.add_argument(
         "--save-structure",
         type=Path,
         metavar="PATH",
-        help="also write the structure that the model saw",
+        help="also write the structure that the model saw, in grey (bright is near), for "
+        "--structure-map: an .npy (exact), a folder (16-bit PNGs), an mp4, gif or webp",
     )
     parser.add_argument(
         "--no-preview", action="store_true", help="write no side-by-side beside the output"
@@ -87,6 +102,7 @@ def run(args) -> None:
     from gen1_jax.runtime import keep_programs
     from gen1_jax.video import pictures
     from gen1_jax.video.io import read_video, write_video
+    from gen1_jax.video.maps import write_map
 
     outputs = check_arguments(args)
     keep_programs()
@@ -96,7 +112,6 @@ def run(args) -> None:
         raise UserError(
             f"--frames {args.frames}; this model takes at most {editor.unet.max_frames} at a time"
         )
-    image = read_video(args.image, num_frames=1).frames[0] if args.image else None
     video = read_video(
         args.input,
         num_frames=args.frames or min(editor.settings["num_frames"], editor.unet.max_frames),
@@ -105,31 +120,40 @@ def run(args) -> None:
         size=size,
         shorter=args.frames is None,
     )
+    taken = video.taken.describe(
+        frame_flags="--start, --frames, --stride",
+        size_flags="--size",
+        size_is_models=args.size is None,
+    )
+    if taken:
+        print(f"{args.input}: {taken}")
     started = time.perf_counter()
     print(f"editing {len(video)} frames of {size[0]}x{size[1]} in {args.steps} steps …", flush=True)
     edit = editor.edit(
-        video.frames,
+        video,
         prompt=args.prompt,
-        image=image,
+        image=args.image,
+        structure_map=args.structure_map,
         seed=args.seed,
         structure_level=args.structure_level,
         temporal_scale=args.temporal_scale,
         guidance_scale=args.guidance_scale,
-        num_steps=args.steps,
+        steps=args.steps,
     )
-    structure = pictures.colour_depth(edit.structure, -1, 1)
-    frames = {"output": edit.frames, "structure": structure}
+    write_video(outputs["output"], edit.frames, video.fps, overwrite=args.overwrite)
+    if "structure" in outputs:
+        write_map(outputs["structure"], edit.structure, video.fps, overwrite=args.overwrite)
     if "preview" in outputs:
         label = args.prompt or f"edit like {args.image.name}"
-        frames["preview"] = pictures.side_by_side(
-            {
-                "source": video.frames,
-                f"structure, level {args.structure_level}": structure,
-                label: edit.frames,
-            }
-        )
-    for name, path in outputs.items():
-        write_video(path, frames[name], video.fps, overwrite=args.overwrite)
+        clips = {
+            "source": edit.source,
+            f"structure, level {args.structure_level}": pictures.colour_depth(
+                edit.structure, -1, 1
+            ),
+            label: edit.frames,
+        }
+        preview = pictures.side_by_side(clips)
+        write_video(outputs["preview"], preview, video.fps, overwrite=args.overwrite)
     seconds = time.perf_counter() - started
     print(f"wrote {', '.join(map(str, outputs.values()))} ({seconds:.1f} s)")
 
@@ -143,25 +167,34 @@ def check_arguments(args) -> dict[str, Path]:
     Raises:
       UserError: a control, a count or a path that is not accepted.
     """
-    from gen1_jax.editing import Controls
+    from gen1_jax.controls import Controls
     from gen1_jax.video.io import check_output
+    from gen1_jax.video.maps import check_map_output
 
     Controls(args.structure_level, args.temporal_scale, args.guidance_scale, args.steps).check()
-    if args.frames is not None and args.frames < 1:
-        raise UserError(f"--frames {args.frames}; 1 or more are accepted")
+    for name, least in (("frames", 1), ("stride", 1), ("start", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value}; {least} or more is accepted")
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed {args.seed}; 0 to {2**32 - 1} are accepted")
     if args.prompt is not None and not args.prompt.strip():
         raise UserError("--prompt is empty; say what the video should look like, or give --image")
+    inputs = {"INPUT": args.input, "--image": args.image, "--structure-map": args.structure_map}
+    for name, path in inputs.items():
+        if path and not path.exists():
+            raise UserError(f"{name} {path}: no such file or folder")
     outputs = {"output": args.output}
     if args.save_structure:
         outputs["structure"] = args.save_structure
     if not args.no_preview:
         outputs["preview"] = preview_path(args.output)
-    for path in outputs.values():
-        check_output(path, args.overwrite)
-    inputs = {path.resolve() for path in (args.input, args.image) if path}
-    if len(inputs | {path.resolve() for path in outputs.values()}) < len(inputs) + len(outputs):
+    for name, path in outputs.items():
+        check = check_map_output if name == "structure" else check_output
+        check(path, args.overwrite)
+    read = {path.resolve() for path in inputs.values() if path}
+    written = {path.resolve() for path in outputs.values()}
+    if read & written or len(written) < len(outputs):
         raise UserError("input and outputs must be different files")
     return outputs
 

@@ -84,7 +84,8 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     import numpy as np
 
-    from gen1_jax.editing import Controls, VideoEditor
+    from gen1_jax.controls import Controls
+    from gen1_jax.editing import VideoEditor
     from gen1_jax.evaluation.items import file_items, world_items
     from gen1_jax.evaluation.report import write_summary
     from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep

@@ -118,7 +118,7 @@ def run_sweep(
                 np.stack([item.frames for item in padded]),
                 editor.text_content([item.prompt for item in padded], seed + start),
                 seed=seed + start,
-                num_steps=num_steps,
+                steps=num_steps,
                 **named,
             )
             measures = measure(padded, edits)

@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gen1_jax.errors import UserError, one_line
 
@@ -105,6 +105,32 @@ def reduced(array: np.ndarray, cover: tuple[int, int] | None) -> np.ndarray:
     if size == array.shape[:2]:
         return array
     return np.asarray(Image.fromarray(array).resize(size[::-1], Image.Resampling.LANCZOS))
+
+
+def fit_size(
+    height: int, width: int, multiple: int, max_side: int | None = None
+) -> tuple[int, int]:
+    """Returns the size nearest to `(height, width)` whose sides are multiples of `multiple`.
+
+    Args:
+      height: pixels.
+      width: pixels.
+      multiple: what divides both sides of the result; no side is less than this.
+      max_side: the size is first scaled down, with its aspect kept, until its longer side is at
+        most this; None leaves it.
+    """
+    scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
+    return tuple(
+        max(1, math.floor(side * scale / multiple + 0.5)) * multiple for side in (height, width)
+    )
+
+
+def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scales `[H W 3]` uint8 until it covers `size = (h, w)`, and crops the centre `[h w 3]`."""
+    if frame.shape[:2] == tuple(size):
+        return frame
+    image = ImageOps.fit(Image.fromarray(frame), (size[1], size[0]), Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
 
 def image_to_rgb(image: Image.Image, background: int = 0) -> np.ndarray:

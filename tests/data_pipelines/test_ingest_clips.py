@@ -42,7 +42,8 @@ from gen1_jax.data_pipelines.footage.shots import mark_cuts
 from gen1_jax.errors import UserError
 from gen1_jax.video import sources as video_sources
 from gen1_jax.video.io import resize_frame
-from gen1_jax.video.sources import on_grid, open_file, open_folder
+from gen1_jax.video.opening import open_file, open_folder
+from gen1_jax.video.sources import on_grid
 
 ROOT = Path(__file__).resolve().parents[2]
 N, STRIDE, SIZE = 4, 3, (36, 64)

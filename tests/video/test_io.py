@@ -1,5 +1,6 @@
 """Tests round trips, the choice of frames, time, damaged and wrong files, and refused outputs."""
 
+import os
 import shutil
 import warnings
 import wave
@@ -102,7 +103,7 @@ def test_decoding_stops_early_and_seeks(tmp_path, monkeypatch):
     decoded = []
     convert = video_sources.Picture
     monkeypatch.setattr(
-        "gen1_jax.video.sources.Picture", lambda *a: decoded.append(1) or convert(*a)
+        "gen1_jax.video.opening.Picture", lambda *a: decoded.append(1) or convert(*a)
     )
     early = read_video(path, num_frames=4)
     assert len(decoded) < 8 and psnr(early.frames, frames[:4]) > 26
@@ -275,8 +276,8 @@ def test_a_full_disk_leaves_the_old_output(tmp_path, monkeypatch, suffix):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(video_io.os, "replace", full)
-    monkeypatch.setattr(video_io.shutil, "rmtree", lambda p: None if p == path else rmtree(p))
+    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(shutil, "rmtree", lambda p: None if p == path else rmtree(p))
     with pytest.raises(UserError, match="No space left"):
         write_video(path, clip(3), 8, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -287,6 +288,6 @@ rmtree = shutil.rmtree
 
 
 def test_a_folder_without_permission(tmp_path, monkeypatch):
-    monkeypatch.setattr(video_io.os, "access", lambda *a: False)  # because root may write anywhere
+    monkeypatch.setattr(os, "access", lambda *a: False)  # because root may write anywhere
     with pytest.raises(UserError, match=r"a\.mp4"):
         check_output(tmp_path / "a.mp4")

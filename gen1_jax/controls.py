@@ -1,0 +1,104 @@
+"""The controls of an edit, and the checks of what a caller gives for them."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from gen1_jax.diffusion.structure import NUM_LEVELS
+from gen1_jax.errors import UserError
+from gen1_jax.settings import closest, show
+
+# Earlier names of keywords → the names now, which are those of the flags.
+OLDER_NAMES = {"num_steps": "steps", "depth": "structure_map"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """The three controls of an edit, and the number of its steps.
+
+    Attributes:
+      structure_level: t_s, 0 to 7, or an array [b]. 0 keeps every detail of the structure, 7 keeps
+        nearly nothing.
+      temporal_scale: ω_t, or an array [b]. Above 1 is smoother in time; 0 edits each frame alone.
+      guidance_scale: ω, or an array [b]. It says how strictly the content is followed; None is the
+        model's own.
+      steps: DDIM steps, 1 to 1000.
+    """
+
+    structure_level: Any = 0
+    temporal_scale: Any = 1.0
+    guidance_scale: Any = None
+    steps: int = 50
+
+    def check(self) -> None:
+        """Raises UserError if a control is out of its range."""
+        levels = _numbers(self.structure_level)
+        if (
+            not levels.size
+            or not np.issubdtype(levels.dtype, np.integer)
+            or levels.min() < 0
+            or levels.max() >= NUM_LEVELS
+        ):
+            raise UserError(
+                f"structure level {show(self.structure_level)}; "
+                f"whole numbers 0 to {NUM_LEVELS - 1} are accepted"
+            )
+        for name in ("temporal_scale", "guidance_scale"):
+            value = getattr(self, name)
+            if name == "guidance_scale" and value is None:
+                continue
+            numbers = _numbers(value)
+            is_real = numbers.dtype.kind in "iuf"
+            if not numbers.size or not is_real or not np.all(np.isfinite(numbers)):
+                raise UserError(
+                    f"{name.replace('_', ' ')} {show(value)}; a finite number is accepted"
+                )
+        if not is_whole(self.steps) or not 1 <= self.steps <= 1000:
+            raise UserError(f"steps {show(self.steps)}; whole numbers 1 to 1000 are accepted")
+
+
+def is_whole(value: Any) -> bool:
+    """Returns whether a value is a whole number."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """Returns a control's value as an array; one of objects if it holds no numbers."""
+    try:
+        return np.atleast_1d(np.asarray(value))
+    except ValueError:  # a ragged list
+        return np.array([None])
+
+
+def for_each_clip(name: str, value: Any, b: int) -> np.ndarray:
+    """Returns a control as an array [b].
+
+    Raises:
+      UserError: it is neither one number nor one for each clip.
+    """
+    value = np.asarray(value)
+    if value.shape not in ((), (1,), (b,)):
+        raise UserError(
+            f"{name} of {list(value.shape)}; one number is accepted, or [{b}], one for each clip"
+        )
+    return np.broadcast_to(value, (b,))
+
+
+def check_seed(seed: Any) -> None:
+    """Raises UserError if a seed is no whole number of 32 bits."""
+    if not is_whole(seed) or not 0 <= seed < 2**32:
+        raise UserError(f"seed {show(seed)}; whole numbers 0 to {2**32 - 1} are accepted")
+
+
+def rename_older(given: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """Returns keywords by their present names.
+
+    Raises:
+      UserError: a keyword is unknown; the line guesses which one is meant.
+    """
+    given = {OLDER_NAMES.get(name, name): value for name, value in given.items()}
+    known = sorted(names)
+    for name in given.keys() - names:
+        raise UserError(f"no keyword {name!r}{closest(name, known)}; accepted: {', '.join(known)}")
+    return given

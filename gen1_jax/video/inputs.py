@@ -1,0 +1,166 @@
+"""Whatever a caller may hand over as frames, as a picture or as a structure map, made an array.
+
+Accepted are paths, Pillow images, lists of Pillow images, `Video`, and arrays of any library that
+NumPy can read.
+"""
+
+import os
+import warnings
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from gen1_jax.errors import UserError, one_line
+from gen1_jax.settings import show
+from gen1_jax.video.io import Video, read_video
+from gen1_jax.video.maps import (
+    as_map,
+    choose_frames,
+    fit_map,
+    picture_to_map,
+    read_map,
+    stack_maps,
+)
+from gen1_jax.video.paths import as_path
+from gen1_jax.video.pixels import image_to_rgb
+from gen1_jax.video.selection import describe_size
+
+_FRAMES = "a path, a Video, a list of pictures of one size or an array [n H W 3] uint8 is accepted"
+_PICTURE = "a path, a Pillow image or an array [H W 3] uint8 is accepted"
+_MAP = "a path, a list of grey pictures, or an array [n H W] or [H W] is accepted"
+
+
+class Frames(NamedTuple):
+    """The frames of a clip, and where they come from.
+
+    Attributes:
+      array: `[n H W 3]` uint8.
+      fps: frames per second; None if it is not known.
+      start: index of the first frame in the input.
+      stride: input frames from one frame to the next.
+    """
+
+    array: np.ndarray
+    fps: Fraction | None = None
+    start: int = 0
+    stride: int = 1
+
+
+def to_frames(value: Any, num_frames: int, size: tuple[int, int]) -> Frames:
+    """Returns frames that a caller gave.
+
+    A file or folder is read at the model's own number of frames and size; a warning says what is
+    less than the file holds. Frames in memory are taken as they are.
+
+    Args:
+      value: see the module.
+      num_frames: number of frames to read of a file, if it has so many.
+      size: height and width of the frames to read of a file.
+
+    Raises:
+      UserError: the value is nothing of the kind.
+    """
+    if isinstance(value, str | os.PathLike):
+        video = read_video(value, num_frames=num_frames, size=size, shorter=True)
+        if taken := video.taken.describe(size_is_models=True):
+            warnings.warn(
+                f"{video.path}: {taken}; read_video(path, start=, num_frames=, stride=, size=) "
+                "takes others",
+                stacklevel=3,
+            )
+        return Frames(video.frames, video.fps)
+    if isinstance(value, Video):
+        return Frames(value.frames, value.fps, value.taken.start, value.taken.stride)
+    if isinstance(value, Image.Image):
+        value = [value]
+    if _are_pictures(value):
+        arrays = [image_to_rgb(image) for image in value]
+        if len({array.shape for array in arrays}) > 1:
+            raise UserError(f"frames are pictures of several sizes; {_FRAMES}")
+        return Frames(np.stack(arrays))
+    array = _as_array("frames", value, _FRAMES)
+    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
+        raise UserError(f"frames are {array.dtype} {list(array.shape)}; {_FRAMES}")
+    return Frames(array)
+
+
+def to_picture(value: Any, size: int) -> np.ndarray:
+    """Returns a picture `[H W 3]` uint8 that a caller gave.
+
+    A warning says what CLIP does not see of it.
+
+    Args:
+      value: a path, a Pillow image or an array.
+      size: the side of the square that CLIP sees.
+
+    Raises:
+      UserError: the value is nothing of the kind.
+    """
+    name = "image"
+    if isinstance(value, str | os.PathLike):
+        video = read_video(value, num_frames=1)
+        name, picture = str(video.path), video.frames[0]
+        if video.taken.total != 1:
+            warnings.warn(f"{name}: its first frame is the picture", stacklevel=3)
+    elif isinstance(value, Image.Image):
+        picture = image_to_rgb(value)
+    else:
+        picture = _as_array("image", value, _PICTURE)
+        if picture.ndim != 3 or picture.shape[-1] != 3 or picture.dtype != np.uint8:
+            raise UserError(f"image is {picture.dtype} {list(picture.shape)}; {_PICTURE}")
+        if not picture.size:
+            raise UserError(f"image is empty, {list(picture.shape)}; {_PICTURE}")
+    if picture.shape[0] != picture.shape[1]:
+        seen = describe_size(picture.shape[:2], (size, size))
+        warnings.warn(f"{name}: {seen}, which is what CLIP sees", stacklevel=3)
+    return picture
+
+
+def to_map(value: Any, frames: Frames) -> np.ndarray:
+    """Returns a structure map `[n H W]` float32 that a caller gave, fitted to the frames of a clip.
+
+    Args:
+      value: see the module; of an array `[n H W]`, `[H W]` or `[n H W 3]` uint8.
+      frames: the clip. A map that is as long as the clip's input is taken from where the clip is.
+
+    Raises:
+      UserError: the value is nothing of the kind, or has another number of frames.
+    """
+    count, height, width, _ = frames.array.shape
+    where = "structure map"
+    if isinstance(value, str | os.PathLike):
+        path = as_path(value, _MAP)
+        where = str(path)
+        # One more than needed, so that what is left out is said.
+        maps = read_map(path, frames.start + frames.stride * (count - 1) + 2)
+    elif isinstance(value, Video):
+        maps = as_map(value.frames, where)
+    elif isinstance(value, Image.Image):
+        maps = picture_to_map(value, where)[None]
+    elif _are_pictures(value):
+        maps = stack_maps([picture_to_map(image, where) for image in value], where)
+    else:
+        maps = as_map(_as_array("structure_map", value, _MAP), where)
+    maps = choose_frames(maps, count, frames.start, frames.stride, where)
+    return fit_map(maps, (height, width), where)
+
+
+def _are_pictures(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) > 0
+        and all(isinstance(item, Image.Image) for item in value)
+    )
+
+
+def _as_array(name: str, value: Any, accepted: str) -> np.ndarray:
+    """Returns a value as an array, or refuses it in one line that says what is accepted."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors of a GPU
+        raise UserError(f"{name}: {one_line(error)}; {accepted}") from error
+    if array.dtype == object or array.ndim == 0:
+        raise UserError(f"{name} is {show(value)} ({type(value).__name__}); {accepted}")
+    return array

@@ -1,0 +1,88 @@
+"""Says which frames of an input were taken, and how they were scaled and cropped."""
+
+from dataclasses import dataclass
+
+Size = tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was taken of an input.
+
+    Attributes:
+      start: index of the first frame taken; the input's first frame is 0.
+      stride: every stride-th frame was taken.
+      count: number of frames taken.
+      total: number of the input's frames; None if it is not known.
+      total_is_exact: whether `total` was counted, and not derived from a stated duration.
+      source_size: height and width of the input's frames.
+      size: height and width of the frames taken.
+      has_sound: whether the input holds sound, which is never taken.
+    """
+
+    start: int
+    stride: int
+    count: int
+    total: int | None
+    total_is_exact: bool
+    source_size: Size
+    size: Size
+    has_sound: bool = False
+
+    def describe(
+        self, frame_flags: str = "", size_flags: str = "", size_is_models: bool = False
+    ) -> str:
+        """Returns in one line what is less than the input or other than it; "" if nothing is.
+
+        Args:
+          frame_flags: names what chooses other frames, such as "--frames".
+          size_flags: names what chooses another size.
+          size_is_models: whether the size was chosen because the model was trained on it.
+        """
+        parts = []
+        if frames := self._describe_frames():
+            parts.append(frames + (f" ({frame_flags})" if frame_flags else ""))
+        if size := describe_size(self.source_size, self.size):
+            of_model = ", the size of this model" if size_is_models else ""
+            parts.append(size + of_model + (f" ({size_flags})" if size_flags else ""))
+        if self.has_sound:
+            parts.append("without its sound")
+        return ", ".join(parts)
+
+    def _describe_frames(self) -> str:
+        """Returns "frames 1 to 8 of 80", or "" if every frame was taken."""
+        if self.total_is_exact and self.count == self.total:
+            return ""
+        last = self.start + self.stride * (self.count - 1) + 1
+        total = f" of {'' if self.total_is_exact else 'about '}{self.total}"
+        if self.total is None or self.total < last:
+            total = ""
+        if self.count == 1:
+            return f"frame {last}{total}"
+        every = f", every {ordinal(self.stride)}" if self.stride > 1 else ""
+        return f"frames {self.start + 1} to {last}{total}{every}"
+
+
+def describe_size(source: Size, size: Size) -> str:
+    """Returns how frames of one size came to another: "480×854 → 32×32, …"; "" if they are equal.
+
+    Frames are scaled until they cover the size, and cropped to its shape in the middle.
+    """
+    if tuple(source) == tuple(size):
+        return ""
+    scale = max(side / edge for side, edge in zip(size, source, strict=True))
+    seen = tuple(min(edge, round(side / scale)) for side, edge in zip(size, source, strict=True))
+    named = " (height × width)" if source[0] != source[1] or size[0] != size[1] else ""
+    cropped = f" cropped to its middle {show_size(seen)}" if seen != tuple(source) else ""
+    return f"{show_size(source)}{named}{cropped} → {show_size(size)}"
+
+
+def show_size(size: Size) -> str:
+    """Returns a size as "480×854", height first."""
+    return f"{size[0]}×{size[1]}"
+
+
+def ordinal(number: int) -> str:
+    """Returns "1st", "2nd", "3rd", "4th", …"""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else ending}"

@@ -1,0 +1,237 @@
+"""Writes frames as a video, an animated image or a folder of PNGs, completely or not at all."""
+
+import contextlib
+import itertools
+import math
+import numbers
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import IO
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from PIL import Image
+
+from gen1_jax.errors import UserError, one_line
+from gen1_jax.files import replacing
+from gen1_jax.video.paths import as_path
+from gen1_jax.video.pixels import SCALER, fit_size, resize_frame
+
+VIDEO_SUFFIXES = (".mp4", ".gif", ".webp")  # accepted outputs; no suffix means a folder of PNGs
+
+
+def check_output(
+    path: str | os.PathLike, overwrite: bool = False, suffixes: Sequence[str] = VIDEO_SUFFIXES
+) -> Path:
+    """Refuses, before any work is done, an output that `write_video` would refuse.
+
+    Args:
+      path: the file or folder to write.
+      overwrite: whether an existing output may be replaced.
+      suffixes: the accepted suffixes of files.
+
+    Returns:
+      The path.
+
+    Raises:
+      UserError: the path is none, its suffix is unknown, the output exists and `overwrite` is
+        false, or its folder cannot be written to.
+    """
+    path = as_path(path, "a path to write to")
+    if path.suffix.lower() not in ("", *suffixes):
+        raise UserError(
+            f"{path}: cannot write {path.suffix}; accepted are {', '.join(suffixes)}, "
+            "or no suffix for a folder of PNGs"
+        )
+    is_folder, exists = not path.suffix, path.exists() or path.is_symlink()
+    if path.is_dir():
+        others = [p.name for p in path.iterdir() if not (p.suffix == ".png" and p.stem.isdigit())]
+        if not is_folder or others:  # overwriting must never delete files of another origin
+            raise UserError(
+                f"{path}: is a folder with other things in it; give a path that does not exist"
+            )
+        exists = any(path.iterdir())
+    elif exists and is_folder:
+        raise UserError(
+            f"{path}: is a file; a path without a suffix is written as a folder of PNGs"
+        )
+    if exists and not overwrite:
+        raise UserError(
+            f"{path}: exists already; give another path, or --overwrite (in Python overwrite=True)"
+        )
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path.parent, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise UserError(f"{path}: its folder cannot be made: {one_line(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            for folder in missing:  # from the innermost outwards
+                folder.rmdir()
+    if not writable:
+        raise UserError(
+            f"{path}: its folder cannot be written to; give a path in a folder you may write to"
+        )
+    return path
+
+
+def write_video(
+    path: str | os.PathLike, frames: np.ndarray, fps: Fraction | float, *, overwrite: bool = False
+) -> None:
+    """Writes frames in the format of the path's suffix, completely or not at all.
+
+    In an mp4, an odd side is padded by repeating its last row or column, because yuv420p has no odd
+    sizes.
+
+    Args:
+      path: ends in `.mp4`, `.gif` or `.webp`; a path without a suffix becomes a folder of
+        `00000.png`, …, which does not keep the rate.
+      frames: `[n h w 3]` uint8 RGB, n ≥ 1.
+      fps: frames per second.
+      overwrite: whether to replace an existing output.
+
+    Raises:
+      UserError: `check_output` refuses the path, the rate is not positive, or the disk is full.
+    """
+    as_path(path, "write_video(path, frames, fps)")
+    try:
+        frames = np.asarray(frames)
+    except ValueError as error:
+        raise UserError(f"frames are {one_line(error)}; [n h w 3] uint8 is accepted") from error
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
+        given = type(frames.item()).__name__ if frames.ndim == 0 else frames.dtype
+        raise UserError(
+            f"{path}: frames are {given} {list(frames.shape)}; [n h w 3] uint8 is accepted, n >= 1"
+        )
+    if not isinstance(fps, numbers.Real) or not 0 < fps <= 1000:
+        raise UserError(
+            f"{path}: {fps} frames per second; accepted is a rate above 0, at most 1000"
+        )
+    path = check_output(path, overwrite)
+    if not path.suffix:
+        write_pictures(path, frames, overwrite=overwrite)
+        return
+    write = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp}[path.suffix.lower()]
+    with replacing(path, failures=(OSError, av.FFmpegError)) as part:
+        write(part, frames, Fraction(fps).limit_denominator(65535))
+
+
+def write_pictures(
+    path: str | os.PathLike, pictures: Iterable[np.ndarray], *, overwrite: bool = False
+) -> None:
+    """Writes a folder of PNGs, `00000.png` and so on, completely or not at all.
+
+    Args:
+      path: the folder.
+      pictures: `[h w 3]` uint8 RGB each, or `[h w]` uint8 or uint16 grey.
+      overwrite: whether to replace an existing folder of such PNGs.
+
+    Raises:
+      UserError: `check_output` refuses the path, or the disk is full.
+    """
+    path = check_output(path, overwrite)
+    with replacing(path) as part:
+        part.mkdir()
+        for index, array in enumerate(pictures):
+            Image.fromarray(array).save(part / f"{index:05d}.png")
+        if path.is_dir():
+            shutil.rmtree(path)  # check_output has found only numbered PNGs in it
+
+
+def _write_mp4(path: Path, frames: np.ndarray, fps: Fraction) -> None:
+    height, width = frames.shape[1:3]
+    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    options = {"crf": "17", "preset": "medium"}
+    write_h264(f"file:{path}", frames, fps, options=options, faststart=True)
+
+
+def write_h264(
+    file: str | IO[bytes],
+    frames: Iterable[np.ndarray],
+    fps: Fraction,
+    *,
+    options: Mapping[str, str],
+    threads: int = 0,
+    faststart: bool = False,
+) -> None:
+    """Writes an mp4 of H.264 in BT.709, 4:2:0. All H.264 that the project makes comes from here.
+
+    The colours are tagged as BT.709, because players disagree about the colours of untagged video.
+
+    Args:
+      file: an address for ffmpeg, or an open binary file.
+      frames: `[h w 3]` uint8 RGB each, h and w even, at least one.
+      fps: frames per second.
+      options: x264's options, such as `crf` and `preset`.
+      threads: number of the encoder's threads; 0 lets x264 choose.
+      faststart: whether the index comes before the pictures, so that a browser can play the file
+        while it loads.
+
+    Raises:
+      av.FFmpegError: ffmpeg cannot write.
+    """
+    movie_options = {"movflags": "faststart"} if faststart else {}
+    frames = iter(frames)
+    first = next(frames)
+    with av.open(file, "w", format="mp4", options=movie_options) as container:
+        stream = container.add_stream("libx264", rate=fps, options=dict(options))
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.thread_count = threads
+        context.colorspace, context.color_range = 1, ColorRange.MPEG  # AVCOL_SPC_BT709
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        context.time_base = 1 / fps
+        for index, array in enumerate(itertools.chain([first], frames)):
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(
+                format="yuv420p",
+                interpolation=SCALER,
+                dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+            )
+            frame.pts, frame.time_base = index, 1 / fps
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _durations(count: int, fps: Fraction, unit: int) -> list[int]:
+    """Returns each frame's milliseconds in steps of `unit`, rounded so that the sum keeps time."""
+    edges = [round(index * 1000 / fps / unit) * unit for index in range(count + 1)]
+    return [max(2 * unit, end - begin) for begin, end in itertools.pairwise(edges)]
+
+
+def _write_gif(path: Path, frames: np.ndarray, fps: Fraction) -> None:
+    """Writes a GIF with one palette and ordered dithering, so that colours and grain stay still."""
+    sample = [resize_frame(f, fit_size(*f.shape[:2], 1, max_side=96)) for f in frames]
+    sample = sample[:: math.ceil(len(sample) / 16)]
+    palette = Image.fromarray(np.concatenate(sample)).quantize(256, kmeans=1)
+    grain = _bayer(frames.shape[1], frames.shape[2])[..., None]
+    images = []
+    for frame in frames:
+        dithered = np.clip(frame + grain, 0, 255).round().astype(np.uint8)
+        image = Image.fromarray(dithered).quantize(palette=palette, dither=Image.Dither.NONE)
+        images.append(image)
+    _save_animation(path, images, duration=_durations(len(frames), fps, 10))
+
+
+def _bayer(height: int, width: int, strength: float = 14.0) -> np.ndarray:
+    """Returns Bayer's 8x8 threshold pattern `[height width]`: mean 0, `strength` levels wide."""
+    pattern = np.zeros((1, 1))
+    for _ in range(3):
+        pattern = np.block([[4 * pattern, 4 * pattern + 2], [4 * pattern + 3, 4 * pattern + 1]])
+    pattern = (pattern / 63 - 0.5) * strength
+    return np.tile(pattern, (height // 8 + 1, width // 8 + 1))[:height, :width]
+
+
+def _write_webp(path: Path, frames: np.ndarray, fps: Fraction) -> None:
+    images = [Image.fromarray(f) for f in frames]
+    _save_animation(path, images, duration=_durations(len(frames), fps, 1), quality=90, method=4)
+
+
+def _save_animation(path: Path, images: list[Image.Image], **options: object) -> None:
+    images[0].save(path, save_all=True, append_images=images[1:], loop=0, **options)
