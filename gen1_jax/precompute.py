@@ -2,8 +2,8 @@
 
 The bytes of a record follow from the settings, the models and the record's number alone, because a
 device always encodes the same ranges of records together. Any number of processes and devices can
-therefore resume a job that was stopped. (Devices of another kind, or a CPU with another number of
-threads, may round differently.)
+therefore resume a job that was stopped. (Devices of another kind, a CPU with another number of
+threads, and another `batch_size` may round differently.)
 """
 
 import dataclasses
@@ -29,13 +29,15 @@ from gen1_jax.distributed import batch_parts, batch_sharding, make_mesh, replica
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
 from gen1_jax.resolve import check_encoding
+from gen1_jax.runtime import naming_what_to_lower
 from gen1_jax.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from gen1_jax.data_pipelines.settings import Source
 
-# The keys of a config that the stored numbers depend on. They also depend on the data and models.
-SETTINGS = ("levels_per_clip", "precision", "records_per_shard", "batch_size", "dtype", "seed")
+# The keys of a config that the stored numbers depend on, beside the data and models. `batch_size`
+# is not among them: a job that ran out of memory is resumed with a smaller one.
+SETTINGS = ("levels_per_clip", "precision", "records_per_shard", "dtype", "seed")
 PATHS = ("world", "folder")  # keys of `data` that may change: a data set may be moved
 
 
@@ -105,7 +107,7 @@ def encode(config, workdir: Path, progress: bool) -> None:
         for k, shard in shards:
             bar.set_description(f"encode {raws[k].folder}")
             records = encoder.records(raws[k], writers[k].records(shard))
-            writers[k].write(shard, _counted(records, bar))
+            writers[k].write(shard, _counted(_naming(records, raws[k].folder, config), bar))
 
     # ---- the first process finishes each folder once all shards are there; the others wait for it
     for raw, writer in zip(raws, writers, strict=True):
@@ -315,6 +317,16 @@ def _own_shards(writers: list) -> list[tuple[int, int]]:
     every = [(k, shard) for k, w in enumerate(writers) for shard in range(w.num_shards)]
     left = [every[i] for i in np.flatnonzero(flags)]
     return left[jax.process_index() :: jax.process_count()]
+
+
+def _naming(records: Iterator, folder: str, config) -> Iterator:
+    """Yields the records; running out of memory names the setting to lower."""
+    size = config.batch_size
+    lower = f"--set batch_size, which is {size}; the same command then goes on from here"
+    if size == 1:
+        lower = "the size of the frames (batch_size is 1 already)"
+    with naming_what_to_lower(f"encoding {folder}", lower):
+        yield from records
 
 
 def _wait(done: Callable[[], bool], seconds: float = 0.2) -> None:

@@ -111,15 +111,39 @@ def test_a_job_goes_on_with_its_settings_only(micro_run, quick, tmp_path, monkey
         ("seed", 1, "0"),
         ("levels_per_clip", 3, "2"),
         ("precision", "float32", '"float16"'),
-        ("batch_size", 3, "2"),
     ):
         with pytest.raises(UserError) as caught:
             run(**{name: value})
         assert str(caught.value).startswith(f"{tmp_path}/x/train was begun with {name} {was}, ")
         assert "\n" not in str(caught.value)
     assert files(tmp_path / "x") == before
-    run()
-    assert len(EncodedSource(tmp_path / "x" / "train")) == 24
+    run(batch_size=1, num_threads=1)  # which decide how much memory it takes
+    source = EncodedSource(tmp_path / "x" / "train")
+    assert len(source) == 24
+    if not finished:
+        whole = EncodedSource(micro_run / "encoded" / "train")
+        for name in ("latents", "content", "structure"):
+            np.testing.assert_allclose(source[20][name], whole[20][name], atol=2e-3, err_msg=name)
+
+
+def test_a_job_that_ran_out_of_memory_goes_on_with_less(micro_run, quick, tmp_path, monkeypatch):
+    """Nothing of it is stored yet, so all of its settings may be others."""
+    from gen1_jax import precompute
+
+    def run(**changes):
+        changes = JOB | {"splits": ("validation",)} | changes
+        run_part(load(micro_run, "encoded", **changes), tmp_path / "x", progress=False)
+
+    def launch(*_):
+        raise RuntimeError("INTERNAL: YNNPACK operation failed: error allocate")
+
+    lower = "out of memory while encoding validation; lower --set batch_size, which is 2;"
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=lower):
+        patch.setattr(precompute.Encoder, "_launch", launch)
+        run()
+    assert list(files(tmp_path / "x")) == ["validation/.job.json"]
+    run(batch_size=1, seed=1)
+    assert len(EncodedSource(tmp_path / "x" / "validation")) == 8
 
 
 def test_a_process_whose_disk_is_full_ends_the_job_in_one_line(micro_run):

@@ -18,7 +18,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from gen1_jax.data_pipelines.encoded.records import FORMAT, Layout, pack
-from gen1_jax.errors import UserError, WritingFailed
+from gen1_jax.errors import UserError, WritingFailed, one_line
 from gen1_jax.files import read_json, remove_parts, replacing, write_json
 
 META, JOB = "meta.json", ".job.json"
@@ -72,6 +72,8 @@ class EncodedWriter:
     def start(self) -> None:
         """Creates the folder, or checks that an existing one belongs to this job.
 
+        A job that was stopped before its first shard may be begun anew with other settings.
+
         Raises:
           UserError: the folder is finished, or was begun with other or unknown settings, or it
             cannot be written.
@@ -81,10 +83,11 @@ class EncodedWriter:
                 f"{self._folder} holds encoded clips already; remove it or name another"
             )
         known = read_json(self._folder / JOB)
-        if known is not None:
+        shards = self._folder.is_dir() and any(self._folder.glob("[!.]*.array_record"))
+        if known is not None and shards:
             check_same(self.settings, known, self._folder)
             return
-        if self._folder.is_dir() and any(self._folder.glob("*.array_record")):
+        if shards:
             raise UserError(
                 f"{self._folder} holds unfinished clips of unknown settings; remove it, or name "
                 "another"
@@ -119,8 +122,8 @@ class EncodedWriter:
           records: its records, in order.
 
         Raises:
-          UserError: a record does not fit the layout, the number of records is wrong, or the shard
-            cannot be written.
+          UserError: a record does not fit the layout or cannot be read, the number of records is
+            wrong, or the shard cannot be written.
         """
         path, numbers = self._path(shard), self.records(shard)
         with replacing(path) as part:
@@ -129,7 +132,7 @@ class EncodedWriter:
                 # float16 latents a tenth smaller, and reading three times as slow.
                 writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
             try:
-                for index, record in zip(numbers, records, strict=False):
+                for index, record in zip(numbers, self._read(records), strict=False):
                     entries = pack(record, self._layout, f"record {index} of {self._folder}")
                     with _writing(self._folder):
                         for entry in entries:
@@ -141,6 +144,14 @@ class EncodedWriter:
             with _writing(self._folder):
                 writer.close()
                 _check_entries(part, len(numbers) * self._layout.entries)
+
+    def _read(self, records: Iterable) -> Iterator:
+        """Yields the records; an error of reading them is told apart from one of writing."""
+        try:
+            yield from records
+        except OSError as error:
+            what = error.filename or "the records"
+            raise UserError(f"cannot read {what} for {self._folder}: {one_line(error)}") from error
 
     def finish(self) -> None:
         """Writes meta.json, which marks the folder as finished.

@@ -112,6 +112,13 @@ def test_a_failed_shard_leaves_nothing(tmp_path):
         writer.write(0, failing())
     with pytest.raises(UserError, match="cannot write .*x"):
         writer.write(0, map(record, range(3)))
+
+    def unreadable():
+        yield record(0)
+        open(tmp_path / "gone.mp4")
+
+    with pytest.raises(UserError, match="cannot read .*gone.mp4 for .*x: No such file"):
+        writer.write(0, unreadable())
     assert list(contents(tmp_path / "x")) == [".job.json"]
     with pytest.raises(UserError, match="x is no finished folder"):
         encoded.EncodedSource(tmp_path / "x")
@@ -146,7 +153,10 @@ def test_a_full_disk_is_one_line_and_no_shard(tmp_path):
     ],
 )
 def test_a_job_of_other_settings_is_refused(tmp_path, change, says):
-    make_writer(tmp_path / "x", vae="x").start()
+    make_writer(tmp_path / "x", vae="z").start()  # without a shard, it may begin anew
+    first = make_writer(tmp_path / "x", vae="x")
+    first.start()
+    first.write(0, map(record, first.records(0)))
     make_writer(tmp_path / "x", vae="x").start()
     with pytest.raises(UserError, match=says):
         make_writer(tmp_path / "x", **change).start()
