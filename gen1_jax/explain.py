@@ -223,6 +223,6 @@ def _table(cls: type, prefix: str = "") -> list[str]:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key in describe(cls, prefix):
         if not key.is_group:
-            default = "required" if key.is_required else f"`{write_value(key.default)}`"
+            default = "required" if key.is_required else f"`{key.default!r}`"
             rows.append(f"| `{key.name}` | {key.type} | {default} | {key.doc} |")
     return rows

@@ -137,6 +137,8 @@ def check(cls: type[T], values: Mapping[str, Any], where: str = "", prefix: str 
         kind, key, limits = kinds[name], f"{prefix}{name}", _limits(field)
         if name in values:
             value = values[name]
+            if hasattr(value, "to_dict"):  # an ml_collections.ConfigDict
+                value = value.to_dict()
             if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
                 converted[name] = check(kind, value, where, f"{key}.")
                 continue
@@ -359,7 +361,9 @@ def _convert_number(kind: type, value: Any, limits: Limits) -> int | float:
 
 def words(kind: Any, limits: Limits = Limits()) -> str:  # noqa: B008 - a tuple, never changed
     """Returns what a type accepts, in words."""
-    return " or ".join(_words_of_one(option, limits) for option in _options(kind))
+    options = [option for option in _options(kind) if option not in (None, type(None))]
+    text = " or ".join(_words_of_one(option, limits) for option in options)
+    return f"{text}, or None" if len(options) < len(_options(kind)) else text
 
 
 def _words_of_one(kind: Any, limits: Limits) -> str:
@@ -381,8 +385,9 @@ def _words_of_one(kind: Any, limits: Limits) -> str:
         each = words(items[0], limits) if len(set(items)) == 1 else None
         each = f"each {each}" if each else ", then ".join(words(item, limits) for item in items)
         return f"a list {length}{each}" if length else f"a list, {each}"
-    if _is_mapping(kind):
-        return f"a mapping, each value {words(args[1], limits)}"
+    if _is_mapping(kind) and args[1] is not Any:
+        keys = ", ".join(map(repr, _literal_keys(kind)))
+        return f"a mapping of {keys or 'names'}, each to {words(args[1], limits)}"
     return "a mapping"
 
 

@@ -278,7 +278,7 @@ def test_the_schema_has_the_defaults_of_the_code():
         ("'t', 'depth', seed='x'", "t: seed is 'x' (text); a whole number from 0 to 4294967295"),
         ("'t', 'depth', optimizer={'b3': 1}", "t: no key 'optimizer.b3'; accepted: optimizer.lear"),
         ("'t', 'depth', loss={'scale': 1}", "no key 'loss.scale'; did you mean 'loss.scales'?"),
-        ("'t', 'depth', model=3", "t: model is 3 (a whole number); a mapping, each value anythi"),
+        ("'t', 'depth', model=3", "t: model is 3 (a whole number); a mapping is accepted"),
         ("'t', 1 / 0", "ZeroDivisionError: division by zero"),
         ("'t'", "TypeError: training() missing 1 required positional argument: 'objective'"),
     ],

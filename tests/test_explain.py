@@ -2,13 +2,14 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
 from gen1_jax import cli
 from gen1_jax.config import known_configs, load_config
-from gen1_jax.explain import explain, list_parts, write_value, write_yaml
+from gen1_jax.explain import explain, list_parts, write_reference, write_value, write_yaml
 
 EACH = [f"{name}:{part}" for name in known_configs() for part, _ in list_parts(name)]
 
@@ -80,6 +81,26 @@ def test_the_command_lists_configs_and_parts(capsys):
     assert cli.main(words) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert (config["num_steps"], config["seed"]) == (3, 1)
+
+
+def test_the_page_of_all_keys_is_up_to_date():
+    """`gen1 config --docs` makes the rest of the page that follows its introduction."""
+    page = Path(__file__).resolve().parents[1] / "docs" / "configs.md"
+    begin = page.read_text().index("## Kinds of part")
+    assert page.read_text()[begin:].rstrip() == write_reference().rstrip(), (
+        "replace all from '## Kinds of part' in docs/configs.md by what `gen1 config --docs` prints"
+    )
+
+
+def test_the_pages_configs_load(tmp_path):
+    page = Path(__file__).resolve().parents[1] / "docs" / "configs.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)
+    assert len(blocks) == 2
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"mine{number}.py"
+        path.write_text(block)
+        for part, _ in list_parts(str(path)):
+            load_config(f"{path}:{part}")
 
 
 @pytest.mark.parametrize(

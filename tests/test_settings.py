@@ -57,7 +57,7 @@ def test_values_are_converted_and_defaults_fill_the_rest():
         ({"steps": 0}, "mine: steps is 0; a whole number of 1 or more is accepted"),
         ({"dtype": "fp8"}, "mine: dtype is 'fp8'; 'float32' or 'bfloat16' is accepted"),
         ({"dtype": 8}, "mine: dtype is 8 (a whole number); 'float32' or 'bfloat16' is accepted"),
-        ({"limit": "x"}, "mine: limit is 'x' (text); a whole number or None is accepted"),
+        ({"limit": "x"}, "mine: limit is 'x' (text); a whole number, or None is accepted"),
         ({"on": 1}, "mine: on is 1 (a whole number); True or False is accepted"),
         (
             {"sizes": (1, 2)},

@@ -1,16 +1,23 @@
 """Run every part of a config in order: make the world, train all models, assemble, edit, evaluate.
 
     gen1 all --config demo --workdir runs/demo
+    gen1 all --config demo --workdir runs/quick --set video.num_steps=20 --set blur.num_steps=20
 
-A part that is finished is not done again, and a run that was stopped goes on where it was. A job
-of several processes runs its parts one by one, by `gen1 train` and `gen1 precompute`.
+A part that is finished is not done again, and a run that was stopped goes on where it was. `gen1
+config NAME` lists the parts. A job of several processes runs them one by one, by `gen1 train` and
+`gen1 precompute`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
+from gen1_jax.commands.overrides import add_set_argument
 from gen1_jax.commands.processes import refuse_one_of_many
 from gen1_jax.config import load_config
 from gen1_jax.errors import UserError
+from gen1_jax.settings import closest
 
 HELP = "make the world, train every part, edit held-out clips, measure"
 
@@ -25,6 +32,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--parts", nargs="+", metavar="PART", help="run only these parts, in this order"
     )
+    add_set_argument(parser, "video.num_steps=100", "PART.KEY")
     parser.add_argument("--no-progress", action="store_true", help="show no bars")
 
 
@@ -40,14 +48,45 @@ def run(args) -> None:
         )
     for part in args.parts or ():
         if part not in config.parts:
-            raise UserError(f"--parts {part}: no such part; known: {', '.join(config.parts)}")
+            known = f"{', '.join(config.parts)}{closest(part, config.parts)}"
+            raise UserError(f"--parts {part}: no such part; known: {known}")
+    parts = tuple(args.parts or config.parts)
+    overrides = sort_overrides(args.set, parts)
+    loaded = {part: load_part(args.config, part, overrides[part]) for part in parts}
     keep_freed_memory()  # before the first computation
     refuse_one_of_many()
     keep_programs()
     run_all(
         config,
         args.workdir,
-        lambda part: load_config(f"{args.config}:{part}"),
+        loaded.__getitem__,
         progress=not args.no_progress,
-        parts=args.parts,
+        parts=parts,
     )
+
+
+def load_part(name: str, part: str, overrides: Sequence[str]) -> ConfigDict:
+    """Returns one part's config with its overrides; an error names the part."""
+    try:
+        return load_config(f"{name}:{part}", overrides)
+    except UserError as error:
+        raise UserError(f"{part}: {error}" if overrides else str(error)) from None
+
+
+def sort_overrides(overrides: Sequence[str], parts: Sequence[str]) -> dict[str, list[str]]:
+    """Returns the overrides of each part, from those of the whole run, `PART.key=value`.
+
+    Raises:
+      UserError: an override names none of the parts that are run.
+    """
+    found: dict[str, list[str]] = {part: [] for part in parts}
+    for override in overrides:
+        part, dot, rest = override.partition(".")
+        if part not in found or not dot:
+            accepted = f"PART.key=value is accepted, such as {parts[-1]}.seed=1"
+            if not dot or "=" in part:
+                raise UserError(f"--set {override}: {accepted}")
+            known = closest(part, parts) or f"; the parts are {', '.join(parts)}"
+            raise UserError(f"--set {override}: {part!r} is no part of this run{known}")
+        found[part].append(rest)
+    return found
