@@ -2,6 +2,8 @@
 
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Extras of pyproject.toml that `make install` adds, separated by commas: `make install EXTRAS=cuda12,beam`.
+EXTRAS ?=
 # The first of these that is Python 3.11 to 3.13; `make PYTHON=... demo` to choose.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
@@ -29,6 +31,9 @@ format: install-dev
 	$(BIN)/ruff format .
 
 install: $(VENV)/.core
+	@test -z "$(EXTRAS)" || $(PIP) install --quiet --progress-bar off \
+		--constraint requirements-test.lock -e ".[$(EXTRAS)]"
+
 install-dev: $(VENV)/.dev
 
 # The stamps are written last, so that what broke off half-way is done again.
