@@ -33,6 +33,7 @@ import yaml
 from command_line import gen1
 
 from gen1_jax import cli
+from gen1_jax.commands.all import sort_overrides
 from gen1_jax.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -205,12 +206,17 @@ def check_config(args, spec: str) -> None:
     name, _, part = spec.partition(":")
     if CAPITALS.fullmatch(name):
         return
-    overrides = [text for text in getattr(args, "set", None) or () if text != "KEY=VALUE"]
+    overrides = [text for text in getattr(args, "set", None) or () if not CAPITALS.match(text)]
     encodes = args.command == "precompute" or getattr(args, "what", "") == "encode"
     spec = name if CAPITALS.fullmatch(part) else spec
-    config = load_config(spec, overrides, default_part="encoded" if encodes else "all")
-    for other in getattr(args, "parts", None) or ():
-        assert other in config.parts or CAPITALS.fullmatch(other), f"no part {other} in {name}"
+    if args.command != "all":
+        load_config(spec, overrides, default_part="encoded" if encodes else "all")
+        return
+    parts = load_config(spec).parts
+    for other in args.parts or ():
+        assert other in parts or CAPITALS.fullmatch(other), f"no part {other} in {name}"
+    for part, changes in sort_overrides(overrides, parts).items():
+        load_config(f"{name}:{part}", changes)
 
 
 def check_python(words: list[str]) -> None:
@@ -262,10 +268,11 @@ def check(command: Command) -> None:
 def test_a_printed_command_parses(monkeypatch, tmp_path, command):
     page = ROOT / command.place.rpartition(":")[0]
     monkeypatch.chdir(ROOT)
-    if "my_config.py" in command.text:  # the page holds it
+    own = re.search(r"config (\w+\.py)", command.text)
+    if own and page.suffix == ".md":  # a file of the reader's own, which the page holds
         blocks = ("\n".join(block.lines) for block in blocks_of(page.read_text()))
-        (source,) = (block for block in blocks if "def get_config" in block)
-        (tmp_path / "my_config.py").write_text(source)
+        source = next(block for block in blocks if "def get_config" in block)
+        (tmp_path / own[1]).write_text(source)
         monkeypatch.chdir(tmp_path)
     check(command)
 
@@ -279,6 +286,8 @@ def test_a_printed_command_parses(monkeypatch, tmp_path, command):
         "gen1 train --config tiny:vidoe --workdir RUN",
         "gen1 train --config tiny:video --workdir RUN --set num_step=3",
         "gen1 all --config tiny --workdir RUN --parts vidoe",
+        "gen1 all --config tiny --workdir RUN --set video.num_step=3",
+        "gen1 config tiny:vidoe",
         "gen1 edit VIDEO --prompt TEXT --steps many",
         "gen1 doctor && gen1 edit VIDEO",
         "python benchmarks/nothing.py",
