@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,15 @@ from ml_collections import ConfigDict
 
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import read_json
-from gen1_jax.settings import check, closest, list_kinds, parse, refuse_key, to_dict
+from gen1_jax.settings import check, closest, list_kinds, parse, refuse_key, show, to_dict
 
 # The config of a trained part, in its work folder, with resolved paths.
 SAVED_CONFIG = "config.json"
 ALL = "all"  # kind of a config that lists parts, and the name that stands for all of them
 DTYPES = ("float32", "bfloat16", "float16")  # accepted for computing and for exported weights
+# Settings that training fills in where a config says -1: the tokenizer's own ids.
+_LEARNT = ("model.text_config.bos_token_id", "model.text_config.eos_token_id")
+_SHOWN = 8  # changed settings that are listed
 HELP = "a config by name or path, and its part: tiny:video, configs/tiny.py:video"
 
 
@@ -106,6 +110,41 @@ def load_model_configs(spec: str, folders: Mapping[str, str]) -> dict[str, dict]
         name: load_other_part(spec, Path(folder).parent.name).model.to_dict()
         for name, folder in folders.items()
     }
+
+
+def changed_settings(config: ConfigDict, workdir: Path) -> str:
+    """Says which settings of a run differ from those that it was started with.
+
+    Args:
+      config: the settings now, with resolved paths.
+      workdir: the part's folder, whose config.json holds the settings then.
+
+    Returns:
+      "seed was 0, is 3; …", or "". Keys that only one of the two has are left out: a newer version
+      has more of them. A path counts as the same if it leads to the same place in the run.
+    """
+    try:
+        then = flatten(read_json(workdir / SAVED_CONFIG) or {})
+    except UserError:  # a damaged file, which this run replaces
+        return ""
+    now = flatten(json.loads(json.dumps(config.to_dict())))
+    run = workdir.absolute().parent
+
+    def is_same(before: Any, after: Any) -> bool:
+        if isinstance(before, list) and isinstance(after, list):
+            return len(before) == len(after) and all(map(is_same, before, after))
+        if isinstance(before, str) and isinstance(after, str) and os.sep in after:
+            place = os.path.relpath(after, run)
+            return before == after or (place[0] != "." and f"/{before}".endswith(f"/{place}"))
+        return before == after
+
+    changed = [
+        f"{key} was {show(then[key])}, is {show(value)}"
+        for key, value in now.items()
+        if key in then and not is_same(then[key], value) and (key not in _LEARNT or value != -1)
+    ]
+    more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    return "; ".join(changed[:_SHOWN]) + more
 
 
 def load_saved_config(workdir: Path) -> ConfigDict:

@@ -274,17 +274,22 @@ def check_shared(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     number = multihost_utils.broadcast_one_to_all(np.uint32(int.from_bytes(os.urandom(4))))
     mark = folder / f".shared_{int(number):08x}"
-    if jax.process_index() == 0:
+    if is_lead():
         mark.touch()
     multihost_utils.sync_global_devices("marked")
     seen = multihost_utils.process_allgather(np.bool_(mark.exists()))
-    if jax.process_index() == 0:
+    if is_lead():
         mark.unlink()
     if not seen.all():
         raise UserError(
             f"processes {', '.join(map(str, np.flatnonzero(~seen)))} do not see what process 0 "
             f"writes in {folder}; accepted: a folder that all share"
         )
+
+
+def is_lead() -> bool:
+    """Returns whether this is the one process of the job that speaks and writes."""
+    return jax.process_index() == 0
 
 
 def to_host(tree: PyTree) -> PyTree:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.config import DTYPES
 from gen1_jax.diffusion.structure import NUM_LEVELS
-from gen1_jax.distributed import batch_parts, batch_sharding, make_mesh, replicated
+from gen1_jax.distributed import batch_parts, batch_sharding, is_lead, make_mesh, replicated
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
 from gen1_jax.resolve import check_encoding
@@ -79,7 +79,7 @@ def encode(config, workdir: Path, progress: bool) -> None:
     """
     # ---- what is to be encoded
     check_settings(config)
-    is_first = jax.process_index() == 0
+    is_first = is_lead()
     data = complete_source(config.data, config.splits)
     raws = [raw for split in config.splits for raw in open_records(data, split)]
     if not raws:
@@ -114,8 +114,7 @@ def encode(config, workdir: Path, progress: bool) -> None:
         if is_first:
             _wait(lambda writer=writer: not writer.missing())
             writer.finish()
-            if progress:
-                tqdm.write(f"{workdir / raw.folder}: {writer.summary()}")
+            tqdm.write(f"{workdir / raw.folder}: {writer.summary()}")
         else:
             _wait(lambda writer=writer: writer.finished)
 

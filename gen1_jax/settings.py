@@ -12,13 +12,12 @@ A group of settings is a dataclass whose fields are made by `setting` and `requi
 import ast
 import dataclasses
 import difflib
-import math
-import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar, Union
+from typing import Any, NamedTuple, TypeVar
 
 from gen1_jax.errors import UserError
+from gen1_jax.kinds import Limits, Unfit, convert_value, is_mapping, kind_of, literal_keys, words
 
 T = TypeVar("T")
 FEW = 8  # a refusal lists the accepted keys if there are at most this many
@@ -99,7 +98,7 @@ def list_kinds(cls: type, prefix: str = "") -> dict[str, Any]:
     """
     found = {}
     for name, kind in _kinds(cls).items():
-        keys = _literal_keys(kind)
+        keys = literal_keys(kind)
         if dataclasses.is_dataclass(kind):
             found |= list_kinds(kind, f"{prefix}{name}.")
         elif keys:
@@ -142,8 +141,8 @@ def check(cls: type[T], values: Mapping[str, Any], where: str = "", prefix: str 
             if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
                 converted[name] = check(kind, value, where, f"{key}.")
                 continue
-            if isinstance(value, Mapping) and _is_mapping(kind):
-                known, inner = _literal_keys(kind), typing.get_args(kind)[1]
+            if isinstance(value, Mapping) and is_mapping(kind):
+                known, inner = literal_keys(kind), typing.get_args(kind)[1]
                 for other in value:
                     if known and other not in known:
                         raise UserError(f"{start}{refuse_key(str(other), known, f'{key}.')}")
@@ -169,7 +168,7 @@ def to_dict(group: Any) -> dict[str, Any]:
     }
 
 
-def convert(kind: Any, value: Any, key: str, limits: "Limits | None" = None) -> Any:
+def convert(kind: Any, value: Any, key: str, limits: Limits | None = None) -> Any:
     """Returns a value as its type wants it.
 
     Args:
@@ -183,9 +182,9 @@ def convert(kind: Any, value: Any, key: str, limits: "Limits | None" = None) -> 
     """
     limits = limits or Limits()
     try:
-        return _convert(kind, value, limits)
-    except _Unfit as unfit:
-        said = show(value) if unfit.by_range else f"{show(value)} ({_kind_of(value)})"
+        return convert_value(kind, value, limits)
+    except Unfit as unfit:
+        said = show(value) if unfit.by_range else f"{show(value)} ({kind_of(value)})"
         raise UserError(f"{key} is {said}; {words(kind, limits)} is accepted") from None
 
 
@@ -207,8 +206,8 @@ def parse(kind: Any, text: str, key: str) -> Any:
     items = tuple(_literal(item.strip()) for item in text.split(",") if item.strip())
     for candidate in (value, text, named.get(text.lower(), text), items):
         try:
-            return _convert(kind, candidate, Limits())
-        except _Unfit:
+            return convert_value(kind, candidate, Limits())
+        except Unfit:
             continue
     return convert(kind, value, key)  # raises
 
@@ -223,9 +222,10 @@ def _literal(text: str) -> Any:
 def refuse_key(key: str, known: Iterable[str], prefix: str = "") -> str:
     """Returns the line about a key that does not exist, with the nearest one that does."""
     known = [f"{prefix}{name}" for name in known]
-    guess = closest(f"{prefix}{key}", known)
-    if not guess and len(known) <= FEW:
-        guess = f"; accepted: {', '.join(known) or 'none'}"
+    guess, group = closest(f"{prefix}{key}", known), f"{prefix}{key}".rpartition(".")[0]
+    beside = [name for name in known if name.rpartition(".")[0] == group]
+    if not guess and len(beside) <= FEW:
+        guess = f"; accepted: {', '.join(beside or known[:FEW]) or 'none'}"
     return f"no key {f'{prefix}{key}'!r}{guess}"
 
 
@@ -255,177 +255,10 @@ def show(value: Any) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
 
 
-# ---- types
-
-
-class Limits(NamedTuple):
-    """Bounds of a number; both are included, and None is no bound."""
-
-    low: float | None = None
-    high: float | None = None
-
-
-class _Unfit(Exception):
-    """A value has the wrong type or, if `by_range`, is out of range."""
-
-    def __init__(self, by_range: bool = False):
-        super().__init__()
-        self.by_range = by_range
-
-
 def _kinds(cls: type) -> dict[str, Any]:
     """Returns the types of a dataclass's fields, by name."""
     return typing.get_type_hints(cls)
 
 
-def _is_mapping(kind: Any) -> bool:
-    origin = typing.get_origin(kind)
-    return isinstance(origin, type) and issubclass(origin, Mapping)
-
-
-def _literal_keys(kind: Any) -> tuple[str, ...]:
-    """Returns the keys of a mapping that accepts certain keys only, else ()."""
-    keys = typing.get_args(kind)[0] if _is_mapping(kind) else None
-    return typing.get_args(keys) if typing.get_origin(keys) is Literal else ()
-
-
 def _limits(field: dataclasses.Field) -> Limits:
     return Limits(field.metadata.get("low"), field.metadata.get("high"))
-
-
-def _options(kind: Any) -> tuple[Any, ...]:
-    """Returns the members of a union, or the one type."""
-    is_union = typing.get_origin(kind) in (Union, types.UnionType)
-    return typing.get_args(kind) if is_union else (kind,)
-
-
-def _convert(kind: Any, value: Any, limits: Limits) -> Any:
-    """Returns a value as the type wants it, or raises `_Unfit`."""
-    by_range = False
-    for option in _options(kind):
-        try:
-            return _convert_one(option, value, limits)
-        except _Unfit as unfit:
-            by_range |= unfit.by_range
-    raise _Unfit(by_range)
-
-
-def _convert_one(kind: Any, value: Any, limits: Limits) -> Any:
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if origin is Literal:
-        if any(type(value) is type(choice) and value == choice for choice in args):
-            return value
-        raise _Unfit(by_range=any(type(value) is type(choice) for choice in args))
-    if origin is tuple:
-        if not isinstance(value, tuple | list):
-            raise _Unfit
-        if args[-1] is Ellipsis:
-            return tuple(_convert(args[0], item, limits) for item in value)
-        if len(args) != len(value):
-            raise _Unfit
-        return tuple(_convert(arg, item, limits) for arg, item in zip(args, value, strict=True))
-    if _is_mapping(kind):
-        if not isinstance(value, Mapping):
-            raise _Unfit
-        return {str(key): _convert(args[1], item, limits) for key, item in value.items()}
-    if dataclasses.is_dataclass(kind):
-        if isinstance(value, kind):
-            return value
-        raise _Unfit
-    if kind in (int, float):
-        return _convert_number(kind, value, limits)
-    if kind in (None, type(None)):
-        if value is not None:
-            raise _Unfit
-        return None
-    if not isinstance(value, kind):
-        raise _Unfit
-    return value
-
-
-def _convert_number(kind: type, value: Any, limits: Limits) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _Unfit
-    if kind is int and isinstance(value, float):
-        if not value.is_integer():  # 1e5 is a whole number
-            raise _Unfit
-        value = int(value)
-    low, high = limits
-    in_range = (low is None or value >= low) and (high is None or value <= high)
-    if not in_range or not math.isfinite(value):
-        raise _Unfit(by_range=True)
-    return kind(value)
-
-
-def words(kind: Any, limits: Limits = Limits()) -> str:  # noqa: B008 - a tuple, never changed
-    """Returns what a type accepts, in words."""
-    options = [option for option in _options(kind) if option not in (None, type(None))]
-    text = " or ".join(_words_of_one(option, limits) for option in options)
-    return f"{text}, or None" if len(options) < len(_options(kind)) else text
-
-
-def _words_of_one(kind: Any, limits: Limits) -> str:
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    plain = {bool: "True or False", str: "text", type(None): "None", None: "None", Any: "anything"}
-    if kind in plain:
-        return plain[kind]
-    if kind in (int, float):
-        noun = "a whole number" if kind is int else "a number"
-        return noun + _words_of_limits(limits)
-    if origin is Literal:
-        shown = [repr(choice) for choice in args]
-        return " or ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
-    if origin is tuple:
-        if (plural := _plural(kind, limits)) is not None:
-            return plural.replace("lists", "a list", 1)
-        items = [arg for arg in args if arg is not Ellipsis]
-        length = "" if args[-1] is Ellipsis else f"of {len(items)}, "
-        each = words(items[0], limits) if len(set(items)) == 1 else None
-        each = f"each {each}" if each else ", then ".join(words(item, limits) for item in items)
-        return f"a list {length}{each}" if length else f"a list, {each}"
-    if _is_mapping(kind) and args[1] is not Any:
-        keys = ", ".join(map(repr, _literal_keys(kind)))
-        return f"a mapping of {keys or 'names'}, each to {words(args[1], limits)}"
-    return "a mapping"
-
-
-def _plural(kind: Any, limits: Limits) -> str | None:
-    """Returns a plain type in the plural, and None for a type that has no good one."""
-    plain = {int: "whole numbers", float: "numbers", str: "texts"}
-    if typing.get_origin(kind) is tuple:
-        first, *others = typing.get_args(kind)
-        inner = _plural(first, limits)
-        if inner is None or any(other not in (first, Ellipsis) for other in others):
-            return None
-        count = "" if Ellipsis in others else f"{1 + len(others)} "
-        return f"lists of {count}{inner}"
-    if kind not in plain:
-        return None
-    return plain[kind] + (_words_of_limits(limits) if kind is not str else "")
-
-
-def _words_of_limits(limits: Limits) -> str:
-    low, high = (None if x is None else f"{x:.10g}" for x in limits)
-    if low is not None and high is not None:
-        return f" from {low} to {high}"
-    if low is not None:
-        return f" of {low} or more"
-    return f" of at most {high}" if high is not None else ""
-
-
-def _kind_of(value: Any) -> str:
-    """Returns the type of a value in a user's words."""
-    for kind, word in (
-        (bool, "True or False"),
-        (int, "a whole number"),
-        (float, "a number"),
-        (str, "text"),
-        (tuple | list, "a list"),
-        (Mapping, "a mapping"),
-        (type(None), "nothing"),
-    ):
-        if isinstance(value, kind):
-            return word
-    return type(value).__name__

@@ -11,13 +11,18 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from gen1_jax.batch import Batch
-from gen1_jax.config import check_config, load_saved_config, resolve_paths
-from gen1_jax.distributed import check_shared, make_mesh
+from gen1_jax.config import (
+    changed_settings,
+    check_config,
+    load_saved_config,
+    resolve_paths,
+)
+from gen1_jax.distributed import check_shared, is_lead, make_mesh
 from gen1_jax.errors import UserError
 
 
 def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
-    """Runs one part in its folder. A part that is finished is not run again.
+    """Runs one part in its folder, and says what it made. A finished part is not run again.
 
     Args:
       config: the part's; see configs/tiny.py.
@@ -39,37 +44,54 @@ def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
         )
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir} is a file; a folder is accepted")
+    started = time.perf_counter()
     try:
         check_shared(workdir)
-        KINDS[config.kind](resolve_paths(config, workdir), workdir, progress, **options)
+        config = resolve_paths(config, workdir)
+        made = KINDS[config.kind](config, workdir, progress, **options)
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise UserError(f"--workdir {workdir} cannot be written: {error}") from error
+    if is_lead():
+        name = config.get("name", workdir.absolute().name)
+        tqdm.write(f"{name}: {made} ({time.perf_counter() - started:.0f} s)")
 
 
-def make_world(config, workdir: Path, progress: bool) -> None:
+# ---- each kind of part: what was made, and where, is the value
+
+
+def make_world(config, workdir: Path, progress: bool) -> str:
     """Renders the moving-shapes data set."""
     from gen1_jax.data_pipelines.moving_shapes.builder import build
 
-    build(workdir, config.builder, progress=progress)
+    splits = build(workdir, config.builder, progress=progress)
+    counts = ", ".join(f"{len(records)} {split}" for split, records in splits.items())
+    return f"{counts} clips; {workdir}"
 
 
-def make_tokenizer(config, workdir: Path, progress: bool) -> None:
+def make_tokenizer(config, workdir: Path, progress: bool) -> str:
     """Trains a tokenizer on the captions of the world."""
     from gen1_jax.data_pipelines.moving_shapes.builder import load
-    from gen1_jax.tokenizer import train_tokenizer
+    from gen1_jax.tokenizer import load_tokenizer, train_tokenizer
 
     if (workdir / "tokenizer.json").exists():
-        return
+        length = load_tokenizer(workdir).context_length
+        if length != config.context_length:
+            return (
+                f"made before, and left as it is, although context_length was {length} and is "
+                f"{config.context_length}; remove {workdir} to make it anew"
+            )
+        return f"made before; {workdir}"
     source = load(config.world, config.builder, "train")
     captions = (_text(source[i]["caption"]) for i in range(len(source)))
     train_tokenizer(captions, workdir, config.vocab_size, config.context_length)
+    return f"tokenizer of {len(source)} captions; {workdir}"
 
 
 def _text(value) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None:
+def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> str:
     """Trains a model on the data that the config names."""
     from gen1_jax.data_pipelines.sources import (
         make_stream,
@@ -82,10 +104,9 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None
     from gen1_jax.weights.importing import RECORD
 
     if (workdir / RECORD).exists():
-        tqdm.write(f"{config.name}: {workdir} holds an imported model: nothing to train")
-        return
+        return f"{workdir} holds an imported model: nothing to train"
     if is_finished(workdir, config.num_steps):  # its data may be gone
-        return
+        return _describe_finished(config, workdir)
     check_settings(config)
     config = resolve_training(config)
     if config.model.get("model_type") == "clip":
@@ -100,7 +121,7 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None
                     f"{config.data.tokenizer} needs a {name} of {has}; the config has {room}"
                 )
         text.bos_token_id, text.eos_token_id = tokenizer.start_id, tokenizer.end_id
-    train_on(
+    folder = train_on(
         config,
         workdir,
         lambda: make_stream(config.data, config.seed),
@@ -108,6 +129,20 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> None
         lambda: make_validation_streams(config.data),
         progress=progress,
         profile=profile,
+    )
+    return f"{config.num_steps} steps; {folder}"
+
+
+def _describe_finished(config, workdir: Path) -> str:
+    """Says that a part was trained before, and what to do if other settings are wanted now."""
+    steps, model = config.num_steps, workdir / "model"
+    changed = changed_settings(config, workdir)
+    if not changed:
+        return f"finished before, with {steps} steps; {model}"
+    return (
+        f"finished before, with {steps} steps, and left as it is, although {changed}. A larger "
+        f"num_steps continues from step {steps} with the new settings; another --workdir starts "
+        f"afresh; {model}"
     )
 
 
@@ -221,14 +256,15 @@ def read_trained(folder: Path, weights: str) -> tuple[Any, Any, str]:
     return module, params, f"the {kind} at step {step}"
 
 
-def encode(config, workdir: Path, progress: bool) -> None:
+def encode(config, workdir: Path, progress: bool) -> str:
     """Encodes the data of a config ahead of training."""
     from gen1_jax.precompute import encode
 
     encode(config, workdir, progress)
+    return f"encoded {', '.join(config.splits)}; {workdir}"
 
 
-def assemble(config, workdir: Path, progress: bool) -> None:
+def assemble(config, workdir: Path, progress: bool) -> str:
     """Copies the finished parts into one folder that `gen1 edit` reads."""
     from gen1_jax import pipeline
     from gen1_jax.resolve import resolve_pipeline
@@ -236,9 +272,10 @@ def assemble(config, workdir: Path, progress: bool) -> None:
     config = resolve_pipeline(config)
     folders = {**config.folders.to_dict(), "tokenizer": config.tokenizer}
     pipeline.assemble(folders, config.settings.to_dict(), workdir)
+    return f"pipeline for `gen1 edit`; {workdir}"
 
 
-def check_given(config, workdir: Path, progress: bool) -> None:
+def check_given(config, workdir: Path, progress: bool) -> str:
     """Checks that a part that comes from elsewhere is there.
 
     Raises:
@@ -246,13 +283,15 @@ def check_given(config, workdir: Path, progress: bool) -> None:
     """
     if not (workdir / config.holds).exists():
         raise UserError(f"no {config.holds} in {workdir}; it is made by: {config.made_by}")
+    return f"is there; {workdir / config.holds}"
 
 
-def evaluate(config, workdir: Path, progress: bool) -> None:
+def evaluate(config, workdir: Path, progress: bool) -> str:
     """Edits held-out clips of the world and measures the edits."""
     from gen1_jax.evaluation.world import evaluate_world
 
     evaluate_world(config, workdir, progress)
+    return f"measures and pictures of {config.num_clips} clips; {workdir}"
 
 
 def run_all(
@@ -274,11 +313,9 @@ def run_all(
       parts: run only these, in this order.
     """
     for part in parts or config.parts:
-        started = time.perf_counter()
         run_part(load_part(part), workdir / part, progress)
         if (metrics := workdir / part / "metrics.json").exists():
             shutil.copyfile(metrics, workdir / metrics.name)
-        tqdm.write(f"{part}: done in {time.perf_counter() - started:.0f} s")
 
 
 # Kind of a part → the function that runs it.

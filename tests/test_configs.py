@@ -11,10 +11,17 @@ from ml_collections import ConfigDict
 
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import Conditioner
-from gen1_jax.config import load_config, load_model_configs, load_saved_config, resolve_paths
+from gen1_jax.config import (
+    changed_settings,
+    load_config,
+    load_model_configs,
+    load_saved_config,
+    resolve_paths,
+)
 from gen1_jax.configs import base, demo, paper, schema, tiny
 from gen1_jax.data_pipelines.moving_shapes.builder import CONFIGS as WORLDS
 from gen1_jax.errors import UserError
+from gen1_jax.files import write_json
 from gen1_jax.models.unet import REMAT
 from gen1_jax.pipeline import ENCODERS, MODELS, SETTINGS
 from gen1_jax.precompute import check_settings as check_encoding
@@ -319,6 +326,31 @@ def test_paths_are_relative_to_the_parts_own_folder(tmp_path):
     resolved = resolve_paths(ConfigDict({"a": "~/x", "b": ("~/y", "./z"), "c": "z"}), tmp_path)
     home = str(Path.home())
     assert resolved.a == f"{home}/x" and resolved.b == (f"{home}/y", "./z") and resolved.c == "z"
+
+
+def test_changed_settings_are_told(tmp_path):
+    """Wherever the run was started from, and whichever version wrote the settings."""
+
+    def told(workdir: Path, **changes) -> str:
+        config = load_config("tiny:video")
+        config.unlock()
+        config.update_from_flattened_dict(changes)
+        return changed_settings(resolve_paths(config, workdir), workdir)
+
+    workdir = tmp_path / "run" / "video"
+    config = resolve_paths(load_config("tiny:video"), Path("run/video")).to_dict()
+    del config["trains"], config["optimizer"]["b1"]
+    write_json(workdir / "config.json", config | {"older": 1})
+    assert told(workdir) == ""
+    assert told(workdir, seed=3, **{"data.levels": (0,)}) == (
+        "data.levels was [0, 1, 2, 3, 4, 5, 6, 7], is [0]; seed was 0, is 3"
+    )
+    assert told(workdir, init_from="../other/model").startswith("init_from was 'run/image/model', ")
+    assert told(workdir, init_from="../image/modelx") != "" == told(tmp_path / "nothing", seed=3)
+    many = {key: 77 for key in config if type(config[key]) is int}
+    assert len(many) == 10 and told(workdir, **many).endswith("; and 2 more")
+    (workdir / "config.json").write_text("{")
+    assert told(workdir, seed=3) == ""
 
 
 def test_models_lie_in_the_folders_of_the_table_of_parts():

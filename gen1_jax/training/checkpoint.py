@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from gen1_jax.distributed import is_lead
 from gen1_jax.errors import UserError, one_line
 
 MAX_FAILURES = 3  # saves in a row that may fail before training stops
@@ -182,7 +183,7 @@ class Checkpoints:
         """
         for step, why in steps.items():
             aside = self._folder / f"damaged_{step}"
-            if jax.process_index() == 0:
+            if is_lead():
                 shutil.rmtree(aside, ignore_errors=True)
                 (self._folder / str(step)).rename(aside)
             warnings.warn(

@@ -11,15 +11,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import EncoderParams
-from gen1_jax.config import SAVED_CONFIG
+from gen1_jax.config import SAVED_CONFIG, changed_settings
 from gen1_jax.distributed import (
     MIN_SIZE_TO_SHARD,
     SHARDING,
     describe_sharding,
+    is_lead,
     put_batch,
     replicated,
     to_host,
@@ -38,7 +40,7 @@ from gen1_jax.training.state import (
     state_template,
 )
 from gen1_jax.training.step import make_step
-from gen1_jax.training.telemetry import FlopCounter, Metrics, Profiler, RunLog
+from gen1_jax.training.telemetry import FlopCounter, Metrics, Profiler, RunLog, how_to_watch
 from gen1_jax.training.validation import HeldOutLoss
 from gen1_jax.weights.folder import save_model
 
@@ -134,11 +136,18 @@ def train(
     options = {"dtype": dtype, "ema_decay": ema_decay, "seed": seed, "microbatches": microbatches}
     step_fn = make_step(objective.loss, optimizer, template, **options)
     encoders = jax.device_put(encoder_params, replicated(mesh))
+    first = int(state.step)
+    ahead = next(batches) if first < num_steps else None  # bad data end the run before it begins
+    changed = changed_settings(ConfigDict(record or {}), workdir) if first else ""
     _write_record(workdir, record)
     if (said := describe_sharding(template.params, min_size_to_shard)) and is_lead():
         tqdm.write(f"{name}: {said}")
 
-    first = int(state.step)
+    if is_lead():
+        begins = f"resumes at step {first} of {num_steps}" if first else f"{num_steps} steps"
+        tqdm.write(f"{name}: {begins}; to watch: {how_to_watch(workdir / 'logs')}")
+        if changed:
+            tqdm.write(f"{name}: settings have changed since: {changed}")
     previews = PreviewWriter(workdir / "samples", objective.preview, make_preview_batch)
     flops = FlopCounter(objective.loss, lambda b: not (encoders and objective.runs_encoders(b)))
     bad_steps, finished = BadSteps(name, workdir), {"steps": num_steps}
@@ -180,7 +189,7 @@ def train(
 
             # ---- step
             with log.spend("data"):
-                host_batch = next(batches)
+                host_batch, ahead = next(batches) if ahead is None else ahead, None
                 batch = put_batch(host_batch, mesh)
             with log.spend_step(batch), profiler.step(done, state):
                 flops.add(state.params, encoders, batch)
@@ -209,11 +218,6 @@ def is_finished(workdir: Path, num_steps: int) -> bool:
     except UserError:  # a damaged file: the run ends, and writes it, once more
         return False
     return finished.get("steps") == num_steps and (workdir / "model" / "config.json").exists()
-
-
-def is_lead() -> bool:
-    """Whether this is the one process of the job that speaks and writes."""
-    return jax.process_index() == 0
 
 
 def _restore(

@@ -1,6 +1,7 @@
 """The reports of a run: its bar and TensorBoard log, where the time goes, FLOPs, a profile."""
 
 import contextlib
+import importlib.util
 import time
 import warnings
 from collections import defaultdict
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from gen1_jax.batch import Batch
+from gen1_jax.distributed import is_lead
 from gen1_jax.errors import one_line
 from gen1_jax.flops import count_flops
 from gen1_jax.hardware import find_chip
@@ -121,7 +123,7 @@ class RunLog(contextlib.AbstractContextManager):
         mesh: Mesh,
         progress: bool,
     ):
-        lead = jax.process_index() == 0
+        lead = is_lead()
         self.events = EventLog(folder, first, write=lead)
         self._bar = tqdm(
             total=num_steps,
@@ -207,6 +209,12 @@ def mean_metrics(steps: Sequence[tuple[str, Mapping[str, float]]]) -> dict[str, 
             values[f"loss/{kind}" if name == "loss" else name].append(float(value))
     del values["bad_steps"]  # a count
     return {name: sum(each) / len(each) for name, each in values.items()}
+
+
+def how_to_watch(logs: Path) -> str:
+    """Returns the command that shows the logs below a folder, and how to install it if need be."""
+    installed = importlib.util.find_spec("tensorboard") is not None
+    return f"tensorboard --logdir {logs}" + ("" if installed else " (pip install tensorboard)")
 
 
 class Profiler(contextlib.AbstractContextManager):

@@ -65,9 +65,12 @@ def test_a_stage_broken_off_at_a_random_step_goes_on_to_the_same_numbers(
     with pytest.raises(RuntimeError, match="broken off"):
         run(config, tmp_path / "broken", rng.randint(2, 6))
     capsys.readouterr()
+    config.log_every = 3
     assert run(config, tmp_path / "broken") == expected
     # A resumed run does not read the model that the stage started from.
-    assert "from" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "from" not in said and "blur: resumes at step " in said
+    assert "settings have changed since: log_every was 1, is 3\n" in said
 
 
 def test_what_a_run_prepares_from_data_is_prepared_once(micro_run, quick, tmp_path, rng):
