@@ -7,7 +7,7 @@ parts that do not fit together end the run at once.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,10 @@ from gen1_jax.data_pipelines.encoded.folders import read_shapes
 from gen1_jax.data_pipelines.settings import ENCODED, check_data
 from gen1_jax.data_pipelines.sources import complete
 from gen1_jax.errors import UserError
-from gen1_jax.models.config import list_fields
 from gen1_jax.pipeline import ENCODERS
-from gen1_jax.settings import show
-from gen1_jax.weights.folder import module_from_config, param_template, read_config
-from gen1_jax.weights.merge import plan_merge
-from gen1_jax.weights.naming import MismatchError
+from gen1_jax.weights.folder import module_from_config, read_config
+from gen1_jax.weights.starting import ReadConfig, check_start, read_model_config, resolve_model
 
-ReadConfig = Callable[[Path], dict[str, Any]]  # model folder → the content of its config.json
-
-LIKE, START = "like", "init_from"
-# Fields that change no parameter and no output: what diffusers' files say of the training.
-_NO_EFFECT = ("sample_size",)
-# Part of a parameter's name → the fields of the UNet that it comes from.
-_CAUSES = {"temporal": ("temporal", "max_frames"), "conv_in/": ("in_channels",)}
 # Width of an image embedding → a public CLIP that has it.
 _PUBLIC_CLIPS = {
     768: "openai/clip-vit-large-patch14",
@@ -42,7 +32,11 @@ _PUBLIC_CLIPS = {
 
 
 def resolve_training(
-    config: ConfigDict, read: ReadConfig = read_config, *, has_data: bool = True
+    config: ConfigDict,
+    read: ReadConfig = read_config,
+    *,
+    has_data: bool = True,
+    begun: Mapping[str, Any] | None = None,
 ) -> ConfigDict:
     """Returns the config of a trained part, whole and checked, with what follows filled in.
 
@@ -50,6 +44,7 @@ def resolve_training(
       config: the part's config, with resolved paths.
       read: reads the config.json of a model folder.
       has_data: whether the data are there. If not, sizes that only data can say are missing.
+      begun: the model of a run that is continued, which no longer needs the one it began from.
 
     Raises:
       UserError: a model, a data set or a setting is missing, or they do not fit together.
@@ -57,8 +52,13 @@ def resolve_training(
     config, name = ConfigDict(config.to_dict()), config.name
     data, frozen = check_data(config.data), config.frozen.to_dict()
     merge = config.merge.to_dict()
-    model = resolve_model(config.model.to_dict(), config.init_from, name=name, read=read)
-    if config.init_from and not _is_open(model):
+    try:
+        model = resolve_model(config.model.to_dict(), config.init_from, name=name, read=read)
+    except UserError:
+        if not begun:
+            raise
+        model = dict(begun)
+    if config.init_from and not _is_open(model) and not begun:
         check_start(model, config.init_from, merge, name=name, read=read)
     data = complete(data) if has_data else data
     shapes = read_shapes(data) if has_data and data.form == ENCODED else {}
@@ -103,102 +103,6 @@ def needed_fields(
     return ("latents", *drawn, *structure, "content")
 
 
-# ---- the model
-
-
-def resolve_model(
-    model: Mapping[str, Any], init_from: str, *, name: str, read: ReadConfig = read_config
-) -> dict[str, Any]:
-    """Returns the content of config.json of the model that a part trains.
-
-    Args:
-      model: a whole model, or `like` and what differs from the model that it names: the word
-        "init_from", or a model folder.
-      init_from: the model folder that training starts from; may be empty.
-      name: the part's name, for messages.
-      read: reads the config.json of a model folder.
-
-    Raises:
-      UserError: the model to be like is missing, or a setting is not one of that network.
-    """
-    changes = dict(model)
-    like = changes.pop(LIKE, None)
-    if like is None:
-        if model or not init_from:
-            return changes
-        like = START
-    if not isinstance(like, str):
-        raise UserError(
-            f"{name}: model.like is {show(like)}; accepted: 'init_from', or a model folder"
-        )
-    folder = init_from if like == START else like
-    if not folder:
-        raise UserError(f"{name}: model.like is 'init_from', but init_from is empty; accepted: a "
-                        "model folder in either")  # fmt: skip
-    first = _read(folder, name=name, read=read)
-    whole = {**first, **changes}
-    for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(first.get(key), Mapping):
-            whole[key] = {**first[key], **value}
-    return module_from_config(whole, where=f"{name}: model like {folder}").to_config()
-
-
-def check_start(
-    model: Mapping[str, Any],
-    init_from: str,
-    merge: Mapping[str, Any],
-    *,
-    name: str,
-    read: ReadConfig = read_config,
-) -> None:
-    """Checks that a model can start from another one, by their config.json alone.
-
-    Args:
-      model: the content of config.json of the model that is trained.
-      init_from: the model folder that training starts from.
-      merge: the patterns of `plan_merge`.
-      name: the part's name, for messages.
-      read: reads the config.json of a model folder.
-
-    Raises:
-      UserError: they do not fit; the line names the fields that differ.
-    """
-    here = module_from_config(model, where=f"{name}: model")
-    there = module_from_config(_read(init_from, name=name, read=read), where=init_from)
-    if type(here) is not type(there):
-        raise UserError(
-            f"{name}: init_from {init_from} holds {type(there).__name__}; accepted: "
-            f"{type(here).__name__}"
-        )
-    own, other = list_fields(here), list_fields(there)
-    differ = [key for key in own if own[key] != other[key] and key not in _NO_EFFECT]
-    if not differ:
-        return
-    try:
-        plan_merge(param_template(here), param_template(there), **merge)
-    except MismatchError as error:
-        paths = [*error.missing, *error.unexpected, *(path for path, *_ in error.wrong_shapes)]
-        for part, keys in _CAUSES.items():
-            if not any(part in path for path in paths):  # the merge allows these to differ
-                differ = [key for key in differ if key not in keys]
-        fields = ", ".join(f"{key} {show(other[key])} there, {show(own[key])} here"
-                           for key in differ)  # fmt: skip
-        raise UserError(
-            f"{name}: init_from {init_from} is not the model of this config: {fields}; accepted: "
-            f"the same, or 'model': {{'like': 'init_from'}}, which takes them from there "
-            "(configs/own.py)"
-        ) from error
-
-
-def _read(folder: str, *, name: str, read: ReadConfig) -> dict[str, Any]:
-    try:
-        return read(Path(folder))
-    except UserError as error:
-        raise UserError(
-            f"{name} starts from {folder}: {error}; the part before it makes it, or `gen1 import`"
-        ) from None
-
-
 # ---- widths
 
 
@@ -222,7 +126,9 @@ def _fill_prior(
             f"{name}: the encoded data hold no captions, which a prior learns from; encode with a "
             "tokenizer (`gen1 import --clip`, or --tokenizer)"
         )
-    clip = module_from_config(_read(frozen["clip"], name=name, read=read), where=frozen["clip"])
+    clip = module_from_config(
+        read_model_config(frozen["clip"], name=name, read=read), where=frozen["clip"]
+    )
     widths = {
         "embedding_dim": clip.projection_dim,
         "num_embeddings": clip.text_config.max_position_embeddings,
@@ -262,8 +168,10 @@ def _check_unet(
         width, channels, where = shapes["content"][-1], shapes["latents"][-1], data.folder
     elif data.form != ENCODED:
         where = frozen["clip"]
-        width = module_from_config(_read(where, name=name, read=read)).projection_dim
-        channels = module_from_config(_read(frozen["vae"], name=name, read=read)).latent_channels
+        width = module_from_config(read_model_config(where, name=name, read=read)).projection_dim
+        channels = module_from_config(
+            read_model_config(frozen["vae"], name=name, read=read)
+        ).latent_channels
     else:
         return
     check_widths(unet, width, channels, name=name, where=where)
@@ -322,7 +230,9 @@ def check_encoding(config: ConfigDict, read: ReadConfig = read_config) -> None:
         return
     folders = {"unet": config.unet, "clip": config.frozen.clip, "vae": config.frozen.vae}
     models = {
-        kind: module_from_config(_read(folder, name="encoding", read=read), where=folder)
+        kind: module_from_config(
+            read_model_config(folder, name="encoding", read=read), where=folder
+        )
         for kind, folder in folders.items()
     }
     check_widths(
@@ -352,7 +262,7 @@ def resolve_pipeline(config: ConfigDict, read: ReadConfig = read_config) -> Conf
     if not config.get("data"):
         raise UserError("settings.size and settings.num_frames are needed, or data to read them of")
     n, *latent_size, _ = read_shapes(complete(config.data))["latents"]
-    vae = module_from_config(_read(config.folders.vae, name="pipeline", read=read))
+    vae = module_from_config(read_model_config(config.folders.vae, name="pipeline", read=read))
     factor = 2 ** (len(vae.block_out_channels) - 1)
     if settings.get("size") is None:
         settings.size = tuple(side * factor for side in latent_size)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from gen1_jax.batch import Batch
 from gen1_jax.config import (
+    SAVED_CONFIG,
     changed_settings,
     check_config,
     load_saved_config,
@@ -19,6 +20,7 @@ from gen1_jax.config import (
 )
 from gen1_jax.distributed import check_shared, is_lead, make_mesh
 from gen1_jax.errors import UserError
+from gen1_jax.files import read_json
 
 
 def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
@@ -108,7 +110,8 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> str:
     if is_finished(workdir, config.num_steps):  # its data may be gone
         return _describe_finished(config, workdir)
     check_settings(config)
-    config = resolve_training(config)
+    begun = read_json(workdir / SAVED_CONFIG) if (workdir / "checkpoints").exists() else None
+    config = resolve_training(config, begun=(begun or {}).get("model"))
     if config.model.get("model_type") == "clip":
         tokenizer = load_tokenizer(config.data.tokenizer)
         text = config.model.text_config

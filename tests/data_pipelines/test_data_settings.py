@@ -4,9 +4,9 @@ import dataclasses
 import random
 
 import pytest
+from encoded_files import write_folder
 from footage_files import write_footage
 from ml_collections import ConfigDict
-from test_encoded import write_folder
 
 from gen1_jax.data_pipelines.settings import (
     FORMS,

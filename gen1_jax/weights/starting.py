@@ -1,0 +1,152 @@
+"""The model that a part trains and the one that it starts from, by their config.json alone.
+
+A config may say a model whole, or what differs from the model that it is like. No weight is read
+here, so that models that do not fit end a run before anything is loaded.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from gen1_jax.config import resolve_paths
+from gen1_jax.errors import UserError
+from gen1_jax.models.config import list_fields
+from gen1_jax.settings import show
+from gen1_jax.weights.folder import CONFIG, module_from_config, param_template, read_config
+from gen1_jax.weights.merge import plan_merge
+from gen1_jax.weights.naming import MismatchError
+
+ReadConfig = Callable[[Path], dict[str, Any]]  # model folder → the content of its config.json
+
+LIKE, START = "like", "init_from"
+# Fields that change no parameter and no output: what diffusers' files say of the training.
+_NO_EFFECT = ("sample_size",)
+# Part of a parameter's name → the fields of the UNet that it comes from.
+_CAUSES = {"temporal": ("temporal", "max_frames"), "conv_in/": ("in_channels",)}
+
+
+class NotDescribed(UserError):
+    """Neither a model folder nor a config says what a part's model is."""
+
+
+def resolve_model(
+    model: Mapping[str, Any], init_from: str, *, name: str, read: ReadConfig = read_config
+) -> dict[str, Any]:
+    """Returns the content of config.json of the model that a part trains.
+
+    Args:
+      model: a whole model, or `like` and what differs from the model that it names: the word
+        "init_from", or a model folder.
+      init_from: the model folder that training starts from; may be empty.
+      name: the part's name, for messages.
+      read: reads the config.json of a model folder.
+
+    Raises:
+      UserError: the model to be like is missing, or a setting is not one of that network.
+    """
+    changes = dict(model)
+    like = changes.pop(LIKE, None)
+    if like is None:
+        if model or not init_from:
+            return changes
+        like = START
+    if not isinstance(like, str):
+        raise UserError(
+            f"{name}: model.like is {show(like)}; accepted: 'init_from', or a model folder"
+        )
+    folder = init_from if like == START else like
+    if not folder:
+        raise UserError(f"{name}: model.like is 'init_from', but init_from is empty; accepted: a "
+                        "model folder in either")  # fmt: skip
+    first = read_model_config(folder, name=name, read=read)
+    whole = {**first, **changes}
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(first.get(key), Mapping):
+            whole[key] = {**first[key], **value}
+    return module_from_config(whole, where=f"{name}: model like {folder}").to_config()
+
+
+def check_start(
+    model: Mapping[str, Any],
+    init_from: str,
+    merge: Mapping[str, Any],
+    *,
+    name: str,
+    read: ReadConfig = read_config,
+) -> None:
+    """Checks that a model can start from another one, by their config.json alone.
+
+    Args:
+      model: the content of config.json of the model that is trained.
+      init_from: the model folder that training starts from.
+      merge: the patterns of `plan_merge`.
+      name: the part's name, for messages.
+      read: reads the config.json of a model folder.
+
+    Raises:
+      UserError: they do not fit; the line names the fields that differ.
+    """
+    here = module_from_config(model, where=f"{name}: model")
+    there = module_from_config(read_model_config(init_from, name=name, read=read), where=init_from)
+    if type(here) is not type(there):
+        raise UserError(
+            f"{name}: init_from {init_from} holds {type(there).__name__}; accepted: "
+            f"{type(here).__name__}"
+        )
+    own, other = list_fields(here), list_fields(there)
+    differ = [key for key in own if own[key] != other[key] and key not in _NO_EFFECT]
+    if not differ:
+        return
+    try:
+        plan_merge(param_template(here), param_template(there), **merge)
+    except MismatchError as error:
+        paths = [*error.missing, *error.unexpected, *(path for path, *_ in error.wrong_shapes)]
+        for part, keys in _CAUSES.items():
+            if not any(part in path for path in paths):  # the merge allows these to differ
+                differ = [key for key in differ if key not in keys]
+        fields = ", ".join(f"{key} {show(other[key])} there, {show(own[key])} here"
+                           for key in differ)  # fmt: skip
+        raise UserError(
+            f"{name}: init_from {init_from} is not the model of this config: {fields}; accepted: "
+            f"the same, or 'model': {{'like': 'init_from'}}, which takes them from there "
+            "(configs/own.py)"
+        ) from error
+
+
+def read_model_config(folder: str, *, name: str, read: ReadConfig) -> dict[str, Any]:
+    try:
+        return read(Path(folder))
+    except NotDescribed:
+        raise
+    except UserError as error:
+        raise UserError(
+            f"{name} starts from {folder}: {error}; the part before it makes it, or `gen1 import`"
+        ) from None
+
+
+def read_parts(load_part: Callable[[str], ConfigDict]) -> ReadConfig:
+    """Returns a reader of model configs that needs no folder where a part describes its model.
+
+    Args:
+      load_part: part → its config.
+    """
+
+    def read(folder: Path) -> dict[str, Any]:
+        if (folder / CONFIG).is_file():
+            return read_config(folder)
+        part = folder.parent.name
+        config = load_part(part)
+        model = config.get("model")
+        if not model:
+            made_by = config.get("made_by", f"gen1 train --config NAME:{part}")
+            raise NotDescribed(
+                f"no {folder / CONFIG}, and the config says no model of the part {part}; "
+                f"{made_by} makes it, and --workdir RUN/PART finds it"
+            )
+        config = resolve_paths(config, folder.parent)
+        model = config.model
+        return resolve_model(model.to_dict(), config.get("init_from", ""), name=part, read=read)
+
+    return read

@@ -1,0 +1,214 @@
+"""What a config leaves open: models like those they start from, and parts that do not fit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from encoded_files import write_folder
+from public_models import SD_2, UNET, VAE
+
+from gen1_jax.aot.programs import batch_shapes
+from gen1_jax.config import load_config, resolve_paths
+from gen1_jax.configs import own
+from gen1_jax.errors import UserError
+from gen1_jax.models.config import list_fields
+from gen1_jax.resolve import check_encoding, resolve_pipeline, resolve_training
+from gen1_jax.weights.folder import module_from_config, param_template
+from gen1_jax.weights.merge import plan_merge
+from gen1_jax.weights.starting import read_parts
+
+STAGES = ("image", "video", "structure", "blur")
+WIDTH = 5  # of the image embeddings in the encoded clips of test_encoded.py
+TOWER = {"hidden_size": WIDTH, "intermediate_size": 4, "num_hidden_layers": 1}
+TOWER |= {"num_attention_heads": 1}
+# Public checkpoints of two makes, as their config.json says them.
+UNETS = {
+    "SD 1": UNET | {"cross_attention_dim": WIDTH, "_class_name": "UNet2DConditionModel"},
+    "SD 2": UNET
+    | SD_2
+    | {"cross_attention_dim": WIDTH, "_class_name": "UNet2DConditionModel"}
+    | {"_diffusers_version": "0.8.0", "dual_cross_attention": False, "num_class_embeds": None},
+}
+
+
+def write_model(run: Path, part: str, config: dict) -> None:
+    """Writes what is read of a model before a run starts; the weights are not."""
+    folder = run / part / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def change(run: Path, part: str, **changes) -> None:
+    path = run / part / "model" / "config.json"
+    write_model(run, part, json.loads(path.read_text()) | changes)
+
+
+@pytest.fixture(scope="module", params=UNETS)
+def made(request, tmp_path_factory):
+    """A run of configs/own.py before its first stage: what was imported, and encoded clips."""
+    run = tmp_path_factory.mktemp("run")
+    write_model(run, "unet", UNETS[request.param])
+    write_model(run, "autoencoder", VAE | {"_class_name": "AutoencoderKL"})
+    vision = TOWER | {"image_size": 8, "patch_size": 4}
+    text = TOWER | {"vocab_size": 60, "max_position_embeddings": 7}
+    clip = {"model_type": "clip", "text_config": text, "vision_config": vision}
+    write_model(run, "clip", clip | {"projection_dim": WIDTH})
+    for name in ("clips/train", "clips/validation", "images_12x12/train"):
+        write_folder(run / "encoded" / name)
+    return run
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    shutil.copytree(made, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def load(run: Path, part: str, *overrides: str):
+    return resolve_paths(load_config(f"own:{part}", overrides), run / part)
+
+
+def resolve(run: Path, part: str, *overrides: str):
+    return resolve_training(load(run, part, *overrides))
+
+
+def test_the_stages_take_every_width_from_the_checkpoint(run):
+    """Each starts from the one before by its patterns alone, and its data are found."""
+    before = json.loads((run / "unet" / "model" / "config.json").read_text())
+    for stage, (channels, temporal) in zip(
+        STAGES, ((4, False), (4, True), (12, True), (12, True)), strict=True
+    ):
+        config = resolve(run, stage)
+        there, here = module_from_config(before), module_from_config(config.model.to_dict())
+        assert (here.in_channels, here.temporal) == (channels, temporal)
+        changed = {k for k, v in list_fields(here).items() if v != list_fields(there)[k]}
+        assert changed <= {"in_channels", "temporal", "max_frames"}
+        merge = config.merge.to_dict()
+        report = plan_merge(param_template(here), param_template(there), **merge)
+        assert bool(report.new) == (stage == "video") and not report.dropped
+        assert bool(report.widened) == (stage == "structure")
+        structure = ("structure", "structure_level") if channels == 12 else ()
+        assert config.data.fields == ("latents", *structure, "content")
+        assert config.data.num_frames == 4 and config.data.buckets == ((6, 6),)
+        assert config.data.image_fraction == (1.0 if stage == "image" else 0.125)
+        assert "like" not in config.model
+        json.dumps(config.to_dict())  # as the run's config.json records it
+        before = config.model.to_dict()
+        write_model(run, stage, before)
+
+
+def test_a_prior_takes_its_widths_from_clip(run):
+    config = resolve(run, "prior")
+    assert (config.model.embedding_dim, config.model.num_embeddings) == (WIDTH, 7)
+    assert config.data.fields == ("content", "tokens")
+    assert module_from_config(config.model.to_dict()).embedding_dim == WIDTH
+
+
+def test_the_pipeline_takes_its_sizes_from_the_encoded_clips(run):
+    settings = resolve_pipeline(load(run, "pipeline")).settings
+    assert settings.to_dict()["size"] == (12, 12) and settings.num_frames == 4
+    given = load(run, "pipeline", "settings.size=(8,8)", "settings.num_frames=3")
+    assert resolve_pipeline(given).settings.to_dict()["size"] == (8, 8)
+
+
+def test_a_model_may_be_like_any_folder_and_start_at_random(run):
+    like = f"model.like={run / 'unet' / 'model'}"
+    config = resolve(run, "video", "init_from=", like, "model.block_out_channels=(16,32)")
+    module = module_from_config(config.model.to_dict())
+    assert module.block_out_channels == (16, 32) and module.temporal
+
+
+def test_a_run_that_began_needs_no_model_to_start_from(run):
+    begun = resolve(run, "image").model.to_dict()
+    shutil.rmtree(run / "unet")
+    config = resolve_training(load(run, "image"), begun=begun)
+    assert config.model.to_dict() == begun
+
+
+def one_line(error) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "overrides", "says"),
+    [
+        ("image", ["init_from=../gone/model"], "image starts from .*run/gone/model: no model"),
+        ("image", ["init_from="], "model.like is 'init_from', but init_from is empty"),
+        ("image", ["model.in_chanels=4"], "in_chanels=4; accepted keys"),
+        ("image", ["model.norm_num_groups=3"], "norm_num_groups=3; accepted: divisors"),
+        ("image", ["init_from=../clip/model"], "UNet, not a CLIPModel"),
+        ("image", ["init_from=../autoencoder/model"], "UNet, not a AutoencoderKL"),
+        ("image", ["data.folder=../gone"], "holds no encoded .*gen1 precompute --config"),
+        ("image", ["model.layers_per_block=2"], "not the model of this config: layers_per_block 1"),
+        (
+            "video",
+            ["init_from=../unet/model", "merge.new=()"],
+            "not the model of this config: temporal False there, True here",
+        ),
+        (
+            "structure",
+            ["init_from=../unet/model", "merge.widened=()", "model.temporal=False"],
+            "config: in_channels 4 there, 12 here;",
+        ),
+        (
+            "video",
+            ["init_from=../unet/model", "model.max_frames=3"],
+            "clips have 4 frames, and the model's max_frames is 3",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_one_line(run, part, overrides, says):
+    with pytest.raises(UserError, match=says) as error:
+        resolve(run, part, *overrides)
+    one_line(error)
+
+
+def test_another_checkpoint_names_the_fields_that_differ(run):
+    """The paper's config has the sizes of Stable Diffusion 1.5."""
+    config = load_config("paper:image")
+    with pytest.raises(UserError, match="block_out_channels.*cross_attention_dim 5 there, 768"):
+        resolve_training(resolve_paths(config, run / "image"))
+
+
+def test_widths_of_clip_and_unet_are_compared(run):
+    change(run, "unet", cross_attention_dim=1024)
+    with pytest.raises(UserError, match="is 1024, and image embeddings of .* have 5 .*ViT-H-14"):
+        resolve(run, "image")
+    with pytest.raises(UserError, match="is 1024, and image embeddings of .*clip/model have 5"):
+        check_encoding(load(run, "encoded"))
+    change(run, "unet", cross_attention_dim=WIDTH)
+    check_encoding(load(run, "encoded"))
+    change(run, "autoencoder", latent_channels=16)
+    with pytest.raises(UserError, match="of 4 channels, and those of .* have 16"):
+        check_encoding(load(run, "encoded"))
+
+
+# ---- without a run: what a config says of itself
+
+
+def test_parts_describe_each_other_without_their_folders(run):
+    """As `gen1 compile` reads them: what is not on the disk, its own part describes."""
+    shutil.rmtree(run / "encoded")
+    read = read_parts(lambda part: load_config(f"own:{part}"))
+    given = ("data.num_frames=4", "data.buckets=((6,6),)")
+    given += ("data.image_batch_size=32", "data.image_fraction=0.125")
+    config = resolve_training(load(run, "blur", *given), read, has_data=False)
+    assert config.model.in_channels == 12 and config.model._class_name == "VideoUNet"
+    assert batch_shapes(config, images=False).structure.shape == (4, 4, 6, 6, 4)
+    shutil.rmtree(run / "unet")
+    with pytest.raises(UserError, match="no .*unet/model/config.json.*gen1 import --unet") as error:
+        resolve_training(load(run, "blur", *given), read, has_data=False)
+    one_line(error)
+    read = read_parts(lambda part: load_config(f"paper:{part}"))
+    assert resolve_training(load_config("paper:blur"), read, has_data=False).model.in_channels == 12
+
+
+def test_own_has_the_paper_s_order_of_parts():
+    assert list(own.PARTS)[-5:] == [*STAGES, "pipeline"]
+    # A batch of images has as many frames as one of clips of eight frames.
+    assert own.IMAGES == 8 * own.CLIPS
+    assert np.prod(jax.tree.leaves(own.STEPS)) > 0
