@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,12 +142,18 @@ def load(data_dir: str, config: str | MovingShapesConfig, split: str) -> Sequenc
         builder = _builder(data_dir, config)
     if not builder.is_prepared():
         raise UserError(
-            f"no moving_shapes/{builder.builder_config.name} under {data_dir}; build it first"
+            f"no moving-shapes world of size {builder.builder_config.name!r} in {data_dir}; make "
+            f"one: gen1 world --workdir {data_dir} --builder {builder.builder_config.name}"
         )
     if split not in builder.info.splits:
         known = ", ".join(builder.info.splits)
         raise UserError(f"unknown split {split!r} of moving_shapes; one of: {known}")
     return _source(builder, split)
+
+
+def built_configs(data_dir: str | Path) -> list[str]:
+    """Returns the names of the data sets that are in a folder."""
+    return [name for name in CONFIGS if (Path(data_dir) / MovingShapes.name / name).is_dir()]
 
 
 def _builder(data_dir: str, config: str | MovingShapesConfig) -> MovingShapes:

@@ -7,10 +7,12 @@ A prompt file holds a JSON object a line, {"video": PATH, "prompt": TEXT}, with 
 the file. A clip of the world is asked for another colour and measured against the truth too: does
 its object take that colour, does the object keep its mask, does the depth stay.
 
-Output: records.jsonl, table.md, metrics.json and, if a control varies, trends.png. Records are
-written as edits are made: the same command goes on with a sweep that was stopped.
+The output folder holds records.jsonl (a line an edit), table.md and metrics.json (the means of each
+setting), trends.png if a control varies, and videos/CLIP/SETTING.mp4. Records and videos are
+written as edits are made: the same command goes on with an evaluation that was stopped.
 """
 
+import contextlib
 from pathlib import Path
 
 from gen1_jax.commands.mesh import add_mesh_argument, make_mesh_of
@@ -27,21 +29,61 @@ def add_arguments(parser) -> None:
         help="pipeline folder (%(default)s)",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--prompts", type=Path, help="a prompt file (JSONL)")
-    source.add_argument("--world", type=Path, help="folder of a moving-shapes data set")
-    parser.add_argument(
-        "--builder", default="demo", help="size of the data set in --world (%(default)s)"
+    source.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt file (JSONL)")
+    source.add_argument(
+        "--world", type=Path, metavar="DIR", help="folder of a moving-shapes data set"
     )
     parser.add_argument(
-        "--clips", type=int, default=32, help="number of held-out clips of --world (%(default)s)"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for the results; one that was begun is gone on with",
     )
+    parser.add_argument(
+        "--builder", help="with --world, size of the data set (the one that is in the folder)"
+    )
+    parser.add_argument(
+        "--clips", type=int, metavar="N", help="with --world, number of held-out clips (32)"
+    )
+    add_control_arguments(parser)
+    parser.add_argument(
+        "--frames",
+        type=int,
+        metavar="N",
+        help="with --prompts, number of frames of each clip (as many as the model was trained on)",
+    )
+    parser.add_argument(
+        "--stride", type=int, metavar="N", help="with --prompts, take every N-th frame (1)"
+    )
+    parser.add_argument(
+        "--start", type=int, metavar="N", help="with --prompts, first frame to take (0)"
+    )
+    parser.add_argument(
+        "--size", metavar="HxW", help="with --prompts, size of the frames (the size trained on)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="number of clips edited together (%(default)s)",
+    )
+    parser.add_argument("--no-videos", action="store_true", help="write no videos of the edits")
+    add_mesh_argument(parser)
+    parser.add_argument("--no-progress", action="store_true", help="show no bar")
+
+
+def add_control_arguments(parser) -> None:
+    """Adds the controls under the names that `gen1 edit` has, each with several values."""
     parser.add_argument(
         "--structure-level",
         type=int,
         nargs="+",
         default=[0],
         metavar="T",
-        help="values of the structure level, 0 to 7 (0)",
+        help="how coarse the structure is: values of 0 to 7 (0)",
     )
     parser.add_argument(
         "--temporal-scale",
@@ -49,14 +91,14 @@ def add_arguments(parser) -> None:
         nargs="+",
         default=[1.0],
         metavar="W",
-        help="values of the temporal scale (1)",
+        help="consistency over time: one value or several (1)",
     )
     parser.add_argument(
         "--guidance-scale",
         type=float,
         nargs="+",
         metavar="W",
-        help="values of the guidance scale (the model's own default)",
+        help="how strictly the prompt is followed: one value or several (the model's own default)",
     )
     parser.add_argument(
         "--one-at-a-time",
@@ -67,69 +109,113 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the noise and of the colours (%(default)s)"
     )
-    parser.add_argument(
-        "--frames",
-        type=int,
-        help="number of frames of each clip of --prompts (as many as the model was trained on)",
-    )
-    parser.add_argument("--stride", type=int, help="take every N-th frame of --prompts (1)")
-    parser.add_argument(
-        "--batch-size", type=int, default=8, help="number of clips edited together (%(default)s)"
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
-    add_mesh_argument(parser)
-    parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
 
 def run(args) -> None:
+    from gen1_jax.editing import VideoEditor
+    from gen1_jax.evaluation.report import write_summary
+    from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep
+    from gen1_jax.evaluation.videos import FOLDER, EditVideos
+    from gen1_jax.files import making_folder
+    from gen1_jax.runtime import keep_programs
+
+    controls = check_arguments(args)
+    grid = make_grid(**controls) if args.one_at_a_time else full_grid(**controls)
+    keep_programs()
+    editor = VideoEditor.load(args.model, mesh=make_mesh_of(args))
+    items, palette = find_items(args, editor)
+    videos = EditVideos(args.output, args.seed)
+    shown = {} if args.no_videos else {"on_edit": videos.write, "is_missing": videos.is_missing}
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(making_folder(args.output))
+        except OSError as error:
+            raise UserError(f"--output {args.output} cannot be made: {error.strerror}") from error
+        records = run_sweep(
+            editor,
+            items,
+            grid,
+            args.output / "records.jsonl",
+            num_steps=args.steps,
+            batch_size=batch_size_for(editor.mesh, args.batch_size, items),
+            seed=args.seed,
+            palette=palette,
+            progress=not args.no_progress,
+            **shown,
+        )
+        table = write_summary(records, args.output, grid)
+    print(table)
+    made = f", the edits in {args.output / FOLDER}" if shown else ""
+    print(f"measures of {len(grid)} settings are in {args.output / 'metrics.json'}{made}")
+
+
+def check_arguments(args) -> dict:
+    """Checks whatever can be checked before the model is loaded; returns the controls' values.
+
+    Raises:
+      UserError: a control, a count or a combination of flags that is not accepted.
+    """
     import numpy as np
 
     from gen1_jax.controls import Controls
-    from gen1_jax.editing import VideoEditor
-    from gen1_jax.evaluation.items import file_items, world_items
-    from gen1_jax.evaluation.report import write_summary
-    from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep
-    from gen1_jax.runtime import keep_programs
 
-    keep_programs()
-    controls = {
-        "structure_level": args.structure_level,
-        "temporal_scale": args.temporal_scale,
-        "guidance_scale": args.guidance_scale or [None],
-    }
     guidance = None if args.guidance_scale is None else np.asarray(args.guidance_scale)
     temporal = np.asarray(args.temporal_scale)
     Controls(args.structure_level, temporal, guidance, args.steps).check()
     if not 0 <= args.seed < 2**31:
         raise UserError(f"--seed {args.seed}; 0 to {2**31 - 1} are accepted")
-    if args.world and (args.frames is not None or args.stride is not None):
-        raise UserError("--frames and --stride go with --prompts; clips of --world are whole")
-    for name in ("batch_size", "clips", "frames", "stride"):
-        if (getattr(args, name) or 1) < 1 or getattr(args, name) == 0:
-            raise UserError(
-                f"--{name.replace('_', '-')} {getattr(args, name)}; 1 or more is accepted"
-            )
-    editor = VideoEditor.load(args.model, mesh=make_mesh_of(args))
-    palette = None
-    if args.prompts:
-        frames = args.frames or editor.settings["num_frames"]
-        items = file_items(args.prompts, tuple(editor.settings["size"]), frames, args.stride or 1)
+    for name in ("frames", "stride", "start", "size"):
+        if args.world and getattr(args, name) is not None:
+            raise UserError(f"--{name} goes with --prompts; clips of --world are taken whole")
+    for name in ("builder", "clips"):
+        if args.prompts and getattr(args, name) is not None:
+            raise UserError(f"--{name} goes with --world; --prompts takes every line of its file")
+    for name, least in {"batch_size": 1, "clips": 1, "frames": 1, "stride": 1, "start": 0}.items():
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value}; {least} or more is accepted")
+    return {
+        "structure_level": args.structure_level,
+        "temporal_scale": args.temporal_scale,
+        "guidance_scale": args.guidance_scale or [None],
+    }
+
+
+def find_items(args, editor) -> tuple:
+    """Returns the clips to edit, and the judge of their colours where the truth is known."""
+    from gen1_jax.commands.edit import parse_size
+    from gen1_jax.distributed import FRAMES
+    from gen1_jax.evaluation.items import file_items, world_items
+
+    if args.world:
+        items, palette = world_items(args.world, args.builder, "test", args.clips or 32, args.seed)
     else:
-        items, palette = world_items(args.world, args.builder, "test", args.clips, args.seed)
-    grid = make_grid(**controls) if args.one_at_a_time else full_grid(**controls)
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {args.output} cannot be made: {error.strerror}") from error
-    records = run_sweep(
-        editor,
-        items,
-        grid,
-        args.output / "records.jsonl",
-        num_steps=args.steps,
-        batch_size=min(args.batch_size, len(items)),
-        seed=args.seed,
-        palette=palette,
-        progress=not args.no_progress,
-    )
-    print(write_summary(records, args.output, grid))
+        most, own = editor.unet.max_frames, editor.settings["num_frames"]
+        frames = args.frames or min(own, most)
+        if frames > most:
+            raise UserError(f"--frames {frames}; this model takes at most {most} at a time")
+        size = parse_size(args.size, editor.settings["size"], editor.conditioner.vae.spatial_factor)
+        items = file_items(
+            args.prompts,
+            size,
+            frames,
+            args.stride or 1,
+            args.start or 0,
+            size_is_models=args.size is None,
+        )
+        palette = None
+        if said := [f"{item.clip}: {item.taken}" for item in items if item.taken]:
+            more = f" (and {len(said) - 1} more clips likewise)" if len(said) > 1 else ""
+            print(said[0] + more)
+    devices, frames = editor.mesh.shape[FRAMES], len(items[0].frames)
+    if frames % devices:
+        raise UserError(f"--mesh frames={devices} does not divide the {frames} frames of a clip")
+    return items, palette
+
+
+def batch_size_for(mesh, wanted: int, items: list) -> int:
+    """Returns the number of clips edited together, which the devices of the mesh must divide."""
+    from gen1_jax.distributed import batch_parts
+
+    devices = batch_parts(mesh)
+    return -(-min(wanted, len(items)) // devices) * devices

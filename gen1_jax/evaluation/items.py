@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ class Item:
       depth: `[n H W]` true inverse depth.
       mask: `[n H W]` bool, the object that the prompt recolours.
       colour: the colour that the prompt names.
+      fps: frames per second.
+      taken: what was left out of the video that the frames come from, in words; empty: nothing.
     """
 
     clip: str
@@ -30,6 +33,8 @@ class Item:
     depth: np.ndarray | None = None
     mask: np.ndarray | None = None
     colour: str | None = None
+    fps: float | Fraction = 8
+    taken: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +51,13 @@ class Palette:
 
 
 def world_items(
-    folder: str | Path, builder: str, split: str, count: int, seed: int = 0
+    folder: str | Path, builder: str | None, split: str, count: int, seed: int = 0
 ) -> tuple[list[Item], Palette]:
     """Returns clips of the world with the truth, and prompts that ask for another colour.
 
     Args:
       folder: of the data set.
-      builder: its size: demo, tiny, …
+      builder: its size: demo, tiny, …; None: the one that is in the folder.
       split: the split to take clips from.
       count: clips, from the split's first on.
       seed: of the colours asked for.
@@ -60,11 +65,16 @@ def world_items(
     Raises:
       UserError: the data set is not there, or has fewer clips.
     """
-    from gen1_jax.data_pipelines.moving_shapes.builder import load
+    from gen1_jax.data_pipelines.moving_shapes.builder import built_configs, load
     from gen1_jax.data_pipelines.moving_shapes.colour import colour_of
     from gen1_jax.data_pipelines.moving_shapes.records import decode_example
     from gen1_jax.data_pipelines.moving_shapes.vocabulary import COLOURS, edit_prompt
 
+    if builder is None:
+        found = built_configs(folder)
+        if len(found) > 1:
+            raise UserError(f"{folder} holds {' and '.join(found)}; name one: --builder {found[0]}")
+        builder = found[0] if found else "demo"
     source = load(folder, builder, split)
     if count > len(source):
         raise UserError(
@@ -89,7 +99,15 @@ def world_items(
     return items, Palette(COLOURS, colour_of)
 
 
-def file_items(path: Path, size: tuple[int, int], num_frames: int, stride: int) -> list[Item]:
+def file_items(
+    path: Path,
+    size: tuple[int, int],
+    num_frames: int,
+    stride: int = 1,
+    start: int = 0,
+    *,
+    size_is_models: bool = False,
+) -> list[Item]:
     """Returns the items of a prompt file: a JSON object a line, {"video": PATH, "prompt": TEXT}.
 
     Args:
@@ -97,6 +115,8 @@ def file_items(path: Path, size: tuple[int, int], num_frames: int, stride: int) 
       size: (height, width) that frames are brought to, in pixels.
       num_frames: frames of each clip.
       stride: source frames from one frame to the next.
+      start: number of the first frame, from 0 on.
+      size_is_models: whether `size` is that of the model, and not one that the user chose.
 
     Raises:
       UserError: naming the line that is wrong.
@@ -120,11 +140,18 @@ def file_items(path: Path, size: tuple[int, int], num_frames: int, stride: int) 
         if not isinstance(video, str) or not isinstance(prompt, str) or not prompt.strip():
             raise UserError(f"{path}, line {number}: video and prompt must be texts, not empty")
         try:
-            source = path.parent / video
-            frames = read_video(source, num_frames=num_frames, stride=stride, size=size).frames
+            clip = read_video(
+                path.parent / video, num_frames=num_frames, stride=stride, start=start, size=size
+            )
         except UserError as error:
             raise UserError(f"{path}, line {number}: {error}") from error
-        items.append(Item(clip=f"{video}#{number}", frames=frames, prompt=prompt))
+        taken = clip.taken.describe(
+            frame_flags="--start, --frames, --stride",
+            size_flags="--size",
+            size_is_models=size_is_models,
+        )
+        name = f"{video}#{number}"
+        items.append(Item(name, clip.frames, prompt, fps=clip.fps or Item.fps, taken=taken))
     if not items:
         raise UserError(f"{path}: holds no prompts")
     return items

@@ -14,7 +14,7 @@ from gen1_jax.files import replacing, write_json
 from gen1_jax.video import pictures
 from gen1_jax.video.io import write_video
 
-# The measures that metrics.json holds.
+# The measures that metrics.json names first, as those of the first setting.
 HEADLINE = ("colour_accuracy", "structure_correlation", "frame_consistency", "prompt_consistency")
 LAST_PICTURE = "edits.gif"  # `picture_edits` writes it after all other pictures
 
@@ -25,9 +25,9 @@ def write_summary(records: Sequence[Record], folder: Path, grid: Sequence[Mappin
     """Writes table.md, metrics.json and, if a control varies, trends.png.
 
     Args:
-      records: of all clips and settings.
+      records: of all clips and settings, in the order of the grid.
       folder: where to write.
-      grid: the settings. metrics.json holds the means over the records of the first.
+      grid: the settings.
 
     Returns:
       The table as plain text.
@@ -35,18 +35,47 @@ def write_summary(records: Sequence[Record], folder: Path, grid: Sequence[Mappin
     rows = summarise(records)
     with replacing(folder / "table.md") as part:
         part.write_text(format_table(rows, markdown=True) + "\n", encoding="utf-8")
-    base = [
-        record
-        for record in records
-        if all(record[name] == value for name, value in grid[0].items() if value is not None)
-    ]
-    values = {name: [r[name] for r in base if r.get(name) is not None] for name in HEADLINE}
-    headline = {name: float(np.clip(np.mean(v), 0, 1)) for name, v in values.items() if v}
-    write_json(folder / "metrics.json", headline)
+    write_json(folder / "metrics.json", metrics_of(records, rows))
     # Clips of a single frame have no frame consistency to plot.
     if len(grid) > 1 and any("frame_consistency" in record for record in records):
         plot_trends(records, folder / "trends.png")
     return format_table(rows)
+
+
+def metrics_of(records: Sequence[Record], rows: Sequence[Mapping]) -> dict:
+    """Returns the content of metrics.json.
+
+    Args:
+      records: of all clips and settings, in the order of the settings.
+      rows: of `summarise`.
+
+    Returns:
+      The headline measures of the first setting, clipped to 0..1, and in `settings` every setting:
+      its controls, the number of its `records`, and each measure's `mean` over clips with the
+      `half_width` of its 95 % interval (null where there is none).
+    """
+    places = {tuple(record.get(name) for name in CONTROLS): None for record in records}
+    by_setting = {tuple(row.get(name) for name in CONTROLS): row for row in rows}
+    ordered = [by_setting[place] for place in places]
+    headline = {
+        name: float(np.clip(ordered[0][name].mean, 0, 1))
+        for name in HEADLINE
+        if ordered and name in ordered[0] and not math.isnan(ordered[0][name].mean)
+    }
+    settings = []
+    for row in ordered:
+        means = {
+            name: {"mean": _or_none(row[name].mean), "half_width": _or_none(row[name].half_width)}
+            for name in METRICS
+            if name in row
+        }
+        controls = {name: row[name] for name in CONTROLS if name in row}
+        settings.append({**controls, "records": row["count"], **means})
+    return {**headline, "settings": settings}
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 # ---- means and tables

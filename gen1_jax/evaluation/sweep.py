@@ -1,7 +1,7 @@
 """A sweep: every clip is edited at every setting of the controls, and each edit is measured."""
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from gen1_jax.errors import UserError
 from gen1_jax.evaluation import metrics
 from gen1_jax.evaluation.items import Item, Palette
 from gen1_jax.evaluation.records import append_records, read_records, record_key
+from gen1_jax.runtime import naming_what_to_lower
 
 Setting = dict[str, Any]  # control → value
 
@@ -54,7 +55,7 @@ def run_sweep(
     seed: int = 0,
     palette: Palette | None = None,
     on_edit: Callable[[Item, Setting, Edit], None] | None = None,
-    remade: Collection[str] = (),
+    is_missing: Callable[[Item, Setting], bool] = lambda item, setting: False,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Edits and measures every clip at every setting, except those whose records are there.
@@ -71,7 +72,7 @@ def run_sweep(
       seed: clip i has the same noise in all settings, so that they are compared on equal terms.
       palette: judges colours, where items have truth.
       on_edit: called with every edit that is made.
-      remade: names of clips that are edited again for `on_edit` although their records are there.
+      is_missing: whether an edit is made again for `on_edit` although its record is there.
       progress: whether to show a bar.
 
     Returns:
@@ -84,7 +85,7 @@ def run_sweep(
         raise UserError("no clips to evaluate")
     found, torn = read_records(records_path)
     if torn:
-        tqdm.write(f"{records_path}: {torn} unfinished line dropped")
+        tqdm.write(f"{records_path}: one unfinished line is made again")
     run = {"model": editor.fingerprint, "num_steps": num_steps}
     done = {record_key(record): record for record in found if record.items() >= run.items()}
     measure = _Measure(editor, palette)
@@ -108,7 +109,7 @@ def run_sweep(
             ]
             bar.update(len(group))
             known = [done.get(record_key(key)) for key in keys]
-            if all(known) and not any(item.clip in remade for item in group):
+            if all(known) and not any(is_missing(item, named) for item in group):
                 records += known
                 continue
             # A clip's noise follows from its place in the batch, so a batch is edited as a whole
@@ -121,7 +122,8 @@ def run_sweep(
                 steps=num_steps,
                 **named,
             )
-            measures = measure(padded, edits)
+            with naming_what_to_lower("measuring edits", "the number of clips edited together"):
+                measures = measure(padded, edits)
             made = [key | run | m for key, m in zip(keys, measures, strict=False)]
             append_records(records_path, [n for n, k in zip(made, known, strict=True) if not k])
             records += [k or n for k, n in zip(known, made, strict=True)]

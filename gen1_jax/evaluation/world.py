@@ -29,6 +29,7 @@ def evaluate_world(config, workdir: Path, progress: bool) -> None:
     )
     (workdir / "videos").mkdir(parents=True, exist_ok=True)
     pictured = {item.clip for item in items[: config.num_pictured]}
+    done = (workdir / LAST_PICTURE).exists()
     rows: dict[str, dict[str, np.ndarray]] = {}  # clip → title → frames
 
     def on_edit(item: Item, setting: dict, edit: Edit) -> None:
@@ -48,7 +49,7 @@ def evaluate_world(config, workdir: Path, progress: bool) -> None:
         palette=palette,
         on_edit=on_edit,
         # An evaluation that was stopped has records of its edits, but no pictures of them.
-        remade=() if (workdir / LAST_PICTURE).exists() else pictured,
+        is_missing=lambda item, setting: not done and item.clip in pictured,
         progress=progress,
     )
     tqdm.write(write_summary(records, workdir, grid))

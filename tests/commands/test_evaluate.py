@@ -7,7 +7,8 @@ import pytest
 import video_files
 from command_line import contents, gen1, refused
 
-from gen1_jax.video.io import write_video
+from gen1_jax.pipeline import read_settings
+from gen1_jax.video.io import read_video, write_video
 
 
 @pytest.fixture
@@ -27,28 +28,53 @@ def evaluate(capsys, pipeline, *arguments):
 def test_a_prompt_file_is_evaluated(capsys, pipeline, prompt_file, tmp_path):
     out = tmp_path / "out"
     command = ["--prompts", prompt_file, "-o", out, "--frames", "3", "--batch-size", "2"]
-    command += ["--structure-level", "0", "7"]
+    command += ["--structure-level", "7", "0"]
     code, text, err = evaluate(capsys, pipeline, *command)
     assert code == 0, err
-    assert "frame consistency" in text
-    names = {"records.jsonl", "table.md", "metrics.json", "trends.png"}
+    assert "frame consistency" in text and "a.mp4#1: frames 1 to 3 of 8 (--start, " in text
+    assert "(and 2 more clips likewise)" in text
+    names = {"records.jsonl", "table.md", "metrics.json", "trends.png", "videos"}
     assert {p.name for p in out.iterdir()} == names
     metrics = json.loads((out / "metrics.json").read_text())
-    assert {"frame_consistency", "prompt_consistency"} <= metrics.keys()
-    assert "colour_accuracy" not in metrics and all(0 <= v <= 1 for v in metrics.values())
+    assert [s["structure_level"] for s in metrics["settings"]] == [7, 0]
+    assert metrics["settings"][0]["frame_consistency"]["mean"] == metrics["frame_consistency"]
+    assert "colour_accuracy" not in metrics | metrics["settings"][0]
+    assert len((out / "records.jsonl").read_text().splitlines()) == 6
+
+    # Each edit has a video; one that is lost is made again, and no other.
+    videos = {p.relative_to(out / "videos") for p in out.rglob("*.mp4")}
+    guidance = read_settings(pipeline)["guidance_scale"]
+    names = [
+        f"temporal-scale-1_structure-level-{t}_guidance-scale-{guidance:g}_seed-0.mp4"
+        for t in (0, 7)
+    ]
+    clips = ("a-mp4-1_a-red-ball", "a-mp4-2_a-blue-cube", "a-mp4-3_a-star")
+    assert videos == {Path(clip) / name for clip in clips for name in (*names, "source.mp4")}
+    assert read_video(out / "videos" / clips[0] / names[0]).frames.shape == (3, 32, 32, 3)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
+    lost = out / "videos" / clips[2] / names[1]
+    lost.unlink()
+    code, _, err = evaluate(capsys, pipeline, *command)
+    after = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
+    assert code == 0 and {p for p in after if after[p] != before[p]} == {lost}, err
     assert len((out / "records.jsonl").read_text().splitlines()) == 6
 
 
 def test_the_world_is_evaluated_against_its_truth(capsys, micro_run, pipeline, tmp_path):
-    command = ["--world", micro_run / "world", "--builder", "test", "--clips", "3"]
+    """The size of the world is the one that the folder holds."""
+    command = ["--world", micro_run / "world", "--clips", "3", "--no-videos"]
     command += ["-o", tmp_path / "out"]
     code, text, err = evaluate(capsys, pipeline, *command)
     assert code == 0, err
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert list(metrics) == [
-        *("colour_accuracy", "structure_correlation", "frame_consistency", "prompt_consistency")
+        *("colour_accuracy", "structure_correlation", "frame_consistency", "prompt_consistency"),
+        "settings",
     ]
+    (setting,) = metrics.pop("settings")
+    assert setting["records"] == 3 and "mask_iou" in setting
     assert all(0 <= value <= 1 for value in metrics.values()) and "mask iou" in text
+    assert not (tmp_path / "out" / "videos").exists()
 
 
 @pytest.mark.parametrize(
@@ -79,6 +105,11 @@ def test_wrong_prompt_files_are_refused(capsys, pipeline, prompt_file, tmp_path,
         (["--world", "WORLD", "--builder", "test", "--clips", "99"], "99 clips"),
         (["--world", "WORLD", "--builder", "test", "--clips", "0"], "--clips 0"),
         (["--world", "WORLD", "--builder", "test", "--frames", "3"], "--frames"),
+        (["--world", "WORLD", "--size", "8x8"], "--size goes with --prompts"),
+        (["--prompts", "one.jsonl", "--clips", "3"], "--clips goes with --world"),
+        (["--prompts", "one.jsonl", "--start", "-1"], "--start -1; 0 or more"),
+        (["--prompts", "one.jsonl", "--size", "9x9"], "--size 9x9"),
+        (["--prompts", "one.jsonl", "--frames", "99"], "--frames 99; this model takes at most"),
         (["--world", "WORLD", "--structure-level", "0", "9"], "structure level"),
         (["--world", "WORLD", "--temporal-scale", "nan"], "temporal scale"),
         (["--world", "WORLD", "--batch-size", "0"], "--batch-size 0"),

@@ -66,7 +66,7 @@ def test_interrupted_build_leaves_no_data_set(tmp_path, monkeypatch):
         patch.setattr(builder, "render", interrupted)
         with pytest.raises(KeyboardInterrupt):
             builder.build(tmp_path, "test", progress=False)
-    with pytest.raises(UserError, match="build it first"):
+    with pytest.raises(UserError, match="make one: gen1 world"):
         builder.load(tmp_path, "test", "train")
     assert len(builder.build(tmp_path, "test", progress=False)["train"]) == 24
 
@@ -88,7 +88,7 @@ def test_bad_names(data_dir, tmp_path):
         builder.load(data_dir, "test", "trian")
     with pytest.raises(UserError, match="one of: train"):
         builder.split_seed("trian", 0)
-    with pytest.raises(UserError, match="build it first"):
+    with pytest.raises(UserError, match="make one: gen1 world"):
         builder.load(tmp_path, "test", "train")
     with pytest.raises(UserError, match="not a readable video"):
         records.decode_video(b"no video")

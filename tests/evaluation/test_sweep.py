@@ -68,10 +68,19 @@ def test_records_hold_the_settings_and_the_measures(sweep, editor, tmp_path):
             assert -1 <= record[name] <= 1, name  # below 0 for random models only
     assert "structure level" in write_summary(records, tmp_path, GRID)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert set(metrics) == set(HEADLINE)
+    assert set(metrics) == {*HEADLINE, "settings"}
+    settings = metrics.pop("settings")
     assert all(0 <= value <= 1 for value in metrics.values())
     base = [r["frame_consistency"] for r in records if r["structure_level"] == 0]
     np.testing.assert_allclose(metrics["frame_consistency"], np.mean(base))
+    assert [(s["structure_level"], s["records"]) for s in settings] == [(0, 3), (7, 3)]
+    for setting in settings:
+        own = [r for r in records if r["structure_level"] == setting["structure_level"]]
+        assert setting["guidance_scale"] == editor.settings["guidance_scale"]
+        for name in ("frame_consistency", "structure_error", "flicker", "mask_iou"):
+            got = setting[name]
+            np.testing.assert_allclose(got["mean"], np.mean([r[name] for r in own]))
+            assert got["half_width"] >= 0
 
 
 def test_a_stopped_sweep_goes_on(sweep, tmp_path):
@@ -111,7 +120,7 @@ def test_only_the_records_asked_for_come_back(sweep, world):
 
 def test_pictures_of_a_stopped_evaluation_are_made_after_all(sweep, world):
     sweep()
-    _, edited = sweep(remade={world[0][2].clip})
+    _, edited = sweep(is_missing=lambda item, setting: item is world[0][2])
     assert edited == [("2", 0), ("2", 7)]
 
 
