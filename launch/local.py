@@ -1,7 +1,7 @@
 """Runs one command as P processes on this machine, each with D virtual CPU devices.
 
-    python launch/local.py --processes 2 --devices 4 -- \\
-      gen1 train --config tiny:video --workdir runs/tiny/video --processes 2
+    python launch/local.py --processes 2 --devices 3 -- \\
+      gen1 train --config demo:video --workdir runs/demo/video_2 --processes 2
 
 It stands in for several hosts: the processes find each other on a free port of the loopback. When
 one process fails, the script stops the others. The exit code is the first that is not 0. Without

@@ -40,7 +40,7 @@ def test_help_is_for_all_and_for_each(capsys):
         ("edit a.mp4 -prompt ball", "gen1 edit has no flag -prompt; did you mean --prompt?"),
         (
             "edit a.mp4 --prompt b --struct 3",
-            "gen1 edit has no flag --struct; did you mean --structure-level?",
+            "did you mean --structure-level or --structure-map?",
         ),
         ("edit a.mp4 --prompt b --structure_level 3", "did you mean --structure-level?"),
         ("edit a.mp4 --prompt b --zzz", "gen1 edit has no flag --zzz; see gen1 edit --help"),
@@ -242,7 +242,7 @@ def test_other_shells_have_a_script(capsys, shell):
         (["train", "--config", "tiny:video", "--set", "num_steps"], "--set num_steps"),
         (["train", "--config", "tiny:video", "--set", "num_steps=0"], "num_steps is 0"),
         (["train", "--config", "tiny:video"], "no model folder .*/model"),
-        (["train", "--config", "tiny:autoencoder"], "moving_shapes"),
+        (["train", "--config", "tiny:autoencoder"], "moving-shapes"),
         (["world", "--builder", "vast"], "'vast'"),
     ],
 )

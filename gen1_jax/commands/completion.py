@@ -38,6 +38,7 @@ def _complete_paths(parser) -> None:
             for subparser in set(action.choices.values()):
                 _complete_paths(subparser)
         elif action.dest == "config":
-            action.complete = shtab.cmd(f"echo {' '.join(known_configs())}")
+            # One name a line, as fish wants it; without quotes, which zsh's script has around it.
+            action.complete = shtab.cmd("; ".join(f"echo {name}" for name in known_configs()))
         elif action.type is Path:
             action.complete = shtab.FILE
