@@ -1,6 +1,6 @@
 """Encode clips and images ahead of training: latents, structure at blur levels, CLIP embeddings.
 
-    gen1 precompute --config tiny:encoded --workdir runs/tiny/encoded
+    gen1 precompute --config demo:encoded --workdir runs/demo/encoded
     gen1 precompute --config paper:encoded --workdir runs/paper/encoded --processes 16
 
 Training on the result needs no encoders. The output is written in shards, each of which is whole

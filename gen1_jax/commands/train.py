@@ -1,6 +1,6 @@
 """Train one part of a config: autoencoder, clip, depth, prior, or a stage of the UNet.
 
-    gen1 train --config tiny:video --workdir runs/tiny/video
+    gen1 train --config demo:video --workdir runs/demo/video
 
 Training resumes from the newest checkpoint in the work folder. Ctrl-C ends it after saving a
 checkpoint (exit code 130), and so does SIGTERM (exit code 75: start the same command again).
