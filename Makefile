@@ -36,7 +36,7 @@ install: $(VENV)/.core
 
 install-dev: $(VENV)/.dev
 
-# The stamps are written last, so that what broke off half-way is done again.
+# The stamps are written last, so that an installation that broke off is done again.
 $(VENV)/.venv:
 	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11, 3.12 or 3.13 (make PYTHON=/path/to/python3.12)" >&2; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
@@ -52,9 +52,9 @@ $(VENV)/.dev: requirements-test.lock $(VENV)/.core
 	$(PIP) install --quiet --progress-bar off -r requirements-test.lock
 	touch $@
 
-# Pins anew what pyproject.toml allows. `make lock LOCK_ARGS=--upgrade` takes the newest.
-# Left out of the locks: markers of systems, and what only a CUDA build of torch asks for, because
-# which build of torch is installed is the machine's choice.
+# Pins the versions that pyproject.toml allows. `make lock LOCK_ARGS=--upgrade` takes the newest.
+# The locks leave out markers of systems, and the packages that only a CUDA build of torch asks for,
+# because which build of torch is installed is the machine's choice.
 lock: install-dev
 	$(LOCK) $(LOCK_ARGS) --extra beam --extra test --extra dev \
 		--output-file requirements-test.lock pyproject.toml

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from gen1_jax import __version__
 from gen1_jax.errors import UserError
-from gen1_jax.machine import check_platforms, platform_trouble
+from gen1_jax.machine import check_platforms, platform_trouble, quieten_plugins
 
 # Subcommand → module in gen1_jax.commands with HELP, add_arguments(parser) and run(args).
 COMMANDS = {
@@ -112,7 +112,9 @@ class _Parser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of the whole command line; `args.module` is the command's module."""
     parser = _Parser(
-        prog="gen1", description="Edit videos, and train the model that does: Gen-1 in JAX."
+        prog="gen1",
+        description="Edit videos, and train the model that does: Gen-1 in JAX.",
+        epilog="`gen1 COMMAND --help` explains a command. `gen1 doctor` is for bug reports.",
     )
     parser.add_argument("--version", action="version", version=f"gen1-jax {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
@@ -141,6 +143,7 @@ def main(argv: list[str] | None = None) -> int:
             return EXIT_BAD_INPUT
         if args.command not in WITHOUT_DEVICES:
             check_platforms()
+            quieten_plugins()
         args.module.run(args)
     except UserError as error:
         return _refuse(str(error))

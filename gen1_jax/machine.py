@@ -8,12 +8,14 @@ import glob
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import pkgutil
 import platform
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,36 @@ def check_platforms() -> None:
             )
 
 
+class _PluginErrors(logging.Filter):
+    """Keeps the tracebacks that jax logs where a plugin cannot start, and says them in one line.
+
+    Where JAX_PLATFORMS asks for accelerators alone, jax ends after it, and `platform_trouble` says
+    the reason. Otherwise jax goes on with the CPU, and a warning says so.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.reasons: list[str] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.exc_info or not record.exc_info[1]:
+            return True
+        reason = one_line(record.exc_info[1])
+        self.reasons.append(reason)
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        if not asked or "cpu" in asked.split(","):
+            warnings.warn(f"jax cannot use an accelerator: {reason}", stacklevel=2)
+        return False
+
+
+_plugin_errors = _PluginErrors()
+
+
+def quieten_plugins() -> None:
+    """Has jax's tracebacks about plugins told in one line; call it before jax is used."""
+    logging.getLogger("jax._src.xla_bridge").addFilter(_plugin_errors)
+
+
 def platform_trouble(error: BaseException) -> str | None:
     """Returns why jax found no device to run on, or None if that is not what the error says."""
     asked = os.environ.get("JAX_PLATFORMS")
@@ -106,6 +138,7 @@ def platform_trouble(error: BaseException) -> str | None:
             reason = one_line(again) if str(again) else "no such device is there"
     else:
         return None
+    reason = "; ".join(_plugin_errors.reasons) or reason
     setting = f"JAX_PLATFORMS={asked}" if asked else "jax cannot start"
     return (
         f"{setting}: {reason[:300]}; accepted: JAX_PLATFORMS=cpu, or a device that `gen1 doctor` "
@@ -130,6 +163,8 @@ def missing_support() -> list[str]:
 
 
 def _has_plugin(name: str) -> bool:
+    if name == "tpu" and "TPU_LIBRARY_PATH" in os.environ:  # libtpu without its package
+        return True
     packages = _PLUGINS[name][0]
     return not packages or any(importlib.util.find_spec(package) for package in packages)
 
@@ -239,7 +274,7 @@ def _devices() -> dict[str, Any]:
         return {"error": f"jax found no device within {_START_SECONDS} s"}
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip("- ")] or ["nothing"]
-        reasons = [line for line in said if "Error" in line] or said
+        reasons = [line for line in said if "Error: " in line] or said
         return {"error": f"jax ended with {done.returncode}: {reasons[-1][:300]}"}
     listed: dict[str, Any] = {}
     for kind, name, stats in json.loads(done.stdout.splitlines()[-1]):

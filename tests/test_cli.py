@@ -1,6 +1,7 @@
 """The command line: help, configs, `gen1 train`. Bad input is one line and leaves no files."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -125,6 +126,29 @@ def test_a_device_that_jax_cannot_start_is_one_line(capsys, monkeypatch, error, 
     monkeypatch.setattr(jax, "devices", fail)
     monkeypatch.setattr("gen1_jax.commands.edit.run", fail)
     refused(capsys, "edit", "a.mp4", "--prompt", "b", culprit=culprit)
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "cuda,cpu"])
+def test_a_plugin_that_cannot_start_is_one_line(capsys, monkeypatch, platforms):
+    """Where jax logs a traceback; it then ends, or goes on with the CPU."""
+
+    def log(*arguments):
+        try:
+            raise OSError("no CUDA\nhere")
+        except OSError:
+            logging.getLogger("jax._src.xla_bridge").exception("a plugin's error")
+        if platforms == "cuda":
+            raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr(machine, "_has_plugin", lambda name: True)
+    monkeypatch.setattr(machine._plugin_errors, "reasons", [])
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr("gen1_jax.commands.edit.run", log)
+    if platforms == "cuda":
+        refused(capsys, "edit", "a.mp4", "--prompt", "b", culprit="=cuda: no CUDA here; accepted")
+    else:
+        code, _, err = gen1(capsys, "edit", "a.mp4", "--prompt", "b")
+        assert code == 0 and err == "gen1: note: jax cannot use an accelerator: no CUDA here\n"
 
 
 def test_other_errors_keep_their_traceback(monkeypatch):
