@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-GEN1 = [sys.executable, "-m", "gen1_jax.cli"]
+GEN1 = [sys.executable, "-m", "gen1_jax"]
 
 
 def _show_error(kind, error, trace) -> None:

@@ -40,7 +40,7 @@ def main() -> int:
             parser.error(
                 f"no command {command[0]} here; `. .venv/bin/activate` puts gen1 and python on PATH"
             )
-        command = [sys.executable, "-m", "gen1_jax.cli", *command[1:]]
+        command = [sys.executable, "-m", "gen1_jax", *command[1:]]
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -337,7 +337,7 @@ def test_several_processes_do_not_run_alone(capsys, tmp_path, monkeypatch, varia
 
 
 def process(*arguments, cwd=None) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "gen1_jax.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "gen1_jax", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 

@@ -65,6 +65,7 @@ FLOORS = {
     "gen1_jax.resolve": 5,
     "gen1_jax.workflow": 5,
     # the command line, which parses and prints
+    "gen1_jax.__main__": TOP,
     "gen1_jax.cli": TOP,
     "gen1_jax.commands": TOP,
 }
