@@ -141,7 +141,11 @@ def changed_settings(config: ConfigDict, workdir: Path) -> str:
     changed = [
         f"{key} was {show(then[key])}, is {show(value)}"
         for key, value in now.items()
-        if key in then and not is_same(then[key], value) and (key not in _LEARNT or value != -1)
+        if key in then
+        and not is_same(then[key], value)
+        and (key not in _LEARNT or value != -1)
+        # A setting that is left open, None, was filled in when the run started.
+        and value is not None
     ]
     more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
     return "; ".join(changed[:_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""Writes a few rendered clips as films, to look at and to edit, and one picture of them."""
+"""Writes a few rendered clips as films and images, and a picture of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _FPS = 8
 
 
 def write_previews(source: Sequence[dict], folder: Path, count: int) -> list[tuple[Path, str]]:
-    """Writes `clips/clip_NN.mp4`, and `preview.png` with the clips' depth and masks.
+    """Writes `clips/clip_NN.mp4`, `images/image_NN.png` and `preview.png`.
+
+    An image is the first frame of its clip. A text file beside each film and image holds its
+    caption, where `gen1 ingest` looks for it. The preview shows the clips' depth and masks too.
 
     Args:
       source: stored records.
@@ -39,5 +42,10 @@ def write_previews(source: Sequence[dict], folder: Path, count: int) -> list[tup
     for i, clip in enumerate(clips):
         path = folder / "clips" / f"clip_{i:02d}.mp4"
         write_video(path, clip["frames"], fps=_FPS, overwrite=True)
+        image = folder / "images" / f"image_{i:02d}.png"
+        image.parent.mkdir(exist_ok=True)
+        pictures.save_image(image, clip["frames"][0])
+        for beside in (path, image):
+            beside.with_suffix(".txt").write_text(clip["caption"] + "\n", encoding="utf-8")
         films.append((path, clip["caption"]))
     return films
