@@ -97,10 +97,10 @@ def complete(data: Mapping[str, Any] | Data) -> Data:
     """
     settings = check_data(data)
     if isinstance(settings, EncodedData):
-        return _fill(settings, find_sizes(settings))
+        return fill(settings, find_sizes(settings))
     wanted = ("num_frames", "buckets", "image_fraction")
     if all(getattr(settings, name) is not None for name in wanted):
-        return _fill(settings, {})
+        return fill(settings, {})
     clips = [each.clips for each in open_raw(settings, TRAIN) if each.clips is not None]
     if not clips:
         found = {"num_frames": 1, "buckets": (), "image_fraction": 1.0}
@@ -108,10 +108,10 @@ def complete(data: Mapping[str, Any] | Data) -> Data:
         n, *size, _ = clips[0].examples[0]["frames"].shape
         n = max(1, (n - 1) // settings.stride + 1)
         found = {"num_frames": n, "buckets": (tuple(size),), "image_fraction": IMAGE_FRACTION}
-    return _fill(settings, found)
+    return fill(settings, found)
 
 
-def _fill(settings: Data, found: Mapping[str, Any]) -> Data:
+def fill(settings: Data, found: Mapping[str, Any]) -> Data:
     """Fills in settings that are None, and the number of images in a batch."""
     if settings.image_batch_size is None:
         frames = found["num_frames"] if settings.num_frames is None else settings.num_frames

@@ -7,19 +7,28 @@ parts that do not fit together end the run at once.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from gen1_jax.config import resolve_paths
 from gen1_jax.data_pipelines.encoded.folders import read_shapes
+from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION
 from gen1_jax.data_pipelines.settings import ENCODED, check_data
-from gen1_jax.data_pipelines.sources import complete
+from gen1_jax.data_pipelines.sources import complete, fill
 from gen1_jax.errors import UserError
 from gen1_jax.pipeline import ENCODERS
 from gen1_jax.weights.folder import module_from_config, read_config
-from gen1_jax.weights.starting import ReadConfig, check_start, read_model_config, resolve_model
+from gen1_jax.weights.starting import (
+    ReadConfig,
+    check_start,
+    read_model_config,
+    read_parts,
+    resolve_model,
+)
 
 # Width of an image embedding → a public CLIP that has it.
 _PUBLIC_CLIPS = {
@@ -43,7 +52,7 @@ def resolve_training(
     Args:
       config: the part's config, with resolved paths.
       read: reads the config.json of a model folder.
-      has_data: whether the data are there. If not, sizes that only data can say are missing.
+      has_data: whether the data are there. If not, the config must say the sizes.
       begun: the model of a run that is continued, which no longer needs the one it began from.
 
     Raises:
@@ -60,7 +69,7 @@ def resolve_training(
         model = dict(begun)
     if config.init_from and not _is_open(model) and not begun:
         check_start(model, config.init_from, merge, name=name, read=read)
-    data = complete(data) if has_data else data
+    data = complete(data) if has_data else fill(data, {"image_fraction": IMAGE_FRACTION})
     shapes = read_shapes(data) if has_data and data.form == ENCODED else {}
     if _is_open(model):
         model = _fill_prior(model, shapes, frozen, name=name, read=read)
@@ -269,3 +278,56 @@ def resolve_pipeline(config: ConfigDict, read: ReadConfig = read_config) -> Conf
     if settings.get("num_frames") is None:
         settings.num_frames = n
     return config
+
+
+# ---- parts that are not made yet, for `gen1 compile` and `gen1 plan`
+
+LoadPart = Callable[[str], ConfigDict]  # part → its config
+
+
+def resolve_planned(
+    config: ConfigDict, load_part: LoadPart, workdir: Path | None = None
+) -> ConfigDict:
+    """Returns a trained part's config as whole as other parts and the files of its run make it.
+
+    Args:
+      config: the part's config.
+      load_part: part → its config.
+      workdir: the part's folder, where there is a run.
+
+    Raises:
+      UserError: a model or a size is left to files that are not there.
+    """
+    config = resolve_paths(config, workdir) if workdir else config
+    data = check_data(config.data)
+    left_open = [f"data.{x}" for x in ("num_frames", "buckets") if getattr(data, x) is None]
+    if left_open:
+        try:
+            complete(data)
+        except UserError as error:
+            raise UserError(
+                f"{config.name}: {' and '.join(left_open)} are left to the data: {error}; or give "
+                f"--workdir RUN/{config.name}, or say them, such as --set data.num_frames=8 "
+                "data.buckets=((32,56),)"
+            ) from None
+    return resolve_training(config, read_parts(load_part), has_data=bool(left_open))
+
+
+def describe_models(
+    folders: Mapping[str, str], load_part: LoadPart, workdir: Path | None = None
+) -> dict[str, dict[str, Any]]:
+    """Returns the config.json of models, from their folders or from the parts that make them.
+
+    Args:
+      folders: name → model folder, `../PART/model`.
+      load_part: part → its config.
+      workdir: the folder of the part that names them, where there is a run.
+
+    Raises:
+      UserError: neither says what a model is.
+    """
+    read = read_parts(load_part)
+    return {
+        name: read(Path(os.path.normpath(workdir / folder) if workdir else folder))
+        for name, folder in folders.items()
+    }

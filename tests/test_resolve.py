@@ -15,10 +15,15 @@ from gen1_jax.config import load_config, resolve_paths
 from gen1_jax.configs import own
 from gen1_jax.errors import UserError
 from gen1_jax.models.config import list_fields
-from gen1_jax.resolve import check_encoding, resolve_pipeline, resolve_training
+from gen1_jax.resolve import (
+    check_encoding,
+    describe_models,
+    resolve_pipeline,
+    resolve_planned,
+    resolve_training,
+)
 from gen1_jax.weights.folder import module_from_config, param_template
 from gen1_jax.weights.merge import plan_merge
-from gen1_jax.weights.starting import read_parts
 
 STAGES = ("image", "video", "structure", "blur")
 WIDTH = 5  # of the image embeddings in the encoded clips of test_encoded.py
@@ -191,20 +196,31 @@ def test_widths_of_clip_and_unet_are_compared(run):
 
 
 def test_parts_describe_each_other_without_their_folders(run):
-    """As `gen1 compile` reads them: what is not on the disk, its own part describes."""
+    """As `gen1 compile` and `gen1 plan` read them, from the files of a run as far as it is made."""
+
+    def load_own(part):
+        return load_config(f"own:{part}")
+
+    whole = resolve_planned(load_own("blur"), load_own, run / "blur")
+    assert (whole.model.in_channels, whole.model._class_name) == (12, "VideoUNet")
+    assert batch_shapes(whole, images=False).structure.shape == (4, 4, 6, 6, 4)
+    models = describe_models(whole.frozen, load_own, run / "blur")
+    assert models["vae"]["_class_name"] == "AutoencoderKL"
+    given = ["data.num_frames=2", "data.buckets=((4,4),)"]
     shutil.rmtree(run / "encoded")
-    read = read_parts(lambda part: load_config(f"own:{part}"))
-    given = ("data.num_frames=4", "data.buckets=((6,6),)")
-    given += ("data.image_batch_size=32", "data.image_fraction=0.125")
-    config = resolve_training(load(run, "blur", *given), read, has_data=False)
-    assert config.model.in_channels == 12 and config.model._class_name == "VideoUNet"
-    assert batch_shapes(config, images=False).structure.shape == (4, 4, 6, 6, 4)
-    shutil.rmtree(run / "unet")
-    with pytest.raises(UserError, match="no .*unet/model/config.json.*gen1 import --unet") as error:
-        resolve_training(load(run, "blur", *given), read, has_data=False)
-    one_line(error)
-    read = read_parts(lambda part: load_config(f"paper:{part}"))
-    assert resolve_training(load_config("paper:blur"), read, has_data=False).model.in_channels == 12
+    said = resolve_planned(load_config("own:blur", given), load_own, run / "blur")
+    assert batch_shapes(said, images=False).structure.shape == (4, 2, 4, 4, 4)
+    for overrides, workdir, says in (
+        ([], run / "blur", "data.num_frames and data.buckets are left to .*gen1 precompute"),
+        (given, None, r"no \.\./unet/model/config.json.*gen1 import --unet.*--workdir"),
+    ):
+        with pytest.raises(UserError, match=says) as error:
+            resolve_planned(load_config("own:blur", overrides), load_own, workdir)
+        one_line(error)
+    with pytest.raises(UserError, match=r"no \.\./autoencoder/model/config.json"):
+        describe_models(load_own("blur").frozen, load_own)
+    paper = resolve_planned(load_config("paper:blur"), lambda part: load_config(f"paper:{part}"))
+    assert paper.data.to_dict() == load_config("paper:blur").data.to_dict()
 
 
 def test_own_has_the_paper_s_order_of_parts():

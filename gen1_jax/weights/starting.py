@@ -134,7 +134,8 @@ def read_parts(load_part: Callable[[str], ConfigDict]) -> ReadConfig:
     """
 
     def read(folder: Path) -> dict[str, Any]:
-        if (folder / CONFIG).is_file():
+        # A folder that begins with `..` belongs to a run that was not named.
+        if folder.parts[:1] != ("..",) and (folder / CONFIG).is_file():
             return read_config(folder)
         part = folder.parent.name
         config = load_part(part)
