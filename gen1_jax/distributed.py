@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gen1_jax.batch import SCHEMA, Batch
 from gen1_jax.errors import UserError
 
 DATA, FSDP, FRAMES = "data", "fsdp", "frames"
@@ -26,7 +27,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, frames: int = 1, devices: list | No
     Args:
       data: devices that share out a batch; each group of the other axes holds the whole model.
       fsdp: devices that share out a batch, and parameters and optimizer state too.
-      frames: devices that share out the frames of a clip, for editing; training leaves it at 1.
+      frames: devices that share out the frames of each clip.
       devices: the devices to use; None: all of this job.
 
     Raises:
@@ -40,13 +41,22 @@ def make_mesh(data: int = -1, fsdp: int = 1, frames: int = 1, devices: list | No
     if -1 in shape:
         shape[shape.index(-1)] = max(1, len(devices) // -math.prod(shape))
     if math.prod(shape) != len(devices):
+        there = f"there {'is' if len(devices) == 1 else 'are'} {len(devices)}"
         raise UserError(
-            f"{axes} does not fit {len(devices)} devices; accepted: sizes whose product is that"
+            f"{axes} needs data x fsdp x frames = {_product(data, fsdp, frames)} devices, and "
+            f"{there}; accepted: sizes whose product is {len(devices)}, one of which may be -1 and "
+            "then stands for all devices that the others leave"
         )
     slices = len({getattr(d, "slice_index", 0) for d in devices if d.platform == "tpu"})
     if slices > 1 and shape[0] % slices:
         raise UserError(f"{axes}: the {slices} slices of this job must divide data={shape[0]}")
     return Mesh(_arrange(shape, devices, max(1, slices)), (DATA, FSDP, FRAMES))
+
+
+def _product(*sizes: int) -> str:
+    """Returns the number of devices that sizes ask for; a size of -1 may be any number."""
+    known = math.prod(size for size in sizes if size != -1)
+    return f"a multiple of {known}" if -1 in sizes else str(known)
 
 
 def _arrange(shape: Sequence[int], devices: Sequence, slices: int) -> np.ndarray:
@@ -60,7 +70,7 @@ def _arrange(shape: Sequence[int], devices: Sequence, slices: int) -> np.ndarray
 
 
 def batch_parts(mesh: Mesh) -> int:
-    """Returns the number of shards of a batch."""
+    """Returns the number of shards of a batch of clips."""
     return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
@@ -72,6 +82,28 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def clip_sharding(mesh: Mesh) -> NamedSharding:
     """Shards arrays [b n ...]: b over `data` and `fsdp`, n over `frames`."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP), FRAMES))
+
+
+def batch_shardings(batch: PyTree, mesh: Mesh) -> PyTree:
+    """Returns the sharding of each array of a training batch.
+
+    Clips are sharded over `data` and `fsdp`, and their frames over `frames`. An image has one frame
+    only, so a batch of images is sharded over all three axes.
+
+    Args:
+      batch: a `Batch`, or another tree of arrays without an axis of frames.
+      mesh: the devices.
+    """
+    if mesh.shape[FRAMES] == 1 or not isinstance(batch, Batch):
+        return jax.tree.map(lambda _: batch_sharding(mesh), batch)
+    if _frames_of(batch) == 1:
+        images = NamedSharding(mesh, PartitionSpec((DATA, FSDP, FRAMES)))
+        return jax.tree.map(lambda _: images, batch)
+    by_field = {
+        name: (clip_sharding if SCHEMA[name][0].startswith("b n ") else batch_sharding)(mesh)
+        for name in batch.fields()
+    }
+    return Batch(**by_field)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -204,19 +236,64 @@ _gather.defvjp(_gather_forward, _gather_backward)
 
 
 def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
-    """Places this process's share of a batch (host arrays) on the mesh.
+    """Places this process's share of a batch (host arrays) on the mesh, by `batch_shardings`.
 
     Raises:
       UserError: the batch does not divide over the devices.
     """
-    sharding, count = batch_sharding(mesh), batch_parts(mesh) // jax.process_count()
+    if isinstance(batch, Batch):
+        check_batch(batch.size * jax.process_count(), _frames_of(batch), mesh)
 
-    def put(x: np.ndarray) -> jax.Array:
-        if x.shape[0] % count:
-            raise UserError(f"a batch of {x.shape[0]} does not divide over {count} devices")
-        return jax.make_array_from_process_local_data(sharding, x)
+    def put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        count = batch_parts(mesh)
+        if x.shape[0] * jax.process_count() % count:
+            raise UserError(
+                f"a batch of {x.shape[0] * jax.process_count()} does not divide over {count} "
+                "devices"
+            )
+        whole = (x.shape[0] * jax.process_count(), *x.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, x, whole)
 
-    return jax.tree.map(put, batch)
+    return jax.tree.map(put, batch, batch_shardings(batch, mesh))
+
+
+def _frames_of(batch: Batch) -> int:
+    """Returns the frames of each clip; 1 for images, and for a batch that holds no frames."""
+    clips = batch.frames if batch.latents is None else batch.latents
+    return 1 if clips is None else clips.shape[1]
+
+
+def check_batch(size: int, num_frames: int, mesh: Mesh) -> None:
+    """Checks that a batch divides over the devices.
+
+    Args:
+      size: clips or images, over all processes.
+      num_frames: frames of a clip; 1 for images.
+      mesh: the devices.
+
+    Raises:
+      UserError: the batch or the frames do not divide, or the devices of one clip belong to several
+        processes.
+    """
+    frames = mesh.shape[FRAMES]
+    parts, what = (mesh.size, "images") if num_frames == 1 else (batch_parts(mesh), "clips")
+    if size % parts:
+        kind = f"batch of {size} {what}" if frames > 1 else f"batch of {size}"
+        raise UserError(
+            f"a {kind} does not divide over {parts} devices; a multiple of {parts} is accepted"
+        )
+    if frames > 1 and num_frames > 1:
+        if num_frames % frames:
+            raise UserError(
+                f"a clip of {num_frames} frames does not divide over mesh.frames={frames} devices; "
+                f"accepted: a divisor of {num_frames}"
+            )
+        for row in mesh.devices.reshape(-1, frames):
+            if len({device.process_index for device in row}) > 1:
+                raise UserError(
+                    f"mesh.frames={frames} spreads a clip over the devices of several processes; "
+                    "accepted: a number for which all devices of a clip belong to one process"
+                )
 
 
 def join_processes(count: int, timeout: int = 300) -> None:

@@ -18,7 +18,7 @@ from gen1_jax.config import (
     load_saved_config,
     resolve_paths,
 )
-from gen1_jax.distributed import check_shared, is_lead, make_mesh
+from gen1_jax.distributed import check_batch, check_shared, is_lead, make_mesh
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
 
@@ -185,6 +185,8 @@ def train_on(
     from gen1_jax.training.state import make_module, make_optimizer
 
     config = check_settings(config)
+    mesh = make_mesh(**config.mesh)
+    check_batches(config, mesh)
     if is_finished(workdir, config.num_steps):
         return workdir / "model"
     module = make_module(
@@ -201,7 +203,7 @@ def train_on(
         objective=make_objective(config.objective, module, conditioner, config.loss.to_dict()),
         optimizer=make_optimizer(num_steps=config.num_steps, **config.optimizer),
         encoder_params=encoder_params,
-        mesh=make_mesh(**config.mesh),
+        mesh=mesh,
         num_steps=config.num_steps,
         seed=config.seed,
         dtype=config.dtype,
@@ -211,6 +213,7 @@ def train_on(
         merge=config.merge.to_dict(),
         sharding=config.sharding,
         min_size_to_shard=config.split_from,
+        trains=config.trains,
         log_every=config.log_every,
         sample_every=config.sample_every,
         eval_every=config.eval_every,
@@ -232,9 +235,26 @@ def check_settings(config) -> ConfigDict:
       UserError: a value that cannot be trained with.
     """
     config = check_config(config, config.get("name", "config"))
-    if config.mesh.get("frames", 1) != 1:
-        raise UserError(f"{config.name}: mesh.frames is {config.mesh.frames}; training accepts 1")
+    if config.mesh.frames != 1 and config.objective != "diffusion":
+        raise UserError(
+            f"{config.name}: mesh.frames is {config.mesh.frames}; this part accepts 1: only the "
+            "UNet's stages shard the frames of a clip"
+        )
     return config
+
+
+def check_batches(config, mesh) -> None:
+    """Checks, before anything is read or compiled, that a part's batches divide over the devices.
+
+    Raises:
+      UserError: they do not.
+    """
+    data = config.data
+    images = data.get("image_fraction", 0)
+    if images < 1 and "batch_size" in data:
+        check_batch(data.batch_size, data.get("num_frames", 1), mesh)
+    if images > 0 and data.get("image_batch_size"):
+        check_batch(data.image_batch_size, 1, mesh)
 
 
 def read_trained(folder: Path, weights: str) -> tuple[Any, Any, str]:

@@ -51,11 +51,19 @@ def test_mesh_shapes(data, fsdp, count, shape):
     [(3, 1), (-1, 3), (-1, 16), (16, 1), (4, 4), (-1, -1), (0, 8), (-2, 4), (-1, 0), (-4, -2)],
 )
 def test_a_mesh_that_does_not_fit_is_refused_in_one_line(data, fsdp):
-    message = (
-        rf"mesh \(data={data}, fsdp={fsdp}, frames=1\).*(accepted: positive|does not fit 8 devices)"
-    )
+    message = rf"mesh \(data={data}, fsdp={fsdp}, frames=1\).*(: positive|needs .* are 8; accepted)"
     with pytest.raises(UserError, match=message):
         make_mesh(data, fsdp, devices=devices())
+
+
+def test_a_refused_mesh_says_what_it_needs_and_what_there_is():
+    with pytest.raises(UserError) as refused:
+        make_mesh(-1, 3, devices=devices())
+    assert str(refused.value) == (
+        "mesh (data=-1, fsdp=3, frames=1) needs data x fsdp x frames = a multiple of 3 devices, "
+        "and there are 8; accepted: sizes whose product is 8, one of which may be -1 and then "
+        "stands for all devices that the others leave"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +175,34 @@ def test_a_batch_that_does_not_divide_is_refused(size):
     mesh = make_mesh(-1, 2, devices=devices())
     with pytest.raises(UserError, match=f"a batch of {size} does not divide over 8 devices"):
         put_batch(Batch(content=normal(0, size, 5)), mesh)
+
+
+def clips(size: int, frames: int) -> Batch:
+    latents = normal(0, size, frames, 2, 2, 4)
+    return Batch(latents=latents, structure_level=np.arange(size, dtype=np.int32))
+
+
+def test_the_frames_of_clips_are_spread_and_images_lie_on_all_devices():
+    mesh = make_mesh(2, 2, 2, devices=devices())
+    placed = put_batch(clips(8, 4), mesh)
+    assert placed.latents.sharding.spec == P(("data", "fsdp"), "frames")
+    assert placed.structure_level.sharding.spec == P(("data", "fsdp"))
+    images = put_batch(clips(8, 1), mesh)
+    assert [s.data.shape[0] for s in images.latents.addressable_shards] == [1] * 8
+    np.testing.assert_array_equal(placed.latents, clips(8, 4).latents)
+
+
+@pytest.mark.parametrize(
+    ("size", "frames", "message"),
+    [
+        (8, 3, r"a clip of 3 frames does not divide over mesh.frames=2 .* a divisor of 3"),
+        (6, 4, "a batch of 6 clips does not divide over 4 devices; a multiple of 4"),
+        (4, 1, "a batch of 4 images does not divide over 8 devices; a multiple of 8"),
+    ],
+)
+def test_frames_that_do_not_divide_are_refused(size, frames, message):
+    with pytest.raises(UserError, match=message):
+        put_batch(clips(size, frames), make_mesh(2, 2, 2, devices=devices()))
 
 
 def train_step(params, momentum, x, y):

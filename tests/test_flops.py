@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gen1_jax.flops import count_flops
+from gen1_jax.flops import count_flops, count_training_flops
 from gen1_jax.hardware import find_chip
 from gen1_jax.models.unet import VideoUNet
 from gen1_jax.weights.folder import param_template
@@ -38,6 +38,32 @@ def test_products_in_every_wrapping(function, arguments, flops):
 def test_a_strided_convolution():
     # 8 pixels in steps of 2: three windows of three pixels, and a last that reaches one beyond.
     assert count_flops(conv, X, KERNEL) == 2 * (2 * 5) * (11 * 11 * 3)
+
+
+def training_flops(loss, trained=True):
+    shape = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    return count_training_flops(loss, trained, {"a": shape, "b": shape}, shape) / 128
+
+
+@pytest.mark.parametrize(
+    ("trained", "products"),
+    [
+        (True, 2 + 3),  # the first layer's input needs no gradient
+        ({"a": False, "b": True}, 1 + 2),  # nothing before b does
+        ({"a": True, "b": False}, 2 + 2),  # b needs none, but what comes before it does
+        ({"a": False, "b": False}, 1 + 1),
+    ],
+)
+def test_training_costs_each_product_once_more_for_each_operand_with_a_gradient(trained, products):
+    assert training_flops(lambda p, x: (x @ p["a"]) @ p["b"], trained) == products
+
+
+def test_training_counts_loops_and_stops_where_the_gradient_does():
+    def loop(p, x):  # the carry depends on the parameters from the second turn on
+        return jax.lax.scan(lambda c, _: (jax.jit(jnp.matmul)(c, p["a"]), None), x, length=5)[0]
+
+    assert training_flops(loop) == 5 * 3
+    assert training_flops(lambda p, x: jax.lax.stop_gradient(p["a"]) @ p["b"]) == 2
 
 
 def test_the_branch_for_all_other_platforms_counts():

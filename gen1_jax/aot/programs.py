@@ -17,11 +17,19 @@ from gen1_jax.batch import SCHEMA, Batch
 from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.diffusion.process import make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
-from gen1_jax.distributed import FRAMES, batch_parts, batch_sharding, clip_sharding, replicated
+from gen1_jax.distributed import (
+    FRAMES,
+    batch_parts,
+    batch_sharding,
+    batch_shardings,
+    check_batch,
+    clip_sharding,
+    replicated,
+)
 from gen1_jax.errors import UserError
-from gen1_jax.flops import count_flops
+from gen1_jax.flops import count_flops, count_training_flops
 from gen1_jax.training.objectives import make_objective
-from gen1_jax.training.state import make_module, make_optimizer, state_template
+from gen1_jax.training.state import are_trained, make_module, make_optimizer, state_template
 from gen1_jax.training.step import make_step
 from gen1_jax.weights.folder import module_from_config, param_template
 
@@ -41,31 +49,37 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
       images: whether the step takes an image batch; otherwise it takes a video batch.
 
     Raises:
-      UserError: the settings are bad, or the batch does not divide over the chips.
+      UserError: the settings are bad, or the batch or a clip does not divide over the chips.
     """
     mesh = target.mesh
     module = _make_module(config)
     conditioner, encoder_params = describe_encoders(models, jnp.dtype(config.dtype), mesh)
     objective = make_objective(config.objective, module, conditioner, config.loss.to_dict())
     optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
-    state = state_template(module, optimizer, mesh, config.sharding, config.split_from)
-    batch = _placed(batch_shapes(config, images), batch_sharding(mesh))
-    if mesh.shape[FRAMES] > 1:
-        raise UserError("mesh.frames is for editing; training takes 1")
-    if batch.size % mesh.size:
-        raise UserError(f"a batch of {batch.size} does not divide over {mesh.size} chips")
+    trains = config.get("trains", ())
+    state = state_template(module, optimizer, mesh, config.sharding, config.split_from, trains)
+    shapes = batch_shapes(config, images)
+    check_batch(shapes.size, shapes.num_frames, mesh)
+    batch = jax.tree.map(_placed, shapes, batch_shardings(shapes, mesh))
+    parts = mesh.size if shapes.num_frames == 1 else batch_parts(mesh)
     notes = []
-    if batch.size // mesh.size % config.microbatches:
+    if batch.size // parts % config.microbatches:
         notes.append(
-            f"{batch.size // mesh.size} examples a chip do not divide into {config.microbatches} "
+            f"{batch.size // parts} examples a chip do not divide into {config.microbatches} "
             "microbatches: they move between chips, or some wait"
         )
     # An encoded batch needs no encoder. The frozen models then only serve the preview pictures;
     # they occupy memory, but are not part of the step.
     idle = not objective.runs_encoders(batch)
-    model_flops = 3 * _count(objective.loss, state.params, encoder_params, batch, jax.random.key(0))
-    if encoder_params and not idle:
-        notes.append("model FLOPs count a backward pass of the frozen networks too")
+    plain = make_objective(  # without remat, so that nothing is counted twice
+        config.objective, _make_module(config, "none"), conditioner, config.loss.to_dict()
+    )
+    model_flops = count_training_flops(
+        plain.loss,
+        are_trained(state),
+        *_unplaced((state.params, encoder_params, batch)),
+        jax.eval_shape(lambda: jax.random.key(0)),
+    )
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
     step = make_step(
         objective.loss,
@@ -75,6 +89,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
         ema_decay=config.ema_decay,
         seed=config.seed,
         microbatches=config.microbatches,
+        trains=trains,
     )
     settings = {
         "what": "train",
@@ -250,19 +265,21 @@ def describe_encoders(
     return Conditioner(**modules), _placed(encoder_params, replicated(mesh))
 
 
-def _make_module(config: Any) -> Any:
-    return make_module(
-        config.model.to_dict(), name=config.name, dtype=config.dtype, remat=config.remat
-    )
+def _make_module(config: Any, remat: str | None = None) -> Any:
+    remat = config.remat if remat is None else remat
+    return make_module(config.model.to_dict(), name=config.name, dtype=config.dtype, remat=remat)
 
 
 def _placed(shapes: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
+def _unplaced(arguments: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+
+
 def _count(function: Callable, *arguments: Any) -> int:
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-    return count_flops(function, *shapes)
+    return count_flops(function, *_unplaced(arguments))
 
 
 def _shapes(batch: Batch) -> dict[str, list[int]]:

@@ -5,13 +5,14 @@ import functools
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from gen1_jax.distributed import is_lead
@@ -245,7 +246,8 @@ def read_params(folder: str | Path, template: Any, which: str = "ema") -> tuple[
     Args:
       folder: the folder of a run's checkpoints.
       template: shapes and types of the parameters.
-      which: "ema" for the moving average, or "raw" for the parameters themselves.
+      which: "ema" for the moving average, or "raw" for the parameters themselves. A parameter that
+        was not trained is its own average.
 
     Returns:
       The step, and the parameters.
@@ -253,7 +255,6 @@ def read_params(folder: str | Path, template: Any, which: str = "ema") -> tuple[
     Raises:
       UserError: there is no checkpoint, it is of another model, or it is damaged.
     """
-    name = {"ema": "ema", "raw": "params"}[which]
     steps = Checkpoints(folder).steps()
     if not steps:
         raise UserError(f"no checkpoint in {folder}; accepted: the `checkpoints` of a run")
@@ -262,10 +263,12 @@ def read_params(folder: str | Path, template: Any, which: str = "ema") -> tuple[
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             tree = checkpointer.metadata(path).item_metadata.tree
-            if dict(_shapes(tree[name])) != dict(_shapes(template)):
+            if dict(_shapes(tree["params"])) != dict(_shapes(template)):
                 raise UserError(f"the checkpoint in {path.parent} is of another model")
+            averaged = set(dict(_shapes(tree["ema"]))) if which == "ema" else set()
             item = jax.tree.map(lambda x: ocp.PLACEHOLDER, tree)
-            item[name] = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
+            item["params"] = _wanted(tree["params"], lambda path: path not in averaged)
+            item["ema"] = _wanted(tree["ema"], lambda path: path in averaged)
             args = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), item)
             restored = checkpointer.restore(path, ocp.args.PyTreeRestore(item, restore_args=args))
     except UserError:
@@ -275,7 +278,23 @@ def read_params(folder: str | Path, template: Any, which: str = "ema") -> tuple[
             f"the checkpoint in {path.parent} cannot be read: "
             f"{type(error).__name__}: {str(error)[:200]}"
         ) from error
-    return step, restored[name]
+    flat = {**_flatten(restored["params"]), **_flatten(restored["ema"])}
+    return step, traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _wanted(tree: Any, choose: Callable[[str], bool]) -> Any:
+    """Returns what orbax is to read of a tree: arrays where the path is chosen, else nothing."""
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return traverse_util.unflatten_dict(
+        {k: np.zeros(x.shape, x.dtype) if choose(k) else ocp.PLACEHOLDER for k, x in flat.items()},
+        sep="/",
+    )
+
+
+def _flatten(tree: Any) -> dict[str, np.ndarray]:
+    """Returns the arrays that were read, by path."""
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {path: x for path, x in flat.items() if x is not ocp.PLACEHOLDER}
 
 
 def _shapes(tree: Any) -> Iterator[tuple[str, tuple[int, ...]]]:

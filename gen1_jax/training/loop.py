@@ -35,7 +35,10 @@ from gen1_jax.training.signals import Preempted, Stopped, stop_on_signals
 from gen1_jax.training.state import (
     Optimizer,
     TrainState,
+    are_trained,
+    averaged_params,
     create_state,
+    describe_trained,
     replace_params,
     state_template,
 )
@@ -67,6 +70,7 @@ def train(
     merge: Mapping[str, Sequence[str]] | None = None,
     sharding: Sequence[tuple[str, str]] = SHARDING,
     min_size_to_shard: int = MIN_SIZE_TO_SHARD,
+    trains: Sequence[str] = (),
     log_every: int = 10,
     sample_every: int = 0,
     eval_every: int = 0,
@@ -105,6 +109,7 @@ def train(
       merge: patterns of the parameters that may differ from those of `init_from`.
       sharding: the rules of `state_sharding`.
       min_size_to_shard: the smallest parameter that is sharded, in elements.
+      trains: patterns of the parameters that are trained; empty: all are.
       log_every: steps between two entries of the log.
       sample_every: steps between two previews; 0: none.
       eval_every: steps between two measurements of the held-out loss; 0: none.
@@ -127,21 +132,24 @@ def train(
     # ---- restore, or create and prepare
     workdir, batches = Path(workdir), iter(make_batches())
     checkpoints = Checkpoints(workdir / "checkpoints", keep=keep_checkpoints)
-    template = state_template(module, optimizer, mesh, sharding, min_size_to_shard)
+    template = state_template(module, optimizer, mesh, sharding, min_size_to_shard, trains)
     state = _restore(name, workdir, checkpoints, template, batches, num_steps)
     if state is None:
         options = {"name": name, "seed": seed, "init_from": init_from, "merge": merge}
+        options["trains"] = trains
         state = create_state(module, optimizer, template, **options)
         state = _prepare(state, objective, encoder_params, batches)
     options = {"dtype": dtype, "ema_decay": ema_decay, "seed": seed, "microbatches": microbatches}
+    options["trains"] = trains
     step_fn = make_step(objective.loss, optimizer, template, **options)
     encoders = jax.device_put(encoder_params, replicated(mesh))
     first = int(state.step)
     ahead = next(batches) if first < num_steps else None  # bad data end the run before it begins
     changed = changed_settings(ConfigDict(record or {}), workdir) if first else ""
     _write_record(workdir, record)
-    if (said := describe_sharding(template.params, min_size_to_shard)) and is_lead():
-        tqdm.write(f"{name}: {said}")
+    for said in (describe_trained(template), describe_sharding(template.params, min_size_to_shard)):
+        if said and is_lead():
+            tqdm.write(f"{name}: {said}")
 
     if is_lead():
         begins = f"resumes at step {first} of {num_steps}" if first else f"{num_steps} steps"
@@ -149,7 +157,7 @@ def train(
         if changed:
             tqdm.write(f"{name}: settings have changed since: {changed}")
     previews = PreviewWriter(workdir / "samples", objective.preview, make_preview_batch)
-    flops = FlopCounter(objective.loss, lambda b: not (encoders and objective.runs_encoders(b)))
+    flops = FlopCounter(objective.loss, are_trained(template))
     bad_steps, finished = BadSteps(name, workdir), {"steps": num_steps}
     options = {"dtype": dtype, "microbatches": microbatches, "num_batches": eval_batches}
     streams = make_validation() if eval_every and make_validation else {}
@@ -168,11 +176,13 @@ def train(
             due = eval_every and (last or (fresh and done % eval_every == 0))
             if due and streams and not stopping:
                 with log.spend("evaluation"):
-                    finished["validation_loss"] = held_out.measure(state.ema, encoders)
+                    finished["validation_loss"] = held_out.measure(averaged_params(state), encoders)
                 log.write_validation(done, finished["validation_loss"])
             if fresh and sample_every and (last or done % sample_every == 0):
                 with log.spend("evaluation"):
-                    previews.write(to_host(state.ema), encoder_params, done, log.events)
+                    previews.write(
+                        to_host(averaged_params(state)), encoder_params, done, log.events
+                    )
 
             # ---- save
             if fresh and (last or stopping or done % checkpoint_every == 0):
@@ -277,7 +287,7 @@ def _finish(
     finished: Mapping[str, Any],
 ) -> None:
     """Writes the moving average as the model, and then what the run came to."""
-    average = to_host(state.ema)
+    average = to_host(averaged_params(state))
     if is_lead():
         module = objective.finish(module, average, (batch.widened() for batch in batches))
         save_model(workdir / "model", module, average)

@@ -1,5 +1,11 @@
-"""The training state: parameters, their moving average, the optimizer; created and placed."""
+"""The training state: parameters, their moving average, the optimizer; created and placed.
 
+A run may train some parameters only, chosen by patterns of their names. The others are held beside
+them: they have neither gradient, moments nor an average of their own.
+"""
+
+import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -31,9 +38,9 @@ class TrainState:
 
     Attributes:
       step: the number of steps done.
-      params: the parameters that are trained.
-      ema: the exponential moving average of `params`.
-      opt_state: the optimizer's moments.
+      params: all parameters, in float32, those that are not trained included.
+      ema: the exponential moving average of the parameters that are trained.
+      opt_state: the optimizer's moments of the parameters that are trained.
       bad_steps: the length of the current run of steps whose loss or gradient was not finite.
     """
 
@@ -131,11 +138,79 @@ def make_module(model: Mapping[str, Any], *, name: str, dtype: str, remat: str =
     return module.clone(remat=remat)
 
 
-def new_state(optimizer: Optimizer, params: Any) -> TrainState:
+# ---- the parameters that are trained
+
+
+def choose_trained(params: Any, trains: Sequence[str]) -> Any:
+    """Returns the parameters that are trained, as a tree without the others.
+
+    Args:
+      params: all parameters, or their shapes.
+      trains: regular expressions, which are searched for in "/"-paths such as
+        `down_blocks_0/resnets_0/temporal_conv1/kernel`; empty: all parameters are trained.
+
+    Raises:
+      UserError: a pattern is no regular expression, or matches no parameter.
+    """
+    if not trains:
+        return params
+    if isinstance(trains, str):
+        raise UserError(f"trains is {trains!r}; accepted: a tuple of patterns, ({trains!r},)")
+    flat = traverse_util.flatten_dict(params, sep="/")
+    chosen = set()
+    for pattern in trains:
+        try:
+            found = {name for name in flat if re.search(pattern, name)}
+        except re.error as error:
+            raise UserError(f"trains: {pattern!r} is no regular expression: {error}") from None
+        if not found:
+            raise UserError(
+                f"trains: {pattern!r} matches no parameter; near it: {_near(pattern, flat)}"
+            )
+        chosen |= found
+    return traverse_util.unflatten_dict({k: v for k, v in flat.items() if k in chosen}, sep="/")
+
+
+def _near(pattern: str, names: Sequence[str]) -> str:
+    """Returns names of parameters, or of their parts, that resemble a pattern."""
+    parts = {part for name in names for part in (name, *name.split("/"))}
+    near = difflib.get_close_matches(pattern.strip("^$/.*"), sorted(parts), n=5, cutoff=0.4)
+    return ", ".join(near or sorted(names)[:5])
+
+
+def join_params(params: Any, trained: Any) -> Any:
+    """Returns all parameters, with those of `trained` in place of their namesakes."""
+    joined = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(trained)
+    return traverse_util.unflatten_dict(joined)
+
+
+def averaged_params(state: TrainState) -> Any:
+    """Returns the moving average of all parameters; one that is not trained is its own average."""
+    return join_params(state.params, state.ema)
+
+
+def are_trained(state: TrainState) -> Any:
+    """Returns for each parameter whether it is trained, in a tree like that of the parameters."""
+    trained = traverse_util.flatten_dict(state.ema)
+    flat = {path: path in trained for path in traverse_util.flatten_dict(state.params)}
+    return traverse_util.unflatten_dict(flat)
+
+
+def describe_trained(state: TrainState) -> str:
+    """Says in one line how many parameters are trained; says nothing if all are."""
+    total, trained = (sum(x.size for x in jax.tree.leaves(t)) for t in (state.params, state.ema))
+    return "" if trained == total else f"{trained:,} of {total:,} parameters are trained"
+
+
+# ---- creation
+
+
+def new_state(optimizer: Optimizer, params: Any, trains: Sequence[str] = ()) -> TrainState:
     """Returns the state of step 0."""
-    ema = jax.tree.map(jnp.copy, params)
+    trained = choose_trained(params, trains)
+    ema = jax.tree.map(jnp.copy, trained)
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, ema, optimizer.init(params), zero)
+    return TrainState(zero, params, ema, optimizer.init(trained), zero)
 
 
 def state_template(
@@ -144,6 +219,7 @@ def state_template(
     mesh: Mesh,
     sharding: Sequence[tuple[str, str]] = SHARDING,
     min_size_to_shard: int = MIN_SIZE_TO_SHARD,
+    trains: Sequence[str] = (),
 ) -> TrainState:
     """Returns the shapes, types and shardings of a state; nothing is computed.
 
@@ -153,8 +229,13 @@ def state_template(
       mesh: the devices.
       sharding: the rules of `state_sharding`.
       min_size_to_shard: the smallest parameter that is sharded, in elements.
+      trains: patterns of the parameters that are trained; see `choose_trained`.
+
+    Raises:
+      UserError: a pattern matches no parameter.
     """
-    shapes = jax.eval_shape(partial(new_state, optimizer), param_template(module))
+    make = partial(new_state, optimizer, trains=trains)
+    shapes = jax.eval_shape(make, param_template(module))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
@@ -171,6 +252,7 @@ def create_state(
     seed: int,
     init_from: str = "",
     merge: Mapping[str, Sequence[str]] | None = None,
+    trains: Sequence[str] = (),
 ) -> TrainState:
     """Creates the state of step 0, sharded from the start.
 
@@ -186,6 +268,7 @@ def create_state(
       init_from: a model folder to start from; empty draws all parameters.
       merge: patterns of the parameters that may differ from those of `init_from`; see
         `merge_params`.
+      trains: patterns of the parameters that are trained; see `choose_trained`.
 
     Raises:
       UserError: the model of `init_from` cannot be read or does not fit.
@@ -202,7 +285,8 @@ def create_state(
         tqdm.write(f"{name}: from {init_from}: {report}")
     params = place(jax.device_get(params), template.params)
     sharding = jax.tree.map(lambda x: x.sharding, template)
-    return jax.jit(partial(new_state, optimizer), out_shardings=sharding)(params)
+    make = partial(new_state, optimizer, trains=trains)
+    return jax.jit(make, out_shardings=sharding)(params)
 
 
 def replace_params(state: TrainState, params: Any) -> TrainState:
@@ -213,7 +297,9 @@ def replace_params(state: TrainState, params: Any) -> TrainState:
     if jax.process_count() > 1:
         params = multihost_utils.broadcast_one_to_all(params)
     params = place(params, state.params)
-    return state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
+    flat, names = traverse_util.flatten_dict(params), traverse_util.flatten_dict(state.ema)
+    ema = traverse_util.unflatten_dict({name: jnp.copy(flat[name]) for name in names})
+    return state.replace(params=params, ema=ema)
 
 
 def place(params: Any, like: Any) -> Any:

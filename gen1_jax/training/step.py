@@ -1,6 +1,6 @@
 """One update of any model: gradient, AdamW, moving average. A pure function of its arguments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,14 +8,15 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding
 
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import EncoderParams
-from gen1_jax.distributed import batch_sharding, gather, replicated
+from gen1_jax.distributed import FRAMES, batch_sharding, gather, replicated
 from gen1_jax.errors import UserError
 from gen1_jax.runtime import trace_once
 from gen1_jax.training.objectives import Loss
-from gen1_jax.training.state import Optimizer, TrainState
+from gen1_jax.training.state import Optimizer, TrainState, choose_trained, join_params
 from gen1_jax.training.telemetry import Metrics
 
 
@@ -30,6 +31,7 @@ def train_step(
     ema_decay: float,
     seed: int,
     microbatches: int = 1,
+    trains: Sequence[str] = (),
 ) -> tuple[TrainState, Metrics]:
     """Updates a state once; the result is a function of seed, step and batch.
 
@@ -46,15 +48,21 @@ def train_step(
       ema_decay: the highest decay of the moving average.
       seed: the run's seed.
       microbatches: parts of the batch that are computed one after another.
+      trains: patterns of the parameters that are trained; see `choose_trained`.
 
     Returns:
       The state after the step, and its metrics: loss, gradient_norm, bad_steps and the loss's own.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     batch = batch.widened()
+    trained = choose_trained(state.params, trains)
+
+    def loss_of_trained(trained, *arguments):
+        return loss(join_params(state.params, trained), *arguments)
+
     (value, metrics), gradient = accumulate(
-        jax.value_and_grad(loss, has_aux=True),
-        state.params,
+        jax.value_and_grad(loss_of_trained, has_aux=True),
+        trained,
         encoder_params,
         batch,
         key,
@@ -72,9 +80,10 @@ def train_step(
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         return params, optax.incremental_update(params, ema, 1 - decay), opt_state
 
-    params, ema, opt_state = jax.lax.cond(
-        good, update, lambda *same: same, state.params, state.ema, state.opt_state
+    trained, ema, opt_state = jax.lax.cond(
+        good, update, lambda *same: same, trained, state.ema, state.opt_state
     )
+    params = join_params(state.params, trained)
     bad_steps = jnp.where(good, 0, state.bad_steps + 1)
     metrics = {"loss": value, "gradient_norm": norm, "bad_steps": bad_steps, **metrics}
     after = TrainState(state.step + 1, params, ema, opt_state, bad_steps)
@@ -127,6 +136,7 @@ def make_step(
     ema_decay: float,
     seed: int,
     microbatches: int = 1,
+    trains: Sequence[str] = (),
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns the compiled `train_step` of a run: (state, batch, encoder_params, rate) → the same.
 
@@ -141,6 +151,7 @@ def make_step(
       ema_decay: see `train_step`.
       seed: see `train_step`.
       microbatches: see `train_step`.
+      trains: see `train_step`.
     """
     shardings = jax.tree.map(lambda x: x.sharding, template)
     mesh = shardings.step.mesh
@@ -152,14 +163,24 @@ def make_step(
         ema_decay=ema_decay,
         seed=seed,
         microbatches=microbatches,
+        trains=trains,
     )
     whole = replicated(mesh)
     return jax.jit(
         trace_once(step),
-        in_shardings=(shardings, batch_sharding(mesh), whole, whole),
+        in_shardings=(shardings, placed_batch(mesh), whole, whole),
         out_shardings=(shardings, whole),
         donate_argnums=0,
     )
+
+
+def placed_batch(mesh: Mesh) -> NamedSharding | None:
+    """Returns the sharding of every batch, for jax.jit.
+
+    It is None, which leaves an array as `put_batch` placed it, where a clip's frames are sharded:
+    videos and images are then placed differently.
+    """
+    return batch_sharding(mesh) if mesh.shape[FRAMES] == 1 else None
 
 
 def gather_params(loss: Loss, shardings: Any, dtype: str) -> Loss:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from gen1_jax.batch import Batch
 from gen1_jax.distributed import is_lead
 from gen1_jax.errors import one_line
-from gen1_jax.flops import count_flops
+from gen1_jax.flops import count_training_flops
 from gen1_jax.hardware import find_chip
 
 if TYPE_CHECKING:  # tensorboardX imports torch where there is one, which takes seconds
@@ -53,18 +53,18 @@ class TimeAccount:
 
 
 class FlopCounter:
-    """Counts the model FLOPs of the steps: three times the forward pass, for forward and backward.
+    """Counts the model FLOPs of the steps, forward and backward.
 
     Args:
       loss: the loss.
-      counted: whether a batch's loss runs the trained network only; other batches count as 0.
+      trained: for each parameter, whether it is trained; True: all are.
 
     Attributes:
       total: FLOPs since the start.
     """
 
-    def __init__(self, loss: Callable, counted: Callable[[Batch], bool]):
-        self._loss, self._counted = loss, counted
+    def __init__(self, loss: Callable, trained: Any = True):
+        self._loss, self._trained = loss, trained
         self._known: dict[str, int] = {}
         self.total = 0
 
@@ -76,8 +76,7 @@ class FlopCounter:
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, encoder_params, batch)
             )
             key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
-            counted = self._counted(batch)
-            self._known[shape] = 3 * count_flops(self._loss, *arguments, key) if counted else 0
+            self._known[shape] = count_training_flops(self._loss, self._trained, *arguments, key)
         self.total += self._known[shape]
 
 
@@ -90,7 +89,7 @@ class Interval:
     def report(self, step: int, account: TimeAccount, flops: int, mesh: Mesh) -> dict[str, float]:
         """Returns steps, examples and TFLOPs per second, MFU, and seconds by name.
 
-        The FLOPs are left out where the steps are not counted, and the MFU on unknown chips.
+        The MFU is left out on unknown chips.
         """
         seconds = account.report()
         total = seconds.pop("total")

@@ -10,11 +10,11 @@ import numpy as np
 
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import EncoderParams
-from gen1_jax.distributed import batch_sharding, put_batch, replicated
+from gen1_jax.distributed import put_batch, replicated
 from gen1_jax.runtime import trace_once
 from gen1_jax.training.objectives import Loss
 from gen1_jax.training.state import TrainState
-from gen1_jax.training.step import accumulate, gather_params
+from gen1_jax.training.step import accumulate, gather_params, placed_batch
 
 _SEED = 0x4E1D  # of the noise, whatever the run's seed: runs are compared by this loss
 
@@ -58,7 +58,7 @@ class HeldOutLoss:
         whole = replicated(self._mesh)
         self._loss = jax.jit(
             trace_once(held_out_loss),
-            in_shardings=(shardings.params, batch_sharding(self._mesh), whole, whole),
+            in_shardings=(shardings.params, placed_batch(self._mesh), whole, whole),
             out_shardings=whole,
         )
 

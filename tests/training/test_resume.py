@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from micro_run import SMALL, load
+from safetensors.numpy import load_file
 
 from gen1_jax.data_pipelines.sources import make_stream
 from gen1_jax.errors import UserError
-from gen1_jax.workflow import train_on
+from gen1_jax.files import write_json
+from gen1_jax.weights.naming import params_to_state_dict
+from gen1_jax.workflow import read_trained, train_on
 
 CONFIG = Path(__file__).parents[1] / "micro.py"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -71,6 +74,32 @@ def test_a_stage_broken_off_at_a_random_step_goes_on_to_the_same_numbers(
     said = capsys.readouterr().out
     assert "from" not in said and "blur: resumes at step " in said
     assert "settings have changed since: log_every was 1, is 3\n" in said
+
+
+def test_a_stage_that_trains_some_parameters_resumes_and_is_exported_whole(
+    micro_run, quick, tmp_path, capsys
+):
+    changes = {"num_steps": 2, "checkpoint_every": 1, "sample_every": 0, "trains": ("temporal",)}
+    config = load(micro_run, "blur", **SMALL, **changes, **{"data.image_fraction": 0.0})
+    with pytest.raises(RuntimeError, match="broken off"):
+        run(config, tmp_path, 1)
+    said = capsys.readouterr().out
+    assert "parameters are trained" in said
+    run(config, tmp_path)
+    start, end = (
+        load_file(folder / WEIGHTS) for folder in (Path(config.init_from), tmp_path / "model")
+    )
+    assert start.keys() == end.keys()
+    changed = {name for name in start if not np.array_equal(start[name], end[name])}
+    assert changed and all("temporal" in name for name in changed)
+    # A checkpoint is read by itself too: the average where there is one, all else as it was.
+    write_json(tmp_path / "config.json", config.to_dict())
+    for weights in ("ema", "raw"):
+        _, params, _ = read_trained(tmp_path, weights)
+        assert params_to_state_dict(params).keys() == end.keys()
+    name = next(iter(changed))
+    averaged = params_to_state_dict(read_trained(tmp_path, "ema")[1])
+    np.testing.assert_array_equal(averaged[name], end[name])
 
 
 def test_what_a_run_prepares_from_data_is_prepared_once(micro_run, quick, tmp_path, rng):

@@ -8,12 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_unet import drawn_params, flat, normal
+from tiny_unet import drawn_params, flat, normal, tiny
 
 from gen1_jax.batch import Batch
+from gen1_jax.conditioning import Conditioner
 from gen1_jax.distributed import make_mesh, put_batch, replicated
 from gen1_jax.errors import UserError
-from gen1_jax.training.state import TrainState, make_optimizer, new_state, state_template
+from gen1_jax.training.objectives import make_objective
+from gen1_jax.training.state import (
+    TrainState,
+    averaged_params,
+    choose_trained,
+    make_optimizer,
+    new_state,
+    state_template,
+)
 from gen1_jax.training.step import make_step, train_step
 from gen1_jax.weights.folder import module_from_config
 
@@ -122,6 +131,42 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
         train_step(state, batch, {}, 0.1, **settings, microbatches=5)
 
 
+def test_only_what_a_pattern_names_is_trained_and_takes_memory():
+    optimizer = make_optimizer(num_steps=9, learning_rate=0.1, warmup_steps=0)
+    batch, settings = Batch(content=normal(3, 4, 3)), {"optimizer": optimizer, "ema_decay": 0.9}
+    settings |= {"loss": toy_loss, "seed": 0}
+    before = new_state(optimizer, PARAMS, ("bias$",))
+    state, metrics = train_step(
+        before, batch, {"factor": 1.0}, 0.1, **settings, trains=("bias$",), microbatches=2
+    )
+    whole, _ = train_step(
+        new_state(optimizer, PARAMS), batch, {"factor": 1.0}, 0.1, **settings, microbatches=2
+    )
+    names = {"dense/bias"}
+    assert flat(state.ema).keys() == flat(optax.tree.get(state.opt_state, "mu")).keys() == names
+    averaged, after = flat(averaged_params(state)), flat(state.params)
+    assert averaged.keys() == after.keys() == flat(PARAMS).keys()
+    for name, value in flat(PARAMS).items():
+        assert np.array_equal(after[name], value) == (name not in names)
+        assert np.array_equal(averaged[name], value) == (name not in names)
+    # Adam's first update is a sign, the same whether or not the others are trained.
+    np.testing.assert_allclose(after["dense/bias"], flat(whole.params)["dense/bias"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("trains", "message"),
+    [
+        (("dense/bais",), "trains: 'dense/bais' matches no parameter; near it: dense/bias"),
+        (("bias", "temporal"), "'temporal' matches no parameter; near it: "),
+        (("(",), "trains: '\\(' is no regular expression: "),
+        ("bias", "trains is 'bias'; accepted: a tuple of patterns, \\('bias',\\)"),
+    ],
+)
+def test_a_pattern_that_trains_nothing_is_refused(trains, message):
+    with pytest.raises(UserError, match=message):
+        choose_trained(PARAMS, trains)
+
+
 def test_parts_of_a_batch_draw_different_numbers():
     def loss(params, encoder_params, batch, key):
         draw = jax.random.normal(key)
@@ -214,6 +259,34 @@ def test_sharded_parameters_train_to_the_same_numbers(quick):
         split = [x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated]
         assert bool(split) == (fsdp > 1)
     chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
+
+
+def test_a_clip_s_frames_over_several_devices_train_to_the_same_numbers(quick):
+    """Four devices, two for the frames of each clip and two for parameters, agree with one."""
+    small = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    module = tiny(in_channels=12, block_out_channels=(8,), **small)
+    objective = make_objective("diffusion", module, Conditioner(), {})
+    trains = ("temporal", "conv_in")
+    optimizer = make_optimizer(num_steps=4, learning_rate=1e-3, warmup_steps=0)
+    z, structure = normal(0, 2, 4, 4, 4, 4), normal(1, 2, 4, 4, 4, 4)
+    batch = Batch(latents=z, structure=structure, structure_level=np.arange(2, dtype=np.int32))
+    batch = batch.replace(content=normal(2, 2, 6))
+    params, results = drawn_params(module), []
+    for shape in ((1, 1, 1), (1, 2, 2)):
+        mesh = make_mesh(*shape, devices=jax.devices()[: np.prod(shape)])
+        template = state_template(module, optimizer, mesh, min_size_to_shard=512, trains=trains)
+        state = jax.tree.map(
+            lambda x, t: jax.device_put(np.array(x), t.sharding),
+            new_state(optimizer, params, trains),
+            template,
+        )
+        options = {"dtype": "float32", "ema_decay": 0.9, "seed": 0, "trains": trains}
+        step = make_step(objective.loss, optimizer, template, **options)
+        with jax.set_mesh(mesh):
+            state, metrics = step(state, put_batch(batch, mesh), {}, 1e-3)
+        moments = optax.tree.get(state.opt_state, "mu")
+        results.append(jax.tree.map(np.asarray, (metrics, moments)))
+    chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-6)
 
 
 def test_a_second_trace_of_one_shape_is_a_fault():
