@@ -158,12 +158,16 @@ def make_parts(recipe: Recipe) -> dict[str, Callable[[], ConfigDict]]:
         )
 
     def video() -> ConfigDict:
+        # An image skips the temporal layers: where they train alone, images would train nothing.
+        temporal_alone = recipe.trains.get("video") == TEMPORAL_LAYERS
         return stage(
             "video",
             "image",
             merge=base.ADDS_TEMPORAL_LAYERS,
             model=paper.unet(temporal=True, structured=False),
-            data=data(fields=("latents", "content")),
+            data=data(
+                fields=("latents", "content"), image_fraction=0.0 if temporal_alone else 0.125
+            ),
         )
 
     def structure() -> ConfigDict:

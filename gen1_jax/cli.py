@@ -27,6 +27,7 @@ COMMANDS = {
     "import": "import_models",  # `import` is a keyword
     "export": "export_pipeline",
     "compile": "compile_step",  # `compile` is a builtin
+    "plan": "plan",
     "config": "config",
     "doctor": "doctor",
     "completion": "completion",

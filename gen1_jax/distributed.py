@@ -34,23 +34,36 @@ def make_mesh(data: int = -1, fsdp: int = 1, frames: int = 1, devices: list | No
       UserError: the sizes do not fit the devices, or the slices of a TPU job do not divide `data`.
     """
     devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(len(devices), data, fsdp, frames)
+    slices = len({getattr(d, "slice_index", 0) for d in devices if d.platform == "tpu"})
+    if slices > 1 and shape[0] % slices:
+        raise UserError(
+            f"mesh (data={data}, fsdp={fsdp}, frames={frames}): the {slices} slices of this job "
+            f"must divide data={shape[0]}"
+        )
+    return Mesh(_arrange(shape, devices, max(1, slices)), (DATA, FSDP, FRAMES))
+
+
+def mesh_shape(count: int, data: int = -1, fsdp: int = 1, frames: int = 1) -> tuple[int, int, int]:
+    """Returns the sizes of a mesh of `count` devices; see `make_mesh`.
+
+    Raises:
+      UserError: the sizes do not fit the devices.
+    """
     shape = [data, fsdp, frames]
     axes = f"mesh (data={data}, fsdp={fsdp}, frames={frames})"
     if shape.count(-1) > 1 or any(s == 0 or s < -1 for s in shape):
         raise UserError(f"{axes}; accepted: positive sizes, at most one of them -1")
     if -1 in shape:
-        shape[shape.index(-1)] = max(1, len(devices) // -math.prod(shape))
-    if math.prod(shape) != len(devices):
-        there = f"there {'is' if len(devices) == 1 else 'are'} {len(devices)}"
+        shape[shape.index(-1)] = max(1, count // -math.prod(shape))
+    if math.prod(shape) != count:
+        there = f"there {'is' if count == 1 else 'are'} {count}"
         raise UserError(
             f"{axes} needs data x fsdp x frames = {_product(data, fsdp, frames)} devices, and "
-            f"{there}; accepted: sizes whose product is {len(devices)}, one of which may be -1 and "
-            "then stands for all devices that the others leave"
+            f"{there}; accepted: sizes whose product is {count}, one of which may be -1 and then "
+            "stands for all devices that the others leave"
         )
-    slices = len({getattr(d, "slice_index", 0) for d in devices if d.platform == "tpu"})
-    if slices > 1 and shape[0] % slices:
-        raise UserError(f"{axes}: the {slices} slices of this job must divide data={shape[0]}")
-    return Mesh(_arrange(shape, devices, max(1, slices)), (DATA, FSDP, FRAMES))
+    return tuple(shape)
 
 
 def _product(*sizes: int) -> str:
@@ -288,7 +301,8 @@ def check_batch(size: int, num_frames: int, mesh: Mesh) -> None:
                 f"a clip of {num_frames} frames does not divide over mesh.frames={frames} devices; "
                 f"accepted: a divisor of {num_frames}"
             )
-        for row in mesh.devices.reshape(-1, frames):
+        rows = mesh.devices.reshape(-1, frames) if isinstance(mesh, Mesh) else ()
+        for row in rows:
             if len({device.process_index for device in row}) > 1:
                 raise UserError(
                     f"mesh.frames={frames} spreads a clip over the devices of several processes; "

@@ -10,7 +10,8 @@ class Chip(NamedTuple):
       flops: dense bfloat16 FLOP/s.
       bandwidth: bytes/s of the main memory (HBM).
       memory: bytes of main memory that programs may use. The figures of TPUs are those that their
-        compiler reports (libtpu 0.0.51); their maker gives 32, 16, 95 and 32 GiB.
+        compiler reports (libtpu 0.0.51); their maker gives 32, 16, 95 and 32 GiB. Those of GPUs are
+        their makers' gigabytes, about 95 % of the memory, which leaves room for CUDA itself.
       interconnect: bytes/s that the chip sends to other chips over all its links together. Makers
         who count both directions give twice that.
       source: the page that the figures come from.
@@ -36,6 +37,9 @@ CHIPS = {
     "h100": Chip(989e12, 3350e9, 80e9, 450e9, "nvidia.com, H100 SXM data sheet"),
     "h200": Chip(989e12, 4800e9, 141e9, 450e9, "nvidia.com, H200 SXM data sheet"),
     "a100": Chip(312e12, 2039e9, 80e9, 300e9, "nvidia.com, A100 80GB SXM data sheet"),
+    "rtx4090": Chip(165.2e12, 1008e9, 24e9, 32e9, "nvidia.com, Ada GPU architecture"),
+    "rtx3090": Chip(71e12, 936e9, 24e9, 32e9, "nvidia.com, Ampere GA102 GPU architecture"),
+    "l4": Chip(121e12, 300e9, 22.9e9, 32e9, "nvidia.com, L4 data sheet"),
 }
 # The name that jax gives to a kind of device → the name above.
 _KINDS = {
@@ -54,4 +58,5 @@ def find_chip(device_kind: str) -> Chip | None:
     kind = device_kind.lower()
     if kind in _KINDS:
         return CHIPS[_KINDS[kind]]
-    return next((chip for name, chip in CHIPS.items() if name in kind), None)
+    words = kind.replace("rtx ", "rtx").replace("-", " ").split()
+    return next((chip for name, chip in CHIPS.items() if name in words), None)

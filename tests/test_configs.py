@@ -18,7 +18,7 @@ from gen1_jax.config import (
     load_saved_config,
     resolve_paths,
 )
-from gen1_jax.configs import base, demo, paper, schema, tiny
+from gen1_jax.configs import base, demo, gpu24, node, paper, schema, tiny, v5e16
 from gen1_jax.data_pipelines.moving_shapes.builder import CONFIGS as WORLDS
 from gen1_jax.errors import UserError
 from gen1_jax.files import write_json
@@ -27,12 +27,13 @@ from gen1_jax.pipeline import ENCODERS, MODELS, SETTINGS
 from gen1_jax.precompute import check_settings as check_encoding
 from gen1_jax.settings import describe, list_kinds
 from gen1_jax.training.objectives import OBJECTIVES, make_objective
-from gen1_jax.training.state import make_optimizer
+from gen1_jax.training.state import choose_trained, make_optimizer
 from gen1_jax.weights.folder import module_from_config, param_template
 from gen1_jax.weights.merge import merge_params
 from gen1_jax.workflow import KINDS, check_settings
 
 CONFIGS = {"tiny": tiny, "demo": demo, "paper": paper}
+CONFIGS |= {"node": node, "gpu24": gpu24, "v5e16": v5e16}
 EACH = [(name, part) for name, module in CONFIGS.items() for part in module.PARTS]
 FIELDS = set(Batch.__dataclass_fields__)
 # The class that each part's model is built as.
@@ -185,6 +186,17 @@ def test_the_paper_s_stages():
     settings = get("pipeline").settings.to_dict()
     assert settings["size"] == (256, 448) and settings["guidance_scale"] == 7.5
     assert settings["prior"] == {"num_steps": 25, "guidance_scale": 4.0}
+
+
+@pytest.mark.parametrize("part", ["image", "structure"])
+def test_a_small_gpu_trains_a_third_of_the_parameters_at_most(part):
+    config = gpu24.get_config(part)
+    template = param_template(module_from_config(config.model.to_dict()))
+    trained = choose_trained(template, config.trains)
+    count, total = (sum(x.size for x in jax.tree.leaves(t)) for t in (trained, template))
+    assert 0 < count < total / 3
+    # An image skips temporal layers, so a stage of these alone reads none.
+    assert gpu24.get_config("video").data.image_fraction == 0
 
 
 @pytest.mark.parametrize(
@@ -373,7 +385,10 @@ def test_a_config_of_ones_own_may_build_on_the_base(tmp_path):
     assert (config.name, config.seed, config.num_steps) == ("mine", 5, 3)
     with pytest.raises(UserError, match="unknown part 'yours'; known: all, mine"):
         load_config(f"{path}:yours")
-    with pytest.raises(UserError, match="no config 'huge'; accepted: demo, own, paper, tiny, or"):
+    with pytest.raises(
+        UserError,
+        match="no config 'huge'; accepted: demo, gpu24, node, own, paper, tiny, v5e16, or",
+    ):
         load_config("huge")
 
 

@@ -42,6 +42,7 @@ FLOORS = {
     "gen1_jax.settings": 0,
     "gen1_jax.tokenizer": 0,
     "gen1_jax.aot.hlo": 0,
+    "gen1_jax.aot.hlo_text": 0,
     "gen1_jax.video": 0,
     # the paper's equations: pure functions, over any `denoise` callable
     "gen1_jax.diffusion": 1,

@@ -1,4 +1,4 @@
-"""The environment that the TPU compiler needs on a machine without TPUs. Importing it is light."""
+"""The environment that compilers need on a machine without their chips. Importing it is light."""
 
 import os
 import re
@@ -10,6 +10,7 @@ _VARIABLES = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is taken, so several processes may compile at once
+    "TF_CPP_MIN_LOG_LEVEL": "2",  # the compiler for CUDA says at length that there is no GPU
 }
 
 

@@ -3,24 +3,19 @@
 The figures differ from XLA's own cost analysis in two ways. A loop's body counts as often as it
 runs, not once. Bytes are those of the main memory alone, not of a TPU's fast memory (VMEM) too, and
 include the padding of the tiles that arrays are stored in. Bytes that collectives send are without
-padding. A Pallas kernel counts as its own `pl.CostEstimate` says.
+padding. A Pallas kernel counts as its own `pl.CostEstimate` says, and a call of a GPU's library
+(cuBLAS, cuDNN) as the product or convolution that it computes.
 """
 
-import dataclasses
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import zip_longest
 from typing import NamedTuple
 
+from gen1_jax.aot.hlo_text import Instruction, Shape, parse
 from gen1_jax.flops import count_taps
 
-# Bytes of an element by HLO's name of the type. Other types (token, opaque) hold no data.
-_BYTES = {
-    "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8,
-    "f16": 2, "bf16": 2, "f32": 4, "f64": 8, "c64": 8, "c128": 16,
-}  # fmt: skip
 # Bytes that one chip of a ring of g sends, as a share of the bytes of the whole array.
 _SENT = {
     "all-reduce": lambda g: 2 * (g - 1) / g,
@@ -35,79 +30,10 @@ _FREE = frozenset(
     "partition-id replica-id opt-barrier add-dependency async-start async-update".split()
 )
 _SLICES = ("dynamic-slice", "slice", "gather")
+# A call of cuBLAS or cuDNN, and where such a call and a product name the axes that are summed over.
+_LIBRARY = r'custom_call_target="__cu(blas\$|dnn\$conv)(\w*)'
+_CONTRACTED = r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)'
 _KERNEL = 'custom_call_target="tpu_custom_call"'  # a Pallas kernel's attribute
-_CALLED = re.compile(r"\b(calls|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
-_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
-
-
-class Shape(NamedTuple):
-    """The type and size of one array, and its layout, e.g. `{1,0:T(8,128)(2,1)S(1)}`."""
-
-    dtype: str
-    dims: tuple[int, ...]
-    layout: str = ""
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.dims)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the elements, without padding."""
-        return self.size * _BYTES.get(self.dtype, 0)
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes with the padding of tiles: in tiles of 8 x 128, 320 channels take as much as 384.
-
-        A layout lists its axes from the innermost on. A tile lists its sizes the other way round.
-        """
-        found = re.match(r"\{([\d,]*):[^}]*?T\(([\d,]+)\)", self.layout)
-        if not found:
-            return self.bytes
-        sizes = [self.dims[int(axis)] for axis in found[1].split(",") if axis]
-        tile = [int(size) for size in reversed(found[2].split(","))]
-        whole = (-(-size // t) * t for size, t in zip_longest(sizes, tile, fillvalue=1))
-        return math.prod(whole) * _BYTES.get(self.dtype, 0)
-
-    @property
-    def in_main_memory(self) -> bool:
-        """Whether the array is in the main memory; `S(n)` names another one, such as VMEM."""
-        return "S(" not in self.layout
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    """One line of HLO: `%name = shapes opcode(arguments), attributes`."""
-
-    name: str
-    opcode: str
-    shapes: tuple[Shape, ...]  # the result's; several if it is a tuple
-    arguments: str
-    attributes: str
-    is_root: bool
-
-    @property
-    def operands(self) -> list[str]:
-        return re.findall(r"%([\w.\-]+)", self.arguments)
-
-    def kernel_cost(self, what: str) -> int | None:
-        """Returns a Pallas kernel's own estimate: its "flops" or "bytes_accessed"."""
-        said = re.search(rf'"cost_estimate":\{{[^}}]*"{what}":"(\d+)"', self.attributes)
-        return int(said[1]) if said else None
-
-    def called(self) -> dict[str, str]:
-        """Returns the computations that the instruction runs, by attribute.
-
-        The operators that a reduction or a sort applies to elements are not among them.
-        """
-        found = dict(_CALLED.findall(self.attributes))
-        if self.opcode == "call":
-            found |= re.findall(r"\b(to_apply)=%?([\w.\-]+)", self.attributes)
-        if branches := re.search(r"branch_computations=\{([^}]*)\}", self.attributes):
-            for number, name in enumerate(re.findall(r"[\w.\-]+", branches[1])):
-                found[f"branch {number}"] = name
-        return found
 
 
 class Traffic(NamedTuple):
@@ -192,16 +118,23 @@ class Program:
         return sum(self.runs[where] * self._flops(i, where) for i, where in self._each())
 
     def _flops(self, instruction: Instruction, where: str) -> int:
-        if instruction.opcode == "custom-call":
+        library = re.search(_LIBRARY, instruction.attributes)
+        if instruction.opcode == "custom-call" and not library:
             return instruction.kernel_cost("flops") or 0
-        if instruction.opcode not in ("dot", "convolution"):
+        if not library and instruction.opcode not in ("dot", "convolution"):
             return 0
         left, right = (self._shapes[where][name][0].dims for name in instruction.operands[:2])
-        out = instruction.shapes[0]
-        if instruction.opcode == "convolution":
-            return _convolution_flops(instruction.attributes, left, right, out.dims)
-        axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
-        return 2 * out.size * math.prod(left[int(axis)] for axis in axes[1].split(",") if axis)
+        out, attributes = instruction.shapes[0], instruction.attributes
+        if library and library[1] == "dnn$conv":
+            # A backward call names the axes and the window of the forward convolution.
+            if library[2] == "BackwardInput":
+                return _convolution_flops(attributes, out.dims, right, left)
+            if library[2] == "BackwardFilter":
+                return _convolution_flops(attributes, left, out.dims, right)
+        if instruction.opcode == "convolution" or (library and library[1] == "dnn$conv"):
+            return _convolution_flops(attributes, left, right, out.dims)
+        axes = re.search(_CONTRACTED, attributes)
+        return 2 * out.size * math.prod(left[int(axis)] for axis in re.findall(r"\d+", axes[1]))
 
     def uncounted_kernels(self) -> list[str]:
         """Returns the names of the Pallas kernels that have no cost estimate."""
@@ -354,47 +287,3 @@ def _group_size(attributes: str, num_chips: int) -> int:
         axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", mesh[2])
         return math.prod(int(part) if part else sizes[name] for name, part in axes)
     return num_chips
-
-
-def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Parses HLO text into the instructions of each computation, and the entry's name."""
-    computations: dict[str, list[Instruction]] = {}
-    entry, current = "", None
-    for line in text.splitlines():
-        if header := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
-            current = computations[header[2]] = []
-            entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
-            current = None
-        elif current is not None and " = " in line:
-            current.append(_parse_instruction(line))
-    return computations, entry
-
-
-def _parse_instruction(line: str) -> Instruction:
-    left, _, right = line.strip().partition(" = ")
-    end = _closing(right, 0) if right.startswith("(") else right.index(" ")
-    shapes, rest = right[:end], right[end:].lstrip()
-    opening = rest.index("(")
-    closing = _closing(rest, opening)
-    return Instruction(
-        left.removeprefix("ROOT ").lstrip("%"),
-        rest[:opening],
-        tuple(
-            Shape(dtype, tuple(int(d) for d in dims.split(",") if d), layout)
-            for dtype, dims, layout in _SHAPE.findall(shapes)
-        ),
-        rest[opening + 1 : closing - 1],
-        rest[closing:],
-        left.startswith("ROOT "),
-    )
-
-
-def _closing(text: str, opening: int) -> int:
-    """Returns the place after the parenthesis that closes the one at `opening`."""
-    depth = 0
-    for place in range(opening, len(text)):
-        depth += (text[place] == "(") - (text[place] == ")")
-        if depth == 0:
-            return place + 1
-    raise ValueError(f"unbalanced HLO: {text[:80]}")

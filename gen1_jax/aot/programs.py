@@ -3,6 +3,7 @@
 Each is the program that also runs on a real machine, lowered from the shapes of its arguments.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -104,6 +105,8 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
         _size(state.params),
         model_flops,
         beside=_bytes(encoder_params) if idle else 0,
+        state_bytes=_bytes_on_a_chip((state, state.ema)),  # a gradient is as large as the average
+        checkpoint_bytes=_bytes(state),
         notes=tuple(notes),
     )
 
@@ -288,6 +291,11 @@ def _shapes(batch: Batch) -> dict[str, list[int]]:
 
 def _size(tree: Any) -> int:
     return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def _bytes_on_a_chip(tree: Any) -> int:
+    shapes = ((x.sharding.shard_shape(x.shape), x.dtype) for x in jax.tree.leaves(tree))
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes)
 
 
 def _bytes(tree: Any) -> int:

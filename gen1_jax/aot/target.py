@@ -1,23 +1,24 @@
 """Compiles for accelerators that are not there: does a program fit, and how fast can it be?
 
-The real TPU compiler (libtpu) compiles the real program for a topology of chips; it needs only the
-shapes of the arguments. The compiled program is then read for its memory, arithmetic, traffic and
-collectives. All times are lower bounds: no chip reaches its peaks of arithmetic, memory and
-interconnect, let alone all three at once.
+The real compiler (libtpu for TPUs, XLA's CUDA plugin for NVIDIA GPUs) compiles the real program for
+a topology of chips; it needs only the shapes of the arguments. The compiled program is then read
+for its memory, arithmetic, traffic and collectives. All times are lower bounds: no chip reaches its
+peaks of arithmetic, memory and interconnect, let alone all three at once.
 """
 
 import dataclasses
 import importlib.util
+import math
 import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
-from gen1_jax.aot import hlo
-from gen1_jax.distributed import make_mesh
+from gen1_jax.aot import gpu, hlo
+from gen1_jax.distributed import DATA, FRAMES, FSDP, make_mesh, mesh_shape
 from gen1_jax.errors import UserError
 from gen1_jax.hardware import CHIPS, Chip
 
@@ -32,11 +33,15 @@ class Target(NamedTuple):
       topology: the version and the layout of the chips, e.g. `v5p:4x4x8`.
       mesh: the mesh over them.
       chip: the peak figures of one chip; None for a CPU, whose figures are not known.
+      options: options of the compiler.
+      notes: sentences on what the compiler's figures leave out.
     """
 
     topology: str
     mesh: Mesh
     chip: Chip | None
+    options: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +55,9 @@ class Work:
       model_flops: FLOPs of one run on all chips by the model's formulas. Rematerialisation, which
         computes activations twice to save memory, is not counted.
       beside: bytes on each chip that the run needs outside the program.
+      state_bytes: bytes on each chip of what a training step changes and holds: parameters, their
+        average and moments, and one gradient.
+      checkpoint_bytes: bytes of a checkpoint.
       notes: sentences on what the figures leave out.
     """
 
@@ -58,6 +66,8 @@ class Work:
     parameters: int
     model_flops: int
     beside: int = 0
+    state_bytes: int = 0
+    checkpoint_bytes: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -80,7 +90,8 @@ class Report:
       compiler_bytes: bytes by the same analysis, which counts traffic of the fast memory too.
       collectives: kind → count, bytes (size of the arrays) and sent (bytes one chip sends in a
         ring).
-      arithmetic_seconds: time for `flops` at the chip's peak.
+      arithmetic_seconds: time at the chip's peak for `flops`, or for the chip's share of
+        `model_flops` where that is more.
       memory_seconds: time for `bytes` at the peak bandwidth of its main memory.
       interconnect_seconds: time for the sent bytes at the peak of its interconnect.
       mfu_bound: upper bound of the model FLOPs utilisation: model FLOPs over what the peak would
@@ -116,15 +127,42 @@ class Report:
 # ---- the target
 
 
+def describe_target(topology: str, mesh: Mapping[str, int]) -> Target:
+    """Returns a target that nothing can be compiled for, but whose memory and FLOPs can be counted.
+
+    Args:
+      topology: as for `make_target`; no compiler is needed.
+      mesh: the arguments of `make_mesh`.
+
+    Raises:
+      UserError: there is no such topology, or the mesh does not fit the chips.
+    """
+    version, _, layout = topology.partition(":")
+    known = {*TPUS, *gpu.GPUS}
+    if version not in known or not re.fullmatch(rf"{_COUNT}(x{_COUNT})*", layout):
+        raise UserError(_refuse(topology))
+    count = math.prod(map(int, layout.split("x")))
+    abstract = AbstractMesh(mesh_shape(count, **mesh), (DATA, FSDP, FRAMES))
+    return Target(topology, abstract, CHIPS[version])
+
+
+def _refuse(topology: str) -> str:
+    return (
+        f"--topology {topology}; accepted: a TPU ({', '.join(TPUS)}) and its chips, such as "
+        f"v5p:4x4x8; a GPU ({', '.join(gpu.GPUS)}) and how many, such as h100:8; or cpu:N"
+    )
+
+
 def make_target(topology: str, mesh: Mapping[str, int]) -> Target:
     """Returns the chips of a topology, arranged as a mesh.
 
     Args:
-      topology: `VERSION:CHIPS`, e.g. `v5p:4x4x8` or `v5e:8x16`; or `cpu:N`.
+      topology: `VERSION:CHIPS`, e.g. `v5p:4x4x8`, `v5e:8x16` or `h100:8`; or `cpu:N`.
       mesh: the arguments of `make_mesh`.
 
     Raises:
-      UserError: there is no such topology, libtpu is missing, or the mesh does not fit the chips.
+      UserError: there is no such topology, its compiler is missing, or the mesh does not fit the
+        chips.
     """
     version, _, layout = topology.partition(":")
     if version == "cpu" and re.fullmatch(_COUNT, layout):
@@ -132,11 +170,12 @@ def make_target(topology: str, mesh: Mapping[str, int]) -> Target:
         if len(devices) != int(layout):
             raise UserError(f"--topology {topology}: this process has {len(devices)} CPU devices")
         return Target(topology, make_mesh(**mesh, devices=devices), None)
+    if version in gpu.GPUS and re.fullmatch(_COUNT, layout):
+        devices = gpu.describe_devices(version, int(layout))
+        mesh_of = make_mesh(**mesh, devices=devices)
+        return Target(topology, mesh_of, CHIPS[version], gpu.OPTIONS, gpu.NOTES)
     if version not in TPUS or not re.fullmatch(rf"{_COUNT}(x{_COUNT})*", layout):
-        raise UserError(
-            f"--topology {topology}; accepted: a version ({', '.join(TPUS)}) and its chips, e.g. "
-            "v5p:4x4x8 or v5e:8x16, or cpu:N"
-        )
+        raise UserError(_refuse(topology))
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("the TPU compiler is not installed; `pip install -e '.[compile]'`")
     from jax.experimental import topologies
@@ -166,7 +205,7 @@ def measure(work: Work, target: Target) -> Report:
     lowered_at = time.perf_counter()
     seconds = {"lower_seconds": lowered_at - started}
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=target.options)
     except jax.errors.JaxRuntimeError as error:
         seconds["compile_seconds"] = time.perf_counter() - lowered_at
         used, room = read_out_of_memory(str(error))
@@ -189,13 +228,15 @@ def measure(work: Work, target: Target) -> Report:
     analysis = compiled.cost_analysis() or {}
     bounds = {}
     if chip:
+        # XLA computes a product with a very short side as a sum, which `flops` does not count. The
+        # model's own products are computed in any case.
+        computed = max(flops, work.model_flops / mesh.size)
         bounds = {
-            "arithmetic_seconds": flops / chip.flops,
+            "arithmetic_seconds": computed / chip.flops,
             "memory_seconds": moved / chip.bandwidth,
             "interconnect_seconds": sum(c.sent for c in collectives.values()) / chip.interconnect,
         }
-        longest = max(bounds.values())
-        bounds["mfu_bound"] = work.model_flops / mesh.size / (chip.flops * longest)
+        bounds["mfu_bound"] = work.model_flops / mesh.size / (chip.flops * max(bounds.values()))
     return Report(
         settings,
         work.parameters,
@@ -211,7 +252,7 @@ def measure(work: Work, target: Target) -> Report:
         collectives={kind: traffic._asdict() for kind, traffic in collectives.items()},
         **bounds,
         **seconds,
-        notes=(*work.notes, *_notes(program)),
+        notes=(*work.notes, *target.notes, *_notes(program)),
     )
 
 

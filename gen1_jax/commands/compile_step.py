@@ -1,13 +1,14 @@
-"""Compile a program for TPUs that are not there: does it fit, and how fast can it be at best?
+"""Compile a program for TPUs or GPUs that are not there: does it fit, how fast can it be at best?
 
     gen1 compile --config paper:blur --topology v5p:4x4x8
+    gen1 compile --config node:blur --topology h100:8
     gen1 compile --config paper:blur --topology v5e:16x16 --search
     gen1 compile --config paper:blur --topology v5e:2x4 --what sample
 
-The real TPU compiler runs on any machine (`pip install -e '.[compile]'`) and needs neither weights
-nor data. All times, and the share of the chips' peak (MFU), are bounds and not measurements. A
-program that does not fit is an answer too: the exit code is 0, and the last line of --json says
-"fits": false.
+The real compiler runs on any machine: for TPUs `pip install -e '.[compile]'`, for GPUs
+`pip install -e '.[gpu]'`. It needs neither weights nor data. All times, and the share of the chips'
+peak (MFU), are bounds and not measurements. A program that does not fit is an answer too: the exit
+code is 0, and the last line of --json says "fits": false. `gen1 plan` adds up a whole config.
 """
 
 import dataclasses
@@ -21,16 +22,16 @@ from gen1_jax.commands.overrides import add_set_argument
 from gen1_jax.errors import UserError
 
 STEPS = 50
-HELP = "compile a program for TPUs that are not there; bound its memory and speed"
+HELP = "compile a program for chips that are not there; bound its memory and speed"
+TOPOLOGY = (
+    "the chips: v4, v5e, v5p or v6e:AxB[xC], such as v5p:4x4x8; a GPU and how many, such as "
+    "h100:8, a100:8 or rtx4090:1; or cpu:N, to try it out"
+)
 
 
 def add_arguments(parser) -> None:
     parser.add_argument("--config", required=True, help=configs.HELP)
-    parser.add_argument(
-        "--topology",
-        required=True,
-        help="the chips: v4, v5e, v5p or v6e:AxB[xC], such as v5p:4x4x8; or cpu:N, to try it out",
-    )
+    parser.add_argument("--topology", "--chips", required=True, help=TOPOLOGY)
     parser.add_argument(
         "--what",
         choices=("train", "sample", "encode"),
@@ -184,12 +185,13 @@ def table(report) -> str:
         ("chips", f"{s['chips']} as {mesh}"),
         ("parameters", f"{report.parameters:,}"),
         ("memory of a chip", memory(report)),
+        ("fits", fits(report)),
         ("model FLOPs", f"{report.model_flops:.4g}, all chips together"),
     ]
     if report.flops is not None:
         rows += [
-            ("compiled FLOPs", f"{report.flops:.4g} a chip, loops as often as they run"),
-            ("memory traffic", f"{report.bytes:.4g} B a chip, loops as often as they run"),
+            ("compiled FLOPs", f"{report.flops:.4g} a chip; a loop counts each time it runs"),
+            ("memory traffic", f"{report.bytes:.4g} B a chip; a loop counts each time it runs"),
         ]
     for kind, c in report.collectives.items():
         rows.append(
@@ -209,10 +211,29 @@ def table(report) -> str:
     return "\n".join(lines)
 
 
+# The terms of a chip's memory, as people read them.
+_TERMS = {"beside": "models that only previews need"}
+
+
 def memory(report) -> str:
-    text = f"{_size(report.hbm_used_bytes)} of {_size(report.hbm_available_bytes)}"
-    parts = ", ".join(f"{name} {_size(size)}" for name, size in report.hbm.items() if size)
+    text = _size(report.hbm_used_bytes)
+    if report.hbm_available_bytes is not None:
+        text = memory_short(report)
+    terms = ((_TERMS.get(name, name), size) for name, size in report.hbm.items() if size)
+    parts = ", ".join(f"{name} {_size(size)}" for name, size in terms)
     return f"{text} ({parts})" if parts else text
+
+
+def fits(report) -> str:
+    """Says whether a program fits, and with how much to spare or to save."""
+    used, there = report.hbm_used_bytes, report.hbm_available_bytes
+    if there is None:
+        return "not known: the memory of a CPU is not looked at"
+    if report.fits:
+        return f"yes, and {_size(there - used)} are left"
+    if used is None:
+        return "no; the compiler does not say by how much"
+    return f"no, it needs {_size(used - there)} more than there is"
 
 
 def advice(report, searched: bool = False) -> str:
@@ -246,6 +267,8 @@ def search_line(report) -> str:
 
 
 def memory_short(report) -> str:
+    if report.hbm_available_bytes is None:
+        return _size(report.hbm_used_bytes)
     return f"{_size(report.hbm_used_bytes)} of {_size(report.hbm_available_bytes)}"
 
 

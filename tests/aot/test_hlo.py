@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from gen1_jax.aot.hlo import Program, Shape
+from gen1_jax.aot.hlo import Program
+from gen1_jax.aot.hlo_text import Shape
 from gen1_jax.distributed import make_mesh
 
 X = jax.ShapeDtypeStruct((16, 32), jnp.float32)
