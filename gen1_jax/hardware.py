@@ -10,8 +10,8 @@ class Chip(NamedTuple):
       flops: dense bfloat16 FLOP/s.
       bandwidth: bytes/s of the main memory (HBM).
       memory: bytes of main memory that programs may use. The figures of TPUs are those that their
-        compiler reports (libtpu 0.0.51); their maker gives 32, 16, 95 and 32 GiB. Those of GPUs are
-        their makers' gigabytes, about 95 % of the memory, which leaves room for CUDA itself.
+        compiler reports (libtpu 0.0.51); their maker gives 32, 16, 95 and 32 GiB. The figures
+        of GPUs are the maker's gigabytes, about 95 % of the memory, which leaves room for CUDA.
       interconnect: bytes/s that the chip sends to other chips over all its links together. Makers
         who count both directions give twice that.
       source: the page that the figures come from.

@@ -246,7 +246,7 @@ def test_other_shells_have_a_script(capsys, shell):
 @pytest.mark.parametrize(
     ("arguments", "culprit"),
     [
-        (["train", "--config", "huge:video"], "'huge'; accepted: demo, .*paper, tiny"),
+        (["train", "--config", "huge:video"], "'huge'; accepted: demo, .*, tiny"),
         (["train", "--config", "base:video"], "base"),
         (["train", "--config", "nowhere.py:video"], "nowhere.py"),
         (["train", "--config", f"{__file__}:video"], "test_cli.py"),

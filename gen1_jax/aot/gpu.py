@@ -58,8 +58,8 @@ GPUS = {
         "NVIDIA L4", (8, 9), 58, 128, 1536, 100 * _KIB, 99 * _KIB, 48 * _MIB, 2.04, 24 * _GIB
     ),
 }  # fmt: skip
-# Without a GPU no kernel can be timed. Of the choices that are left, cuBLAS is nearest to what a
-# timed compilation takes; Triton's untimed products would split sums and store the parts.
+# Without a GPU no kernel can be timed. Products go to cuBLAS, as most do after timing; Triton's
+# untimed products would split sums and store the parts.
 OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 NOTES = (
     "compiled without a GPU: kernels are not timed, and cuDNN's work space is not counted",
@@ -67,8 +67,14 @@ NOTES = (
 )
 
 
+def is_installed() -> bool:
+    """Returns whether XLA's compiler for CUDA is installed."""
+    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+    return any(importlib.util.find_spec(plugin) for plugin in plugins)
+
+
 def describe_devices(name: str, count: int) -> list[Any]:
-    """Returns GPUs of one machine to compile for.
+    """Returns GPUs to compile for, on machines of eight or on one of fewer.
 
     Args:
       name: a name in `GPUS`.
@@ -77,9 +83,9 @@ def describe_devices(name: str, count: int) -> list[Any]:
     Raises:
       UserError: the compiler is not installed, or refuses the description.
     """
-    if importlib.util.find_spec("jax_plugins") is None:
+    if not is_installed():
         raise UserError(
-            "the compiler for NVIDIA GPUs is not installed; `pip install -e '.[gpu]'`, or only "
+            "the compiler for NVIDIA GPUs is not installed; `pip install -e '.[cuda12]'`, or only "
             f"`pip install --no-deps jax-cuda12-plugin=={jax.__version__} "
             f"jax-cuda12-pjrt=={jax.__version__}`, which needs no GPU"
         )
@@ -91,11 +97,16 @@ def describe_devices(name: str, count: int) -> list[Any]:
             platform="cuda",
             topology_name="",
             target_config=_describe(name),
-            topology=f"1x1x{count}",
+            topology=_hosts(count),
         )
     except Exception as error:  # the plugin raises several types
         raise UserError(f"--topology {name}:{count}: {str(error).splitlines()[0]}") from error
     return description.devices
+
+
+def _hosts(count: int) -> str:
+    """Returns slices x hosts x GPUs of a host; hosts have eight GPUs, or fewer where one is all."""
+    return f"1x{count // 8}x8" if count % 8 == 0 else f"1x1x{count}"
 
 
 def _describe(name: str) -> str:

@@ -16,7 +16,8 @@ from gen1_jax.aot.target import Report, Target, describe_target, make_target, me
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json, write_json
 
-# What a step's program depends on. The rate, the data's place and the stage before do not matter.
+# The settings that a step's program depends on. The learning rate, the place of the data and the
+# stage before do not matter.
 _KEYS = ("objective", "loss", "model", "trains", "dtype", "mesh", "sharding", "split_from")
 _KEYS += ("microbatches", "remat")
 _DATA_KEYS = ("fields", "num_frames", "buckets", "image_buckets", "batch_size", "image_batch_size")
@@ -89,8 +90,9 @@ class PartPlan:
 def has_compiler(topology: str) -> bool:
     """Returns whether the compiler for these chips is installed."""
     version = topology.partition(":")[0]
-    package = "jax_plugins" if version in gpu.GPUS else "libtpu"
-    return importlib.util.find_spec(package) is not None
+    if version in gpu.GPUS:
+        return gpu.is_installed()
+    return importlib.util.find_spec("libtpu") is not None
 
 
 def plan_part(

@@ -6,9 +6,10 @@
     gen1 compile --config paper:blur --topology v5e:2x4 --what sample
 
 The real compiler runs on any machine: for TPUs `pip install -e '.[compile]'`, for GPUs
-`pip install -e '.[gpu]'`. It needs neither weights nor data. All times, and the share of the chips'
-peak (MFU), are bounds and not measurements. A program that does not fit is an answer too: the exit
-code is 0, and the last line of --json says "fits": false. `gen1 plan` adds up a whole config.
+`pip install -e '.[cuda12]'`. It needs neither weights nor data. All times, and the share of the
+chips' peak (MFU), are bounds and not measurements. A program that does not fit is an answer too:
+the exit code is 0, and the last line of --json says "fits": false. `gen1 plan` adds up a whole
+config.
 """
 
 import dataclasses

@@ -203,14 +203,19 @@ class Checkpoints:
         saved = handler.metadata(folder / "state")
         shapes = [dict(_shapes(tree)) for tree in (getattr(saved, "tree", saved), template)]
         if shapes[0] != shapes[1]:
-            name = sorted(
+            names = sorted(
                 k
                 for k in shapes[0].keys() | shapes[1].keys()
                 if shapes[0].get(k) != shapes[1].get(k)
-            )[0]
-            there, here = (shape.get(name, "absent") for shape in shapes)
+            )
+            models = [{k: v for k, v in each.items() if k.startswith("params/")} for each in shapes]
+            what = "another model"
+            averaged = all(any(k.startswith("ema/") for k in each) for each in shapes)
+            if averaged and models[0] == models[1]:
+                what = "a run that trained other parameters (the setting `trains`)"
+            there, here = (shape.get(names[0], "absent") for shape in shapes)
             raise UserError(
-                f"the checkpoint in {self._folder} is of another model: {name} is "
+                f"the checkpoint in {self._folder} is of {what}: {names[0]} is "
                 f"{there} there and {here} in the config"
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)

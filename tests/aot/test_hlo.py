@@ -219,3 +219,24 @@ def test_collectives_of_one_channel_are_told_apart():
         "reduce-scatter": (2, scattered, scattered / 2),
         "all-gather": (1, gathered, 3 / 4 * gathered),
     }
+
+
+# Calls of a GPU's libraries: a convolution, its two gradients, and a product.
+GPU = """ENTRY %main (x: bf16[8,32,32,16], w: bf16[64,3,3,16], dy: bf16[8,32,32,64]) -> bf16[64,9] {
+  %x = bf16[8,32,32,16]{3,2,1,0} parameter(0)
+  %w = bf16[64,3,3,16]{3,2,1,0} parameter(1)
+  %dy = bf16[8,32,32,64]{3,2,1,0} parameter(2)
+  %y = (bf16[8,32,32,64]{3,2,1,0}, u8[0]{0}) custom-call(%x, %w), CONV, TARGET"__cudnn$convForward"
+  %dx = (bf16[8,32,32,16]{3,2,1,0}, u8[0]{0}) custom-call(%dy, %w), CONV, TARGET"__cudnn$convBackwardInput"
+  %dw = (bf16[64,3,3,16]{3,2,1,0}, u8[0]{0}) custom-call(%x, %dy), CONV, TARGET"__cudnn$convBackwardFilter"
+  %a = bf16[64,32]{1,0} parameter(3)
+  %b = bf16[32,9]{1,0} parameter(4)
+  ROOT %p = (bf16[64,9]{1,0}, s8[99]{0}) custom-call(%a, %b), TARGET"__cublas$gemm", backend_config={"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}
+}"""  # noqa: E501
+
+
+def test_calls_of_a_gpu_s_libraries_count_as_what_they_compute():
+    window = "window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f"
+    program = Program(GPU.replace("CONV", window).replace("TARGET", "custom_call_target="))
+    convolution = 2 * 8 * 16 * 64 * 94 * 94  # 3 · 32 − 2 taps along an axis that read no padding
+    assert program.flops() == 3 * convolution + 2 * 64 * 32 * 9

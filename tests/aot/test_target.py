@@ -239,7 +239,7 @@ def test_a_program_that_no_smaller_batch_helps_is_refused(message):
 def test_memory_beside_the_program_counts_if_the_compiler_finds_too_little(message):
     """Memory beside the program is added to the compiler's figure, as it is to our own."""
 
-    def fail():
+    def fail(compiler_options=None):
         raise jax.errors.JaxRuntimeError(message)
 
     target = make_target("cpu:2", {"data": -1, "fsdp": 1})._replace(chip=CHIPS["v5e"])

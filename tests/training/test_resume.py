@@ -92,6 +92,10 @@ def test_a_stage_that_trains_some_parameters_resumes_and_is_exported_whole(
     assert start.keys() == end.keys()
     changed = {name for name in start if not np.array_equal(start[name], end[name])}
     assert changed and all("temporal" in name for name in changed)
+    changed_run = config.copy_and_resolve_references()
+    changed_run.trains, changed_run.num_steps = ("conv_in",), 3
+    with pytest.raises(UserError, match="trained other parameters .the setting `trains`.: ema/"):
+        run(changed_run, tmp_path)
     # A checkpoint is read by itself too: the average where there is one, all else as it was.
     write_json(tmp_path / "config.json", config.to_dict())
     for weights in ("ema", "raw"):
