@@ -108,7 +108,7 @@ def commands_in(block: Block, file: str) -> list[Command]:
     """Returns the commands of a block; a backslash at the end joins a line and the next."""
     commands, text = [], ""
     for number, line in enumerate(block.lines, block.number):
-        text += line.strip().removesuffix("\\")
+        text += line.strip().removeprefix("$ ").removesuffix("\\")
         if not line.rstrip().endswith("\\"):
             commands.append(Command(f"{file}:{number}", text))
             text = ""
@@ -168,8 +168,6 @@ def make_lenient_parser() -> argparse.ArgumentParser:
 
 def check_gen1(words: list[str]) -> None:
     """Parses `gen1 …`, and loads the config that it names."""
-    if words[0] in ("config", "plan") and words[0] not in cli.COMMANDS:
-        pytest.skip("not there yet")
     if len(words) == 1:
         assert words[0] in cli.COMMANDS or words[0] in ("COMMAND", "--help", "--version"), words
         return
