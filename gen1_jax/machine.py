@@ -80,7 +80,7 @@ def check_platforms() -> None:
     accepted = ", ".join(installed_platforms())
     for name in filter(None, (word.strip() for word in asked.split(","))):
         if name in _PLUGINS:
-            if not _has_plugin(name):
+            if not _has_plugin(name) and not (name == "gpu" and _other_plugins()):
                 extras = " or ".join(f"'.[{extra}]'" for extra in _PLUGINS[name][1])
                 raise UserError(
                     f"JAX_PLATFORMS={asked}: jax is installed without {name}; accepted here: "
