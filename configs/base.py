@@ -139,16 +139,17 @@ def stage(name: str, init_from: str, **fields) -> ConfigDict:
 
 def pipeline(
     *,
-    size: tuple[int, int],
-    num_frames: int,
+    size: tuple[int, int] | None,
+    num_frames: int | None,
     guidance_scale: float,
     prior_guidance_scale: float,
 ) -> ConfigDict:
     """Returns the config of the part that gathers the models into one folder for `gen1 edit`.
 
     Args:
-      size: (height, width) of frames that the UNet was trained on, in pixels.
-      num_frames: frames of a clip that it was trained on.
+      size: (height, width) of frames that the UNet was trained on, in pixels; None: those of the
+        part's `data`.
+      num_frames: frames of a clip that it was trained on; None: as in the part's `data`.
       guidance_scale: ω where a user gives none.
       prior_guidance_scale: guidance of the prior, from text to image embedding.
     """

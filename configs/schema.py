@@ -19,6 +19,14 @@ Encoder = Literal["vae", "clip", "depth", "prior"]
 MAX_SEED = 2**32 - 1
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Whole:
+    """Lists the parts of a run."""
+
+    kind: Literal["all"] = required("that these are all parts")
+    parts: tuple[str, ...] = required("names of the parts, in the order in which they are made")
+
+
 # ---- training
 
 

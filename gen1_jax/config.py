@@ -68,7 +68,7 @@ def check_config(config: Any, where: str = "config") -> ConfigDict:
     values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     kind = values.get("kind")
     if kind == ALL:
-        return ConfigDict(values)
+        return ConfigDict(to_dict(check(schema.Whole, values, where)))
     if kind not in schema.KINDS:
         known = f"{', '.join(schema.KINDS)}{closest(str(kind), schema.KINDS)}"
         raise UserError(f"{where}: kind is {kind!r}; accepted: {known}")

@@ -23,7 +23,6 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from gen1_jax.conditioning import Conditioner, EncoderParams
-from gen1_jax.config import DTYPES
 from gen1_jax.diffusion.structure import NUM_LEVELS
 from gen1_jax.distributed import batch_parts, batch_sharding, is_lead, make_mesh, replicated
 from gen1_jax.errors import UserError
@@ -78,7 +77,6 @@ def encode(config, workdir: Path, progress: bool) -> None:
         other settings, a number does not fit the precision, or the disk is full.
     """
     # ---- what is to be encoded
-    check_settings(config)
     is_first = is_lead()
     data = complete_source(config.data, config.splits)
     raws = [raw for split in config.splits for raw in open_records(data, split)]
@@ -271,23 +269,6 @@ def open_records(data: "Source", split: str) -> list[Raw]:
         for each in opened
         for records in each.records()
     ]
-
-
-def check_settings(config) -> None:
-    """Checks the counts and the compute type of an encoding part.
-
-    Raises:
-      UserError: one of them is not accepted.
-    """
-    if config.dtype not in DTYPES:
-        raise UserError(f"dtype is {config.dtype!r}; accepted: {', '.join(DTYPES)}")
-    if not 1 <= config.levels_per_clip <= NUM_LEVELS:
-        raise UserError(
-            f"levels_per_clip is {config.levels_per_clip}; 1 to {NUM_LEVELS} are accepted"
-        )
-    for name in ("batch_size", "records_per_shard", "num_threads"):
-        if config[name] < 1:
-            raise UserError(f"{name} is {config[name]}; 1 or more is accepted")
 
 
 def _finished(config, folder: Path) -> bool:

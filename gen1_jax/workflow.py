@@ -284,7 +284,7 @@ def encode(config, workdir: Path, progress: bool) -> str:
     from gen1_jax.precompute import encode
 
     encode(config, workdir, progress)
-    return f"encoded {', '.join(config.splits)}; {workdir}"
+    return f"clips of {', '.join(config.splits)} are encoded; {workdir}"
 
 
 def assemble(config, workdir: Path, progress: bool) -> str:

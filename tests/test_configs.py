@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import Conditioner
 from gen1_jax.config import (
+    DTYPES,
     changed_settings,
+    check_config,
     load_config,
     load_model_configs,
     load_saved_config,
@@ -24,7 +26,6 @@ from gen1_jax.errors import UserError
 from gen1_jax.files import write_json
 from gen1_jax.models.unet import REMAT
 from gen1_jax.pipeline import ENCODERS, MODELS, SETTINGS
-from gen1_jax.precompute import check_settings as check_encoding
 from gen1_jax.settings import describe, list_kinds
 from gen1_jax.training.objectives import OBJECTIVES, make_objective
 from gen1_jax.training.state import choose_trained, make_optimizer
@@ -78,7 +79,7 @@ def check_evaluation(part: str, config: ConfigDict) -> None:
 CHECKS = {
     "train": check_train,
     "given": check_given,
-    "encode": lambda part, config: check_encoding(config),
+    "encode": lambda part, config: check_config(config),
     "world": lambda part, config: WORLDS[config.builder],
     "tokenizer": lambda part, config: WORLDS[config.builder],
     "pipeline": check_pipeline,
@@ -286,7 +287,7 @@ def test_the_schema_has_the_defaults_of_the_code():
     assert set(schema.Optimizer.__annotations__) == set(make_optimizer.__kwdefaults__) | {
         "learning_rate", "warmup_steps",
     }  # fmt: skip
-    assert schema.KINDS.keys() == KINDS.keys()
+    assert schema.KINDS.keys() == KINDS.keys() and get_args(schema.Dtype) == DTYPES
 
 
 @pytest.mark.parametrize(
@@ -320,6 +321,8 @@ def test_a_config_of_ones_own_that_is_wrong_ends_in_one_line(tmp_path, fields, l
         ("{'kind': 'trian'}", "kind is 'trian'; accepted: train, encode, .*did you mean 'train'"),
         ("{}", "kind is None; accepted: train, encode"),
         ("{'kind': 'world', 'bulder': 'tiny'}", "no key 'bulder'; did you mean 'builder'"),
+        ("{'kind': 'all', 'part': ('a',)}", "no key 'part'; did you mean 'parts'"),
+        ("{'kind': 'all'}", "parts is missing; a list of texts is accepted: names of the parts"),
         ("None", "is a NoneType; a ConfigDict is accepted"),
     ],
 )

@@ -140,7 +140,8 @@ def load(data_dir: str, config: str | MovingShapesConfig, split: str) -> Sequenc
     """
     with quiet_tfds():
         builder = _builder(data_dir, config)
-    if not builder.is_prepared():
+        is_there = builder.is_prepared()
+    if not is_there:
         raise UserError(
             f"no moving-shapes world of size {builder.builder_config.name!r} in {data_dir}; make "
             f"one: gen1 world --workdir {data_dir} --builder {builder.builder_config.name}"

@@ -95,7 +95,6 @@ def load(args) -> ConfigDict:
       UserError: there is no such config, an option does not go with --what, the part is of another
         kind, or a setting cannot be run with.
     """
-    from gen1_jax import precompute
     from gen1_jax.workflow import check_settings
 
     for what, names in (
@@ -118,7 +117,6 @@ def load(args) -> ConfigDict:
     if args.what == "encode":
         if "levels_per_clip" not in config:
             raise UserError(f"--config {args.config}: this part encodes nothing; e.g. tiny:encoded")
-        precompute.check_settings(config)
         return config
     if config.kind != "train":
         raise UserError(

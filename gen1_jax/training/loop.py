@@ -144,18 +144,11 @@ def train(
     step_fn = make_step(objective.loss, optimizer, template, **options)
     encoders = jax.device_put(encoder_params, replicated(mesh))
     first = int(state.step)
-    ahead = next(batches) if first < num_steps else None  # bad data end the run before it begins
     changed = changed_settings(ConfigDict(record or {}), workdir) if first else ""
-    _write_record(workdir, record)
     for said in (describe_trained(template), describe_sharding(template.params, min_size_to_shard)):
         if said and is_lead():
             tqdm.write(f"{name}: {said}")
 
-    if is_lead():
-        begins = f"resumes at step {first} of {num_steps}" if first else f"{num_steps} steps"
-        tqdm.write(f"{name}: {begins}; to watch: {how_to_watch(workdir / 'logs')}")
-        if changed:
-            tqdm.write(f"{name}: settings have changed since: {changed}")
     previews = PreviewWriter(workdir / "samples", objective.preview, make_preview_batch)
     flops = FlopCounter(objective.loss, are_trained(template))
     bad_steps, finished = BadSteps(name, workdir), {"steps": num_steps}
@@ -164,6 +157,14 @@ def train(
     held_out = HeldOutLoss(objective.loss, streams, template=template, **options)
     with contextlib.ExitStack() as stack:
         stack.callback(getattr(batches, "close", lambda: None))
+        # The first batch comes before anything is written, so that bad data leave nothing behind.
+        ahead = next(batches) if first < num_steps else None
+        _write_record(workdir, record)
+        if is_lead():
+            begins = f"resumes at step {first} of {num_steps}" if first else f"{num_steps} steps"
+            tqdm.write(f"{name}: {begins}; to watch: {how_to_watch(workdir / 'logs')}")
+            if changed:
+                tqdm.write(f"{name}: settings have changed since: {changed}")
         log = stack.enter_context(RunLog(workdir / "logs", name, first, num_steps, mesh, progress))
         stack.callback(checkpoints.close)
         stop = stack.enter_context(stop_on_signals())
