@@ -172,7 +172,7 @@ def resolve_paths(config: ConfigDict, workdir: Path) -> ConfigDict:
     """
 
     def resolve(value):
-        if isinstance(value, str) and value.startswith("../"):
+        if isinstance(value, str) and (value == ".." or value.startswith("../")):
             return os.path.normpath(workdir / value)
         if isinstance(value, str) and value.startswith("~/"):
             return os.path.expanduser(value)

@@ -116,7 +116,7 @@ def write_yaml(rows: Iterable[Row]) -> str:
 
 def write_value(value: Any) -> str:
     """Returns a value as YAML writes it on one line."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return re.sub(r"(?<![\w.\"])(-?\d+)e", r"\1.0e", text)  # 1e-05 would be a text
 
 

@@ -338,9 +338,13 @@ def test_paths_are_relative_to_the_parts_own_folder(tmp_path):
     resolved = resolve_paths(config, tmp_path / "video")
     assert resolved.a == str(tmp_path / "image" / "model") and resolved.b.c == str(tmp_path / "x")
     assert resolved.d == "/y" and resolved.e == math.pi
-    resolved = resolve_paths(ConfigDict({"a": "~/x", "b": ("~/y", "./z"), "c": "z"}), tmp_path)
+    resolved = resolve_paths(ConfigDict({"a": "~/x", "b": ("~/y", "./z"), "c": ".."}), tmp_path)
     home = str(Path.home())
-    assert resolved.a == f"{home}/x" and resolved.b == (f"{home}/y", "./z") and resolved.c == "z"
+    assert (
+        resolved.a == f"{home}/x"
+        and resolved.b == (f"{home}/y", "./z")
+        and resolved.c == str(tmp_path.parent)
+    )
 
 
 def test_changed_settings_are_told(tmp_path):
