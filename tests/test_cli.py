@@ -320,7 +320,7 @@ def test_a_stage_by_its_command(capsys, micro_run, quick, tmp_path):
         *command[:-1],
         "num_steps=9",
         "model.layers_per_block=2",
-        culprit="layers_per_block 1 there",
+        culprit="another model",
     )
 
 
