@@ -205,7 +205,7 @@ def write_reference() -> str:
         "A part's `kind` says what it does, and which keys it has.",
         "",
     ]
-    for kind, cls in schema.KINDS.items():
+    for kind, cls in {configs.ALL: schema.Whole, **schema.KINDS}.items():
         blocks += [f"### `{kind}`", "", cls.__doc__, "", *_table(cls), ""]
     blocks += ["## Settings of each objective", "", "`loss` of a part of kind `train`.", ""]
     for objective, cls in schema.LOSSES.items():

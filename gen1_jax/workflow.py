@@ -244,17 +244,25 @@ def check_settings(config) -> ConfigDict:
 
 
 def check_batches(config, mesh) -> None:
-    """Checks, before anything is read or compiled, that a part's batches divide over the devices.
+    """Checks, before anything is read or compiled, that a part's batches can be divided.
 
     Raises:
-      UserError: they do not.
+      UserError: they do not divide over the devices, or into microbatches.
     """
-    data = config.data
+    data, parts = config.data, config.microbatches
     images = data.get("image_fraction", 0)
-    if images < 1 and "batch_size" in data:
-        check_batch(data.batch_size, data.get("num_frames", 1), mesh)
-    if images > 0 and data.get("image_batch_size"):
-        check_batch(data.image_batch_size, 1, mesh)
+    for key, num_frames, is_read in (
+        ("batch_size", data.get("num_frames", 1), images < 1),
+        ("image_batch_size", 1, images > 0),
+    ):
+        if not is_read or key not in data:
+            continue
+        check_batch(data[key], num_frames, mesh)
+        if data[key] % parts:
+            raise UserError(
+                f"{config.name}: data.{key} is {data[key]}, which does not divide into {parts} "
+                f"microbatches; a multiple of {parts} is accepted"
+            )
 
 
 def read_trained(folder: Path, weights: str) -> tuple[Any, Any, str]:

@@ -18,6 +18,7 @@ import sys
 from gen1_jax import config as configs
 from gen1_jax.aot.environment import prepare_environment
 from gen1_jax.commands.compile_step import TOPOLOGY
+from gen1_jax.commands.overrides import add_set_argument
 from gen1_jax.errors import UserError
 
 HELP = "what training takes: steps, chip-hours, memory, data, disk; nothing runs"
@@ -44,9 +45,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--no-compile", action="store_true", help="count only; do not ask the chips' compiler"
     )
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of each stage"
-    )
+    add_set_argument(parser, "mesh.fsdp=8")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 
 

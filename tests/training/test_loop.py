@@ -96,6 +96,7 @@ def test_a_finished_run_is_not_run_again(micro_run, tmp_path):
         ("frozen", {"vae": "nowhere"}, "nowhere"),
         ("init_from", "nowhere", "nowhere"),
         ("mesh.data", 3, "mesh"),
+        ("microbatches", 3, "data.image_batch_size is 8, which does not divide into 3 microb"),
     ],
 )
 def test_bad_settings_are_refused_and_leave_nothing(micro_run, tmp_path, key, value, part):
