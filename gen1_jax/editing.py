@@ -332,10 +332,12 @@ class VideoEditor:
                     f"{list(frames.shape[:-1])} is accepted, as the frames have"
                 )
             structure_map = np.stack([as_map(each, "structure map") for each in structure_map])
+        task = f"editing {n} frames of {height}x{width}"
         lower = "the number or the size of the frames (--frames, --size)"
         if b > 1:
-            lower += " or the number of clips edited together"
-        with naming_what_to_lower(f"editing {b} x {n} frames of {height}x{width}", lower):
+            task = f"editing {b} clips of {n} frames of {height}x{width}"
+            lower += " or of the clips edited together (--batch-size)"
+        with naming_what_to_lower(task, lower):
             if structure_map is None:
                 structure_map = self._depth(self.params, jax.device_put(frames, self._clips))
             arguments = (

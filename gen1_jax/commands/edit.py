@@ -128,7 +128,8 @@ def run(args) -> None:
     if taken:
         print(f"{args.input}: {taken}")
     started = time.perf_counter()
-    print(f"editing {len(video)} frames of {size[0]}x{size[1]} in {args.steps} steps …", flush=True)
+    what = "1 frame" if len(video) == 1 else f"{len(video)} frames"
+    print(f"editing {what} of {size[0]}x{size[1]} in {args.steps} steps …", flush=True)
     edit = editor.edit(
         video,
         prompt=args.prompt,

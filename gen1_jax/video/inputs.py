@@ -40,12 +40,14 @@ class Frames(NamedTuple):
       fps: frames per second; None if it is not known.
       start: index of the first frame in the input.
       stride: input frames from one frame to the next.
+      source_size: height and width of the input's frames; None if they are those of `array`.
     """
 
     array: np.ndarray
     fps: Fraction | None = None
     start: int = 0
     stride: int = 1
+    source_size: tuple[int, int] | None = None
 
 
 def to_frames(value: Any, num_frames: int, size: tuple[int, int]) -> Frames:
@@ -64,15 +66,16 @@ def to_frames(value: Any, num_frames: int, size: tuple[int, int]) -> Frames:
     """
     if isinstance(value, str | os.PathLike):
         video = read_video(value, num_frames=num_frames, size=size, shorter=True)
-        if taken := video.taken.describe(size_is_models=True):
+        if said := video.taken.describe(size_is_models=True):
             warnings.warn(
-                f"{video.path}: {taken}; read_video(path, start=, num_frames=, stride=, size=) "
+                f"{video.path}: {said}; read_video(path, start=, num_frames=, stride=, size=) "
                 "takes others",
                 stacklevel=3,
             )
-        return Frames(video.frames, video.fps)
+        value = video
     if isinstance(value, Video):
-        return Frames(value.frames, value.fps, value.taken.start, value.taken.stride)
+        taken = value.taken
+        return Frames(value.frames, value.fps, taken.start, taken.stride, taken.source_size)
     if isinstance(value, Image.Image):
         value = [value]
     if _are_pictures(value):
@@ -144,7 +147,9 @@ def to_map(value: Any, frames: Frames) -> np.ndarray:
     else:
         maps = as_map(_as_array("structure_map", value, _MAP), where)
     maps = choose_frames(maps, count, frames.start, frames.stride, where)
-    return fit_map(maps, (height, width), where)
+    if maps.shape[1:] not in ((height, width), frames.source_size):  # else the frames' note says it
+        warnings.warn(f"{where}: {describe_size(maps.shape[1:], (height, width))}", stacklevel=3)
+    return fit_map(maps, (height, width))
 
 
 def _are_pictures(value: Any) -> bool:

@@ -18,7 +18,6 @@ from gen1_jax.files import replacing
 from gen1_jax.video.io import read_video
 from gen1_jax.video.opening import is_animated, picture_names, pillow_errors
 from gen1_jax.video.pixels import image_to_rgb
-from gen1_jax.video.selection import describe_size
 from gen1_jax.video.sources import IMAGE_FORMATS
 from gen1_jax.video.writing import VIDEO_SUFFIXES, check_output, write_pictures, write_video
 
@@ -125,9 +124,10 @@ def _read_array(path: Path, most: int | None) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read: {one_line(error)}; {ACCEPTED_MAPS}") from error
+        why = one_line(error) if isinstance(error, OSError) else "no NumPy array of numbers"
+        raise UserError(f"{path}: cannot be read: {why}; {ACCEPTED_MAPS}") from error
     if not isinstance(array, np.ndarray):
-        raise UserError(f"{path}: holds several arrays; {ACCEPTED_MAPS}")
+        raise UserError(f"{path}: holds arrays by name; {ACCEPTED_MAPS}")
     return as_map(np.asarray(array[:most] if array.ndim > 2 else array), str(path))
 
 
@@ -171,11 +171,10 @@ def choose_frames(maps: np.ndarray, count: int, start: int, stride: int, where: 
     )
 
 
-def fit_map(maps: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
+def fit_map(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Scales maps `[n H W]` until they cover `size = (h, w)`, and crops the centre `[n h w]`."""
     if maps.shape[1:] == tuple(size):
         return maps
-    warnings.warn(f"{where}: {describe_size(maps.shape[1:], size)}", stacklevel=2)
     # Bilinear weights are never negative, so edges of depth get no halo.
     fitted = [
         ImageOps.fit(Image.fromarray(each), (size[1], size[0]), Image.Resampling.BILINEAR)

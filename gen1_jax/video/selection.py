@@ -56,7 +56,7 @@ class Selection:
         last = self.start + self.stride * (self.count - 1) + 1
         total = f" of {'' if self.total_is_exact else 'about '}{self.total}"
         if self.total is None or self.total < last:
-            total = ""
+            total = " of an unknown number"
         if self.count == 1:
             return f"frame {last}{total}"
         every = f", every {ordinal(self.stride)}" if self.stride > 1 else ""
