@@ -21,6 +21,7 @@ from gen1_jax.config import (
 from gen1_jax.distributed import check_batch, check_shared, is_lead, make_mesh
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
+from gen1_jax.runtime import naming_what_to_lower
 
 
 def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
@@ -195,37 +196,39 @@ def train_on(
     conditioner, encoder_params = Conditioner.load(
         config.frozen.to_dict(), dtype=jnp.dtype(config.dtype)
     )
-    return train(
-        workdir,
-        make_batches,
-        name=config.name,
-        module=module,
-        objective=make_objective(config.objective, module, conditioner, config.loss.to_dict()),
-        optimizer=make_optimizer(num_steps=config.num_steps, **config.optimizer),
-        encoder_params=encoder_params,
-        mesh=mesh,
-        num_steps=config.num_steps,
-        seed=config.seed,
-        dtype=config.dtype,
-        ema_decay=config.ema_decay,
-        microbatches=config.microbatches,
-        init_from=config.init_from,
-        merge=config.merge.to_dict(),
-        sharding=config.sharding,
-        min_size_to_shard=config.split_from,
-        trains=config.trains,
-        log_every=config.log_every,
-        sample_every=config.sample_every,
-        eval_every=config.eval_every,
-        eval_batches=config.eval_batches,
-        checkpoint_every=config.checkpoint_every,
-        keep_checkpoints=config.keep_checkpoints,
-        make_preview_batch=make_preview_batch,
-        make_validation=make_validation,
-        record=config.to_dict(),
-        progress=progress,
-        profile=profile,
-    )
+    lower = "data.batch_size or data.image_batch_size, or raise microbatches, or set remat=layer"
+    with naming_what_to_lower(f"training {config.name}", lower):
+        return train(
+            workdir,
+            make_batches,
+            name=config.name,
+            module=module,
+            objective=make_objective(config.objective, module, conditioner, config.loss.to_dict()),
+            optimizer=make_optimizer(num_steps=config.num_steps, **config.optimizer),
+            encoder_params=encoder_params,
+            mesh=mesh,
+            num_steps=config.num_steps,
+            seed=config.seed,
+            dtype=config.dtype,
+            ema_decay=config.ema_decay,
+            microbatches=config.microbatches,
+            init_from=config.init_from,
+            merge=config.merge.to_dict(),
+            sharding=config.sharding,
+            min_size_to_shard=config.split_from,
+            trains=config.trains,
+            log_every=config.log_every,
+            sample_every=config.sample_every,
+            eval_every=config.eval_every,
+            eval_batches=config.eval_batches,
+            checkpoint_every=config.checkpoint_every,
+            keep_checkpoints=config.keep_checkpoints,
+            make_preview_batch=make_preview_batch,
+            make_validation=make_validation,
+            record=config.to_dict(),
+            progress=progress,
+            profile=profile,
+        )
 
 
 def check_settings(config) -> ConfigDict:

@@ -139,6 +139,7 @@ def to_map(value: Any, frames: Frames) -> np.ndarray:
         # One more than needed, so that what is left out is said.
         maps = read_map(path, frames.start + frames.stride * (count - 1) + 2)
     elif isinstance(value, Video):
+        where = str(value.path)
         maps = as_map(value.frames, where)
     elif isinstance(value, Image.Image):
         maps = picture_to_map(value, where)[None]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import video_files
@@ -42,13 +43,33 @@ def clip(tmp_path) -> Path:
 
 
 def test_an_edit_writes_what_it_says(edit, clip, tmp_path):
-    out, err = edit(clip, "-o", "new.mp4", "--frames", "3", "--save-structure", "depth.gif")
-    assert not err and "new.mp4, depth.gif, new_preview.mp4" in out
+    out, err = edit(clip, "-o", "new.mp4", "--frames", "3", "--save-structure", "depth.npy")
+    assert not err and "new.mp4, depth.npy, new_preview.mp4" in out
+    assert out.splitlines()[0] == (
+        f"{clip}: frames 1 to 3 of 8 (--start, --frames, --stride), 48×64 (height × width) cropped "
+        "to its middle 48×48 → 32×32, the size of this model (--size)"
+    )
     made = read_video(tmp_path / "new.mp4")
     assert made.frames.shape == (3, 32, 32, 3) and made.fps == 12
-    assert len(read_video(tmp_path / "depth.gif")) == 3
+    assert np.load(tmp_path / "depth.npy").shape == (3, 32, 32)
     preview = read_video(tmp_path / "new_preview.mp4")
     assert len(preview) == 3 and preview.frames.shape[2] > 3 * preview.frames.shape[1] / 2
+
+
+def test_a_saved_structure_gives_the_same_edit(edit, clip, tmp_path):
+    for name, used in (("first", "--save-structure"), ("second", "--structure-map")):
+        edit(clip, "-o", name, "--frames", "3", used, "depth.npy", "--no-preview")
+    first, second = (read_video(tmp_path / name).frames.astype(int) for name in ("first", "second"))
+    assert np.abs(first - second).max() <= 1
+
+
+def test_out_of_memory_is_one_line(edit, clip, editor, monkeypatch):
+    def exhaust(*arguments):
+        raise jax.errors.JaxRuntimeError("INTERNAL: YNNPACK operation failed: error allocate")
+
+    monkeypatch.setattr(editor, "_sample", exhaust)
+    line = edit(clip, "--frames", "3", culprit="out of memory while editing 3 frames of 32x32")
+    assert "--frames, --size" in line
 
 
 def test_an_edit_like_a_picture(edit, clip, tmp_path):
@@ -152,7 +173,10 @@ def test_inputs_that_are_no_videos_are_refused(edit, tmp_path, name, data):
         (["--prompt", ""], "--prompt"),
         (["--prompt", "  \n"], "--prompt"),
         (["--prompt", "a", "--image", "b.png"], "--image"),
-        (["--image", "nowhere.png"], "nowhere.png"),
+        (["--image", "nowhere.png"], "--image nowhere.png: no such file"),
+        (["--structure-map", "nowhere.npy"], "--structure-map nowhere.npy: no such file"),
+        (["--save-structure", "depth.png"], r"cannot write .png; accepted are .npy, .mp4"),
+        (["-o", "deep/er/out.mp4", "--size", "33x32"], "--size 33x32"),
         (["--structure-level", "8"], "structure level 8"),
         (["--structure-level", "-1"], "structure level -1"),
         (["--structure-level", "1.5"], "structure-level"),
@@ -167,7 +191,7 @@ def test_inputs_that_are_no_videos_are_refused(edit, tmp_path, name, data):
         (["--frames", "9"], "clip.mp4: .*8 frames"),
         (["--frames", "17"], "--frames 17"),
         (["--start", "8"], "clip.mp4: .*8 frames"),
-        (["--stride", "0"], "stride 0"),
+        (["--stride", "0"], "--stride 0"),
         (["--size", "32"], "--size 32"),
         (["--size", "0x32"], "--size 0x32"),
         (["--size", "33x32"], "--size 33x32"),
@@ -184,7 +208,7 @@ def test_wrong_arguments_are_refused(edit, clip, arguments, culprit):
 
 def test_an_output_that_exists_is_kept(edit, clip, tmp_path):
     (tmp_path / "out.mp4").write_bytes(b"mine")
-    edit(clip, culprit="out.mp4")
+    edit(clip, culprit="out.mp4: exists already; .*--overwrite")
     (tmp_path / "new_preview.mp4").write_bytes(b"mine")
     edit(clip, "-o", "new.mp4", culprit="new_preview.mp4")
     edit(clip, "--overwrite", "--frames", "3", "--no-preview")

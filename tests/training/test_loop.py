@@ -80,6 +80,15 @@ def test_a_finished_run_is_not_run_again(micro_run, tmp_path):
     assert train_on(config, tmp_path, lambda: pytest.fail("read data")) == tmp_path / "model"
 
 
+def test_a_run_that_does_not_fit_the_memory_names_what_to_lower(micro_run, monkeypatch, tmp_path):
+    def exhaust(*arguments, **options):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8192 bytes.")
+
+    monkeypatch.setattr("gen1_jax.training.loop.train", exhaust)
+    with pytest.raises(UserError, match=r"8 KiB .* training clip; lower data.batch_size .* remat"):
+        train_on(load(micro_run, "clip"), tmp_path, lambda: None)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "part"),
     [

@@ -291,3 +291,36 @@ def test_a_folder_without_permission(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *a: False)  # because root may write anywhere
     with pytest.raises(UserError, match=r"a\.mp4"):
         check_output(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"path": 3}, r"3 \(int\) was given; accepted: a path of a video"),
+        ({"path": ""}, "was given; accepted: a path"),
+        ({"num_frames": "8"}, "num_frames is '8'; a whole number is accepted"),
+        ({"stride": 1.5}, "stride is 1.5; a whole number"),
+        ({"size": 32}, r"size is 32; two whole numbers \(height, width\)"),
+        ({"size": "32x32"}, "size is '32x32'; two whole numbers"),
+    ],
+)
+def test_wrong_types_are_refused_in_reading(tmp_path, arguments, words):
+    with pytest.raises(UserError, match=words):
+        read_video(**{"path": tmp_path} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((clip(2), "a.mp4", 8), r"write_video\(path, frames, fps\)"),
+        (("a.mp4", 3, 8), r"frames are int \[\]; \[n h w 3\] uint8"),
+        (("a.mp4", [[1], [2, 3]], 8), "uint8 is accepted"),
+        (("a.mp4", clip(2), "8"), "8 frames per second; accepted is a rate"),
+        (("a.mp4", clip(2), None), "None frames per second"),
+    ],
+)
+def test_wrong_types_are_refused_in_writing(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words) as caught:
+        write_video(*arguments)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())

@@ -1,0 +1,103 @@
+"""Structure maps: precision, forms, numbers of frames, and what is refused."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from video_files import clip
+
+from gen1_jax.errors import UserError
+from gen1_jax.video.inputs import Frames, to_map
+from gen1_jax.video.io import read_video, write_video
+from gen1_jax.video.maps import read_map, write_map
+
+RNG = np.random.default_rng(0)
+MAP = RNG.uniform(-1, 1, (3, 8, 10)).astype(np.float32)
+FRAMES = Frames(np.zeros((3, 8, 10, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("m.npy", 0), ("m", 1e-4), ("m.webp", 0.3), ("m.mp4", 0.3)]
+)
+def test_round_trips(tmp_path, name, error):
+    write_map(tmp_path / name, MAP, 12)
+    read = read_map(tmp_path / name)
+    assert read.dtype == np.float32 and read.shape == MAP.shape
+    unit = read if error == 0 else read / (65535 if name == "m" else 255) * 2 - 1
+    assert np.abs(unit - MAP).mean() <= error
+    with pytest.raises(UserError, match="exists already.*--overwrite"):
+        write_map(tmp_path / name, MAP, 12)
+    write_map(tmp_path / name, MAP, 12, overwrite=True)
+
+
+def test_pictures_keep_their_precision(tmp_path):
+    deep = RNG.integers(0, 65536, (8, 10)).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_map(tmp_path / "deep.png")[0], deep)
+    Image.fromarray(MAP[0]).save(tmp_path / "float.tiff")
+    np.testing.assert_array_equal(read_map(tmp_path / "float.tiff")[0], MAP[0])
+    grey = RNG.integers(0, 256, (8, 10), np.uint8)
+    for mode in ("L", "RGB", "RGBA"):
+        Image.fromarray(grey).convert(mode).save(tmp_path / "grey.png")
+        np.testing.assert_allclose(read_map(tmp_path / "grey.png")[0], grey, atol=1e-3)
+
+
+def test_colours_are_taken_by_their_brightness(tmp_path):
+    write_video(tmp_path / "colours", clip(3), 12)
+    with pytest.warns(UserWarning, match="colours: has colours; their brightness"):
+        maps = to_map(read_video(tmp_path / "colours"), FRAMES._replace(source_size=(48, 64)))
+    assert maps.shape == (3, 8, 10)
+
+
+def test_which_frames_of_a_map_are_taken():
+    for given in (MAP, list(map(Image.fromarray, MAP))):
+        np.testing.assert_array_equal(to_map(given, FRAMES), MAP)
+    for given in (MAP[0], MAP[:1], Image.fromarray(MAP[0])):  # one stands for all
+        np.testing.assert_array_equal(to_map(given, FRAMES), MAP[:1].repeat(3, 0))
+    whole = RNG.random((9, 8, 10)).astype(np.float32)
+    later = FRAMES._replace(start=2, stride=3)
+    np.testing.assert_array_equal(to_map(whole, later), whole[2:9:3])
+    with pytest.warns(UserWarning, match="its first 3 frames are taken"):
+        np.testing.assert_array_equal(to_map(whole, FRAMES), whole[:3])
+    with pytest.raises(UserError, match="8 frames; accepted are 3, .* 1 for all, or 9 and more"):
+        to_map(whole[:8], later)
+
+
+def test_a_map_of_another_size_is_cropped_as_frames_are():
+    columns = np.tile(np.arange(40, dtype=np.float32), (3, 20, 1))
+    with pytest.warns(UserWarning, match="20×40 .* cropped to its middle 20×25 → 8×10"):
+        fitted = to_map(columns, FRAMES)
+    assert fitted.shape == (3, 8, 10)
+    expected = 7.5 + 2.5 * (np.arange(10) + 0.5) - 0.5  # pixel centres of the middle 25 columns
+    np.testing.assert_allclose(fitted[0, 4, 2:-2], expected[2:-2], atol=0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("m.npy", b"hello", "m.npy: cannot be read: no NumPy array of numbers; a video, a picture"),
+        ("m.npz", b"", "cannot be read"),
+        ("m.txt", b"hello", "not a video"),
+        ("m.png", b"", "empty"),
+    ],
+)
+def test_files_that_are_none(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=words) as caught:
+        read_map(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_and_folders_that_are_none(tmp_path):
+    np.save(tmp_path / "words.npy", np.array(["a"]))
+    np.savez(tmp_path / "named.npz", a=MAP)
+    (tmp_path / "mixed").mkdir()
+    for i, side in enumerate((4, 5)):
+        Image.new("L", (side, side)).save(tmp_path / "mixed" / f"{i}.png")
+    for name, words in (
+        ("words.npy", "is no structure map"),
+        ("named.npz", "holds arrays by name"),
+        ("mixed", "pictures of 4x4 and of 5x5"),
+        ("nowhere", "no such file or folder"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_map(tmp_path / name)
