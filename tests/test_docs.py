@@ -202,7 +202,6 @@ def test_marked_blocks_run(capsys, monkeypatch, tmp_path, micro_run, pipeline, p
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(micro_run)
-    (tmp_path / "docs").symlink_to(ROOT / "docs")
     for block in RUNNABLE[path]:
         if block.language == "python":
             exec(compile("\n".join(block.lines), path.name, "exec"), {})
