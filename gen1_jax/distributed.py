@@ -2,8 +2,6 @@
 
 import math
 import os
-import sys
-import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -308,50 +306,6 @@ def check_batch(size: int, num_frames: int, mesh: Mesh) -> None:
                     f"mesh.frames={frames} spreads a clip over the devices of several processes; "
                     "accepted: a number for which all devices of a clip belong to one process"
                 )
-
-
-def join_processes(count: int, timeout: int = 300) -> None:
-    """Joins the processes of one job, and checks their number; call it before any computation.
-
-    The coordinator's address comes from GEN1_COORDINATOR (host:port) and this process's number from
-    GEN1_PROCESS; `launch/local.py` sets both. Without them jax asks the cluster (TPU, SLURM, …).
-
-    Args:
-      count: the number of processes that the job must have.
-      timeout: seconds to wait for the others.
-
-    Raises:
-      UserError: the processes did not come together, or their number is not `count`.
-    """
-    # jax's own timeout ends in a crash with a stack trace, so ours comes first.
-    options: dict[str, Any] = {"initialization_timeout": timeout + 60}
-    if coordinator := os.environ.get("GEN1_COORDINATOR"):
-        number = os.environ.get("GEN1_PROCESS", "")
-        if not number.isdecimal() or int(number) >= count:
-            raise UserError(f"GEN1_PROCESS is {number!r}; a number below {count} is accepted")
-        options |= {"coordinator_address": coordinator, "num_processes": count}
-        options |= {"process_id": int(number)}
-
-    def give_up() -> None:
-        late = f"gen1: this process could not join the {count} of the job within {timeout} s"
-        print(
-            f"{late}; are all started, and can they reach each other?", file=sys.stderr, flush=True
-        )
-        os._exit(2)  # the thread that waits cannot be interrupted
-
-    timer = threading.Timer(timeout, give_up)
-    timer.start()
-    try:
-        jax.distributed.initialize(**options)
-    except Exception as error:  # each kind of cluster raises its own kinds
-        raise UserError(
-            f"this process could not join the {count} of the job: "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        ) from error
-    finally:
-        timer.cancel()
-    if jax.process_count() != count:
-        raise UserError(f"{jax.process_count()} processes came together; --processes says {count}")
 
 
 def check_shared(folder: Path) -> None:

@@ -36,7 +36,7 @@ import json, os, sys
 
 if os.environ.get("JOIN"):
     import jax
-    from gen1_jax.distributed import join_processes
+    from gen1_jax.joining import join_processes
 
     join_processes(int(sys.argv[sys.argv.index("--processes") + 1]), 60)
     number, seen = jax.process_index(), jax.config.read("jax_cuda_visible_devices")

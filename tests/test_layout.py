@@ -34,6 +34,7 @@ FLOORS = {
     "gen1_jax.hardware": 0,
     "gen1_jax.machine": 0,
     "gen1_jax.interpolation": 0,
+    "gen1_jax.joining": 0,
     "gen1_jax.batch": 0,
     "gen1_jax.config": 0,
     "gen1_jax.distributed": 0,

@@ -13,6 +13,8 @@ from micro_run import load
 from safetensors.numpy import load_file
 
 from gen1_jax.distributed import make_mesh
+from gen1_jax.errors import UserError
+from gen1_jax.joining import join_processes
 from gen1_jax.workflow import run_part
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,14 +67,49 @@ def test_processes_that_do_not_come_together_stop(tmp_path):
     """The launcher starts two processes of a job of three."""
     done = launch(2, 1, *train(tmp_path / "x", 3, "--join-timeout", "5"))
     assert done.returncode != 0 and not (tmp_path / "x").exists()
-    assert "gen1: this process could not join the 3 of the job within 5 s" in done.stdout
+    assert "gen1: the 3 processes of the job did not come together in 5 s; GEN1_COO" in done.stdout
     assert "stack trace" not in done.stdout
 
 
 def test_processes_that_are_not_told_of_each_other_stop(tmp_path):
     done = launch(2, 1, *train(tmp_path / "x", 1))
     assert done.returncode == 2 and not (tmp_path / "x").exists()
-    assert "gen1: this is one of 2 processes, and would run alone" in done.stdout
+    said = (
+        "gen1: this command was started as 2 processes, and each would do the whole job by itself"
+    )
+    assert f"{said}; add --processes 2, by which" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({}, "set, for each process, GEN1_COORDINATOR=HOST:PORT .* GEN1_PROCESS=0 to 1. launch/"),
+        ({"GEN1_COORDINATOR": "nonsense"}, "GEN1_COORDINATOR is 'nonsense'; accepted: HOST:PORT"),
+        ({"GEN1_COORDINATOR": "here:99999"}, "GEN1_COORDINATOR is 'here:99999'"),
+        (
+            {"GEN1_COORDINATOR": "127.0.0.1:1", "GEN1_PROCESS": "2"},
+            "GEN1_PROCESS is '2'; .* 0 to 1",
+        ),
+        ({"GEN1_COORDINATOR": "127.0.0.1:1"}, "GEN1_PROCESS is ''"),
+    ],
+)
+def test_a_job_whose_processes_are_not_named_is_refused(monkeypatch, environment, says):
+    for name in ("GEN1_COORDINATOR", "GEN1_PROCESS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def initialize(**options):
+        raise ValueError("coordinator_address should be defined.")  # as jax says outside a cluster
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(UserError, match=says):
+        join_processes(2)
+
+
+def test_a_coordinator_that_does_not_answer_is_named():
+    assert "there is no host nohost.invalid" in joining._why_late("nohost.invalid:5")
+    assert "nothing answers at GEN1_COORDINATOR, 127.0.0.1:1 " in joining._why_late("127.0.0.1:1")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def run(args) -> None:
     overrides = sort_overrides(args.set, parts)
     loaded = {part: load_part(args.config, part, overrides[part]) for part in parts}
     keep_freed_memory()  # before the first computation
-    refuse_one_of_many()
+    refuse_one_of_many(takes_processes=False)
     keep_programs()
     run_all(
         config,

@@ -14,7 +14,8 @@ def add_processes_argument(parser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="run as one of the N processes of a job; see launch/ (%(default)s)",
+        help="run as one of the N processes of a job, each of which is started with this flag; "
+        "launch/README.md says how (%(default)s)",
     )
     parser.add_argument(
         "--join-timeout",
@@ -25,8 +26,12 @@ def add_processes_argument(parser) -> None:
     )
 
 
-def refuse_one_of_many() -> None:
-    """Raises UserError if several processes were started and each would run the whole job alone."""
+def refuse_one_of_many(takes_processes: bool = True) -> None:
+    """Raises UserError if several processes were started and each would run the whole job alone.
+
+    Args:
+      takes_processes: whether the command has `--processes`.
+    """
     import jax
 
     from gen1_jax.errors import UserError
@@ -35,9 +40,13 @@ def refuse_one_of_many() -> None:
     said = (os.environ.get(name, "") for name in ("GEN1_PROCESSES", "SLURM_STEP_NUM_TASKS"))
     started = next((int(count) for count in said if count.isdecimal()), 1)
     if (started := max(started, jax.process_count())) > 1:
+        if takes_processes:
+            way = f"add --processes {started}, by which they share the job, or start one process"
+        else:
+            way = f"start one process, or train part by part: gen1 train --processes {started} …"
         raise UserError(
-            f"this is one of {started} processes, and would run alone; accepted: a command with "
-            f"--processes {started}, or one process"
+            f"this command was started as {started} processes, and each would do the whole job by "
+            f"itself; {way}"
         )
 
 
@@ -49,11 +58,12 @@ def joined(args) -> Iterator[None]:
     the block normally, jax would wait five minutes for the other processes, which wait for this
     one. Whoever started the job sees the exit code and ends the others.
     """
-    from gen1_jax.distributed import join_processes
     from gen1_jax.errors import UserError
+    from gen1_jax.joining import join_processes
 
-    if args.processes < 1 or args.join_timeout < 1:
-        raise UserError("--processes and --join-timeout: 1 or more is accepted")
+    for name in ("processes", "join_timeout"):
+        if (value := getattr(args, name)) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}; 1 or more is accepted")
     if args.processes == 1:
         refuse_one_of_many()
         yield
