@@ -12,6 +12,7 @@ from fault_job import CONTENT, held_out_loss
 from micro_run import load
 from safetensors.numpy import load_file
 
+from gen1_jax import joining
 from gen1_jax.distributed import make_mesh
 from gen1_jax.errors import UserError
 from gen1_jax.joining import join_processes
