@@ -51,7 +51,9 @@ class Decoded:
             except UserError as error:
                 self._note(place, error)
             place = int(np.random.default_rng([index, attempt]).integers(len(self)))
-        raise UserError(f"{_ATTEMPTS} damaged records in a row from {self._source!r}")
+        raise UserError(
+            f"{_ATTEMPTS} records in a row of {self._source!r} are damaged; make the data anew"
+        )
 
     def __repr__(self) -> str:
         return f"Decoded({self._source!r})"
@@ -64,6 +66,9 @@ class Decoded:
         count = f"{len(self.damaged)} of {len(self)} records"
         if len(self.damaged) > self._limit:
             raise UserError(
-                f"{error}; {count} are damaged so far, {self._limit} are borne: ingest anew"
+                f"{error}; {count} are damaged so far, and a run accepts {self._limit}; make "
+                "the data anew, with gen1 ingest or gen1 precompute"
             ) from error
-        warnings.warn(f"{error}; another is read in its place; so far {count}", stacklevel=3)
+        warnings.warn(
+            f"{error}; another record is read in its place ({count} so far)", stacklevel=3
+        )

@@ -80,7 +80,7 @@ def make_stream(data: Mapping[str, Any] | Data, seed: int, split: str = TRAIN) -
         image_weights=image_weights,
     )
     if "tokens" in (settings.fields or ()) and settings.tokenizer is not None:
-        options["tokenizer"] = load_tokenizer(settings.tokenizer).encode
+        options["tokenizer"] = load_tokenizer(settings.tokenizer).encode_captions
     for name in ("stride", "random_crop", "flip"):
         options[name] = getattr(settings, name)
     return make_raw_stream(videos, images, **options)

@@ -164,7 +164,7 @@ class Tokenize(grain.transforms.Map):
 
     Args:
       tokenizer: function from texts to padded tokens [b l] int32, such as
-        `gen1_jax.tokenizer.Tokenizer.encode`.
+        `gen1_jax.tokenizer.Tokenizer.encode_captions`.
     """
 
     def __init__(self, tokenizer: Callable[[list[str]], np.ndarray]):

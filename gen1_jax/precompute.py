@@ -107,6 +107,9 @@ def encode(config, workdir: Path, progress: bool) -> None:
             records = encoder.records(raws[k], writers[k].records(shard))
             writers[k].write(shard, _counted(_naming(records, raws[k].folder, config), bar))
 
+    for line in encoder.count_troubles():
+        tqdm.write(line)
+
     # ---- the first process finishes each folder once all shards are there; the others wait for it
     for raw, writer in zip(raws, writers, strict=True):
         if is_first:
@@ -172,6 +175,10 @@ class Encoder:
             launched = following
         yield from self._fetch(*launched)
 
+    def count_troubles(self) -> list[str]:
+        """Returns a line for each trouble that this process met with several captions."""
+        return self._tokenizer.count_troubles() if self._tokenizer else []
+
     def _decoded(self, raw: Raw, numbers: range) -> Iterator[dict]:
         """Yields the examples of a range, decoded by threads."""
         import grain
@@ -191,7 +198,7 @@ class Encoder:
             if clip["frames"].shape != shape:
                 raise UserError(
                     f"record {index} of {raw.folder} has frames of {list(clip['frames'].shape)}, "
-                    f"others {list(shape)}; one size is accepted"
+                    f"others {list(shape)}; all must have one size"
                 )
         # The last group is filled up with copies of its last clip.
         padding = [(0, self._size - len(clips))]
@@ -220,7 +227,7 @@ class Encoder:
 
     def _tokens(self, clip: dict) -> np.ndarray:
         """Returns the caption's tokens, or those of the empty text without a caption."""
-        return self._tokenizer.encode([clip.get("caption", "")])[0]
+        return self._tokenizer.encode_captions([clip.get("caption", "")])[0]
 
 
 def complete_source(data: Mapping[str, Any], splits: Sequence[str]) -> "Source":

@@ -64,6 +64,16 @@ class Tokenizer:
         # transformers writes 1e30 if it was given no length.
         self.context_length = int(length) if length < 1e6 else _CONTEXT_LENGTH
         self.vocab_size = max(backend.get_vocab().values()) + 1
+        # What may be wrong with texts, as said of one and of several; see `_encode`.
+        limit = f"longer than {self.context_length - 2} tokens"
+        self._troubles = (
+            (f"is {limit} and loses its end", f"are {limit} and lose their ends"),
+            (
+                "has characters that the tokenizer does not know",
+                "have characters that the tokenizer does not know",
+            ),
+        )
+        self._num_captions, self._counts = 0, [0, 0]  # of `encode_captions`
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Encodes each text as start, pieces…, end, padding….
@@ -81,6 +91,39 @@ class Tokenizer:
         Raises:
           UserError: `texts` is a single text.
         """
+        tokens, found = self._encode(texts)
+        for (one, many), shown in zip(self._troubles, found, strict=True):
+            if shown and len(texts) == 1:
+                warnings.warn(f"the text {one}: {shown[0]!r}", stacklevel=2)
+            elif shown:
+                said = f"{len(shown)} of {len(texts)} texts {many}; the first: {shown[0]!r}"
+                warnings.warn(said, stacklevel=2)
+        return tokens
+
+    def encode_captions(self, texts: Sequence[str]) -> np.ndarray:
+        """Encodes some captions of a data set, of which there may be millions; see `encode`.
+
+        A warning shows the first caption that does not fit. `count_troubles` counts all of them.
+        """
+        tokens, found = self._encode(texts)
+        self._num_captions += len(texts)
+        for i, ((one, _), shown) in enumerate(zip(self._troubles, found, strict=True)):
+            if shown and not self._counts[i]:
+                said = f"a caption {one}: {shown[0]!r}; others like it are counted, not shown"
+                warnings.warn(said, stacklevel=2)
+            self._counts[i] += len(shown)
+        return tokens
+
+    def count_troubles(self) -> list[str]:
+        """Returns a line for each trouble that `encode_captions` met more than once."""
+        return [
+            f"{count:,} of {self._num_captions:,} captions {many}"
+            for (_, many), count in zip(self._troubles, self._counts, strict=True)
+            if count > 1
+        ]
+
+    def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, tuple[list[str], list[str]]]:
+        """Returns the tokens, and for each of `_troubles` what is to be shown of texts with it."""
         if isinstance(texts, str):
             raise UserError(f"encode was given one text, {texts!r:.40}; accepted: a list of texts")
         room = self.context_length - 2
@@ -94,19 +137,7 @@ class Tokenizer:
                 unknown.append(text)
             ids = [self.start_id, *pieces.ids[:room], self.end_id]
             row[: len(ids)] = ids
-        if cut:
-            warnings.warn(
-                f"{len(cut)} of {len(texts)} texts are longer than {room} tokens; "
-                f"cut off, from the first of them: {cut[0]!r}",
-                stacklevel=2,
-            )
-        if unknown:
-            warnings.warn(
-                f"{len(unknown)} of {len(texts)} texts have characters that the tokenizer does not "
-                f"know; the first of them: {unknown[0]!r}",
-                stacklevel=2,
-            )
-        return tokens
+        return tokens, (cut, unknown)
 
 
 def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:

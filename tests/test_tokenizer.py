@@ -112,10 +112,35 @@ def test_a_long_text_is_cut_with_one_warning(folder):
     long = "a red ball " * 10 + "and a GREEN cube"
     with pytest.warns(UserWarning) as caught:
         tokens = tokenizer.encode([long, "a red ball", long])
-    message = "2 of 3 texts are longer than 30 tokens; cut off, from the first of them: "
+    message = "2 of 3 texts are longer than 30 tokens and lose their ends; the first: "
     assert [str(warning.message) for warning in caught] == [message + "'and a GREEN cube'"]
+    with pytest.warns(
+        UserWarning, match="the text is longer than 30 tokens and loses its end: 'and"
+    ):
+        tokenizer.encode([long])
     assert tokens[0, -1] == tokenizer.end_id
     np.testing.assert_array_equal(tokens[0, 1:31], np.tile(tokens[1, 1:4], 10))
+
+
+def test_captions_of_a_data_set_are_counted(folder):
+    tokenizer = load_tokenizer(folder)
+    texts = [
+        "a red ball " * 10 + "and a GREEN cube",
+        "a red ball",
+        "a röd ball",
+        "a red ball " * 11,
+    ]
+    with pytest.warns(UserWarning) as caught:
+        for text in texts * 3:
+            tokenizer.encode_captions([text])
+    assert [str(warning.message).partition(": '")[0] for warning in caught] == [
+        "a caption is longer than 30 tokens and loses its end",
+        "a caption has characters that the tokenizer does not know",
+    ]
+    assert tokenizer.count_troubles() == [
+        "6 of 12 captions are longer than 30 tokens and lose their ends",
+        "3 of 12 captions have characters that the tokenizer does not know",
+    ]
 
 
 def test_unknown_characters_do_not_end_a_text(folder):

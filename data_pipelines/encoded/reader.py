@@ -134,7 +134,8 @@ def _read_meta(folder: Path) -> dict:
         )
     if meta.get("format") != FORMAT:
         raise UserError(
-            f"{folder} has format {meta.get('format')}; {FORMAT} is accepted: encode it anew"
+            f"{folder} has format {meta.get('format')}; this version reads format {FORMAT}: "
+            "encode it anew"
         )
     try:
         meta["layout"] = read_layout(meta)

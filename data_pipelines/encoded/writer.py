@@ -80,7 +80,7 @@ class EncodedWriter:
         """
         if self.finished:
             raise UserError(
-                f"{self._folder} holds encoded clips already; remove it or name another"
+                f"{self._folder} holds encoded clips already; remove it, or name another folder"
             )
         known = read_json(self._folder / JOB)
         shards = self._folder.is_dir() and any(self._folder.glob("[!.]*.array_record"))
@@ -90,7 +90,7 @@ class EncodedWriter:
         if shards:
             raise UserError(
                 f"{self._folder} holds unfinished clips of unknown settings; remove it, or name "
-                "another"
+                "another folder"
             )
         write_json(self._folder / JOB, self.settings)
 
@@ -176,8 +176,8 @@ def check_same(wanted: dict[str, Any], known: dict[str, Any], folder: Path) -> N
     for name, value in wanted.items():
         if known.get(name) != value:
             raise UserError(
-                f"{folder} was begun with {name} {json.dumps(known.get(name))}, not "
-                f"{json.dumps(value)}; go on with that, remove the folder, or name another"
+                f"{folder} was begun with {name} {json.dumps(known.get(name))}, and now it is "
+                f"{json.dumps(value)}; accepted: the earlier value, or another --workdir"
             )
 
 

@@ -206,13 +206,11 @@ def check_settings(settings: ClipSettings) -> None:
     if min(settings.size) < 16 or any(side % 2 for side in settings.size):
         height, width = settings.size
         raise UserError(f"--size {height}x{width}: even sides of 16 and more are accepted")
-    if settings.num_frames < 1 or settings.stride < 1 or settings.max_clips < 0:
-        raise UserError(
-            f"--num-frames {settings.num_frames}, --stride {settings.stride}, --max-clips "
-            f"{settings.max_clips}: 1 or more, 1 or more, and 0 (all) or more are accepted"
-        )
-    if settings.max_upscale <= 0 or not 0 <= settings.crf <= 51:
-        raise UserError(
-            f"--max-upscale {settings.max_upscale}, --crf {settings.crf}: above 0, and 0 to 51 "
-            "are accepted"
-        )
+    for name, least in {"num_frames": 1, "stride": 1, "max_clips": 0}.items():
+        value = getattr(settings, name)
+        if value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: {least} or more is accepted")
+    if settings.max_upscale <= 0:
+        raise UserError(f"--max-upscale {settings.max_upscale}: a number above 0 is accepted")
+    if not 0 <= settings.crf <= 51:
+        raise UserError(f"--crf {settings.crf}: 0 to 51 are accepted")

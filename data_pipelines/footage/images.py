@@ -181,8 +181,7 @@ def check_settings(settings: ImageSettings) -> None:
     """Raises UserError for settings that are not accepted."""
     if not settings.buckets or min(side for size in settings.buckets for side in size) < 8:
         raise UserError("--buckets: sizes of 8x8 and more are accepted, e.g. 320x320 256x448")
-    if settings.max_upscale <= 0 or not 1 <= settings.quality <= 100:
-        raise UserError(
-            f"--max-upscale {settings.max_upscale}, --quality {settings.quality}: above 0, and 1 "
-            "to 100 are accepted"
-        )
+    if settings.max_upscale <= 0:
+        raise UserError(f"--max-upscale {settings.max_upscale}: a number above 0 is accepted")
+    if not 1 <= settings.quality <= 100:
+        raise UserError(f"--quality {settings.quality}: 1 to 100 are accepted")

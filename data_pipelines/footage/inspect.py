@@ -135,7 +135,9 @@ class IngestedFolder:
         count = sum(s["count"] for s in summary["sections"])
         if looked < count:
             lines.append(
-                f"Beside the counts, of {looked:,} records drawn at random; --all reads each."
+                f"All but the counts are taken from {looked:,} records drawn at random; --all "
+                "reads every "
+                "record."
             )
         for kind, report in summary["reports"].items():
             dropped = ", ".join(f"{n:,} {why}" for why, n in report.get("dropped", {}).items())

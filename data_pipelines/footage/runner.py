@@ -16,7 +16,7 @@ from typing import Any
 from gen1_jax.errors import UserError
 
 DIRECT = "DirectRunner"
-STOPPED = "stopped; the same command goes on from here"
+STOPPED = "stopped; give the same command again to go on from here"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ its object take that colour, does the object keep its mask, does the depth stay.
 
 The output folder holds records.jsonl (a line an edit), table.md and metrics.json (the means of each
 setting), trends.png if a control varies, and videos/CLIP/SETTING.mp4. Records and videos are
-written as edits are made: the same command goes on with an evaluation that was stopped.
+written as edits are made. To resume an evaluation that was stopped, give the same command again.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def add_arguments(parser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder for the results; one that was begun is gone on with",
+        help="folder for the results; an evaluation that was stopped there is resumed",
     )
     parser.add_argument(
         "--builder", help="with --world, size of the data set (the one that is in the folder)"

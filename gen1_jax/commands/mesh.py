@@ -28,6 +28,8 @@ def make_mesh_of(args):
     for entry in args.mesh:
         axis, _, size = entry.partition("=")
         if axis not in AXES or not size.isdecimal() or not int(size):
-            raise UserError(f"--mesh {entry}: data=N and frames=N are accepted, N devices each")
+            raise UserError(
+                f"--mesh {entry}; accepted: data=N or frames=N or both, each N a number of devices"
+            )
         sizes[axis] = int(size)
     return make_mesh(**sizes)

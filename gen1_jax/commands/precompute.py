@@ -4,8 +4,9 @@
     gen1 precompute --config paper:encoded --workdir runs/paper/encoded --processes 16
 
 Training on the result needs no encoders. The output is written in shards, each of which is whole
-or not there. The same command goes on with a job that was stopped, with any number of processes
-and devices, and ends with the same bytes.
+or not there. To resume a job that was stopped, give the same command again. It ends with the same
+bytes whatever the number of processes and devices. If the memory was too small, resume it with a
+smaller batch_size.
 """
 
 from pathlib import Path
@@ -20,7 +21,9 @@ HELP = "encode clips ahead of training, or resume the encoding"
 
 def add_arguments(parser) -> None:
     parser.add_argument(
-        "--config", required=True, help="a config and its encoding part: tiny:encoded"
+        "--config",
+        required=True,
+        help="a config by name or path, and its encoding part: tiny:encoded",
     )
     parser.add_argument("--workdir", required=True, type=Path, help="folder to write to")
     add_set_argument(parser, "batch_size=8")

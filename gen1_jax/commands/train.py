@@ -43,7 +43,7 @@ def run(args) -> None:
         )
     keep_freed_memory()  # before the first computation
     if args.profile < 0:
-        raise UserError(f"--profile {args.profile}; a number of steps is accepted")
+        raise UserError(f"--profile {args.profile}; accepted: a number of steps, 1 or more")
     with joined(args):
         keep_programs()
         run_part(config, args.workdir, progress=not args.no_progress, profile=args.profile)

@@ -11,7 +11,9 @@ HELP = "make the moving-shapes data set"
 def add_arguments(parser) -> None:
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the data set")
     parser.add_argument(
-        "--builder", default="demo", help="its size: demo (1024 clips), tiny (4096), test (24)"
+        "--builder",
+        default="demo",
+        help="size of the data set: demo (1024 clips), tiny (4096), test (24)",
     )
     parser.add_argument(
         "--show",
@@ -20,7 +22,7 @@ def add_arguments(parser) -> None:
         metavar="N",
         help="write N test clips: WORKDIR/clips/*.mp4, preview.png",
     )
-    parser.add_argument("--no-progress", action="store_true", help="no bar")
+    parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
 
 def run(args) -> None:

@@ -78,7 +78,8 @@ def world_items(
     source = load(folder, builder, split)
     if count > len(source):
         raise UserError(
-            f"{count} clips asked; {split} of moving_shapes/{builder} has {len(source)}"
+            f"{count} clips were asked for; the split {split} of moving_shapes/{builder} has "
+            f"{len(source)}"
         )
     rng = np.random.default_rng(seed)
     items = []

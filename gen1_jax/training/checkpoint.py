@@ -172,8 +172,8 @@ class Checkpoints:
             return None
         step, why = next(iter(passed_over.items()))
         raise UserError(
-            f"no checkpoint in {self._folder} can be read, not that of step {step} for one: {why}; "
-            "remove the folder to begin anew"
+            f"none of the checkpoints in {self._folder} can be read; the newest, of step {step}: "
+            f"{why}. To begin anew, remove that folder"
         )
 
     def _set_aside(self, steps: dict[int, str], taken: int) -> None:
@@ -188,8 +188,8 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)
                 (self._folder / str(step)).rename(aside)
             warnings.warn(
-                f"the checkpoint of step {step} in {self._folder} cannot be read and is now "
-                f"{aside.name}; that of step {taken} is taken: {why}",
+                f"the checkpoint of step {step} in {self._folder} cannot be read ({why}); it is "
+                f"now named {aside.name}, and the run continues from the one of step {taken}",
                 stacklevel=3,
             )
         if steps:
@@ -215,8 +215,8 @@ class Checkpoints:
                 what = "a run that trained other parameters (the setting `trains`)"
             there, here = (shape.get(names[0], "absent") for shape in shapes)
             raise UserError(
-                f"the checkpoint in {self._folder} is of {what}: {names[0]} is "
-                f"{there} there and {here} in the config"
+                f"the checkpoint in {self._folder} is of {what}: {names[0]} is {there} in it, and "
+                f"{here} by the config"
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
         state = handler.restore(folder / "state", args=ocp.args.StandardRestore(abstract))

@@ -176,9 +176,20 @@ def train(
             # ---- evaluate
             due = eval_every and (last or (fresh and done % eval_every == 0))
             if due and streams and not stopping:
-                with log.spend("evaluation"):
-                    finished["validation_loss"] = held_out.measure(averaged_params(state), encoders)
-                log.write_validation(done, finished["validation_loss"])
+                try:
+                    with log.spend("evaluation"):
+                        found = held_out.measure(averaged_params(state), encoders)
+                except UserError as error:
+                    # Several processes cannot save here: the others still wait in the measurement.
+                    if fresh and jax.process_count() == 1:
+                        bad_steps.check()
+                        checkpoints.save_now(done, state, batches.get_state())
+                    raise UserError(
+                        f"{name}: no held-out loss at step {done}: {error}; or train on without "
+                        "it: --set eval_every=0"
+                    ) from error
+                finished["validation_loss"] = found
+                log.write_validation(done, found)
             if fresh and sample_every and (last or done % sample_every == 0):
                 with log.spend("evaluation"):
                     previews.write(
@@ -247,14 +258,14 @@ def _restore(
     if int(state.step) > num_steps:
         raise UserError(
             f"{name}: {workdir} holds a checkpoint of step {int(state.step)}, beyond "
-            f"num_steps={num_steps}; accepted: at least as many, or a new folder"
+            f"num_steps={num_steps}; accepted: a num_steps at least as large, or a new --workdir"
         )
     try:
         batches.set_state(place)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{name}: the checkpoint's place in the data does not fit the config's data, which "
-            f"must stay as they were: {error}"
+            f"{name}: the run cannot continue at its place in the data, because the config's data "
+            f"are not those that it was begun with ({error}); accepted: those, or a new --workdir"
         ) from error
     return state
 

@@ -246,7 +246,9 @@ class Profiler(contextlib.AbstractContextManager):
         if self._on:
             self._stop()
         elif self._wanted:
-            tqdm.write("profile: none; steps from the third on are traced, and there were fewer")
+            tqdm.write(
+                "profile: nothing was traced, because tracing begins with the third step of a run"
+            )
 
 
 class EventLog(contextlib.AbstractContextManager):

@@ -126,8 +126,8 @@ def read_video(
         lost = f" ({source.lost} more are damaged or cut off)" if source.lost else ""
         every = f", every {ordinal(stride)}," if stride > 1 else ""
         raise UserError(
-            f"{path}: has {has}{lost}; {wanted} from frame {start}{every} asked, "
-            f"at most {len(frames)} can be had"
+            f"{path}: has {has}{lost}; {wanted} from frame {start} on{every} were asked for, and "
+            f"at most {len(frames)} are there"
         )
     if source.lost:
         warnings.warn(

@@ -67,7 +67,7 @@ def refused(folder, template) -> str:
 def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path):
     saved(tmp_path, 1)
     line = refused(tmp_path, state(width=4))
-    assert "another model" in line and "dense/kernel is (2, 3) there and (2, 4)" in line
+    assert "another model" in line and "dense/kernel is (2, 3) in it, and (2, 4)" in line
     line = refused(tmp_path, {"params": state().params})
     assert "another model" in line and "absent" in line
 
@@ -96,7 +96,7 @@ def test_damaged_checkpoints_alone_do_not_begin_a_run_anew(tmp_path):
     damage(tmp_path / "1", "state")
     damage(tmp_path / "2", "data")
     for _ in range(2):  # as a cluster starts it again
-        assert "not that of step 2 for one: " in refused(tmp_path, state())
+        assert "can be read; the newest, of step 2: " in refused(tmp_path, state())
     assert Checkpoints(tmp_path).steps() == [1, 2]
 
 

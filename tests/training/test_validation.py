@@ -73,7 +73,23 @@ def test_the_streams_are_those_of_the_kinds_that_training_reads(micro_run, tmp_p
 
 
 def test_a_run_ends_with_its_held_out_loss(micro_run, quick, tmp_path, scalars):
-    """Measuring it changes nothing in the model."""
+    """Measuring it changes nothing in the model. If it cannot be measured, the step is saved."""
+
+    def unreadable():
+        raise UserError("record 3 is damaged")
+        yield
+
+    broken = load(micro_run, "clip", num_steps=3, eval_every=2, eval_batches=2)
+    culprit = "clip: no held-out loss at step 2: record 3 is damaged; .* --set eval_every=0"
+    with pytest.raises(UserError, match=culprit):
+        train_on(
+            broken,
+            tmp_path / "0",  # where the run without it goes on
+            lambda: make_stream(broken.data, 0),
+            make_validation=lambda: {"image": unreadable},
+            progress=False,
+        )
+    assert (tmp_path / "0" / "checkpoints" / "2").is_dir()
     models = []
     for every in (2, 0):
         config = load(micro_run, "clip", num_steps=3, eval_every=every, eval_batches=2)
