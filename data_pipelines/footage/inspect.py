@@ -7,7 +7,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from gen1_jax.data_pipelines.encoded.reader import EncodedSource
 from gen1_jax.data_pipelines.encoded.writer import JOB, META
+from gen1_jax.data_pipelines.footage.keys import TRAIN, VALIDATION
 from gen1_jax.data_pipelines.footage.reader import (
     CLIPS,
     IMAGES,
@@ -26,32 +27,13 @@ from gen1_jax.data_pipelines.footage.reader import (
 )
 from gen1_jax.data_pipelines.footage.records import decode_clip, decode_image
 from gen1_jax.data_pipelines.footage.report import REPORT, notes
+from gen1_jax.data_pipelines.footage.showing import Item
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
-from gen1_jax.video import pictures
-from gen1_jax.video.io import fit_size, resize_frame, write_video
 
 LOOKED_AT = 1000  # records of each section that are looked into by default
-HEIGHT = 128  # height of an item in the pictures, in pixels
-_WIDTH = 1900  # width of the contact sheet, about
-_FRAMES = 4  # frames of a clip on the contact sheet
-_SECONDS = 6  # least duration of the mosaic
 _ACCEPTED = "accepted: a folder that `gen1 ingest` or `gen1 precompute` has finished"
 _ENCODED_FPS = 6.0  # rate at which encoded clips are shown, because they hold no times
-
-
-class Item(NamedTuple):
-    """An item to look at.
-
-    Attributes:
-      label: what is written under it.
-      frames: [n h w 3] uint8.
-      fps: frames per second, or None for an image.
-    """
-
-    label: str
-    frames: np.ndarray
-    fps: float | None = None
 
 
 def open_data(folder: Path) -> IngestedFolder | EncodedFolder:
@@ -319,7 +301,13 @@ class EncodedFolder:
                     "yes" if "tokens" in fields else "no",
                 ]
             )
-        return _aligned(rows)
+        lines = [_aligned(rows)]
+        if TRAIN in " ".join(self._found) and VALIDATION not in " ".join(self._found):
+            lines.append(
+                "no validation split: training on this folder measures no held-out loss; it takes "
+                "raw data that have one"
+            )
+        return "\n".join(lines)
 
     def draw(self, split: str, count: int, seed: int) -> list[Item]:
         """Draws random clips; three channels of their latents serve as colours."""
@@ -339,46 +327,7 @@ def _false_colours(latents: np.ndarray) -> np.ndarray:
     return (unit * 255).round().astype(np.uint8)
 
 
-# ---- pictures and tables
-
-
-def show(items: Sequence[Item], out: Path) -> list[Path]:
-    """Writes `out/contact_sheet.png` and `out/mosaic.mp4`, replacing what is there.
-
-    Raises:
-      UserError: there are no items, or the files cannot be written.
-    """
-    if not items:
-        raise UserError("no item can be shown: all that were drawn are damaged")
-    small = [item._replace(frames=_to_height(item.frames)) for item in items]
-    sheet, film = out / "contact_sheet.png", out / "mosaic.mp4"
-    pictures.save_image(sheet, pictures.contact_sheet(_rows(small), _FRAMES, scale=1))
-    rates = [item.fps for item in small if item.fps]
-    fps = float(np.median(rates)) if rates else 1.0
-    frames = pictures.mosaic([item.frames for item in small])
-    again = max(1, round(_SECONDS * fps / len(frames)))
-    write_video(film, np.concatenate([frames] * again), fps, overwrite=True)
-    return [sheet, film]
-
-
-def _rows(items: Sequence[Item]) -> list[dict[str, np.ndarray]]:
-    """Returns rows of as many items as fit; a number in front makes each label unique."""
-    rows: list[dict[str, np.ndarray]] = []
-    room = 0
-    for number, item in enumerate(items, 1):
-        width = item.frames.shape[2] * min(_FRAMES, len(item.frames))
-        if width > room:
-            rows.append({})
-            room = _WIDTH
-        rows[-1][f"{number} · {item.label}"] = item.frames
-        room -= width
-    return rows
-
-
-def _to_height(frames: np.ndarray) -> np.ndarray:
-    height, width = frames.shape[1:3]
-    size = (HEIGHT, fit_size(HEIGHT, width * HEIGHT / height, 1)[1])
-    return np.stack([resize_frame(frame, size) for frame in frames])
+# ---- tables
 
 
 def _common(counts: dict[str, int]) -> str:

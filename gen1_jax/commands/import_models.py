@@ -19,10 +19,6 @@ from gen1_jax.errors import UserError
 HELP = "take public checkpoints into a run folder"
 
 
-# The flags of the two halves of CLIP.
-_TOWERS = ("text_encoder", "image_encoder")
-
-
 def add_arguments(parser) -> None:
     parser.add_argument(
         "--unet",
@@ -71,10 +67,10 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from gen1_jax.weights.public import FLAGS
+    from gen1_jax.weights.public import FLAGS, TOWERS
 
     given = [flag for flag in FLAGS if getattr(args, flag)]
-    towers = [flag for flag in _TOWERS if flag in given]
+    towers = [flag for flag in TOWERS if flag in given]
     if towers and (len(towers) == 1 or args.clip):
         raise UserError(
             "--text-encoder and --image-encoder are the two halves of one CLIP: give both, and no "
@@ -114,15 +110,15 @@ def import_parts(args, given: list[str]) -> None:
     from gen1_jax.commands.progress import byte_bar
     from gen1_jax.pipeline import MODELS
     from gen1_jax.weights import importing
-    from gen1_jax.weights.public import find_source, tokenizer_files
+    from gen1_jax.weights.public import TOWERS, find_source, tokenizer_files
 
     parts = [part for part in MODELS if part in given]
-    parts += ["clip"] if _TOWERS[0] in given else []
+    parts += ["clip"] if TOWERS[0] in given else []
     for part in parts:
         check_new(args.output / MODELS[part].run_folder, args.overwrite)
         importing.check_part_folder(part, args.output)
     sources = {flag: find_source(getattr(args, flag), flag) for flag in given}
-    beside = sources.get("clip") or sources.get(_TOWERS[0])
+    beside = sources.get("clip") or sources.get(TOWERS[0])
     tokenizer = sources["tokenizer"].folder if "tokenizer" in given else None
     if tokenizer is None and beside and tokenizer_files(beside.folder):
         tokenizer = beside.folder
@@ -132,7 +128,7 @@ def import_parts(args, given: list[str]) -> None:
     opened = [
         importing.open_part(part, sources[part])
         if part in given
-        else importing.open_towers(*(sources[tower] for tower in _TOWERS))
+        else importing.open_towers(*(sources[tower] for tower in TOWERS))
         for part in parts
     ]
     for clip in (each for each in opened if each.part == "clip" and tokenizer):

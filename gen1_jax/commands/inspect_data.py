@@ -43,7 +43,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from gen1_jax.data_pipelines.footage.inspect import LOOKED_AT, open_data, show
+    from gen1_jax.data_pipelines.footage.inspect import LOOKED_AT, open_data
+    from gen1_jax.data_pipelines.footage.showing import show
 
     if args.items < 1:
         raise UserError(f"--items {args.items}; 1 or more is accepted")

@@ -11,7 +11,7 @@ from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json, write_json
 from gen1_jax.pipeline import PARTS, SETTINGS_FILE
-from gen1_jax.weights.public import MODEL_INDEX, fitting_flags
+from gen1_jax.weights.public import MODEL_INDEX, fitting_flags, pipeline_class
 
 SCHEDULER_FILE = Path("scheduler") / "scheduler_config.json"
 _PIPELINE_CLASS = ["pipeline", "Gen1Pipeline"]
@@ -55,7 +55,7 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"take its parts: gen1 import {flags} -o RUN" if flags else "it holds no part of ours"
         )
         raise UserError(
-            f"{folder} is a {index.get('_class_name')}, not what `gen1 export` writes; {parts}"
+            f"{folder} is a {pipeline_class(index)}, not what `gen1 export` writes; {parts}"
         )
     scheduler = _read(folder / SCHEDULER_FILE)
     try:

@@ -57,6 +57,7 @@ FLAGS = {
     "prior": Flag(("PriorTransformer",), "kakaobrain/karlo-v1-alpha/prior"),
     "tokenizer": Flag(("tokenizer",), "openai/clip-vit-large-patch14"),
 }
+TOWERS = ("text_encoder", "image_encoder")  # the flags of the two halves of CLIP
 # `model_type` in config.json → the class that transformers gives it.
 _CLASSES = {
     "clip": "CLIPModel",
@@ -108,7 +109,19 @@ def find_source(text: str, flag: str | None = None) -> Source:
     repo, revision = match["repo"], match["revision"] or "main"
     subfolder = match["subfolder"].strip("/")
     prefix = f"{subfolder}/" if subfolder else ""
-    root = _download(text, repo, revision, prefix, _SMALL)
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()  # a refusal may follow
+    try:
+        root = _download(text, repo, revision, prefix, _SMALL)
+    finally:
+        if shown:
+            enable_progress_bars()
     if (root / subfolder / CONFIG).exists() or flag != "tokenizer":
         check_kind(root / subfolder, flag, f"{repo}/{subfolder}".rstrip("/"))
     root = _download(text, repo, revision, prefix, (*_WANTED, *_TOKENIZER))
@@ -180,7 +193,7 @@ def check_kind(folder: Path, flag: str | None, name: str) -> None:
     """
     if flag is None or (kind := kind_of(folder, flag)) in FLAGS[flag].kinds:
         return
-    option, (kinds, example) = f"--{flag.replace('_', '-')}", FLAGS[flag]
+    option, (kinds, example) = _option(flag), FLAGS[flag]
     takes = f"{option} takes {_one_of(kinds)}, for example {example}"
     nearby = [Path(name) / each.relative_to(folder) for each in _fitting(_below(folder), flag)]
     if not nearby and (folder.parent / MODEL_INDEX).exists():
@@ -189,16 +202,25 @@ def check_kind(folder: Path, flag: str | None, name: str) -> None:
     if nearby:
         what = f"holds {kind}" if kind else "is no model, but holds some"
         raise UserError(f"{name} {what}; give {option} {_one_of(nearby[:3])}")
+    if flag == "clip":
+        towers = {each: _fitting(_folders(folder), each)[:1] for each in TOWERS}
+        if all(towers.values()):
+            both = (
+                f"{_option(each)} {Path(name) / found.name}" for each, (found,) in towers.items()
+            )
+            raise UserError(f"{name} holds the two halves of CLIP apart; give {' '.join(both)}")
     if kind:
         other = next((each for each, own in FLAGS.items() if kind in own.kinds), None)
-        place = f"; {kind} is for --{other.replace('_', '-')}" if other else ""
+        place = f"; {kind} is for {_option(other)}" if other else ""
         raise UserError(f"{name} holds {kind}; {takes}{place}")
     if index := read_json(folder / MODEL_INDEX):
-        pipeline = index.get("_class_name")
-        raise UserError(f"{name} is a whole {pipeline}, which has no such part; {takes}")
+        raise UserError(
+            f"{name} is a whole {pipeline_class(index)}, which has no such part; {takes}"
+        )
     if not any(folder.iterdir()):
         raise UserError(f"{name} is an empty folder; {takes}")
-    raise UserError(f"no {'tokenizer' if flag == 'tokenizer' else CONFIG} in {name}; {takes}")
+    missing = "tokenizer" if flag == "tokenizer" else f"model, with {CONFIG},"
+    raise UserError(f"no {missing} in {name}; {takes}")
 
 
 def _fitting(folders: Iterable[Path], flag: str) -> list[Path]:
@@ -219,14 +241,17 @@ def kind_of(folder: Path, flag: str = "") -> str | None:
     return None if config is None else _kind(config)
 
 
-def _kind(config: dict[str, Any]) -> str:
-    """Returns the class that a config.json names, by diffusers' key or transformers' keys."""
+def _kind(config: dict[str, Any]) -> str | None:
+    """Returns the class that a config.json names, by diffusers' key or transformers' keys.
+
+    A part of a run has a config.json too, which names none.
+    """
     architectures = config.get("architectures")
     first = architectures[0] if isinstance(architectures, list) and architectures else None
     if first in _HALF_TOWERS:
         return f"{first} (without the projection into CLIP's space)"
     kind = config.get("_class_name") or config.get("model_type") or first
-    return _CLASSES.get(kind, kind) if isinstance(kind, str) else repr(kind)
+    return _CLASSES.get(kind, kind) if isinstance(kind, str | None) else repr(kind)
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -235,13 +260,23 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return files if {"tokenizer.json", "vocab.json"} & {file.name for file in files} else []
 
 
+def pipeline_class(index: dict[str, Any]) -> str:
+    """Returns the class that a model_index.json names; one of a file of its own is a pair there."""
+    name = index.get("_class_name")
+    return str(name[-1] if isinstance(name, list) and name else name)
+
+
 def fitting_flags(folder: Path) -> str:
     """Returns the flags of `gen1 import` by which the parts of a diffusers pipeline are taken."""
     found = {}
     for flag in FLAGS:
         for each in _fitting(_folders(folder), flag)[:1]:
-            found[flag] = f"--{flag.replace('_', '-')} {each}"
+            found[flag] = f"{_option(flag)} {each}"
     return " ".join(found.values())
+
+
+def _option(flag: str) -> str:
+    return f"--{flag.replace('_', '-')}"
 
 
 def _below(folder: Path) -> Iterator[Path]:

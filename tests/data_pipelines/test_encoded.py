@@ -185,7 +185,7 @@ def test_layouts_that_make_no_sense(change, says):
         ({"count": 11}, "train holds fewer or more"),
         ({"files": ["gone.array_record"]}, "lacks gone.array_record"),
         ({"files": ["../train/clips-00000.array_record"]}, r"lacks \.\./train"),
-        ({"format": 1}, "train has format 1; 2 is accepted"),
+        ({"format": 1}, "train has format 1; this version reads format 2"),
         ({"fields": {"latents": [4]}}, "meta.json is not readable"),
         ({"fields": None}, "meta.json is not readable"),
         ({"precision": "float32"}, "record 0 of .* is damaged"),

@@ -23,7 +23,7 @@ from gen1_jax.tokenizer import load_tokenizer
 from gen1_jax.weights.folder import load_model
 from gen1_jax.weights.importing import import_part
 from gen1_jax.weights.naming import params_to_state_dict
-from gen1_jax.weights.public import FLAGS, find_source
+from gen1_jax.weights.public import FLAGS, _reason, find_source
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ ALONE = [flag for flag in FLAGS if flag not in ("text_encoder", "image_encoder")
         (("--unet", "gone"), "gone does not exist"),
         (("--unet", "unet/config.json"), "unet/config.json is a file; give its folder: unet$"),
         (("--unet", "v1-5.ckpt"), "v1-5.ckpt is a file; .*from_single_file"),
-        (("--unet", "scheduler"), "config.json in scheduler; --unet takes UNet2DCondition"),
+        (("--unet", "scheduler"), "no model, with config.json, in scheduler; --unet takes"),
         (("--tokenizer", "unet"), "unet holds UNet2DCond.*; --tokenizer takes a CLIP tokenizer"),
         (("--unet", "vae"), "vae holds AutoencoderKL; --unet takes UNet2DConditionModel or Video"),
         (("--vae", "unet"), "unet holds UNet2DCond.*; --vae takes AutoencoderKL.* for --unet$"),
@@ -137,7 +137,12 @@ ALONE = [flag for flag in FLAGS if flag not in ("text_encoder", "image_encoder")
             "without the projection.*; --text-encoder takes CLIPTextModelWithProjection",
         ),
         (("--text-encoder", "clip", "--image-encoder", "sd"), "clip holds CLIPModel"),
-        # a run of ours, and a pipeline of ours
+        (
+            ("--clip", "towers"),
+            "halves .*; give --text-encoder towers/text --image-encoder towers/image$",
+        ),
+        (("--unet", "towers"), "towers is a whole Gen1Pipeline, .*; --unet takes"),
+        # a run of ours, whose parts have a config.json that names no model
         (("--unet", "run"), "give --unet run/unet/model$"),
         (("--unet", "run/unet"), "give --unet run/unet/model$"),
         # what lacks something
@@ -163,6 +168,12 @@ def wrong(public, tmp_path_factory):
     config = {"model_type": "clip_text_model", "architectures": ["CLIPTextModel"]}
     (root / "sd" / "text_encoder" / "config.json").write_text(json.dumps(config))
     shutil.copytree(public / "unet", root / "run" / "unet" / "model")
+    (root / "run" / "unet" / "config.json").write_text('{"kind": "train"}')
+    for name, kind in {"text": "clip_text_model", "image": "clip_vision_model"}.items():
+        (root / "towers" / name).mkdir(parents=True)
+        (root / "towers" / name / "config.json").write_text(json.dumps({"model_type": kind}))
+    index = {"_class_name": ["pipeline", "Gen1Pipeline"]}
+    (root / "towers" / "model_index.json").write_text(json.dumps(index))
     (root / "empty").mkdir()
     (root / "v1-5.ckpt").touch()
     shutil.copytree(public / "unet", root / "pickled")
@@ -348,6 +359,14 @@ def test_without_network_it_says_what_to_download(hub, tmp_path, capsys, model, 
     line = refused(capsys, *command, words=words)
     assert line.startswith(f"gen1: {model}: there is no such folder, and the hub ")
     assert "HF_HUB_OFFLINE is set" in line or "no hub id" in line
+
+
+def test_a_missing_connection_is_said(monkeypatch):
+    from huggingface_hub import constants, errors
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert _reason(errors.LocalEntryNotFoundError("…")) == "no connection to it"
+    assert _reason(ConnectionResetError("by the other side")).startswith("ConnectionResetError: by")
 
 
 def test_what_the_hub_s_cache_holds_is_imported(hub, public, tmp_path, capsys):

@@ -181,6 +181,7 @@ def test_an_encoded_folder(tmp_path, capsys):
         "clips/train", "5", f"{(4 * 8 * 12 * 4 * 2 * 4 + 4 * 16 * 2 + 8) / 1000:.1f}",
         "0.000", "float16", "4x8x12x4", "2", "no",
     ]  # fmt: skip
+    assert out.splitlines()[2].startswith("no validation split: training on this folder")
     assert len(read_video(tmp_path / "look/mosaic.mp4")) >= 24
 
 
