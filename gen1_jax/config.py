@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import read_json
-from gen1_jax.settings import check, closest, list_kinds, parse, refuse_key, show, to_dict
+from gen1_jax.settings import check, closest, list_kinds, parse, refuse_key, shorten, show, to_dict
 
 # The config of a trained part, in its work folder, with resolved paths.
 SAVED_CONFIG = "config.json"
@@ -69,9 +69,9 @@ def check_config(config: Any, where: str = "config") -> ConfigDict:
     kind = values.get("kind")
     if kind == ALL:
         return ConfigDict(to_dict(check(schema.Whole, values, where)))
-    if kind not in schema.KINDS:
+    if not isinstance(kind, str) or kind not in schema.KINDS:
         known = f"{', '.join(schema.KINDS)}{closest(str(kind), schema.KINDS)}"
-        raise UserError(f"{where}: kind is {kind!r}; accepted: {known}")
+        raise UserError(f"{where}: kind is {show(kind)}; accepted: {known}")
     values = to_dict(check(schema.KINDS[kind], values, where))
     if kind == "train":
         loss = schema.LOSSES[values["objective"]]
@@ -238,13 +238,13 @@ def _override(config: ConfigDict, overrides: Sequence[str], where: str) -> Confi
     """
     if config.kind == ALL:
         raise UserError(
-            f"--set {overrides[0]}: name a part too, such as {where.split(':')[0]}:video"
+            f"--set {shorten(overrides[0])}: name a part too, such as {where.split(':')[0]}:video"
         )
     values, pairs = config.to_dict(), []
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
-            raise UserError(f"--set {override}: key.path=value is accepted")
+            raise UserError(f"--set {shorten(override)}: key.path=value is accepted")
         pairs.append((path, text))
     for path, text in sorted(pairs, key=lambda pair: pair[0] != "data.form"):
         if path == "data.form" and "data" in values:
@@ -260,7 +260,9 @@ def _switch_form(data: Mapping[str, Any], kind: str, form: str) -> dict[str, Any
     forms = settings.SOURCES if kind == "encode" else settings.FORMS
     if form not in forms:
         guess = closest(form, forms)
-        raise UserError(f"--set data.form={form}: accepted: {', '.join(forms)}{guess}")
+        raise UserError(
+            f"--set {shorten(f'data.form={form}')}: accepted: {', '.join(forms)}{guess}"
+        )
     return settings.switch_form(data, form)
 
 
@@ -270,15 +272,16 @@ def _set(values: dict[str, Any], path: str, text: str) -> None:
     model = values.get("model", {})
     if path.startswith("model.") and (not model or "like" in model):
         kinds.setdefault(path, Any)  # the network's class checks it
+    given = shorten(f"{path}={text}")
     if path not in kinds:
         inner = [key for key in kinds if key.startswith(f"{path}.")]
         if inner:
-            raise UserError(f"--set {path}={text}: {path} is a group; such as {inner[0]}=VALUE")
-        raise UserError(f"--set {path}={text}: {refuse_key(path, kinds)}")
+            raise UserError(f"--set {given}: {path} is a group; such as {inner[0]}=VALUE")
+        raise UserError(f"--set {given}: {refuse_key(path, kinds)}")
     *groups, last = path.split(".")
     for group in groups:
         values = values.setdefault(group, {})
-    values[last] = parse(kinds[path], text, f"--set {path}={text}: {path}")
+    values[last] = parse(kinds[path], text, f"--set {path}")
 
 
 def _kinds_of(values: Mapping[str, Any]) -> dict[str, Any]:

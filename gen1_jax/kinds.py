@@ -6,6 +6,8 @@ a union of these.
 
 import dataclasses
 import math
+import numbers
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -87,23 +89,27 @@ def _convert_one(kind: Any, value: Any, limits: Limits) -> Any:
         if value is not None:
             raise Unfit
         return None
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
     if not isinstance(value, kind):
         raise Unfit
     return value
 
 
 def _convert_number(kind: type, value: Any, limits: Limits) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise Unfit
-    if kind is int and isinstance(value, float):
-        if not value.is_integer():  # 1e5 is a whole number
+    if kind is int and not isinstance(value, numbers.Integral):
+        if not float(value).is_integer():  # 1e5 is a whole number
             raise Unfit
-        value = int(value)
     low, high = limits
     in_range = (low is None or value >= low) and (high is None or value <= high)
-    if not in_range or not math.isfinite(value):
+    if not in_range or value in (math.inf, -math.inf) or value != value:
         raise Unfit(by_range=True)
-    return kind(value)
+    try:
+        return kind(value)
+    except OverflowError:
+        raise Unfit(by_range=True) from None
 
 
 def words(kind: Any, limits: Limits = Limits()) -> str:  # noqa: B008 - a tuple, never changed

@@ -251,7 +251,12 @@ def closest(name: str, names: Iterable[str]) -> str:
 
 def show(value: Any) -> str:
     """Returns a value as a refusal quotes it: on one line, and not too long."""
-    text = " ".join(repr(value).split())
+    return shorten(repr(value))
+
+
+def shorten(text: str) -> str:
+    """Returns a text on one line, cut off where it is too long."""
+    text = " ".join(text.split())
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
 
 

@@ -261,8 +261,11 @@ def test_other_shells_have_a_script(capsys, shell):
             ["train", "--config", "tiny:video", "--set", "loss.kl=3"],
             "loss.kl=3.*accepted: .*loss.latents_drawn",
         ),
-        (["train", "--config", "tiny:video", "--set", "num_steps=many"], "num_steps=many"),
-        (["train", "--config", "tiny:video", "--set", "num_steps=1.5"], "num_steps=1.5"),
+        (
+            ["train", "--config", "tiny:video", "--set", "num_steps=many"],
+            "--set num_steps is 'many'",
+        ),
+        (["train", "--config", "tiny:video", "--set", "num_steps=1.5"], "--set num_steps is 1.5"),
         (["train", "--config", "tiny:video", "--set", "num_steps"], "--set num_steps"),
         (["train", "--config", "tiny:video", "--set", "num_steps=0"], "num_steps is 0"),
         (["train", "--config", "tiny:video"], "no model folder .*/model"),

@@ -1,5 +1,7 @@
 """Configs: each part is complete and made of what exists; the paper's numbers stand in paper.py."""
 
+import copy
+import functools
 import math
 from pathlib import Path
 from typing import get_args
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from gen1_jax import config as config_module
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import Conditioner
 from gen1_jax.config import (
@@ -312,6 +315,61 @@ def test_a_config_of_ones_own_that_is_wrong_ends_in_one_line(tmp_path, fields, l
     with pytest.raises(UserError) as caught:
         load_config(f"{path}:t")
     assert line in str(caught.value) and str(caught.value).startswith(f"config {path}")
+
+
+ODD = (
+    *(
+        None,
+        True,
+        -1,
+        0,
+        10**400,
+        1.5,
+        math.nan,
+        math.inf,
+        "",
+        "x",
+        "a\nb",
+        b"x",
+        Path("x"),
+        object(),
+    ),
+    *((), (1,), ("x",), ((1, 2),), [None], {}, {"x": 1}, {1: {}}, ConfigDict({"y": 2})),
+)
+TEXTS = ("", "x", "None", "(", "{}", "[1,", "1e999", "9" * 400, "0x", "a,b", "'", "\n", "-", "=")
+
+
+@pytest.mark.parametrize(
+    "spec", ["tiny:video", "tiny:evaluation", "paper:encoded", "paper:clip", "own:pipeline"]
+)
+def test_no_value_ends_in_anything_but_one_line(spec):
+    """Whatever stands in a config or behind --set, at every key; a third of each at any one."""
+    values = load_config(spec).to_dict()
+
+    def is_refused(make) -> bool:
+        try:
+            make()
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 500
+            return True
+        return False
+
+    refused = 0
+    for number, path in enumerate(config_module._kinds_of(values)):
+        *groups, key = path.split(".")
+        for odd in ODD[number % 3 :: 3]:
+            tree = copy.deepcopy(values)
+            functools.reduce(lambda tree, group: tree.setdefault(group, {}), groups, tree)[key] = (
+                odd
+            )
+            refused += is_refused(lambda tree=tree: check_config(tree))
+        for text in TEXTS[number % 3 :: 3]:
+            refused += is_refused(lambda text=text: _override(values, path, text))  # noqa: B023
+    assert refused > 30
+
+
+def _override(values: dict, path: str, text: str) -> None:
+    config_module._override(ConfigDict(values), [f"{path}={text}"], "config")
 
 
 @pytest.mark.parametrize(
