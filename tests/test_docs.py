@@ -192,24 +192,42 @@ def test_python_on_a_page_imports_what_there_is(place, source):
 # ---- running
 
 
-RUNNABLE = {path: [block for block in blocks_of(path.read_text()) if block.runs] for path in PAGES}
+# Commands of the README's table that are fast enough to be run, in this order.
+FAST = ("world", "inspect", "config", "export", "import", "doctor", "completion")
 
 
-@pytest.mark.parametrize(
-    "path", [path for path, blocks in RUNNABLE.items() if blocks], ids=lambda path: path.name
-)
-def test_marked_blocks_run(capsys, monkeypatch, tmp_path, micro_run, pipeline, path):
+@pytest.fixture
+def after_the_demo(monkeypatch, tmp_path, micro_run):
+    """The folder of a reader who has run `make demo`, here with the models of tests/micro.py."""
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    for part in micro_run.iterdir():
+        (tmp_path / "runs" / "demo" / part.name).symlink_to(part)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "demo").symlink_to(micro_run)
-    for block in RUNNABLE[path]:
-        if block.language == "python":
-            exec(compile("\n".join(block.lines), path.name, "exec"), {})
-            continue
-        for command in commands_in(block, path.name):
-            if command.words[0] == "gen1":
-                code, _, err = gen1(capsys, *command.words[1:])
-                assert code == 0, f"{command.place}: {command.text}: {err}"
+
+
+def run(capsys, command: Command) -> None:
+    if command.words[0] == "gen1":
+        code, _, err = gen1(capsys, *command.words[1:])
+        assert code == 0, f"{command.place}: {command.text}: {err}"
+
+
+RUNNABLE = [path for path in PAGES if any(block.runs for block in blocks_of(path.read_text()))]
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.name)
+def test_marked_blocks_run(capsys, after_the_demo, quick, path):
+    for block in blocks_of(path.read_text()):
+        for command in commands_in(block, path.name) if block.runs else ():
+            run(capsys, command)
+
+
+def test_fast_commands_of_the_table_run(capsys, after_the_demo, quick):
+    rows = [c for c in COMMANDS if c.place.startswith("README.md") and c.words[1] in FAST]
+    rows = [command for command in rows if len(command.words) > 2 or command.words[1] == "doctor"]
+    rows.sort(key=lambda command: FAST.index(command.words[1]))
+    assert [command.words[1] for command in rows if command.words[1] != "world"] == [*FAST[1:]]
+    for command in rows:
+        run(capsys, command)
 
 
 def test_benchmarks_and_launchers_say_what_is_missing(tmp_path):
