@@ -18,7 +18,7 @@ import os
 from common import make_parser, print_figures
 
 from gen1_jax.aot.environment import prepare_environment
-from gen1_jax.config import load_model_configs
+from gen1_jax.config import load_config
 
 RAW = ("frames", "structure_level", "content_frame")
 
@@ -61,6 +61,7 @@ def count(images: bool) -> dict[str, float]:
     from gen1_jax.aot import programs
     from gen1_jax.distributed import make_mesh
     from gen1_jax.flops import count_flops
+    from gen1_jax.resolve import describe_models
     from gen1_jax.training.objectives import make_objective
     from gen1_jax.training.state import make_module
     from gen1_jax.weights.folder import param_template
@@ -70,7 +71,7 @@ def count(images: bool) -> dict[str, float]:
     for form in ("raw", "encoded"):
         config = make_config(form)
         module = make_module(config.model.to_dict(), name=config.name, dtype=config.dtype)
-        models = load_model_configs("paper", config.frozen)
+        models = describe_models(config.frozen, lambda part: load_config(f"paper:{part}"))
         conditioner, encoder_params = programs.describe_encoders(models, jnp.bfloat16, mesh)
         loss = make_objective("diffusion", module, conditioner, config.loss.to_dict()).loss
         step = jax.value_and_grad(loss, has_aux=True)
@@ -110,11 +111,12 @@ def compiled(form: str, topology: str) -> dict[str, float]:
     """Compiles the whole training step with one clip a chip; returns the compiler's figures."""
     from gen1_jax.aot.programs import train_work
     from gen1_jax.aot.target import make_target, measure
+    from gen1_jax.resolve import describe_models
 
     target = make_target(topology, {"data": -1, "fsdp": 1})
     config = make_config(form)
     config.data.batch_size = target.mesh.size
-    models = load_model_configs("paper", config.frozen)
+    models = describe_models(config.frozen, lambda part: load_config(f"paper:{part}"))
     report = measure(train_work(config, models, target, images=False), target)
     names = ("flops", "compiler_flops", "bytes", "hbm_used_bytes", "compile_seconds")
     return {name: getattr(report, name) for name in names}

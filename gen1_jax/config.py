@@ -96,22 +96,6 @@ def load_other_part(spec: str, part: str) -> ConfigDict:
     return load_config(f"{spec.partition(':')[0]}:{part}")
 
 
-def load_model_configs(spec: str, folders: Mapping[str, str]) -> dict[str, dict]:
-    """Returns what a config says of its own models, without reading a weight.
-
-    Args:
-      spec: as for `load_config`.
-      folders: name → model folder `../PART/model`.
-
-    Returns:
-      Name → config.json of the part's model.
-    """
-    return {
-        name: load_other_part(spec, Path(folder).parent.name).model.to_dict()
-        for name, folder in folders.items()
-    }
-
-
 def changed_settings(config: ConfigDict, workdir: Path) -> str:
     """Says which settings of a run differ from those that it was started with.
 

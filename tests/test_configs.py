@@ -19,7 +19,6 @@ from gen1_jax.config import (
     changed_settings,
     check_config,
     load_config,
-    load_model_configs,
     load_saved_config,
     resolve_paths,
 )
@@ -29,6 +28,7 @@ from gen1_jax.errors import UserError
 from gen1_jax.files import write_json
 from gen1_jax.models.unet import REMAT
 from gen1_jax.pipeline import ENCODERS, MODELS, SETTINGS
+from gen1_jax.resolve import describe_models
 from gen1_jax.settings import describe, list_kinds
 from gen1_jax.training.objectives import OBJECTIVES, make_objective
 from gen1_jax.training.state import choose_trained, make_optimizer
@@ -433,7 +433,7 @@ def test_changed_settings_are_told(tmp_path):
 def test_models_lie_in_the_folders_of_the_table_of_parts():
     folders = base.model_folders(*ENCODERS)
     assert folders == {n: f"../{part.run_folder}/model" for n, part in ENCODERS.items()}
-    models = load_model_configs("tiny:blur", folders)
+    models = describe_models(folders, lambda part: load_config(f"tiny:{part}"))
     assert models == {
         name: tiny.get_config(part.run_folder).model.to_dict() for name, part in ENCODERS.items()
     }

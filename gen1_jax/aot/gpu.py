@@ -61,9 +61,10 @@ GPUS = {
 # Without a GPU no kernel can be timed. Products go to cuBLAS, as most do after timing; Triton's
 # untimed products would split sums and store the parts.
 OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+MEMORY_NOTE = "jax takes 75 % of a GPU's memory unless XLA_CLIENT_MEM_FRACTION=0.95 is set"
 NOTES = (
     "compiled without a GPU: kernels are not timed, and cuDNN's work space is not counted",
-    "jax takes 75 % of a GPU's memory unless XLA_CLIENT_MEM_FRACTION=0.95 is set",
+    MEMORY_NOTE,
 )
 
 

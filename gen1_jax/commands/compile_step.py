@@ -14,6 +14,9 @@ config.
 
 import dataclasses
 import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -28,6 +31,7 @@ TOPOLOGY = (
     "the chips: v4, v5e, v5p or v6e:AxB[xC], such as v5p:4x4x8; a GPU and how many, such as "
     "h100:8, a100:8 or rtx4090:1; or cpu:N, to try it out"
 )
+WORKDIR = "the part's folder in a run, RUN/PART, whose files say what the config leaves open"
 
 
 def add_arguments(parser) -> None:
@@ -58,6 +62,7 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--steps", type=int, help=f"sample: DDIM steps ({STEPS})")
     add_set_argument(parser, "mesh.fsdp=8")
+    parser.add_argument("--workdir", type=Path, help=WORKDIR)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 
 
@@ -95,6 +100,7 @@ def load(args) -> ConfigDict:
       UserError: there is no such config, an option does not go with --what, the part is of another
         kind, or a setting cannot be run with.
     """
+    from gen1_jax.resolve import resolve_planned
     from gen1_jax.workflow import check_settings
 
     for what, names in (
@@ -124,31 +130,49 @@ def load(args) -> ConfigDict:
         )
     if args.what == "sample" and config.objective != "diffusion":
         raise UserError(f"--config {args.config}: --what sample takes a stage of the UNet")
-    # Sampling may split a clip's frames over chips, which training may not.
-    check_settings(config if args.what == "train" else ConfigDict({**config, "mesh": {}}))
-    return config
+    return resolve_planned(check_settings(config), other_part(args), args.workdir)
+
+
+def other_part(args) -> Callable[[str], ConfigDict]:
+    """Returns what loads the other parts of the config."""
+    return partial(configs.load_other_part, args.config)
+
+
+def load_pipeline(args) -> ConfigDict:
+    """Returns the pipeline part, whose settings say the size and length of clips."""
+    from gen1_jax.resolve import resolve_pipeline
+
+    pipeline = configs.load_other_part(args.config, "pipeline")
+    if args.workdir:
+        folder = args.workdir.parent / "pipeline"
+        return resolve_pipeline(configs.resolve_paths(pipeline, folder))
+    if pipeline.settings.get("size") is None or pipeline.settings.get("num_frames") is None:
+        raise UserError(
+            "the size and length of clips are left to the data; --workdir RUN/PART finds them"
+        )
+    return pipeline
 
 
 def make_work(args, config, target):
     """Returns the program that the arguments ask for."""
     from gen1_jax.aot import programs
+    from gen1_jax.distributed import batch_parts
+    from gen1_jax.resolve import describe_models
+
+    def describe(folders):
+        return describe_models(folders, other_part(args), args.workdir)
 
     if args.what == "train":
-        models = configs.load_model_configs(args.config, config.frozen)
-        return programs.train_work(config, models, target, args.images)
-    from gen1_jax.distributed import batch_parts
-
-    pipeline = configs.load_other_part(args.config, "pipeline")
+        return programs.train_work(config, describe(config.frozen), target, args.images)
+    pipeline = load_pipeline(args)
     settings = pipeline.settings.to_dict()
     if args.what == "encode":
-        models = configs.load_model_configs(args.config, config.frozen)
-        return programs.encode_work(config, settings, models, target)
+        return programs.encode_work(config, settings, describe(config.frozen), target)
     batch_size = batch_parts(target.mesh) if args.batch_size is None else args.batch_size
     steps = STEPS if args.steps is None else args.steps
     if batch_size < 1 or not 1 <= steps <= 1000:
         raise UserError("--batch-size: 1 or more is accepted; --steps: 1 to 1000")
-    folders = {name: folder for name, folder in pipeline.folders.items() if name != "unet"}
-    models = configs.load_model_configs(args.config, folders)
+    models = describe({name: folder for name, folder in pipeline.folders.items() if name != "unet"})
     return programs.sample_work(config, settings, models, target, batch_size, steps)
 
 

@@ -14,6 +14,8 @@ import dataclasses
 import json
 import math
 import sys
+from functools import partial
+from pathlib import Path
 
 from gen1_jax import config as configs
 from gen1_jax.aot.environment import prepare_environment
@@ -28,6 +30,8 @@ MFU = 0.3
 # Bytes that an ingested clip takes for each of its pixels, and an image; docs/footage.md measured
 # 74 to 102 kB for a clip of 8 frames at 448×256, and 22 to 27 kB for an image.
 _CLIP_BYTES_PER_PIXEL, _IMAGE_BYTES = 0.1, 27_000
+_TAKES = "5 to 15 minutes at Stable Diffusion's size; kept for the next plan"
+_CAPTION = 77  # tokens of a caption, CLIP's
 _LEAST_MFU = 0.01
 
 
@@ -46,6 +50,12 @@ def add_arguments(parser) -> None:
         "--no-compile", action="store_true", help="count only; do not ask the chips' compiler"
     )
     add_set_argument(parser, "mesh.fsdp=8")
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        help="folder of a run, or of its part (RUN/PART) if --config names one; its files say what "
+        "the config leaves open",
+    )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 
 
@@ -72,14 +82,19 @@ def make_plan(args) -> dict:
     """
     from gen1_jax.aot.plan import cache_folder, has_compiler, plan_part
     from gen1_jax.aot.target import describe_target
+    from gen1_jax.resolve import describe_models, resolve_planned
     from gen1_jax.workflow import check_settings
 
-    stages = trained_parts(args)
     compiles = not args.no_compile and has_compiler(args.chips)
-    parts = []
-    for config in stages:
-        config = check_settings(config)
-        models = configs.load_model_configs(args.config, config.frozen)
+    load = partial(configs.load_other_part, args.config)
+    stages, parts = [], []
+    for name, config in trained_parts(args).items():
+        workdir = args.workdir
+        if workdir and ":" not in args.config:
+            workdir = workdir / name
+        config = resolve_planned(check_settings(config), load, workdir)
+        models = describe_models(config.frozen, load, workdir)
+        stages.append(config)
         parts.append(
             plan_part(
                 config,
@@ -88,7 +103,7 @@ def make_plan(args) -> dict:
                 mfu=args.mfu,
                 compiles=compiles,
                 cache=cache_folder(),
-                say=lambda line: print(f"{line} …", file=sys.stderr, flush=True),
+                say=lambda line: print(f"{line} ({_TAKES}) …", file=sys.stderr, flush=True),
             )
         )
     target = describe_target(args.chips, stages[0].mesh.to_dict())
@@ -113,16 +128,16 @@ def make_plan(args) -> dict:
     }  # fmt: skip
 
 
-def trained_parts(args) -> list:
+def trained_parts(args) -> dict:
     """Returns the configs of the part that --config names, or of all parts that are trained."""
     config = configs.load_config(args.config)
     name = args.config.partition(":")[0]
     parts = config.parts if config.kind == "all" else [args.config.partition(":")[2]]
-    found = []
+    found = {}
     for part in parts:
         spec = f"{name}:{part}"
         if configs.load_config(spec).kind == "train":
-            found.append(configs.load_config(spec, args.set))
+            found[part] = configs.load_config(spec, args.set)
     if not found:
         raise UserError(
             f"--config {args.config}: this part is not trained; name one that is, such as "
@@ -133,10 +148,14 @@ def trained_parts(args) -> list:
 
 def figures(args, compiles: bool) -> str:
     """Says where the figures come from."""
+    from gen1_jax.aot.gpu import GPUS, MEMORY_NOTE
+
+    kind = args.chips.partition(":")[0]
     if compiles:
-        return f"memory and least time by the compiler for {args.chips.partition(':')[0]}"
-    why = "as asked" if args.no_compile else f"no compiler for {args.chips} is installed"
-    return f"counted, not compiled ({why}): memory is that of the state, without activations"
+        note = f"; {MEMORY_NOTE}" if kind in GPUS else ""
+        return f"memory and least time by the compiler for {kind}{note}"
+    why = "as asked" if args.no_compile else f"no compiler for {kind} is installed"
+    return f"counted, not compiled ({why}): activations, which also take memory, are left out"
 
 
 def data(args, stages: list, parts: list) -> dict:
@@ -157,8 +176,11 @@ def example_bytes(spec: str, config, kind: str) -> dict[str, float]:
     """Returns the bytes of an ingested example, and of an encoded one."""
     from gen1_jax.data_pipelines.encoded.records import Layout
 
-    encoding = configs.load_other_part(spec, "encoded")
-    length = configs.load_other_part(spec, "tokenizer").context_length
+    try:
+        encoding = configs.load_other_part(spec, "encoded")
+        length = configs.load_other_part(spec, "tokenizer").get("context_length") or _CAPTION
+    except UserError:  # a config of one's own need not encode its data itself
+        return {}
     images = kind == "images"
     frames = 1 if images else config.data.num_frames
     buckets = (images and config.data.image_buckets) or config.data.buckets
@@ -210,9 +232,10 @@ def table(found: dict) -> str:
 
 def row(part: dict, step: dict, room: int) -> tuple[str, ...]:
     """Returns the cells of one kind of a part's steps."""
-    used = step["memory"]
-    text = "unknown" if used is None else f"{used / 2**30:.1f} of {room / 2**30:.1f} GiB"
-    fits = {True: "yes", False: "no", None: "state does"}[step["fits"]]
+    used = "unknown" if step["memory"] is None else f"{step['memory'] / 2**30:.1f}"
+    more = "" if part["compiled"] else " + activations"
+    text = f"{used}{more} of {room / 2**30:.1f} GiB"
+    fits = {True: "yes", False: "no", None: "not known"}[step["fits"]]
     steps = part["num_steps"] * step["share"]
     at_least = steps * step["bound_seconds"] / 3600
     hours = max(at_least, at_least and part["hours"] * at_least / part["bound_hours"])

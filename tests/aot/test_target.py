@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import jax
 import micro
+import numpy as np
 import pytest
 from tiny_unet import quick_jit
 
@@ -67,7 +68,7 @@ def config_of(part: str, **changes):
 def arguments(what: str, **options):
     return SimpleNamespace(
         **{"config": f"{CONFIG}:blur", "what": what, "images": False, "steps": 3}
-        | {"batch_size": None}
+        | {"batch_size": None, "workdir": None}
         | options
     )
 
@@ -127,7 +128,23 @@ def test_known_peaks_bound_the_share_of_them(quick_compile):
     assert report.mfu_bound == pytest.approx(
         report.model_flops / 2 / (CHIPS["v5e"].flops * longest)
     )
-    assert "MFU" in compile_step.table(report)
+    assert "MFU" in compile_step.table(report) and report.mfu_bound <= 1
+    assert compile_step.fits(report).startswith("yes, and 15.")
+    on_cpu = dataclasses.replace(report, hbm_available_bytes=None)
+    assert compile_step.fits(on_cpu).startswith("not known")
+    assert "unknown" not in compile_step.table(on_cpu)
+
+
+def test_no_program_reaches_more_than_the_peak():
+    """XLA writes a product with a short side as a sum, which is not among the compiled FLOPs."""
+    target = make_target("cpu:2", {"data": -1, "fsdp": 1})._replace(chip=CHIPS["v5e"])
+    x = jax.ShapeDtypeStruct((8, 8), np.float32)
+
+    def lower():
+        return jax.jit(lambda x: x @ x).lower(x)
+
+    report = measure(Work(lower, {"what": "train"}, 1, model_flops=10**15), target)
+    assert report.flops < 10**15 / 2 and report.mfu_bound == pytest.approx(1)
 
 
 def test_a_program_that_does_not_fit_is_an_answer(quick_compile):
@@ -136,6 +153,7 @@ def test_a_program_that_does_not_fit_is_an_answer(quick_compile):
     report = measure(train_work(config_of("clip"), {}, small, images=False), small)
     assert not report.fits
     assert "does not fit" in compile_step.table(report)
+    assert compile_step.fits(report).startswith("no, it needs ")
     assert "--microbatches" in compile_step.table(report)
     assert "--remat" not in compile_step.table(report)  # only the UNet's stages have it
     settings = {"what": "train", "objective": "diffusion"}

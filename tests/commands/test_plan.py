@@ -34,9 +34,9 @@ def test_a_plan_counts_steps_time_data_and_disk(capsys):
     assert found["least_chip_hours"] == pytest.approx(found["chip_hours"] / 2)
     # Parameters, average and two moments, in three checkpoints, and the model.
     assert part["disk_bytes"] == pytest.approx((3 * 16 + 4) * part["parameters"], rel=0.01)
-    assert part["fits"] is None  # the state does; activations are not counted
+    assert part["fits"] is None  # activations are not counted
     text = "\n".join(table)
-    assert "state does" in text and "times each of 64" in text and "as asked" in text
+    assert "+ activations of 15.8 GiB" in text and "times each of 64" in text and "as asked" in text
     assert len(table) < 24 and max(map(len, table)) < 140
 
 
@@ -51,8 +51,9 @@ def test_encoded_data_take_the_bytes_that_were_measured():
 
 def test_a_whole_config_is_all_its_trained_parts():
     args = type("Args", (), {"config": "gpu24", "set": ["num_steps=9"]})
-    names = [config.name for config in command.trained_parts(args)]
-    assert names == list(gpu24.PARTS)[-5:-1] == ["image", "video", "structure", "blur"]
+    parts = command.trained_parts(args)
+    assert {config.num_steps for config in parts.values()} == {9}
+    assert list(parts) == list(gpu24.PARTS)[-5:-1] == ["image", "video", "structure", "blur"]
 
 
 @pytest.mark.parametrize(
