@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +12,27 @@ from gen1_jax.video import pictures
 from gen1_jax.video.io import write_video
 
 _FPS = 8
+_MOST_PICTURED = 16  # rows of the preview
 
 
-def write_previews(source: Sequence[dict], folder: Path, count: int) -> list[tuple[Path, str]]:
+def write_previews(
+    splits: Mapping[str, Sequence[dict]], folder: Path, count: int
+) -> list[tuple[Path, str]]:
     """Writes `clips/clip_NN.mp4`, `images/image_NN.png` and `preview.png`.
 
     An image is the first frame of its clip. A text file beside each film and image holds its
     caption, where `gen1 ingest` looks for it. The preview shows the clips' depth and masks too.
 
     Args:
-      source: stored records.
+      splits: stored records of each split.
       folder: folder to write to.
-      count: number of clips, from the first one.
+      count: number of clips: the first of the test split and, after all of these, of training.
 
     Returns:
       The path and the caption of each film.
     """
-    clips = [decode_example(source[i]) for i in range(min(count, len(source)))]
+    places = [(name, i) for name in ("test", "train") for i in range(len(splits[name]))]
+    clips = [decode_example(splits[name][i]) for name, i in places[:count]]
     rows = [
         {
             clip["caption"]: clip["frames"],
@@ -37,7 +41,7 @@ def write_previews(source: Sequence[dict], folder: Path, count: int) -> list[tup
         }
         for clip in clips
     ]
-    pictures.save_image(folder / "preview.png", pictures.contact_sheet(rows))
+    pictures.save_image(folder / "preview.png", pictures.contact_sheet(rows[:_MOST_PICTURED]))
     films = []
     for i, clip in enumerate(clips):
         path = folder / "clips" / f"clip_{i:02d}.mp4"

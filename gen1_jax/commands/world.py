@@ -1,6 +1,7 @@
 """Make the moving-shapes world: seeded clips with true depth, mask and caption, a TFDS data set.
 
-With --show, also write a few clips as mp4, to look at and to edit, and a picture of them.
+With --show, also write some clips as mp4 and their first frames as images, each with its caption in
+a text file beside it, to look at, to edit and to ingest.
 """
 
 from pathlib import Path
@@ -20,7 +21,7 @@ def add_arguments(parser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="write N test clips: WORKDIR/clips/*.mp4, preview.png",
+        help="write N clips, the test's first: WORKDIR/clips/*.mp4, images/*.png, preview.png",
     )
     parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
@@ -33,6 +34,6 @@ def run(args) -> None:
     for split, records in source.items():
         print(f"{split}: {len(records)} clips")
     if args.show > 0:
-        for path, caption in write_previews(source["test"], args.workdir, args.show):
+        for path, caption in write_previews(source, args.workdir, args.show):
             print(f"{path}: {caption}")
         print(f"pictured in {args.workdir / 'preview.png'}")
