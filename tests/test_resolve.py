@@ -8,11 +8,13 @@ import jax
 import numpy as np
 import pytest
 from encoded_files import write_folder
+from footage_files import write_footage
 from public_models import SD_2, UNET, VAE
 
 from gen1_jax.aot.programs import batch_shapes
 from gen1_jax.config import load_config, resolve_paths
 from gen1_jax.configs import own
+from gen1_jax.data_pipelines.sources import make_stream
 from gen1_jax.errors import UserError
 from gen1_jax.models.config import list_fields
 from gen1_jax.resolve import (
@@ -117,6 +119,26 @@ def test_the_pipeline_takes_its_sizes_from_the_encoded_clips(run):
     assert settings.to_dict()["size"] == (12, 12) and settings.num_frames == 4
     given = load(run, "pipeline", "settings.size=(8,8)", "settings.num_frames=3")
     assert resolve_pipeline(given).settings.to_dict()["size"] == (8, 8)
+
+
+def test_another_form_of_data_takes_its_encoders_from_the_run(run, tmp_path):
+    """`--set data.form=footage data.folder=…` is all that a stage needs to read frames."""
+    folder = write_footage(tmp_path / "footage")
+    overrides = ("data.form=footage", f"data.folder={folder}")
+    with pytest.raises(UserError, match="encoders vae, clip and depth, and frozen has no depth"):
+        resolve(run, "image", *overrides)
+    write_model(run, "depth", {"model_type": "dpt"})
+    config = resolve(run, "image", *overrides)
+    assert config.frozen.to_dict() == {
+        name: str(run / folder / "model")
+        for name, folder in (("vae", "autoencoder"), ("clip", "clip"), ("depth", "depth"))
+    }
+    assert config.data.fields == ("frames", "structure_level", "content_frame")
+    assert (config.data.num_frames, config.data.buckets) == (4, ((32, 48),))
+    assert make_stream(config.data, 0)
+    change(run, "clip", projection_dim=3)
+    with pytest.raises(UserError, match="is 5, and image embeddings of .*clip/model have 3"):
+        resolve(run, "image", *overrides)
 
 
 def test_a_model_may_be_like_any_folder_and_start_at_random(run):

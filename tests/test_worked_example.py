@@ -42,7 +42,7 @@ def test_the_worked_example(capsys, monkeypatch, tmp_path, micro_run, quick):
             words += ["--workers", "1"]
         if words[0] == "all":
             shutil.copytree(micro_run / "structure" / "model", run / "structure" / "model")
-            words += ["--parts", *PARTS, "--set", *QUICK]
+            words = [*words[: words.index("--set")], "--parts", *PARTS, "--set", *QUICK]
         code, out, err = gen1(capsys, *words)
         assert code == 0, f"{command.place}: {command.text}: {err}"
         said[words[0]] = out + err
