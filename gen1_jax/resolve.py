@@ -78,9 +78,14 @@ def resolve_training(
         if data.form != ENCODED:
             frozen = _add_encoders(frozen, name)
         _check_unet(module, data, shapes, frozen, name=name, read=read)
+    fields = needed_fields(config.objective, data.form, module, config.loss.to_dict())
     if data.fields is None:
-        fields = needed_fields(config.objective, data.form, module, config.loss.to_dict())
         data = dataclasses.replace(data, fields=fields)
+    if missing := [field for field in fields if field not in data.fields]:
+        raise UserError(
+            f"{name}: data.fields is {','.join(data.fields)} and lacks {', '.join(missing)}, which "
+            f"objective {config.objective} reads; accepted: {','.join((*data.fields, *missing))}"
+        )
     config.model, config.frozen = ConfigDict(model), ConfigDict(frozen)
     config.data = ConfigDict(_merge_filled(config.data.to_dict(), data))
     return config

@@ -170,6 +170,12 @@ def one_line(error) -> str:
         ("image", ["init_from=../clip/model"], "UNet, not a CLIPModel"),
         ("image", ["init_from=../autoencoder/model"], "UNet, not a AutoencoderKL"),
         ("image", ["data.folder=../gone"], "holds no encoded .*gen1 precompute --config"),
+        ("image", ["data.fields=latents"], "lacks content, which .*accepted: latents,content$"),
+        (
+            "image",
+            ["loss.latents_drawn=true", "data.fields=latents,content"],
+            "lacks latents_logvar, which objective diffusion reads",
+        ),
         ("image", ["model.layers_per_block=2"], "not the model of this config: layers_per_block 1"),
         (
             "video",
