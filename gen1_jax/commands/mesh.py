@@ -1,5 +1,7 @@
 """The option `--mesh`: the devices over which an edit or an evaluation is sharded."""
 
+import math
+
 from gen1_jax.errors import UserError
 
 AXES = ("data", "frames")
@@ -15,13 +17,15 @@ def add_mesh_argument(parser) -> None:
 
 
 def make_mesh_of(args):
-    """Returns the mesh that `--mesh` asks for, or None without the option.
+    """Returns the mesh that `--mesh` asks for, of the first devices, or None without the option.
 
     Raises:
       UserError: an axis is unknown, or there are not so many devices.
     """
     if not args.mesh:
         return None
+    import jax
+
     from gen1_jax.distributed import make_mesh
 
     sizes = {"data": 1}
@@ -32,4 +36,10 @@ def make_mesh_of(args):
                 f"--mesh {entry}; accepted: data=N or frames=N or both, each N a number of devices"
             )
         sizes[axis] = int(size)
-    return make_mesh(**sizes)
+    needed, devices = math.prod(sizes.values()), jax.devices()
+    if needed > len(devices):
+        raise UserError(
+            f"--mesh {' '.join(args.mesh)} needs {needed} devices; jax sees {len(devices)} "
+            f"({devices[0].platform})"
+        )
+    return make_mesh(**sizes, devices=devices[:needed])

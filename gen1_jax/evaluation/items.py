@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gen1_jax.errors import UserError
+from gen1_jax.errors import UserError, one_line
 from gen1_jax.video.io import read_video
 
 
@@ -126,7 +126,10 @@ def file_items(
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a prompt file: {error}") from None
+        raise UserError(
+            f"{path}: cannot be read as a prompt file: {one_line(error)}; accepted: lines of "
+            '{"video": PATH, "prompt": TEXT}'
+        ) from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
