@@ -71,7 +71,7 @@ def add_arguments(parser) -> None:
         "--stride", type=int, default=1, help="take every N-th frame of the input (%(default)s)"
     )
     parser.add_argument(
-        "--start", type=int, default=0, help="first frame of the input to take (%(default)s)"
+        "--start", type=int, default=0, help="number of frames of the input to skip (%(default)s)"
     )
     parser.add_argument(
         "--size", metavar="HxW", help="size of the result, e.g. 64x64 (the size trained on)"
