@@ -1,6 +1,7 @@
-"""Reading encoded clips: what the frozen encoders made of each clip, once for all training.
+"""Reads encoded clips: what the encoders made of each clip, once for all training.
 
-`records.py` says how a record is stored, and `writer.py` how a folder is written.
+`records.py` says how a record is stored, `writer.py` how a folder is written, and `folders.py` where
+the folders of a data set lie.
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ def test_a_damaged_record_neither_stops_nor_hides(tmp_path):
     records[2]["image"] = records[2]["image"][:200]
     write(ImagesBuilder, tmp_path, {"train_32x48": records})
     stream = make([str(tmp_path)], image_fraction=1.0)
-    with pytest.warns(UserWarning, match=r"2\.jpg is damaged.*so far 1 of 4 records"):
+    with pytest.warns(UserWarning, match=r"2\.jpg is damaged.*1 of 4 records so far"):
         read = np.concatenate([number_of(next(stream).frames[:, 0]) for _ in range(5)])
     assert len(read) == 20 and set(read) == {0, 1, 3}
     records[3]["image"] = b""
