@@ -1,7 +1,7 @@
 """Reads encoded clips: what the encoders made of each clip, once for all training.
 
-`records.py` says how a record is stored, `writer.py` how a folder is written, and `folders.py` where
-the folders of a data set lie.
+`records.py` says how a record is stored, `writer.py` how a folder is written, and `folders.py`
+where the folders of a data set lie.
 """
 
 from __future__ import annotations
