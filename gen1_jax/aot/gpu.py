@@ -59,8 +59,15 @@ GPUS = {
     ),
 }  # fmt: skip
 # Without a GPU no kernel can be timed. Products go to cuBLAS, as most do after timing; Triton's
-# untimed products would split sums and store the parts.
-OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+# untimed products would split sums and store the parts. The machine code never runs and is not
+# optimised, which saves time and changes neither memory nor arithmetic.
+OPTIONS = {
+    "xla_gpu_autotune_level": 0,
+    "xla_gpu_enable_triton_gemm": False,
+    "xla_backend_optimization_level": 0,
+    "xla_gpu_disable_gpuasm_optimizations": True,
+    "xla_llvm_disable_expensive_passes": True,
+}
 MEMORY_NOTE = "jax takes 75 % of a GPU's memory unless XLA_CLIENT_MEM_FRACTION=0.95 is set"
 NOTES = (
     "compiled without a GPU: kernels are not timed, and cuDNN's work space is not counted",

@@ -215,7 +215,7 @@ def table(found: dict) -> str:
     total = f"{_hours(found['least_chip_hours'] / count)}", _hours(found["hours"])
     rows.append(("all", f"{sum(p['num_steps'] for p in found['parts']):,}", "", "", "", *total))
     widths = [max(len(each[i]) for each in rows) for i in range(len(rows[0]))]
-    lines = [f"{found['config']} on {count} x {found['chips']}", ""]
+    lines = [f"{found['config']} on {found['chips']} ({count} chip{'s' * (count > 1)})", ""]
     lines += [
         "  ".join(f"{cell:<{w}}" for cell, w in zip(r, widths, strict=True)).rstrip() for r in rows
     ]
