@@ -51,7 +51,7 @@ class Optimizer:
 class Merge:
     """Parameters that may differ from those in `init_from`, as patterns of their names."""
 
-    new: tuple[str, ...] = setting((), "parameters that init_from lacks; they start at random")
+    new: tuple[str, ...] = setting((), "parameters that init_from lacks; they start anew")
     dropped: tuple[str, ...] = setting((), "parameters of init_from that are left out")
     widened: tuple[str, ...] = setting((), "kernels whose input channels grow, by zeros")
 

@@ -9,8 +9,8 @@ from collections import Counter
 # Reasons why an input cannot be read:
 UNREADABLE = {
     "missing": "a manifest names it, and it is not there",
-    "outside the source": "it leads out of its archive, or of the manifest's folder; the latter "
-    "--allow-outside accepts",
+    "outside the source": "it leads out of its archive or of its manifest's folder; "
+    "--allow-outside accepts the second",
     "cannot be opened": "the operating system refuses it",
     "empty file": "0 bytes",
     "not a video": "no container or image that PyAV or Pillow knows",

@@ -116,9 +116,10 @@ def open_footage(folder: str | Path) -> Footage:
         if (own / "dataset_info.json").is_file():
             builders[kind] = _open(own, kind)
     if not builders:
+        what = f"holds no clips or images of form {VERSION}" if folder.is_dir() else "is not there"
         raise UserError(
-            f"{folder}: no clips or images of form {VERSION} in it; a folder that `gen1 ingest` "
-            "has finished is accepted"
+            f"the footage {folder} {what}; accepted: a folder that `gen1 ingest clips SRC --out "
+            f"{folder}` has finished"
         )
     return Footage(folder, builders)
 

@@ -34,6 +34,9 @@ def run(args) -> None:
     for split, records in source.items():
         print(f"{split}: {len(records)} clips")
     if args.show > 0:
-        for path, caption in write_previews(source, args.workdir, args.show):
+        films = write_previews(source, args.workdir, args.show)
+        for path, caption in films:
             print(f"{path}: {caption}")
+        if len(films) < args.show:
+            print(f"--show {args.show}: the world has {len(films)} clips, validation left out")
         print(f"pictured in {args.workdir / 'preview.png'}")
