@@ -6,8 +6,9 @@ The commands are those of configs/node.py, with `gpu24` for `node` and
     gen1 ingest images SRC --buckets 256x256 --out runs/gpu24/footage
     gen1 plan --config gpu24 --chips rtx4090:1
 
-Moments, averages and gradients of all 1.2 billion parameters would take 24 GB alone. Each stage
-therefore trains the layers that it is about, and leaves the others as Stable Diffusion has them:
+All 1.2 billion parameters with their gradients, averages and two moments would take 24 GB alone,
+20 bytes each. Each stage therefore trains the layers that it is about, and leaves the others as
+Stable Diffusion has them:
 
 - image: cross-attention, which learns to read image embeddings in place of texts;
 - video: the new temporal layers;
