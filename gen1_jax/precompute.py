@@ -8,6 +8,7 @@ threads, and another `batch_size` may round differently.)
 
 import dataclasses
 import hashlib
+import json
 import time
 import warnings
 import zlib
@@ -48,11 +49,13 @@ class Raw(NamedTuple):
       source: examples by number: frames [n H W 3] uint8, and a caption where there is one.
       size: (H, W) that frames are scaled to cover and cropped to in the middle; None leaves them as
         they are.
+      are_images: whether they are images, whose size is not that of the clips.
     """
 
     folder: str
     source: Sequence[dict]
     size: tuple[int, int] | None = None
+    are_images: bool = False
 
     def clip(self, index: int) -> dict:
         """Returns an example with its frames at the wanted size."""
@@ -83,7 +86,7 @@ def encode(config, workdir: Path, progress: bool) -> None:
     if not raws:
         raise UserError(f"nothing to encode: no split of {', '.join(config.splits)} is there")
     check_encoding(config)
-    raws = [raw for raw in raws if not _finished(config, workdir / raw.folder)]
+    raws = [raw for raw in raws if not _finished(config, data, raw, workdir / raw.folder)]
     if not raws:
         return
     conditioner, encoder_params = Conditioner.load(config.frozen.to_dict(), jnp.dtype(config.dtype))
@@ -150,14 +153,13 @@ class Encoder:
         if self._tokenizer:
             shapes["tokens"] = self._tokens(first).shape
         settings = {name: config[name] for name in SETTINGS}
-        data = {k: v for k, v in dataclasses.asdict(self._data).items() if k not in PATHS}
         return EncodedWriter(
             folder,
             make_layout(shapes, config.precision),
             count=len(raw.source),
             records_per_shard=config.records_per_shard,
             settings=settings
-            | {"data": data, "models": self._models}
+            | {"data": _describe(self._data), "models": self._models}
             | {"first_record": hashlib.sha256(first["frames"].tobytes()).hexdigest()},
         )
 
@@ -272,24 +274,33 @@ def open_records(data: "Source", split: str) -> list[Raw]:
             stacklevel=2,
         )
     return [
-        Raw(records.name, records.examples, records.size or clip_size)
+        Raw(records.name, records.examples, records.size or clip_size, records.size is not None)
         for each in opened
         for records in each.records()
     ]
 
 
-def _finished(config, folder: Path) -> bool:
+def _describe(data: "Source") -> dict[str, Any]:
+    """Returns the settings of the data that the stored numbers depend on, as JSON gives them."""
+    settings = {k: v for k, v in dataclasses.asdict(data).items() if k not in PATHS}
+    return json.loads(json.dumps(settings))
+
+
+def _finished(config, data: "Source", raw: Raw, folder: Path) -> bool:
     """Returns whether a folder is finished, and if so removes what stopped jobs left in it.
 
     Raises:
-      UserError: the folder was made with other settings.
+      UserError: the folder was made with other settings, or of another number of records.
     """
     from gen1_jax.data_pipelines.encoded.writer import META, check_same, clean
 
     known = read_json(folder / META)
     if known is None:
         return False
-    check_same({name: config[name] for name in SETTINGS}, known, folder)
+    wanted = {name: config[name] for name in SETTINGS} | {"count": len(raw.source)}
+    if not raw.are_images:
+        wanted["data"] = _describe(data)
+    check_same(wanted, known, folder)
     clean(folder)
     return True
 

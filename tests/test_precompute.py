@@ -230,9 +230,9 @@ def footage(tmp_path_factory):
     return folder
 
 
-def encode_footage(micro_run, footage, workdir, **changes):
+def encode_footage(micro_run, footage, workdir, size=SIZES[0], **changes):
     config = load(micro_run, "encoded", **{"levels_per_clip": 8, "batch_size": 4}, **changes)
-    config.data = {"form": "footage", "folder": str(footage), "size": SIZES[0]}
+    config.data = {"form": "footage", "folder": str(footage), "size": size}
     with pytest.warns(UserWarning, match="has no split .validation., so"):
         run_part(config, workdir, progress=False)
 
@@ -240,6 +240,9 @@ def encode_footage(micro_run, footage, workdir, **changes):
 def test_footage_is_read_encoded_as_it_is_read_raw(micro_run, quick, footage, tmp_path):
     """Batch by batch: kinds, sizes, records, frames, levels, and the numbers."""
     encode_footage(micro_run, footage, tmp_path, precision="float32")
+    encode_footage(micro_run, footage, tmp_path, precision="float32", size=None)  # it is the same
+    with pytest.raises(UserError, match=r"begun with data .*\[16, 24\].* now it is"):
+        encode_footage(micro_run, footage, tmp_path, precision="float32", size=(8, 8))
     shared = {"batch_size": 2, "image_batch_size": 3, "image_fraction": 0.5, "num_frames": 4}
     shared |= {"levels": (0, 2, 5), "num_threads": 0}
     raw = {"form": "footage", "folder": str(footage), "random_crop": False}
