@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gen1_jax.data_pipelines.encoded.reader import EncodedSource
+from gen1_jax.data_pipelines.encoded.reader import EncodedSource, read_meta
 from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION
 from gen1_jax.data_pipelines.settings import CLIPS, TRAIN, VALIDATION, EncodedData, Size
 from gen1_jax.errors import UserError
@@ -79,7 +79,7 @@ def _find_split(folder: str | Path) -> Path | None:
 
 def _read_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of a folder's records; all splits have the same."""
-    return dict(EncodedSource(_find_split(folder) or Path(folder) / TRAIN).layout.shapes)
+    return dict(read_meta(_find_split(folder) or Path(folder) / TRAIN)["layout"].shapes)
 
 
 def _part_folder(folder: str) -> str:

@@ -52,7 +52,7 @@ class EncodedSource:
             folders = [folders]
         metas, paths = [], []
         for folder in map(Path, folders):
-            metas.append(_read_meta(folder))
+            metas.append(read_meta(folder))
             paths += [str(folder / name) for name in metas[-1]["files"]]
         layouts = [meta.pop("layout") for meta in metas]
         if set(layouts) != {layouts[0]}:
@@ -121,8 +121,8 @@ class Structure(Sequence):
         return self._source.read(self._entries[index], unpack_plane)
 
 
-def _read_meta(folder: Path) -> dict:
-    """Returns a folder's meta.json, checked, with its `layout` read.
+def read_meta(folder: Path) -> dict:
+    """Returns a folder's meta.json, checked, with its `layout` read; no record is opened.
 
     Raises:
       UserError: the folder is not finished, of another format, or lacks files.

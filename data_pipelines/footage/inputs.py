@@ -91,8 +91,9 @@ def find_inputs(
     if len(sources) == 1:
         return _find(sources[0], walk, allow_outside)
     ordered = sorted(dict.fromkeys(sources), key=natural_key)
-    files = [Path(each) for each in ordered if os.path.isfile(each) and not _is_manifest(each)]
-    others = sorted((each for each in ordered if Path(each) not in files), key=_is_no_manifest)
+    is_file = {each: os.path.isfile(each) and not _is_manifest(each) for each in ordered}
+    files = [Path(each) for each in ordered if is_file[each]]
+    others = sorted((each for each in ordered if not is_file[each]), key=_is_no_manifest)
     found = [_find(each, walk, allow_outside) for each in others]
     roots = [root.absolute() for root, _ in found] + [file.absolute().parent for file in files]
     root = Path(os.path.commonpath(roots))

@@ -44,13 +44,19 @@ def open_data(folder: Path) -> IngestedFolder | EncodedFolder:
     """
     if any((folder / kind / VERSION).is_dir() for kind in (CLIPS, IMAGES)):
         return IngestedFolder(open_footage(folder))
-    places = (META, f"*/{META}", f"*/*/{META}")
-    if found := sorted(path.parent for place in places for path in folder.glob(place)):
+
+    def find(name: str) -> list[Path]:
+        """Returns the folders of that file; a search of the whole tree might take hours."""
+        places = (name, f"*/{name}", f"*/*/{name}")
+        return sorted(path.parent for place in places for path in folder.glob(place))
+
+    if found := find(META):
         return EncodedFolder(folder, found)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; {_ACCEPTED}")
-    if any(folder.glob(".ingest_*")) or any(folder.glob(f"**/{JOB}")):
-        command = "ingest" if any(folder.glob(".ingest_*")) else "precompute"
+    is_ingest = any(folder.glob(".ingest_*"))
+    if is_ingest or find(JOB):
+        command = "ingest" if is_ingest else "precompute"
         raise UserError(
             f"{folder} is not finished; give the same `gen1 {command}` command once more, which "
             "goes on where it was"

@@ -192,16 +192,18 @@ def test_an_encoded_folder(tmp_path, capsys):
         (["{films}"], "are made into one by: gen1 ingest clips"),
         (["{begun}"], "is not finished; give the same `gen1 ingest` command"),
         (["{encoded}"], "is not finished; give the same `gen1 precompute` command"),
+        (["{above}"], "neither ingested nor encoded"),  # the whole tree is not searched
         (["{data}", "--split", "test"], "no split 'test'"),
         (["{data}", "--items", "0"], "1 or more"),
         (["{data}", "--out", "{data}/clips/1.0.0/features.json"], "features.json"),
     ],
 )
 def test_bad_input(folder, tmp_path, capsys, arguments, says):
-    for name in ("films", "begun/.ingest_clips", "encoded/train"):
+    for name in ("films", "begun/.ingest_clips", "encoded/train", "above/a/b/c"):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "encoded/train/.job.json").write_text("{}")
-    places = {name: tmp_path / name for name in ("films", "begun", "encoded")}
+    for name in ("encoded/train", "above/a/b/c"):
+        (tmp_path / name / ".job.json").write_text("{}")
+    places = {name: tmp_path / name for name in ("films", "begun", "encoded", "above")}
     code, _, err = inspect(capsys, *(a.format(data=folder, **places) for a in arguments))
     assert code == 2 and says in err and len(err.splitlines()) == 1
 
