@@ -200,7 +200,9 @@ def _load_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the file is the user's own code, which may raise anything
-        raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"{path} cannot be loaded: {type(error).__name__}: {one_line(error)}"
+        ) from error
     return module
 
 

@@ -201,10 +201,10 @@ def parse(kind: Any, text: str, key: str) -> Any:
     Raises:
       UserError: the text stands for no value of this type.
     """
-    value = _literal(text)
     named = {"true": True, "false": False, "none": None, "null": None}
+    value = named.get(text.lower(), _literal(text))
     items = tuple(_literal(item.strip()) for item in text.split(",") if item.strip())
-    for candidate in (value, text, named.get(text.lower(), text), items):
+    for candidate in (value, text, items):
         try:
             return convert_value(kind, candidate, Limits())
         except Unfit:

@@ -22,6 +22,8 @@ class Outer:
     steps: int = setting(10, "how long", low=1)
     dtype: Literal["float32", "bfloat16"] = setting("float32", "compute type")
     limit: int | None = setting(None, "at most so many")
+    label: str | None = setting(None, "what it is called")
+    anything: Any = setting(None, "anything")
     on: bool = setting(False, "whether")
     sizes: tuple[tuple[int, int], ...] = setting((), "sizes")
     weights: Mapping[str, float] = setting({}, "weights")
@@ -103,6 +105,9 @@ def test_each_setting_is_described():
         ("steps", "1e4", 10_000),
         ("on", "true", True),
         ("limit", "none", None),
+        ("label", "none", None),
+        ("label", "true", "true"),
+        ("anything", "true", True),
         ("dtype", "bfloat16", "bfloat16"),
         ("folder", "2024", "2024"),
         ("folder", "a,b", "a,b"),

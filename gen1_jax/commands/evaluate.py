@@ -170,6 +170,9 @@ def check_arguments(args) -> dict:
     for name in ("builder", "clips"):
         if args.prompts and getattr(args, name) is not None:
             raise UserError(f"--{name} goes with --world; --prompts takes every line of its file")
+    for name, path in {"--prompts": args.prompts, "--world": args.world}.items():
+        if path and not path.exists():  # a large model takes minutes to load
+            raise UserError(f"{name} {path}: no such file or folder")
     for name, least in {"batch_size": 1, "clips": 1, "frames": 1, "stride": 1, "start": 0}.items():
         value = getattr(args, name)
         if value is not None and value < least:
