@@ -50,8 +50,9 @@ class Batch:
 
     @property
     def num_frames(self) -> int:
-        """The number of frames of each clip; 1 for images."""
-        return (self.frames if self.latents is None else self.latents).shape[1]
+        """The number of frames of each clip; 1 for images, and where the batch holds no frames."""
+        clips = self.frames if self.latents is None else self.latents
+        return 1 if clips is None else clips.shape[1]
 
     @property
     def encoded(self) -> bool:

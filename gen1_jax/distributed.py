@@ -107,7 +107,7 @@ def batch_shardings(batch: PyTree, mesh: Mesh) -> PyTree:
     """
     if mesh.shape[FRAMES] == 1 or not isinstance(batch, Batch):
         return jax.tree.map(lambda _: batch_sharding(mesh), batch)
-    if _frames_of(batch) == 1:
+    if batch.num_frames == 1:
         images = NamedSharding(mesh, PartitionSpec((DATA, FSDP, FRAMES)))
         return jax.tree.map(lambda _: images, batch)
     by_field = {
@@ -253,7 +253,7 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
       UserError: the batch does not divide over the devices.
     """
     if isinstance(batch, Batch):
-        check_batch(batch.size * jax.process_count(), _frames_of(batch), mesh)
+        check_batch(batch.size * jax.process_count(), batch.num_frames, mesh)
 
     def put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
         count = batch_parts(mesh)
@@ -266,12 +266,6 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
         return jax.make_array_from_process_local_data(sharding, x, whole)
 
     return jax.tree.map(put, batch, batch_shardings(batch, mesh))
-
-
-def _frames_of(batch: Batch) -> int:
-    """Returns the frames of each clip; 1 for images, and for a batch that holds no frames."""
-    clips = batch.frames if batch.latents is None else batch.latents
-    return 1 if clips is None else clips.shape[1]
 
 
 def check_batch(size: int, num_frames: int, mesh: Mesh) -> None:
@@ -306,6 +300,30 @@ def check_batch(size: int, num_frames: int, mesh: Mesh) -> None:
                     f"mesh.frames={frames} spreads a clip over the devices of several processes; "
                     "accepted: a number for which all devices of a clip belong to one process"
                 )
+
+
+def check_clips_at_once(size: int, num_frames: int, microbatches: int, mesh: Mesh) -> None:
+    """Checks that devices which share the frames of clips compute one clip at a time.
+
+    The layers within a frame merge the axes of clips and frames. Of several clips, the merged axis
+    cannot be sharded by frames: each device would compute all frames of all its group's clips.
+
+    Args:
+      size: clips in a batch, over all processes.
+      num_frames: frames of a clip; 1 for images.
+      microbatches: parts of a batch that are computed one after another.
+      mesh: the devices.
+
+    Raises:
+      UserError: a microbatch has several clips for each group of devices that share frames.
+    """
+    frames, parts = mesh.shape[FRAMES], batch_parts(mesh)
+    if frames > 1 and num_frames > 1 and size != parts * microbatches:
+        raise UserError(
+            f"mesh.frames={frames} shards the frames of one clip at a time; a batch of {size} "
+            f"clips over {parts} x {frames} devices needs microbatches={max(1, size // parts)}, "
+            f"and microbatches is {microbatches}"
+        )
 
 
 def check_shared(folder: Path) -> None:

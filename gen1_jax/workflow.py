@@ -18,7 +18,13 @@ from gen1_jax.config import (
     load_saved_config,
     resolve_paths,
 )
-from gen1_jax.distributed import check_batch, check_shared, is_lead, make_mesh
+from gen1_jax.distributed import (
+    check_batch,
+    check_clips_at_once,
+    check_shared,
+    is_lead,
+    make_mesh,
+)
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
 from gen1_jax.runtime import naming_what_to_lower
@@ -266,6 +272,7 @@ def check_batches(config, mesh) -> None:
                 f"{config.name}: data.{key} is {data[key]}, which does not divide into {parts} "
                 f"microbatches; a multiple of {parts} is accepted"
             )
+        check_clips_at_once(data[key], num_frames, parts, mesh)
 
 
 def read_trained(folder: Path, weights: str) -> tuple[Any, Any, str]:

@@ -13,7 +13,7 @@ from typing import Any
 from gen1_jax.aot import gpu
 from gen1_jax.aot.programs import train_work
 from gen1_jax.aot.target import Report, Target, describe_target, make_target, measure
-from gen1_jax.errors import UserError
+from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import read_json, write_json
 
 # The settings that a step's program depends on. The learning rate, the place of the data and the
@@ -21,7 +21,11 @@ from gen1_jax.files import read_json, write_json
 _KEYS = ("objective", "loss", "model", "trains", "dtype", "mesh", "sharding", "split_from")
 _KEYS += ("microbatches", "remat")
 _DATA_KEYS = ("fields", "num_frames", "buckets", "image_buckets", "batch_size", "image_batch_size")
-_PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt")
+# What else its figures depend on, besides our own code.
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")
+_PACKAGES += tuple(f"jax-cuda{n}-{kind}" for n in (12, 13) for kind in ("plugin", "pjrt"))
+_TAKES = "5 to 15 minutes at Stable Diffusion's size; kept for the next plan"
+_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,7 @@ class StepFigures:
       flops: model FLOPs, all chips together.
       bound_seconds: the time that a step takes at least: by the compiler, or else that of `flops`
         at the chips' peak.
+      seconds: the time that a step takes at the assumed share of the peak.
       memory: bytes that a chip needs: by the compiler, or else those of the state alone.
       fits: whether that is no more than a chip has; None where only the state is known to fit.
     """
@@ -44,6 +49,7 @@ class StepFigures:
     share: float
     flops: int
     bound_seconds: float
+    seconds: float
     memory: int | None
     fits: bool | None
 
@@ -130,18 +136,20 @@ def plan_part(
         if compiles:
             report = _compile(config, models, topology, images, cache, say)
         at_peak = work.model_flops / peak
+        least = at_peak if report is None else _longest(report, at_peak)
         step = StepFigures(
             kind=kind,
             size=next(iter(work.settings["batch"].values()))[0],
             share=share,
             flops=work.model_flops,
-            bound_seconds=at_peak if report is None else _longest(report, at_peak),
+            bound_seconds=least,
+            seconds=max(least, at_peak / mfu),
             memory=work.state_bytes + work.beside if report is None else report.hbm_used_bytes,
             fits=_fits(work.state_bytes + work.beside, target) if report is None else report.fits,
         )
         steps.append(step)
         bound += share * step.bound_seconds
-        seconds += share * max(step.bound_seconds, at_peak / mfu)
+        seconds += share * step.seconds
     model_bytes = 4 * work.parameters  # written as float32
     kept = config.keep_checkpoints + 1  # the newest is written before the oldest goes
     return PartPlan(
@@ -189,6 +197,7 @@ def _compile(
     data = {name: config.data.get(name) for name in _DATA_KEYS}
     asked = {name: config.to_dict()[name] for name in _KEYS} | {"data": data, "images": images}
     asked |= {"topology": topology, "models": models, "versions": _versions(), "code": _code()}
+    asked |= {name: os.environ.get(name, "") for name in _VARIABLES}
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
     path = cache / f"{digest[:32]}.json"
     try:
@@ -196,11 +205,15 @@ def _compile(
             return Report(**known)
     except (TypeError, UserError):  # a damaged file, or one of another version
         pass
-    say(f"{config.name}: compiling the step of {'images' if images else 'clips'} for {topology}")
+    kind = "images" if images else "clips"
+    say(f"{config.name}: compiling the step of {kind} for {topology} ({_TAKES}) …")
     target = make_target(topology, config.mesh.to_dict())
     report = measure(train_work(config, models, target, images), target)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, dataclasses.asdict(report))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, dataclasses.asdict(report))
+    except (OSError, UserError) as error:  # the figures are worth more than keeping them
+        say(f"{config.name}: figures are not kept in {cache}: {one_line(error)}")
     return report
 
 

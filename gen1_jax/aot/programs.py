@@ -24,6 +24,7 @@ from gen1_jax.distributed import (
     batch_sharding,
     batch_shardings,
     check_batch,
+    check_clips_at_once,
     clip_sharding,
     replicated,
 )
@@ -61,6 +62,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     state = state_template(module, optimizer, mesh, config.sharding, config.split_from, trains)
     shapes = batch_shapes(config, images)
     check_batch(shapes.size, shapes.num_frames, mesh)
+    check_clips_at_once(shapes.size, shapes.num_frames, config.microbatches, mesh)
     batch = jax.tree.map(_placed, shapes, batch_shardings(shapes, mesh))
     parts = mesh.size if shapes.num_frames == 1 else batch_parts(mesh)
     notes = []

@@ -19,7 +19,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from gen1_jax.aot import gpu, hlo
 from gen1_jax.distributed import DATA, FRAMES, FSDP, make_mesh, mesh_shape
-from gen1_jax.errors import UserError
+from gen1_jax.errors import UserError, one_line
 from gen1_jax.hardware import CHIPS, Chip
 
 TPUS = ("v4", "v5e", "v5p", "v6e")
@@ -222,7 +222,7 @@ def measure(work: Work, target: Target) -> Report:
 
     hbm = _memory(compiled.memory_analysis(), work.beside)
     used = sum(hbm.values())
-    program = hlo.Program(compiled.as_text())
+    program = hlo.Program(_read_text(compiled))
     flops, moved = program.flops(), program.memory_traffic()
     collectives = program.collectives(mesh.size)
     analysis = compiled.cost_analysis() or {}
@@ -254,6 +254,22 @@ def measure(work: Work, target: Target) -> Report:
         **seconds,
         notes=(*work.notes, *target.notes, *_notes(program)),
     )
+
+
+def _read_text(compiled: Any) -> str:
+    """Returns a compiled program as text.
+
+    Raises:
+      UserError: the compiler is newer than jaxlib, which cannot read its program.
+    """
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"jaxlib {jax.lib.__version__} cannot read what the compiler made "
+            f"({one_line(error)}); the compiler is newer: `pip install -e '.[compile]'` brings a "
+            "libtpu that fits"
+        ) from error
 
 
 def refusal(work: Work, target: Target, reason: str) -> Report:

@@ -180,7 +180,14 @@ def search(args, config, target):
     """Yields the reports of a search over the config's remat and microbatches."""
     from gen1_jax.aot import search
     from gen1_jax.aot.programs import batch_shapes
+    from gen1_jax.distributed import FRAMES
     from gen1_jax.models.unet import REMAT
+
+    if target.mesh.shape[FRAMES] > 1 and not args.images:
+        raise UserError(
+            "--search goes with mesh.frames=1 only: where devices share the frames of clips, they "
+            "compute one clip at a time, so that only one number of microbatches is possible"
+        )
 
     def make(remat: str, microbatches: int):
         config.remat, config.microbatches = remat, microbatches

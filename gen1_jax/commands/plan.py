@@ -30,7 +30,6 @@ MFU = 0.3
 # Bytes that an ingested clip takes for each of its pixels, and an image; docs/footage.md measured
 # 74 to 102 kB for a clip of 8 frames at 448×256, and 22 to 27 kB for an image.
 _CLIP_BYTES_PER_PIXEL, _IMAGE_BYTES = 0.1, 27_000
-_TAKES = "5 to 15 minutes at Stable Diffusion's size; kept for the next plan"
 _CAPTION = 77  # tokens of a caption, CLIP's
 _LEAST_MFU = 0.01
 
@@ -103,7 +102,7 @@ def make_plan(args) -> dict:
                 mfu=args.mfu,
                 compiles=compiles,
                 cache=cache_folder(),
-                say=lambda line: print(f"{line} ({_TAKES}) …", file=sys.stderr, flush=True),
+                say=lambda line: print(line, file=sys.stderr, flush=True),
             )
         )
     target = describe_target(args.chips, stages[0].mesh.to_dict())
@@ -185,7 +184,9 @@ def example_bytes(spec: str, config, kind: str) -> dict[str, float]:
     frames = 1 if images else config.data.num_frames
     buckets = (images and config.data.image_buckets) or config.data.buckets
     height, width = max(buckets, key=math.prod)
-    levels, width_of_content = encoding.levels_per_clip, config.model.cross_attention_dim
+    levels, model = encoding.levels_per_clip, config.model
+    # The UNet reads image embeddings by cross-attention; the prior makes them.
+    width_of_content = model.get("cross_attention_dim") or model.get("embedding_dim")
     shapes = (
         ("latents", (frames, height, width, 4)),
         ("latents_logvar", (frames, height, width, 4)),
@@ -237,11 +238,9 @@ def row(part: dict, step: dict, room: int) -> tuple[str, ...]:
     text = f"{used}{more} of {room / 2**30:.1f} GiB"
     fits = {True: "yes", False: "no", None: "not known"}[step["fits"]]
     steps = part["num_steps"] * step["share"]
-    at_least = steps * step["bound_seconds"] / 3600
-    hours = max(at_least, at_least and part["hours"] * at_least / part["bound_hours"])
     return (
         part["name"], f"{steps:,.0f}", f"{step['size']:,} {step['kind']}", text, fits,
-        _hours(at_least), _hours(hours),
+        _hours(steps * step["bound_seconds"] / 3600), _hours(steps * step["seconds"] / 3600),
     )  # fmt: skip
 
 

@@ -291,6 +291,8 @@ def test_memory_beside_the_program_counts_if_the_compiler_finds_too_little(messa
         (["--topology", "cpu:8", "--microbatches", "0"], "microbatches"),
         (["--topology", "cpu:8", "--what", "sample", "--images"], "--images"),
         (["--topology", "cpu:8", "--search", "--remat", "none"], "--search"),
+        (["--topology", "cpu:8", "--search", "--set", "mesh.frames=2"], "--search goes with"),
+        (["--topology", "cpu:8", "--set", "mesh.frames=4"], "needs microbatches=4, and"),
         (["--topology", "cpu:8", "--what", "sample", "--steps", "0"], "--steps"),
     ],
 )
@@ -328,6 +330,15 @@ def test_without_the_tpu_s_compiler_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(target_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install -e '.\[compile\]'"):
         make_target("v5p:2x2x1", {"data": -1, "fsdp": 1})
+
+
+def test_a_program_that_jaxlib_cannot_read_names_the_compiler():
+    class Compiled:
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: Unknown opcode: mulhi")
+
+    with pytest.raises(UserError, match=r"cannot read .* opcode: mulhi.*'.\[compile\]'` brings"):
+        target_module._read_text(Compiled())
 
 
 def test_sharded_parameters_are_sent_and_activations_are_not(quick_compile):

@@ -6,6 +6,8 @@ import micro
 import pytest
 
 from gen1_jax import cli
+from gen1_jax.aot import plan as aot_plan
+from gen1_jax.aot.target import Report, Work, describe_target
 from gen1_jax.commands import plan as command
 from gen1_jax.configs import gpu24
 
@@ -38,6 +40,79 @@ def test_a_plan_counts_steps_time_data_and_disk(capsys):
     text = "\n".join(table)
     assert "+ activations of 15.8 GiB" in text and "times each of 64" in text and "as asked" in text
     assert len(table) < 24 and max(map(len, table)) < 140
+
+
+@pytest.fixture
+def compiled(tmp_path, monkeypatch) -> list[str]:
+    """Puts a fake in place of the compiler; returns the list of what it compiled."""
+    done = []
+    work = Work(lambda: None, {"batch": {"latents": [8, 8, 2, 2, 4]}}, parameters=10,
+                model_flops=int(4 * 197e12))  # a second at the peak  # fmt: skip
+
+    def measure(work, target):
+        done.append(target.topology)
+        times = {"arithmetic_seconds": 1.0, "memory_seconds": 5.0, "interconnect_seconds": 0.5}
+        return Report({}, 10, True, 2**33, 2**34, work.model_flops, notes=("a note",), **times)
+
+    monkeypatch.setattr(aot_plan, "train_work", lambda *_: work)
+    monkeypatch.setattr(aot_plan, "has_compiler", lambda topology: True)
+    monkeypatch.setattr(aot_plan, "make_target", describe_target)
+    monkeypatch.setattr(aot_plan, "measure", measure)
+    monkeypatch.setattr(aot_plan, "_code", lambda: "code")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return done
+
+
+def compile_plan(capsys, *options: str) -> tuple[str, str]:
+    options = ["--chips", "v5e:2x2", "--set", "data.image_fraction=0", "num_steps=3600", *options]
+    assert cli.main(["plan", "--config", f"{CONFIG}:video", *options]) == 0
+    return capsys.readouterr()
+
+
+def test_the_compiler_s_figures_are_kept_as_long_as_they_hold(compiled, capsys, monkeypatch):
+    out, err = compile_plan(capsys)
+    (line,) = err.splitlines()
+    assert line.startswith("video: compiling the step of clips for v5e:2x2 (5 to 15 minutes")
+    # Memory takes longest, longer than arithmetic at 30 % of the peak.
+    (row,) = (line for line in out.splitlines() if line.startswith("video"))
+    assert "8.0 of 15.8 GiB" in row and row.split()[-5:] == ["yes", "5.0", "h", "5.0", "h"]
+    # What the program does not depend on compiles nothing again.
+    assert compile_plan(capsys) == (out, "")
+    _, err = compile_plan(capsys, "optimizer.learning_rate=1e-5")
+    assert err == "" and len(compiled) == 1
+    for option in ("microbatches=2", "data.batch_size=16", "mesh.fsdp=2", "remat='layer'"):
+        compile_plan(capsys, option)
+    assert len(compiled) == 5
+    compile_plan(capsys, "--chips", "v5e:4x4")
+    assert compiled.pop() == "v5e:4x4"
+    monkeypatch.setattr(aot_plan, "_versions", lambda: {"jax": "1.0"})
+    compile_plan(capsys)
+    monkeypatch.setattr(aot_plan, "_code", lambda: "other code")
+    compile_plan(capsys)
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--some")
+    compile_plan(capsys)
+    assert len(compiled) == 8
+
+
+def test_figures_that_cannot_be_read_or_kept_do_not_end_a_plan(compiled, capsys, tmp_path):
+    out, _ = compile_plan(capsys)
+    (path,) = (tmp_path / "gen1_jax" / "plans").iterdir()
+    for damaged in ("{", "[]", '{"other": 1}'):
+        path.write_text(damaged)
+        assert compile_plan(capsys)[0] == out
+    assert len(compiled) == 4
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.write_text("not a folder")
+    found, err = compile_plan(capsys)
+    assert found == out and "video: figures are not kept in" in err.splitlines()[-1]
+
+
+def test_the_prior_s_data_take_bytes_too():
+    from gen1_jax.config import load_config
+
+    spec = f"{CONFIG}:prior"
+    assert command.example_bytes(spec, load_config(spec), "images")["encoded_bytes"] > 0
 
 
 def test_encoded_data_take_the_bytes_that_were_measured():

@@ -124,6 +124,7 @@ def test_bad_settings_are_refused_and_leave_nothing(micro_run, tmp_path, key, va
     [
         ("remat", "all", "'none', 'products' or 'layer' is accepted"),
         ("microbatches", 0, "microbatches is 0"),
+        ("mesh.frames", 2, r"mesh.frames=2 shards .* 8 clips over 4 x 2 devices needs microb.*=2"),
     ],
 )
 def test_what_saves_memory_is_checked(micro_run, tmp_path, key, value, message):
