@@ -32,18 +32,30 @@ class Whole:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """AdamW: a linear warm-up, then a cosine."""
+    """AdamW: a linear warm-up, then a cosine.
+
+    A config that gives some of these keys gets the defaults here for the others: those of
+    `gen1_jax.training.state.make_optimizer`. One that gives none gets those of `Training`.
+    """
 
     learning_rate: float = setting(1e-3, "highest rate, which the warm-up reaches", low=0)
     warmup_steps: int = setting(50, "steps in which the rate rises from zero", low=0)
     final_fraction: float = setting(
-        0.05, "share of the highest rate at which the cosine ends; 1: the rate stays", low=0
+        1.0,
+        "share of the highest rate at which the cosine ends; 1: the rate stays, also in an "
+        "`optimizer` without this key",
+        low=0,
     )
     weight_decay: float = setting(
         0.01, "of matrices and convolution kernels; biases have none", low=0
     )
     b1: float = setting(0.9, "decay of the gradient's average", low=0, high=1)
-    b2: float = setting(0.99, "decay of the squared gradient's average", low=0, high=1)
+    b2: float = setting(
+        0.999,
+        "decay of the squared gradient's average; 0.999 in an `optimizer` without this key",
+        low=0,
+        high=1,
+    )
     clip_norm: float = setting(1.0, "a gradient of a larger norm is scaled down to it")
 
 
@@ -85,7 +97,7 @@ class Training:
         {}, "model folders of the encoders that the loss or the pictures need"
     )
     data: Mapping[str, Any] = setting({}, "what is trained on; see the forms of data")
-    optimizer: Optimizer = setting(Optimizer(), "AdamW's settings")
+    optimizer: Optimizer = setting(Optimizer(final_fraction=0.05, b2=0.99), "AdamW's settings")
     num_steps: int = setting(1000, "length of the run, in steps", low=1)
     ema_decay: float = setting(
         0.995, "of the parameters' moving average, which is saved and sampled from", low=0, high=1

@@ -71,12 +71,13 @@ class Description(NamedTuple):
         return self.default is dataclasses.MISSING
 
 
-def describe(cls: type, prefix: str = "") -> Iterator[Description]:
+def describe(cls: type, prefix: str = "", defaults: Any = None) -> Iterator[Description]:
     """Yields every setting of a group; a nested group is followed by its own settings.
 
     Args:
       cls: the group.
       prefix: stands before each name, such as `data.`.
+      defaults: a group whose values are the defaults; None: those of `cls`.
     """
     kinds = _kinds(cls)
     for field in dataclasses.fields(cls):
@@ -84,10 +85,12 @@ def describe(cls: type, prefix: str = "") -> Iterator[Description]:
         name, default = f"{prefix}{field.name}", field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
+        if defaults is not None:
+            default = getattr(defaults, field.name)
         is_group = dataclasses.is_dataclass(kind)
         yield Description(name, words(kind, _limits(field)), default, doc, is_group)
         if is_group:
-            yield from describe(kind, f"{name}.")
+            yield from describe(kind, f"{name}.", default if isinstance(default, kind) else None)
 
 
 def list_kinds(cls: type, prefix: str = "") -> dict[str, Any]:

@@ -462,3 +462,12 @@ def test_a_model_folder_is_not_the_folder_of_a_trained_part(tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": "VideoUNet"}')
     with pytest.raises(UserError, match="accepted: the folder of a trained part"):
         load_saved_config(tmp_path)
+
+
+def test_an_optimizer_that_is_given_in_part_means_what_it_always_did():
+    """A resumed run must not get another schedule because the config leaves keys out."""
+    part = {"learning_rate": 1e-3, "warmup_steps": 9}
+    given = base.training("a", "depth", optimizer=part, data={}).optimizer
+    assert (given.final_fraction, given.b2) == (1.0, 0.999)
+    none = base.training("a", "depth", data={}).optimizer
+    assert (none.final_fraction, none.b2) == (0.05, 0.99)
