@@ -37,8 +37,10 @@ from gen1_jax.training.state import (
     TrainState,
     are_trained,
     averaged_params,
+    choose_like,
     create_state,
     describe_trained,
+    join_params,
     replace_params,
     state_template,
 )
@@ -138,7 +140,7 @@ def train(
         options = {"name": name, "seed": seed, "init_from": init_from, "merge": merge}
         options["trains"] = trains
         state = create_state(module, optimizer, template, **options)
-        state = _prepare(state, objective, encoder_params, batches)
+        state = _prepare(state, objective, encoder_params, batches, keeps=bool(init_from))
     options = {"dtype": dtype, "ema_decay": ema_decay, "seed": seed, "microbatches": microbatches}
     options["trains"] = trains
     step_fn = make_step(objective.loss, optimizer, template, **options)
@@ -275,12 +277,23 @@ def _prepare(
     objective: Objective,
     encoder_params: EncoderParams,
     batches: Iterator[Batch],
+    keeps: bool,
 ) -> TrainState:
-    """Sets the parameters that are statistics of the data; the stream goes back to its place."""
+    """Sets the parameters that are statistics of the data; the stream goes back to its place.
+
+    Args:
+      state: the state of step 0.
+      objective: prepares the parameters.
+      encoder_params: parameters of the frozen encoders.
+      batches: the stream.
+      keeps: whether parameters that are not trained keep their values: those of `init_from`.
+    """
     place = batches.get_state()
     before = to_host(state.params)
     after = objective.prepare(before, encoder_params, (batch.widened() for batch in batches))
     batches.set_state(place)
+    if keeps and after is not before:
+        after = join_params(before, choose_like(after, state.ema))
     return state if after is before else replace_params(state, after)
 
 

@@ -25,7 +25,8 @@ from gen1_jax.distributed import MIN_SIZE_TO_SHARD, SHARDING, state_sharding
 from gen1_jax.errors import UserError
 from gen1_jax.models.unet import REMAT
 from gen1_jax.weights.folder import init_params, load_model, module_from_config, param_template
-from gen1_jax.weights.merge import merge_params
+from gen1_jax.weights.merge import MergeReport, merge_params
+from gen1_jax.weights.naming import list_names
 
 _CREATION = 0x1217  # the fold of the seed that draws new parameters
 
@@ -178,6 +179,12 @@ def _near(pattern: str, names: Sequence[str]) -> str:
     return ", ".join(near or sorted(names)[:5])
 
 
+def choose_like(params: Any, trained: Any) -> Any:
+    """Returns those parameters whose names are in `trained`."""
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict({k: flat[k] for k in traverse_util.flatten_dict(trained)})
+
+
 def join_params(params: Any, trained: Any) -> Any:
     """Returns all parameters, with those of `trained` in place of their namesakes."""
     joined = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(trained)
@@ -200,6 +207,25 @@ def describe_trained(state: TrainState) -> str:
     """Says in one line how many parameters are trained; says nothing if all are."""
     total, trained = (sum(x.size for x in jax.tree.leaves(t)) for t in (state.params, state.ema))
     return "" if trained == total else f"{trained:,} of {total:,} parameters are trained"
+
+
+def describe_untrained(report: MergeReport, trained: Any) -> str:
+    """Names the parameters that a merge created or widened and that are not trained, if any.
+
+    Zeros in a widened kernel, for example, would keep the added inputs without influence.
+
+    Args:
+      report: of the merge.
+      trained: the parameters that are trained, or their shapes.
+    """
+    flat = traverse_util.flatten_dict(trained, sep="/")
+    names = [path for path in (*report.new, *report.widened) if path not in flat]
+    if not names:
+        return ""
+    return (
+        f"{len(names)} new or widened parameters are not trained, and keep their first values "
+        f"({list_names(names)}); patterns in trains change that"
+    )
 
 
 # ---- creation
@@ -283,6 +309,8 @@ def create_state(
         drawn = init_params(module, key, known=loaded)
         params, report = merge_params(drawn, loaded, **(merge or {}))
         tqdm.write(f"{name}: from {init_from}: {report}")
+        if said := describe_untrained(report, template.ema):
+            tqdm.write(f"{name}: {said}")
     params = place(jax.device_get(params), template.params)
     sharding = jax.tree.map(lambda x: x.sharding, template)
     make = partial(new_state, optimizer, trains=trains)
@@ -297,8 +325,7 @@ def replace_params(state: TrainState, params: Any) -> TrainState:
     if jax.process_count() > 1:
         params = multihost_utils.broadcast_one_to_all(params)
     params = place(params, state.params)
-    flat, names = traverse_util.flatten_dict(params), traverse_util.flatten_dict(state.ema)
-    ema = traverse_util.unflatten_dict({name: jnp.copy(flat[name]) for name in names})
+    ema = jax.tree.map(jnp.copy, choose_like(params, state.ema))
     return state.replace(params=params, ema=ema)
 
 

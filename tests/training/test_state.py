@@ -2,13 +2,23 @@
 
 import jax
 import numpy as np
+import pytest
 from micro_run import load
 from tiny_unet import flat, normal
 
 from gen1_jax.diffusion.structure import model_input
 from gen1_jax.distributed import make_mesh
-from gen1_jax.training.state import create_state, make_optimizer, state_template
+from gen1_jax.training.loop import _prepare
+from gen1_jax.training.objectives import Objective
+from gen1_jax.training.state import (
+    create_state,
+    describe_untrained,
+    make_optimizer,
+    new_state,
+    state_template,
+)
 from gen1_jax.weights.folder import load_model, module_from_config
+from gen1_jax.weights.merge import MergeReport
 
 
 def start(config):
@@ -53,3 +63,36 @@ def test_the_structure_stage_ignores_structure_at_first(micro_run, quick, capsys
     video, params = load_model(config.init_from)
     want = jax.jit(video.apply)({"params": params}, z, t, content)
     np.testing.assert_allclose(outputs[0], want, atol=1e-5)
+
+
+def test_new_parameters_that_do_not_train_are_named():
+    report = MergeReport(("temporal/kernel", "temporal/bias"), (), ("conv_in/kernel",))
+    trained = {"temporal": {"kernel": 0, "bias": 0}}
+    said = describe_untrained(report, trained)
+    assert said.startswith("1 new or widened parameters are not trained") and "conv_in" in said
+    assert describe_untrained(report, trained | {"conv_in": {"kernel": 0}}) == ""
+
+
+class Stream:
+    """A stream of no batches."""
+
+    def __iter__(self):
+        return iter(())
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, place):
+        pass
+
+
+@pytest.mark.parametrize(("keeps", "mean"), [(True, 0.0), (False, 5.0)])
+def test_what_is_not_trained_keeps_the_values_of_the_model_before(keeps, mean):
+    """Without such a model, statistics of the data are set whether they are trained or not."""
+    params = {"mean": np.zeros(2, np.float32), "bias": np.zeros(2, np.float32)}
+    optimizer = make_optimizer(num_steps=2, learning_rate=0.1, warmup_steps=0)
+    state = jax.jit(lambda params: new_state(optimizer, params, ("bias",)))(params)
+    objective = Objective(None, prepare=lambda params, *_: jax.tree.map(lambda x: x + 5, params))
+    after = _prepare(state, objective, {}, Stream(), keeps)
+    assert after.params["mean"][0] == mean and after.params["bias"][0] == after.ema["bias"][0] == 5
+    assert after.ema.keys() == {"bias"}
