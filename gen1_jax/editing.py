@@ -24,7 +24,7 @@ from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.controls import Controls, check_seed, for_each_clip, rename_older
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
-from gen1_jax.diffusion.structure import LEVEL_CHANNELS, blur, normalise_clip
+from gen1_jax.diffusion.structure import blur, normalise_clip
 from gen1_jax.distributed import (
     FRAMES,
     batch_parts,
@@ -34,7 +34,7 @@ from gen1_jax.distributed import (
     replicated,
 )
 from gen1_jax.errors import UserError
-from gen1_jax.pipeline import ENCODERS, MODELS, SETTINGS_FILE, read_settings
+from gen1_jax.pipeline import ENCODERS, MODELS, SETTINGS_FILE, check_parts, read_settings
 from gen1_jax.runtime import naming_what_to_lower
 from gen1_jax.settings import show
 from gen1_jax.tokenizer import Tokenizer, load_tokenizer
@@ -142,7 +142,7 @@ class VideoEditor:
         if type(unet).__name__ != kind:
             raise UserError(f"{folder / 'unet'} holds {type(unet).__name__}; unet must be {kind}")
         tokenizer = load_tokenizer(folder / "tokenizer")
-        _check_parts(folder, unet, conditioner, tokenizer)
+        check_parts(folder, unet, conditioner, tokenizer)
         params = {**params, "unet": unet_params}
         try:
             return cls(unet, conditioner, params, tokenizer, settings, mesh)
@@ -390,21 +390,3 @@ def _as_dtype(dtype: Any) -> Any:
     except TypeError:
         pass
     raise UserError(f"dtype is {show(dtype)}; float32, bfloat16 and float16 are accepted")
-
-
-def _check_parts(folder: Path, unet: Any, conditioner: Conditioner, tokenizer: Tokenizer) -> None:
-    """Raises UserError if parts do not belong to one pipeline, though each is whole."""
-    latents, width = conditioner.vae.latent_channels, conditioner.clip.projection_dim
-    length = conditioner.clip.text_config.max_position_embeddings
-    channels = 2 * latents + LEVEL_CHANNELS
-    for part, what, got, wanted in (
-        ("unet", "in_channels (latents, structure, level)", unet.in_channels, channels),
-        ("unet", "out_channels", unet.out_channels, latents),
-        ("unet", "cross_attention_dim", unet.cross_attention_dim, width),
-        ("prior", "embedding_dim", conditioner.prior.embedding_dim, width),
-        ("tokenizer", "context length", tokenizer.context_length, length),
-    ):
-        if got != wanted:
-            raise UserError(
-                f"{folder / part}: {what} is {got}; the other parts of the pipeline take {wanted}"
-            )

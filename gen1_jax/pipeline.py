@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gen1_jax.diffusion.structure import LEVEL_CHANNELS
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json, replacing_folder, write_json
 
@@ -113,6 +114,34 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; needed: {', '.join(SETTINGS)}")
     return settings
+
+
+def check_parts(folder: Path, unet: Any, conditioner: Any, tokenizer: Any) -> None:
+    """Checks that the parts of a pipeline, each of which is whole, belong together.
+
+    Args:
+      folder: the pipeline folder, for messages.
+      unet: the module of the UNet.
+      conditioner: the modules of the encoders, a `Conditioner`.
+      tokenizer: the `Tokenizer` of prompts.
+
+    Raises:
+      UserError: a width or a length of one part is not that of the others.
+    """
+    latents, width = conditioner.vae.latent_channels, conditioner.clip.projection_dim
+    length = conditioner.clip.text_config.max_position_embeddings
+    channels = 2 * latents + LEVEL_CHANNELS
+    for part, what, got, wanted in (
+        ("unet", "in_channels (latents, structure, level)", unet.in_channels, channels),
+        ("unet", "out_channels", unet.out_channels, latents),
+        ("unet", "cross_attention_dim", unet.cross_attention_dim, width),
+        ("prior", "embedding_dim", conditioner.prior.embedding_dim, width),
+        ("tokenizer", "context length", tokenizer.context_length, length),
+    ):
+        if got != wanted:
+            raise UserError(
+                f"{folder / part}: {what} is {got}; the other parts of the pipeline take {wanted}"
+            )
 
 
 def assemble(folders: Mapping[str, str | Path], settings: Mapping[str, Any], output: Path) -> None:

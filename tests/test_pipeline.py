@@ -3,6 +3,7 @@
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,15 @@ from gen1_jax.conditioning import Conditioner
 from gen1_jax.configs import demo, paper, tiny
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
-from gen1_jax.pipeline import ENCODERS, MODELS, PARTS, SETTINGS, assemble, read_settings
+from gen1_jax.pipeline import (
+    ENCODERS,
+    MODELS,
+    PARTS,
+    SETTINGS,
+    assemble,
+    check_parts,
+    read_settings,
+)
 
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
@@ -111,3 +120,16 @@ def test_a_part_that_is_missing_leaves_no_pipeline(tmp_path):
     with pytest.raises(UserError, match="no prior in .*nowhere"):
         assemble(folders, {}, tmp_path / "pipeline")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_parts_of_two_pipelines_are_refused():
+    unet = SimpleNamespace(in_channels=12, out_channels=4, cross_attention_dim=8)
+    clip = SimpleNamespace(
+        projection_dim=8, text_config=SimpleNamespace(max_position_embeddings=24)
+    )
+    conditioner = SimpleNamespace(
+        vae=SimpleNamespace(latent_channels=4), clip=clip, prior=SimpleNamespace(embedding_dim=8)
+    )
+    check_parts(Path("run"), unet, conditioner, SimpleNamespace(context_length=24))
+    with pytest.raises(UserError, match="run/tokenizer: context length is 77; .* take 24"):
+        check_parts(Path("run"), unet, conditioner, SimpleNamespace(context_length=77))
