@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import os
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -43,7 +44,10 @@ def load_config(spec: str, overrides: Sequence[str] = (), default_part: str = "a
     except ValueError as error:
         raise UserError(f"config {name}: {error}") from None
     except Exception as error:  # the file is the user's own code, which may raise anything
-        raise UserError(f"config {name}: {type(error).__name__}: {one_line(error)}") from error
+        line = _line_of(error, module)
+        raise UserError(
+            f"config {name}{line}: {type(error).__name__}: {one_line(error)}"
+        ) from error
     config = check_config(config, f"config {name}:{part}")
     if overrides:
         config = _override(config, overrides, f"{name}:{part}")
@@ -201,9 +205,17 @@ def _load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # the file is the user's own code, which may raise anything
         raise UserError(
-            f"{path} cannot be loaded: {type(error).__name__}: {one_line(error)}"
+            f"{path}{_line_of(error, module)} cannot be loaded: {type(error).__name__}: "
+            f"{one_line(error)}"
         ) from error
     return module
+
+
+def _line_of(error: BaseException, module: ModuleType) -> str:
+    """Returns ", line N": the last line of the module that an error came through; "" if none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == module.__file__]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def known_configs() -> list[str]:

@@ -302,7 +302,8 @@ def test_the_schema_has_the_defaults_of_the_code():
         ("'t', 'depth', optimizer={'b3': 1}", "t: no key 'optimizer.b3'; accepted: optimizer.lear"),
         ("'t', 'depth', loss={'scale': 1}", "no key 'loss.scale'; did you mean 'loss.scales'?"),
         ("'t', 'depth', model=3", "t: model is 3 (a whole number); a mapping is accepted"),
-        ("'t', 1 / 0", "ZeroDivisionError: division by zero"),
+        ("'t', 1 / 0", "mine.py, line 3: ZeroDivisionError: division by zero"),
+        ("'t', 'depth')\nmissing(1", "mine.py, line 4 cannot be loaded: NameError"),
         ("'t'", "TypeError: training() missing 1 required positional argument: 'objective'"),
     ],
 )
@@ -314,7 +315,7 @@ def test_a_config_of_ones_own_that_is_wrong_ends_in_one_line(tmp_path, fields, l
     )
     with pytest.raises(UserError) as caught:
         load_config(f"{path}:t")
-    assert line in str(caught.value) and str(caught.value).startswith(f"config {path}")
+    assert line in str(caught.value) and str(path) in str(caught.value)
 
 
 ODD = (

@@ -61,6 +61,8 @@ def open_data(folder: Path) -> IngestedFolder | EncodedFolder:
             f"{folder} is not finished; give the same `gen1 {command}` command once more, which "
             "goes on where it was"
         )
+    if (folder / VERSION).is_dir():  # the clips or the images of a data set
+        raise UserError(f"{folder} is a part of {folder.parent}; give {folder.parent}")
     raise UserError(
         f"{folder}: neither ingested nor encoded data; {_ACCEPTED}. Videos and images themselves "
         "are made into one by: gen1 ingest clips SRC --out DATA"

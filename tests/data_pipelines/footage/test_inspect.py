@@ -193,6 +193,7 @@ def test_an_encoded_folder(tmp_path, capsys):
         (["{begun}"], "is not finished; give the same `gen1 ingest` command"),
         (["{encoded}"], "is not finished; give the same `gen1 precompute` command"),
         (["{above}"], "neither ingested nor encoded"),  # the whole tree is not searched
+        (["{data}/clips"], "/clips is a part of "),
         (["{data}", "--split", "test"], "no split 'test'"),
         (["{data}", "--items", "0"], "1 or more"),
         (["{data}", "--out", "{data}/clips/1.0.0/features.json"], "features.json"),
