@@ -30,7 +30,7 @@ def test_the_worked_example(capsys, monkeypatch, tmp_path, micro_run, quick):
     run.mkdir(parents=True)
     (tmp_path / "runs" / "demo").symlink_to(micro_run)
     page = (ROOT / "docs" / "footage.md").read_text()
-    example = page.partition("## A worked example")[2].partition("## With your own films")[0]
+    example = page.partition("## A worked example")[2].partition("\n## ")[0]
     printed = [c for block in blocks_of(example) for c in commands_in(block, "footage.md")]
     printed = [command for command in printed if command.words[0] == "gen1"]
     names = [command.words[1] for command in printed]
