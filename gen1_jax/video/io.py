@@ -124,6 +124,10 @@ def read_video(
     if len(frames) < wanted:
         has = "1 frame" if total == 1 else f"{total} frames"
         lost = f" ({source.lost} more are damaged or cut off)" if source.lost else ""
+        if not frames:
+            raise UserError(
+                f"{path}: has {has}{lost}; start {start} is beyond them (it counts from 0)"
+            )
         every = f", every {ordinal(stride)}," if stride > 1 else ""
         raise UserError(
             f"{path}: has {has}{lost}; {wanted} from frame {start} on{every} were asked for, and "

@@ -89,7 +89,7 @@ def test_start_stride_and_count(tmp_path):
         assert psnr(video.frames, frames[[1, 5, 9]]) > 29
         assert read_video(path, stride=5).frames.shape[0] == 3
         fails(path, "12 frames", "at most 2", num_frames=3, stride=6)
-        fails(path, "12 frames", start=12)
+        fails(path, "12 frames; start 12 is beyond them", start=12)
     assert read_video(tmp_path / "a.mp4", stride=4).fps == Fraction(5, 2)
     for bad in ({"stride": 0}, {"start": -1}, {"num_frames": 0}, {"size": (0, 4)}):
         with pytest.raises(UserError, match="1 or more") as caught:
