@@ -1,5 +1,6 @@
 """The device mesh, the placement of arrays on it, and the processes of a job."""
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -327,22 +328,30 @@ def check_clips_at_once(size: int, num_frames: int, microbatches: int, mesh: Mes
 
 
 def check_shared(folder: Path) -> None:
-    """Makes a folder, and checks that all processes see it; does nothing for one process.
+    """Checks that all processes see a folder; does nothing for one process.
+
+    A folder that is not there yet is made for the check and removed again, so that a start that is
+    refused later leaves none.
 
     Raises:
       UserError: some processes do not see what process 0 writes there.
     """
     if jax.process_count() == 1:
         return
-    folder.mkdir(parents=True, exist_ok=True)
     number = multihost_utils.broadcast_one_to_all(np.uint32(int.from_bytes(os.urandom(4))))
     mark = folder / f".shared_{int(number):08x}"
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     if is_lead():
+        folder.mkdir(parents=True, exist_ok=True)
         mark.touch()
     multihost_utils.sync_global_devices("marked")
     seen = multihost_utils.process_allgather(np.bool_(mark.exists()))
     if is_lead():
         mark.unlink()
+        with contextlib.suppress(OSError):  # somebody else has written there
+            for place in missing:
+                place.rmdir()
+    multihost_utils.sync_global_devices("unmarked")  # nobody writes into a folder that goes
     if not seen.all():
         raise UserError(
             f"processes {', '.join(map(str, np.flatnonzero(~seen)))} do not see what process 0 "

@@ -72,6 +72,12 @@ def test_processes_that_do_not_come_together_stop(tmp_path):
     assert "stack trace" not in done.stdout
 
 
+def test_processes_that_are_refused_leave_no_folder(tmp_path):
+    done = launch(2, 1, *train(tmp_path / "run" / "blur", 2))
+    assert done.returncode == 2 and "gen1: blur starts from" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
 def test_processes_that_are_not_told_of_each_other_stop(tmp_path):
     done = launch(2, 1, *train(tmp_path / "x", 1))
     assert done.returncode == 2 and not (tmp_path / "x").exists()
