@@ -306,8 +306,8 @@ def check_batch(size: int, num_frames: int, mesh: Mesh) -> None:
 def check_clips_at_once(size: int, num_frames: int, microbatches: int, mesh: Mesh) -> None:
     """Checks that devices which share the frames of clips compute one clip at a time.
 
-    The layers within a frame merge the axes of clips and frames. Of several clips, the merged axis
-    cannot be sharded by frames: each device would compute all frames of all its group's clips.
+    The layers within a frame merge the axes of clips and frames. If there are several clips, the
+    merged axis cannot be sharded by frames: each device would compute all frames of its group.
 
     Args:
       size: clips in a batch, over all processes.

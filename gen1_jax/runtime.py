@@ -21,7 +21,7 @@ _OUT_OF_MEMORY = re.compile(
     r"|cannot allocate memory",
     re.IGNORECASE,
 )
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 # "allocating 275 bytes", "allocate 1.2 GiB", "Used 20.06G of 15.48G hbm"
 _ASKED = re.compile(
     r"(?:allocat\w+|reserve|Used) (\d+(?:\.\d+)?) ?([KMGTP]?)(?:i?B|bytes)?\b", re.IGNORECASE
@@ -77,9 +77,9 @@ def _asked(error: BaseException) -> str:
     found = _ASKED.search(one_line(error))
     if not found:
         return ""
-    asked = float(found[1]) * _UNITS[found[2].upper()]
+    asked = float(found[1]) * UNITS[found[2].upper()]
     name, unit = next(
-        (name, size) for name, size in reversed(_UNITS.items()) if asked >= size or size == 1
+        (name, size) for name, size in reversed(UNITS.items()) if asked >= size or size == 1
     )
     return f" ({asked / unit:.3g} {name}{'iB' if name else 'bytes'} asked for)"
 

@@ -116,7 +116,7 @@ def test_a_platform_that_is_not_installed_is_refused(
     ],
 )
 def test_a_device_that_jax_cannot_start_is_one_line(capsys, monkeypatch, error, culprit):
-    """What jax raises where the package is installed and the device is not there."""
+    """jax raises these errors where its package is installed and the device is not there."""
 
     def fail(*arguments):
         raise error

@@ -1,4 +1,4 @@
-"""What training a config takes of a machine that is not there: time, memory, data, disk."""
+"""Estimates the time, memory, data and disk that training a config takes, without the machine."""
 
 import dataclasses
 import hashlib

@@ -21,6 +21,7 @@ from gen1_jax.aot import gpu, hlo
 from gen1_jax.distributed import DATA, FRAMES, FSDP, make_mesh, mesh_shape
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.hardware import CHIPS, Chip
+from gen1_jax.runtime import UNITS
 
 TPUS = ("v4", "v5e", "v5p", "v6e")
 _COUNT = r"[1-9]\d*"
@@ -318,7 +319,6 @@ def _notes(program: hlo.Program) -> list[str]:
     return notes
 
 
-_SCALE = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Main memory only: if a program needs too much fast memory (VMEM), no smaller batch helps.
 _OUT_OF_MEMORY = r"Ran out of memory (?:in memory space|on) hbm\b"
 _AMOUNTS = (
@@ -340,6 +340,6 @@ def read_out_of_memory(message: str) -> tuple[int | None, int | None]:
         raise UserError(f"the compiler refused the program: {message.splitlines()[0]}")
     for pattern in _AMOUNTS:
         if found := re.search(pattern, message):
-            used, room = (int(float(found[i]) * _SCALE[found[i + 1]]) for i in (1, 3))
+            used, room = (int(float(found[i]) * UNITS[found[i + 1]]) for i in (1, 3))
             return used, room
     return None, None

@@ -5,8 +5,8 @@
     gen1 config tiny:video                       # everything about a part
     gen1 config tiny:video --set num_steps=700   # the same with changes, before they are used
 
-What is printed about a part is YAML. A comment gives the value's source first: `default`, the
-config file that says so, or `--set`. docs/configs.md has every key of every kind of part.
+A part is printed as YAML. A comment gives the value's source first: `default`, the config file that
+says so, or `--set`. docs/configs.md has every key of every kind of part.
 """
 
 from gen1_jax import config as configs

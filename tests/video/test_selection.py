@@ -1,4 +1,4 @@
-"""What is said about the part of an input that was taken."""
+"""An edit says which part of its input it took."""
 
 import numpy as np
 import pytest
