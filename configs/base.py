@@ -148,8 +148,8 @@ def pipeline(
 
     Args:
       size: (height, width) of frames that the UNet was trained on, in pixels; None: those of the
-        part's `data`.
-      num_frames: frames of a clip that it was trained on; None: as in the part's `data`.
+        encoded clips.
+      num_frames: frames of a clip that it was trained on; None: as the encoded clips have.
       guidance_scale: ω where a user gives none.
       prior_guidance_scale: guidance of the prior, from text to image embedding.
     """
@@ -162,4 +162,6 @@ def pipeline(
         "guidance_scale": guidance_scale,
         "prior": {"num_steps": 25, "guidance_scale": prior_guidance_scale},
     }
-    return make("pipeline", folders=folders, settings=settings)
+    # The pace of the clips and the sizes of images are those of the encoded data.
+    data = {"form": "encoded", "folder": "../encoded"}
+    return make("pipeline", folders=folders, settings=settings, data=data)

@@ -184,14 +184,12 @@ def blur() -> ConfigDict:
 
 
 def pipeline() -> ConfigDict:
-    config = base.pipeline(
+    return base.pipeline(
         size=None,  # that of the encoded clips
         num_frames=None,  # that of the encoded clips
         guidance_scale=7.5,
         prior_guidance_scale=4.0,
     )
-    config.data = ConfigDict({"form": "encoded", "folder": "../encoded"})
-    return config
 
 
 # In the order in which they are imported, made and trained.

@@ -259,6 +259,21 @@ class PipelineSettings:
         None, "(height, width) of frames in training, in pixels; None: those of `data`", low=1
     )
     num_frames: int | None = setting(None, "frames of a clip in training; None: as `data`", low=1)
+    sizes: tuple[Size, ...] | None = setting(
+        None,
+        "(height, width) of all frames in training, those of clips first, then those of images; "
+        "None: as `data`",
+        low=1,
+    )
+    stride: int | None = setting(
+        None, "source frames from one frame of a clip in training to the next; None: as `data`",
+        low=1,
+    )  # fmt: skip
+    frame_rate: float | None = setting(
+        None,
+        "frames a second of the videos in training, their median; None: as `data`, or not known",
+        low=0,
+    )
     guidance_scale: float = setting(7.5, "ω where a user gives none")
     prior: PriorSampling = setting(PriorSampling(), "how the prior is sampled")
 
@@ -271,7 +286,7 @@ class Pipeline:
     folders: Mapping[Literal["unet", Encoder], str] = required("model folder of each part")
     tokenizer: str = setting("../tokenizer", "folder of the tokenizer")
     data: Mapping[str, Any] | None = setting(
-        None, "encoded clips whose size and length are those of training"
+        None, "encoded clips whose sizes, length and pace are those of training"
     )
     settings: PipelineSettings = required("written to gen1.json, which `gen1 edit` reads")
 

@@ -117,7 +117,7 @@ def encode(config, workdir: Path, progress: bool) -> None:
     for raw, writer in zip(raws, writers, strict=True):
         if is_first:
             _wait(lambda writer=writer: not writer.missing())
-            writer.finish()
+            writer.finish(None if raw.are_images else read_pace(data, raw))
             tqdm.write(f"{workdir / raw.folder}: {writer.summary()}")
         else:
             _wait(lambda writer=writer: writer.finished)
@@ -278,6 +278,16 @@ def open_records(data: "Source", split: str) -> list[Raw]:
         for each in opened
         for records in each.records()
     ]
+
+
+def read_pace(data: "Source", raw: Raw) -> dict[str, float]:
+    """Returns how far apart the frames of raw clips are, as far as it is known; see `Footage`."""
+    from gen1_jax.data_pipelines.footage.reader import open_footage
+    from gen1_jax.data_pipelines.settings import World
+
+    if isinstance(data, World):
+        return {"stride": 1}
+    return open_footage(data.folder).pace(Path(raw.folder).name)
 
 
 def _describe(data: "Source") -> dict[str, Any]:

@@ -8,14 +8,15 @@ parts that do not fit together end the run at once.
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from gen1_jax.config import resolve_paths
-from gen1_jax.data_pipelines.encoded.folders import read_shapes
+from gen1_jax.data_pipelines.encoded.folders import read_pace, read_shapes
 from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION
 from gen1_jax.data_pipelines.settings import ENCODED, check_data
 from gen1_jax.data_pipelines.sources import complete, fill
@@ -259,7 +260,7 @@ def check_encoding(config: ConfigDict, read: ReadConfig = read_config) -> None:
 
 
 def resolve_pipeline(config: ConfigDict, read: ReadConfig = read_config) -> ConfigDict:
-    """Returns the config of a pipeline with the size and length of the clips it was trained on.
+    """Returns the config of a pipeline with the sizes, length and pace of the clips in training.
 
     Args:
       config: the config of a pipeline part, with resolved paths. Its `data` are the encoded clips
@@ -267,21 +268,48 @@ def resolve_pipeline(config: ConfigDict, read: ReadConfig = read_config) -> Conf
       read: reads the config.json of a model folder.
 
     Raises:
-      UserError: a setting is missing and there are no data to read it from.
+      UserError: the size or the length is missing and there are no data to read it from.
     """
     config = ConfigDict(config.to_dict())
     settings = config.settings
-    if settings.get("size") is not None and settings.get("num_frames") is not None:
-        return config
-    if not config.get("data"):
+
+    def is_open(*names: str) -> bool:
+        return any(settings.get(name) is None for name in names)
+
+    needed = is_open("size", "num_frames")
+    if needed and not config.get("data"):
         raise UserError("settings.size and settings.num_frames are needed, or data to read them of")
-    n, *latent_size, _ = read_shapes(complete(config.data))["latents"]
+    if not config.get("data") or not is_open("size", "num_frames", "sizes", "stride", "frame_rate"):
+        return config
+    try:
+        data = complete(config.data)
+        n, *latent_size, _ = read_shapes(data)["latents"]
+    except UserError as error:
+        if needed:
+            raise
+        warnings.warn(
+            f"the pace of training is not known, so edits take neighbouring frames: {error}; or "
+            "give settings.stride and settings.frame_rate",
+            stacklevel=2,
+        )
+        return config
     vae = module_from_config(read_model_config(config.folders.vae, name="pipeline", read=read))
     factor = 2 ** (len(vae.block_out_channels) - 1)
-    if settings.get("size") is None:
-        settings.size = tuple(side * factor for side in latent_size)
-    if settings.get("num_frames") is None:
-        settings.num_frames = n
+
+    def in_pixels(latent: Sequence[int]) -> tuple[int, ...]:
+        return tuple(side * factor for side in latent)
+
+    size = settings.get("size") or in_pixels(latent_size)
+    images = [] if data.image_fraction == 0 else map(in_pixels, data.image_buckets or ())
+    found = {
+        "size": size,
+        "num_frames": n,
+        "sizes": tuple(dict.fromkeys([tuple(size), *images])),
+        **read_pace(data),
+    }
+    for name, value in found.items():
+        if is_open(name):
+            settings[name] = value
     return config
 
 

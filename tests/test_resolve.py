@@ -117,8 +117,30 @@ def test_a_prior_takes_its_widths_from_clip(run):
 def test_the_pipeline_takes_its_sizes_from_the_encoded_clips(run):
     settings = resolve_pipeline(load(run, "pipeline")).settings
     assert settings.to_dict()["size"] == (12, 12) and settings.num_frames == 4
+    assert "stride" not in settings  # clips that an earlier version encoded do not say it
     given = load(run, "pipeline", "settings.size=(8,8)", "settings.num_frames=3")
     assert resolve_pipeline(given).settings.to_dict()["size"] == (8, 8)
+
+
+def test_the_pipeline_knows_the_pace_and_all_sizes_of_training(run):
+    clips = run / "encoded" / "clips"
+    for split in clips.iterdir():
+        meta = json.loads((split / "meta.json").read_text())
+        pace = {"stride": 4, "frame_rate": 25.0}
+        (split / "meta.json").write_text(json.dumps(meta | {"pace": pace}))
+    settings = resolve_pipeline(load(run, "pipeline")).settings
+    assert (settings.stride, settings.frame_rate, settings.sizes) == (4, 25.0, ((12, 12),))
+    portrait = load(run, "pipeline", "data.image_buckets=((8,6),)")
+    assert resolve_pipeline(portrait).settings.sizes == ((12, 12), (16, 12))
+    given = load(run, "pipeline", "settings.stride=2")
+    assert resolve_pipeline(given).settings.stride == 2
+    # With the size and the length given, data that are gone cost the pace alone.
+    shutil.rmtree(run / "encoded")
+    with pytest.raises(UserError, match="holds no encoded clips"):
+        resolve_pipeline(load(run, "pipeline"))
+    given = load(run, "pipeline", "settings.size=(8,8)", "settings.num_frames=3")
+    with pytest.warns(UserWarning, match="the pace of training is not known, so edits take"):
+        assert "stride" not in resolve_pipeline(given).settings
 
 
 def test_another_form_of_data_takes_its_encoders_from_the_run(run, tmp_path):

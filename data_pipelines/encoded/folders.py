@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gen1_jax.data_pipelines.encoded.reader import EncodedSource, read_meta
+from gen1_jax.data_pipelines.encoded.writer import PACE
 from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION
 from gen1_jax.data_pipelines.settings import CLIPS, TRAIN, VALIDATION, EncodedData, Size
 from gen1_jax.errors import UserError
@@ -70,6 +71,16 @@ def read_shapes(settings: EncodedData) -> dict[str, tuple[int, ...]]:
         if _find_split(folder):
             return _read_shapes(folder)
     raise UserError(f"{settings.folder} holds no encoded data")
+
+
+def read_pace(settings: EncodedData) -> dict[str, Any]:
+    """Returns `stride` and `frame_rate` of the encoded clips, as far as they are known.
+
+    They are not known of images, and of clips that an earlier version encoded.
+    """
+    clips, _ = find_encoded(settings)
+    split = _find_split(clips) if clips else None
+    return dict(read_meta(split).get(PACE, {})) if split else {}
 
 
 def _find_split(folder: str | Path) -> Path | None:

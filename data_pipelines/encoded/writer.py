@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from gen1_jax.errors import UserError, WritingFailed, one_line
 from gen1_jax.files import read_json, remove_parts, replacing, write_json
 
 META, JOB = "meta.json", ".job.json"
+PACE = "pace"  # key of meta.json
 RECORDS_PER_SHARD = 1024
 
 
@@ -153,8 +154,11 @@ class EncodedWriter:
             what = error.filename or "the records"
             raise UserError(f"cannot read {what} for {self._folder}: {one_line(error)}") from error
 
-    def finish(self) -> None:
+    def finish(self, pace: Mapping[str, Any] | None = None) -> None:
         """Writes meta.json, which marks the folder as finished.
+
+        Args:
+          pace: `stride` and `frame_rate` of the clips, as far as they are known.
 
         Raises:
           UserError: a shard is missing, or meta.json cannot be written.
@@ -162,9 +166,10 @@ class EncodedWriter:
         if missing := self.missing():
             raise UserError(f"{self._folder} lacks {self._path(missing[0]).name}")
         files = [self._path(k).name for k in range(self.num_shards)]
+        content = self.settings | ({PACE: dict(pace)} if pace else {}) | {"files": files}
         with _writing(self._folder):
             remove_parts(self._folder)
-            write_json(self._folder / META, {**self.settings, "files": files})
+            write_json(self._folder / META, content)
             clean(self._folder)
 
     def _path(self, shard: int) -> Path:

@@ -11,10 +11,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from gen1_jax.data_pipelines.quiet import quiet_tfds
 from gen1_jax.errors import UserError
+from gen1_jax.files import read_json
 
 VERSION = "1.0.0"  # version of the records' form
 CLIPS, IMAGES = "clips", "images"
@@ -22,6 +24,7 @@ _FIELDS = {
     CLIPS: {"video", "times", "caption", "source", "start"},
     IMAGES: {"image", "caption", "source"},
 }
+_PACE_CLIPS = 64  # clips whose times are read to know the pace of all
 _IMAGE_SPLIT = re.compile(r"(\w+)_(\d+)x(\d+)")
 
 
@@ -86,6 +89,25 @@ class Footage:
         """Returns the images of a split by bucket (height, width)."""
         found = {size: name for (own, size), name in self._image_splits().items() if own == split}
         return {size: self._records(IMAGES, found[size]) for size in sorted(found)}
+
+    def pace(self, split: str) -> dict[str, float]:
+        """Returns how far apart the frames of a split's clips are.
+
+        Returns:
+          `stride`, in source frames, and `frame_rate`, the median rate of the sources in frames a
+          second; what is not known is left out.
+        """
+        asked = (read_json(self.folder / CLIPS / "report.json") or {}).get("asked", {})
+        stride = asked.get("settings", {}).get("stride")
+        if stride is None or not self.has_clips(split):
+            return {}
+        clips = self.clips(split)
+        picks = np.linspace(0, len(clips) - 1, min(len(clips), _PACE_CLIPS)).astype(int)
+        times = [np.frombuffer(clips[int(pick)]["times"], "<f8") for pick in picks]
+        steps = [np.diff(each).mean() for each in times if len(each) > 1]
+        if not steps:
+            return {"stride": stride}
+        return {"stride": stride, "frame_rate": round(float(stride / np.median(steps)), 3)}
 
     def _splits(self, kind: str) -> Collection[str]:
         return self._builders[kind].info.splits if kind in self._builders else ()

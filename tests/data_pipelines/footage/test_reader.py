@@ -45,6 +45,14 @@ def test_records_come_back(folder):
     assert image["frames"].shape == (1, 48, 32, 3) and number_of(image["frames"][0]) == 2
 
 
+def test_the_pace_of_clips(copy):
+    """Frames a sixth of a second apart, every 4th of their source: 24 frames a second."""
+    assert open_footage(copy).pace("train") == {}  # no report says the stride
+    (copy / "clips/report.json").write_text(json.dumps({"asked": {"settings": {"stride": 4}}}))
+    assert open_footage(copy).pace("train") == {"stride": 4, "frame_rate": 24.0}
+    assert open_footage(copy).pace("test") == {}
+
+
 def test_records_go_to_other_processes(folder):
     clips = pickle.loads(pickle.dumps(open_footage(folder).clips("train")))
     assert number_of(decode_clip(clips[5])["frames"][0]) == 5
