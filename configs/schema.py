@@ -247,6 +247,9 @@ class PriorSampling:
 
     num_steps: int = setting(25, "steps of the prior", low=1)
     guidance_scale: float = setting(4.0, "guidance of the prior; 4: Karlo's own")
+    clamp: float | None = setting(
+        None, "bound of the predicted standardised embedding; None: the prior's own", low=0
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

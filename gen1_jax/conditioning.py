@@ -162,7 +162,9 @@ class Conditioner:
         hidden, embed = self.clip.apply(
             {"params": encoder_params["clip"]}, tokens, method="text_hidden_states"
         )
-        return prior_diffusion.TextCondition(to_content(embed), hidden, self.token_mask(tokens))
+        if self.prior.text_embedding_scale == "content":
+            embed = to_content(embed)
+        return prior_diffusion.TextCondition(embed, hidden, self.token_mask(tokens))
 
     def token_mask(self, tokens: jax.Array) -> jax.Array:
         """Tokens [b l] → mask [b l], True up to and including the first end-of-text token."""
@@ -178,7 +180,7 @@ class Conditioner:
         key: jax.Array,
         num_steps: int = 25,
         guidance_scale: float = 4.0,
-        clamp: float = 5.0,
+        clamp: float | None = None,
     ) -> jax.Array:
         """Samples the content of prompts: the prior draws an image embedding for each text.
 
@@ -191,7 +193,7 @@ class Conditioner:
           key: the source of the noise.
           num_steps: steps of the prior's diffusion.
           guidance_scale: how strictly the prior follows the text.
-          clamp: the largest absolute value of a standardised embedding.
+          clamp: the largest absolute value of a standardised embedding; None is the prior's own.
 
         Returns:
           Content [b d].
@@ -205,9 +207,10 @@ class Conditioner:
             self.text_condition(encoder_params, tokens),
             self.text_condition(encoder_params, null_tokens),
             key,
+            embedding_dim=self.prior.embedding_dim,
             num_steps=num_steps,
             guidance_scale=guidance_scale,
-            clamp=clamp,
+            clamp=self.prior.clip_sample_range if clamp is None else clamp,
         )
         prior = encoder_params["prior"]
         return to_content(standardised * prior["clip_std"] + prior["clip_mean"])

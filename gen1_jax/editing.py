@@ -113,7 +113,7 @@ class VideoEditor:
                 conditioner.text_content,
                 num_steps=settings["prior"]["num_steps"],
                 guidance_scale=settings["prior"]["guidance_scale"],
-                clamp=settings["prior"].get("clamp", 5.0),
+                clamp=settings["prior"].get("clamp"),
             ),
             **everywhere,
         )

@@ -21,7 +21,9 @@ from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION
 from gen1_jax.data_pipelines.settings import ENCODED, check_data
 from gen1_jax.data_pipelines.sources import complete, fill
 from gen1_jax.errors import UserError
+from gen1_jax.models.prior import SCALE
 from gen1_jax.pipeline import ENCODERS
+from gen1_jax.weights import prior_scale
 from gen1_jax.weights.folder import module_from_config, read_config
 from gen1_jax.weights.starting import (
     ReadConfig,
@@ -68,6 +70,8 @@ def resolve_training(
         if not begun:
             raise
         model = dict(begun)
+    if config.objective == "prior":
+        model = _fill_scale(model, config, begun, read=read)
     if config.init_from and not _is_open(model) and not begun:
         check_start(model, config.init_from, merge, name=name, read=read)
     data = complete(data) if has_data else fill(data, {"image_fraction": IMAGE_FRACTION})
@@ -149,6 +153,25 @@ def _fill_prior(
         "num_embeddings": clip.text_config.max_position_embeddings,
     }
     return {**model, **{key: x for key, x in widths.items() if model.get(key) is None}}
+
+
+def _fill_scale(
+    model: Mapping[str, Any],
+    config: ConfigDict,
+    begun: Mapping[str, Any] | None,
+    *,
+    read: ReadConfig,
+) -> dict[str, Any]:
+    """Returns a prior's config.json that says in which length the prior reads text embeddings.
+
+    A prior is trained on as it was made. All that were begun before the setting came read content.
+    """
+    earlier = None
+    if begun:
+        earlier = {SCALE: "content", **begun}
+    elif config.init_from:
+        earlier = read_model_config(config.init_from, name=config.name, read=read)
+    return prior_scale.fill_config(model, config.model.to_dict(), earlier)
 
 
 def _add_encoders(frozen: Mapping[str, str], name: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from gen1_jax.models.attention import attention
 from gen1_jax.models.config import (
     Depth,
     Range,
+    Scale,
     Width,
     read_config,
     require,
@@ -34,6 +35,17 @@ from gen1_jax.models.layers import (
 )
 
 _EPSILON = 1e-5
+# Our own settings, and the key of config.json that holds them. diffusers passes over keys that
+# begin with "_", and keeps them.
+SCALE, CLAMP = OWN_KEYS = ("text_embedding_scale", "clip_sample_range")
+OWN = "_gen1"
+
+
+def read_own(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of our own settings that a config.json, or a user's `model`, says."""
+    own = config.get(OWN)
+    own = own if isinstance(own, Mapping) else {}
+    return {key: place[key] for key in OWN_KEYS for place in (own, config) if key in place}
 
 
 class TimeEmbedding(nn.Module):
@@ -110,11 +122,18 @@ class TransformerBlock(nn.Module):
 class PriorTransformer(nn.Module):
     """Predicts a CLIP image embedding from its noisy version and from the text's CLIP states.
 
-    The fields are the keys of the public config.json, with diffusers' defaults. `dtype` is the
-    compute type.
+    The fields are the keys of the public config.json, with diffusers' defaults, and two of our own
+    that say how the prior is used; config.json holds these under `_gen1`. `dtype` is the compute
+    type.
 
     The parameters `clip_mean` and `clip_std` are statistics of the data and not learned. A new
     model has 0 and 1; the training sets them from the data and applies no weight decay to them.
+
+    Attributes:
+      text_embedding_scale: The length of the text embedding that the prior reads: "raw", CLIP's
+        own, as Karlo and Kandinsky were trained, or "content", √d, as our training makes it.
+      clip_sample_range: The bound of the predicted standardised embedding in sampling, named as in
+        diffusers' `UnCLIPScheduler`; 5 for Karlo, 10 for Kandinsky 2.1.
     """
 
     num_attention_heads: Width = 32
@@ -132,6 +151,8 @@ class PriorTransformer(nn.Module):
     time_embed_dim: Width | None = None
     embedding_proj_dim: Width | None = None
     clip_embed_dim: Width | None = None
+    text_embedding_scale: Literal["raw", "content"] = "raw"
+    clip_sample_range: Scale = 5.0
     dtype: Any = None
 
     @classmethod
@@ -141,13 +162,15 @@ class PriorTransformer(nn.Module):
         Raises:
           UserError: A setting that is not supported.
         """
-        module = cls(**read_config(cls, config), dtype=dtype)
+        module = cls(**read_config(cls, {**config, **read_own(config)}), dtype=dtype)
         module.check()
         return module
 
     def to_config(self) -> dict[str, Any]:
         """Returns the content of a config.json that `from_config` and diffusers read."""
-        return write_config(self)
+        config = write_config(self)
+        own = {key: config.pop(key) for key in OWN_KEYS}
+        return {**config, OWN: own}
 
     @property
     def width(self) -> int:
@@ -262,6 +285,21 @@ class PriorTransformer(nn.Module):
     def post_process_latents(self, latents: jax.Array) -> jax.Array:
         """Turns standardised image embeddings [b d] into CLIP's own [b d]."""
         return latents * self.clip_std + self.clip_mean
+
+    def standardise(self, params: Mapping[str, Any], content: jax.Array) -> jax.Array:
+        """Turns content [b d], of length √d, into the standardised image embeddings [b d].
+
+        The mean and deviation of a public prior are those of CLIP's own embeddings. Content has
+        lost their length, so the typical one takes its place, √(Σ mean² + std²).
+
+        Args:
+          params: The prior's parameters, with `clip_mean` and `clip_std`.
+          content: As `conditioning.to_content` makes it.
+        """
+        mean, std = params["clip_mean"], params["clip_std"]
+        if self.text_embedding_scale == "raw":
+            content = content * jnp.sqrt(jnp.mean(jnp.square(mean) + jnp.square(std)))
+        return (content - mean) / std
 
     def _mask(self, keep: jax.Array) -> jax.Array:
         """Turns a padding mask [b l] into [b 1 q k], True where token q may attend to token k."""

@@ -230,6 +230,8 @@ def prior(module: nn.Module, conditioner: Conditioner, *, drop_rate: float = 0.1
       drop_rate: the share of captions that the empty prompt replaces, for guidance.
     """
 
+    conditioner = dataclasses.replace(conditioner, prior=module)
+
     def null_tokens(tokens):
         """Returns the empty prompt [1 l]: start, then end-of-text, which pads too."""
         first = tokens[:1, :1]
@@ -239,7 +241,7 @@ def prior(module: nn.Module, conditioner: Conditioner, *, drop_rate: float = 0.1
     def loss(params, encoder_params, batch, key):
         text = conditioner.text_condition(encoder_params, batch.tokens)
         null = conditioner.text_condition(encoder_params, null_tokens(batch.tokens))
-        x0 = (batch.content - params["clip_mean"]) / params["clip_std"]
+        x0 = module.standardise(params, batch.content)
 
         def predict(*arguments):
             return module.apply({"params": params}, *arguments)

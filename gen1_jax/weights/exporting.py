@@ -92,7 +92,7 @@ def export_pipeline(
             write_model(new / folder, config, shapes, ReportedTensors(tensors, report), **options)
             counts[folder] = sum(math.prod(shape) for shape in shapes.values())
         shutil.copytree(source / "tokenizer", new / "tokenizer")
-        write_index(new, settings)
+        write_index(new, settings, read_config(source / "prior"))
         shutil.copyfile(_SOURCES / "video_unet.py", new / "unet" / "video_unet.py")
         shutil.copyfile(_SOURCES / "pipeline.py", new / "pipeline.py")
         card = model_card(settings, counts, dtype, origin)

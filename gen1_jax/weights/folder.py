@@ -22,6 +22,7 @@ from gen1_jax.errors import UserError
 from gen1_jax.files import read_json, replacing_folder, write_json
 from gen1_jax.models.config import check_against_tensors, check_count
 from gen1_jax.pipeline import CONFIG_KINDS
+from gen1_jax.weights import prior_scale
 from gen1_jax.weights.naming import (
     match_keys,
     params_to_state_dict,
@@ -266,4 +267,4 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / CONFIG)
     if config is None:
         raise UserError(f"no {CONFIG} in {folder}; it is no model folder")
-    return config
+    return prior_scale.complete(config, folder)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gen1_jax.errors import UserError
 from gen1_jax.files import check_replaceable, replacing_folder, write_json
+from gen1_jax.models.prior import CLAMP, OWN
 from gen1_jax.pipeline import MODELS, SETTINGS_FILE
+from gen1_jax.weights import prior_scale
 from gen1_jax.weights.clip_towers import IMAGE_TOWER, TEXT_TOWER, join_configs, join_tensors
 from gen1_jax.weights.folder import (
     ModelTensors,
@@ -87,7 +89,10 @@ def open_part(part: str, source: Source) -> Opened:
       UserError: the model is of another kind, or a setting or a file is not accepted.
       MismatchError: the tensors do not fit the config.
     """
-    return Opened(part, source, *read_model(source.folder, MODELS[part].kind))
+    config, tensors = read_model(source.folder, MODELS[part].kind)
+    if part == "prior" and (clamp := prior_scale.read_clamp(source.folder)) is not None:
+        config = {**config, OWN: {**config[OWN], CLAMP: clamp}}
+    return Opened(part, source, config, tensors)
 
 
 def open_towers(text: Source, image: Source) -> Opened:

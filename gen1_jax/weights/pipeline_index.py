@@ -10,6 +10,7 @@ from typing import Any
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json, write_json
+from gen1_jax.models.prior import CLAMP, read_own
 from gen1_jax.pipeline import PARTS, SETTINGS_FILE
 from gen1_jax.weights.public import MODEL_INDEX, fitting_flags, pipeline_class
 
@@ -27,15 +28,16 @@ _PRIOR_SETTINGS = ("num_steps", "guidance_scale", "clamp")
 _PLAIN_SETTINGS = ("size", "num_frames", "guidance_scale")
 
 
-def write_index(folder: Path, settings: Mapping[str, Any]) -> None:
+def write_index(folder: Path, settings: Mapping[str, Any], prior: Mapping[str, Any]) -> None:
     """Writes the two files into an exported pipeline.
 
     Args:
       folder: the exported pipeline.
       settings: the content of gen1.json.
+      prior: the content of config.json of the prior.
     """
     write_json(folder / SCHEDULER_FILE, scheduler_config(settings))
-    write_json(folder / MODEL_INDEX, model_index(settings))
+    write_json(folder / MODEL_INDEX, model_index(settings, prior))
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -68,16 +70,18 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / MODEL_INDEX} or its scheduler lacks {error}") from error
 
 
-def model_index(settings: Mapping[str, Any]) -> dict[str, Any]:
+def model_index(settings: Mapping[str, Any], prior: Mapping[str, Any]) -> dict[str, Any]:
     """Returns model_index.json: the class of each part, and the settings of the pipeline."""
-    prior = {"clamp": 5.0, **settings["prior"]}
+    sampling = dict(settings["prior"])
+    if sampling.get("clamp") is None:
+        sampling["clamp"] = read_own(prior).get(CLAMP, 5.0)
     return {
         "_class_name": _PIPELINE_CLASS,
         "_diffusers_version": _DIFFUSERS,
         **{folder: place for part in PARTS.values() for folder, place in part.exported.items()},
         "scheduler": ("diffusers", "DDIMScheduler"),
         **{name: settings[name] for name in _PLAIN_SETTINGS},
-        **{f"prior_{name}": prior[name] for name in _PRIOR_SETTINGS},
+        **{f"prior_{name}": sampling[name] for name in _PRIOR_SETTINGS},
     }
 
 

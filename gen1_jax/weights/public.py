@@ -24,7 +24,8 @@ _WANTED = (
     "diffusion_pytorch_model.safetensors.index.json",
 )
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
-_SCHEDULER = "scheduler/scheduler_config.json"
+# Where the sampler's settings lie beside a prior or a UNet; Karlo's pipeline has several samplers.
+SAMPLER_FILES = ("prior_scheduler/scheduler_config.json", "scheduler/scheduler_config.json")
 _HUB_ID = re.compile(
     r"^(?P<repo>[\w.-]+/[\w.-]+)(?P<subfolder>(/[\w.-]+)*)(@(?P<revision>[\w./-]+))?$"
 )
@@ -146,7 +147,7 @@ def _download(text: str, repo: str, revision: str, prefix: str, names: tuple[str
     """Downloads some files of a hub repository; returns the folder that holds them."""
     from huggingface_hub import snapshot_download  # slow to import
 
-    patterns = [*(f"{prefix}{name}" for name in names), MODEL_INDEX, _SCHEDULER]
+    patterns = [*(f"{prefix}{name}" for name in names), MODEL_INDEX, *SAMPLER_FILES]
     try:
         root = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except Exception as error:  # many libraries lie below

@@ -307,8 +307,13 @@ class Gen1Pipeline(DiffusionPipeline):
         end = self.text_encoder.config.eos_token_id
         ended = tokens == (tokens.max() if end == 2 else end)
         mask = ended.cumsum(-1) - ended.long() < 1
-        embed = to_content(out.text_embeds.float()).to(self.prior.dtype)
-        return embed, out.last_hidden_state.to(self.prior.dtype), mask
+        embed = out.text_embeds.float()
+        # The prior's config.json says in which length it reads the embedding; public files, which
+        # read CLIP's own, say nothing.
+        own = self.prior.config.get("_gen1") or {}
+        if own.get("text_embedding_scale") == "content":
+            embed = to_content(embed)
+        return embed.to(self.prior.dtype), out.last_hidden_state.to(self.prior.dtype), mask
 
 
 # ---- pure functions
