@@ -216,7 +216,7 @@ MUTANTS = (
     # ---- a step of training
     Mutant(
         "training: the average starts with its last decay",
-        "jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))", "ema_decay", STEP,
+        "jnp.maximum(1 - ema_decay, 1 / (1 + ema_share * state.step))", "1 - ema_decay", STEP,
     ),
     Mutant(
         "training: a gradient that is no number is applied",
@@ -236,8 +236,7 @@ MUTANTS = (
     ),
     Mutant(
         "training: all steps draw the same numbers",
-        "jax.random.fold_in(jax.random.key(seed), state.step)",
-        "jax.random.fold_in(jax.random.key(seed), 0 * state.step)",
+        "jax.random.fold_in(key, state.step)", "jax.random.fold_in(key, 0 * state.step)",
         STEP,
     ),
     Mutant(

@@ -107,9 +107,10 @@ class Ours:
             *inputs, v = arrays
             return jnp.square(module.apply({"params": params}, *inputs) - v).mean(), {}
 
-        step = partial(train_step, loss=loss, optimizer=optimizer, ema_decay=EMA_DECAY, seed=0)
+        average = {"ema_decay": EMA_DECAY, "ema_share": 1.0}
+        step = partial(train_step, loss=loss, optimizer=optimizer, **average)
         self.state = jax.jit(partial(new_state, optimizer))(self.params)
-        self.arguments = Batch(), jax.device_put(arrays), LEARNING_RATE
+        self.arguments = Batch(), jax.device_put(arrays), LEARNING_RATE, jax.random.key(0)
         start = time.perf_counter()
         lowered = jax.jit(step, donate_argnums=0).lower(self.state, *self.arguments)
         self.step = lowered.compile()

@@ -100,7 +100,17 @@ class Training:
     optimizer: Optimizer = setting(Optimizer(final_fraction=0.05, b2=0.99), "AdamW's settings")
     num_steps: int = setting(1000, "length of the run, in steps", low=1)
     ema_decay: float = setting(
-        0.995, "of the parameters' moving average, which is saved and sampled from", low=0, high=1
+        0.995,
+        "highest decay of the parameters' moving average, which is saved and sampled from; it "
+        "spans at most 1 / (1 - decay) steps",
+        low=0,
+        high=1,
+    )
+    ema_share: float = setting(
+        0.1,
+        "share of the part's steps so far that the moving average spans, at most",
+        low=0,
+        high=1,
     )
     dtype: Dtype = setting("float32", "compute type; bfloat16 suits accelerators")
     mesh: Mesh = setting(Mesh(), "devices along each axis of the mesh")
@@ -176,6 +186,14 @@ class DiffusionLoss:
     )
     latents_drawn: bool = setting(
         False, "draw latents instead of taking their mean; data.fields must hold latents_logvar"
+    )
+    random_positions: bool = setting(
+        False,
+        "begin clips at a random row of the tables of frame positions: all rows are trained, up to "
+        "model.max_frames, not only the first num_frames",
+    )
+    min_snr_gamma: float | None = setting(
+        None, "γ of the min-SNR-γ weighting of timesteps, often 5; None: all weigh alike", low=0
     )
     zero_terminal_snr: bool = setting(False, "rescale the schedule so that it ends in pure noise")
     prediction_type: Literal["v_prediction", "epsilon", "sample"] = setting(

@@ -27,6 +27,7 @@ from gen1_jax.distributed import (
 )
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
+from gen1_jax.randomness import stream_seed
 from gen1_jax.runtime import naming_what_to_lower
 
 
@@ -134,7 +135,7 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> str:
     folder = train_on(
         config,
         workdir,
-        lambda: make_stream(config.data, config.seed),
+        lambda: make_stream(config.data, stream_seed(config.seed, config.name, "data")),
         lambda: read_preview_batch(config.data),
         lambda: make_validation_streams(config.data),
         progress=progress,
@@ -217,6 +218,7 @@ def train_on(
             seed=config.seed,
             dtype=config.dtype,
             ema_decay=config.ema_decay,
+            ema_share=config.ema_share,
             microbatches=config.microbatches,
             init_from=config.init_from,
             merge=config.merge.to_dict(),

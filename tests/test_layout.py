@@ -40,6 +40,7 @@ FLOORS = {
     "gen1_jax.distributed": 0,
     "gen1_jax.runtime": 0,
     "gen1_jax.kinds": 0,
+    "gen1_jax.randomness": 0,
     "gen1_jax.settings": 0,
     "gen1_jax.tokenizer": 0,
     "gen1_jax.aot.hlo": 0,

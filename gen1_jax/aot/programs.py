@@ -77,11 +77,9 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     plain = make_objective(  # without remat, so that nothing is counted twice
         config.objective, _make_module(config, "none"), conditioner, config.loss.to_dict()
     )
+    key = _placed(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh))
     model_flops = count_training_flops(
-        plain.loss,
-        are_trained(state),
-        *_unplaced((state.params, encoder_params, batch)),
-        jax.eval_shape(lambda: jax.random.key(0)),
+        plain.loss, are_trained(state), *_unplaced((state.params, encoder_params, batch, key))
     )
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
     step = make_step(
@@ -90,7 +88,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
         state,
         dtype=config.dtype,
         ema_decay=config.ema_decay,
-        seed=config.seed,
+        ema_share=config.ema_share,
         microbatches=config.microbatches,
         trains=trains,
     )
@@ -102,7 +100,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
         "remat": config.remat,
     }
     return Work(
-        partial(step.lower, state, batch, encoder_params, rate),
+        partial(step.lower, state, batch, encoder_params, rate, key),
         settings,
         _size(state.params),
         model_flops,

@@ -92,6 +92,26 @@ def target(schedule: Schedule, z0: jax.Array, eps: jax.Array, t: jax.Array) -> j
     return eps if schedule.prediction_type == "epsilon" else z0
 
 
+def min_snr_weight(schedule: Schedule, t: jax.Array, gamma: float) -> jax.Array:
+    """Returns the weight of the squared error at t, after Min-SNR-γ (Hang et al. 2303.09556).
+
+    For z_0 it is min(SNR, γ), with SNR_t = ᾱ_t / (1 − ᾱ_t). The same prediction has an error of ε
+    that is √SNR times that of z_0, and one of v that is √(SNR + 1) times that of z_0. Their
+    weights are therefore divided by SNR and by SNR + 1.
+
+    Args:
+      schedule: the schedule, which says what the network predicts.
+      t: timesteps.
+      gamma: γ; 5 in the paper.
+    """
+    alpha = schedule.alphas_cumprod[t]
+    snr = alpha / (1 - alpha)
+    weight = jnp.minimum(snr, gamma)
+    if schedule.prediction_type == "v_prediction":
+        return weight / (snr + 1)
+    return weight / snr if schedule.prediction_type == "epsilon" else weight
+
+
 def to_z0_eps(
     schedule: Schedule, prediction: jax.Array, zt: jax.Array, t: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

@@ -118,8 +118,13 @@ class TemporalTransformer(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, first_frame: jax.Array | None = None) -> jax.Array:
         """Returns an array of the shape of x [b n g h w c].
+
+        Args:
+          x: The clips.
+          first_frame: Row of the table of positions that each clip's first frame takes [b]; None
+            stands for row 0.
 
         Raises:
           UserError: The clip has more frames than the table of positions.
@@ -134,7 +139,11 @@ class TemporalTransformer(nn.Module):
         h = GroupNorm(self.norm_num_groups, 1e-6, dtype=self.dtype, name="norm")(h)
         h = rearrange(h, "(b n g) h w c -> b n (g h w) c", b=b, g=g)
         h = Dense(channels, dtype=self.dtype, name="proj_in")(h)
-        h = h + position[:n, None].astype(h.dtype)
+        if first_frame is None:
+            h = h + position[:n, None].astype(h.dtype)
+        else:
+            rows = first_frame[:, None] + jnp.arange(n)
+            h = h + position[rows][:, :, None].astype(h.dtype)
         block = TransformerBlock(
             self.heads, self.dtype, along_frames=True, name="transformer_blocks_0"
         )

@@ -157,7 +157,9 @@ class Block(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x, temb, context, axes: Axes, skips: list[jax.Array] | None = None):
+    def __call__(
+        self, x, temb, context, axes: Axes, first_frame=None, skips: list[jax.Array] | None = None
+    ):
         """Returns the block's output, and the outputs of all its layers for later blocks.
 
         Args:
@@ -165,6 +167,7 @@ class Block(nn.Module):
           temb: Embedding of the timestep [(b n g) d].
           context: Tokens for cross-attention [(b n g) l d].
           axes: Sizes of the leading axis.
+          first_frame: Position of each clip's first frame [b], or None.
           skips: Outputs of earlier layers, which an upward block takes from the end; else None.
         """
         outputs = []
@@ -181,7 +184,7 @@ class Block(nn.Module):
                 name=f"resnets_{i}",
             )(x, temb, axes)
             if self.heads and not (middle and i == 1):
-                x = self.attend(i, x, context, axes)
+                x = self.attend(i, x, context, axes, first_frame)
             outputs.append(x)
         if self.resample == "down":
             x = Resample(self.features, False, self.dtype, name="downsamplers_0")(x)
@@ -192,7 +195,14 @@ class Block(nn.Module):
             )
         return x, outputs
 
-    def attend(self, i: int, x: jax.Array, context: jax.Array, axes: Axes) -> jax.Array:
+    def attend(
+        self,
+        i: int,
+        x: jax.Array,
+        context: jax.Array,
+        axes: Axes,
+        first_frame: jax.Array | None,
+    ) -> jax.Array:
         """Applies the i-th spatial transformer, and then the temporal one for clips."""
         x = rematerialised(SpatialTransformer, self.remat)(
             self.heads,
@@ -210,7 +220,7 @@ class Block(nn.Module):
                 self.dtype,
                 name=f"temporal_attentions_{i}",
             )
-            x = on_video_branches(layer, x, axes)
+            x = on_video_branches(lambda split: layer(split, first_frame), x, axes)
         return x
 
 
@@ -266,6 +276,7 @@ class VideoUNet(nn.Module):
         timesteps: jax.Array,
         context: jax.Array,
         num_video_branches: int | None = None,
+        first_frame: jax.Array | None = None,
     ) -> jax.Array:
         """Predicts v of clips, or of several guidance branches of each clip.
 
@@ -275,6 +286,8 @@ class VideoUNet(nn.Module):
           context: Tokens for cross-attention [b l d], or those of each branch [b g l d].
           num_video_branches: How many branches, counted from the first, use the temporal layers;
             None stands for all. A clip without branches is one branch.
+          first_frame: Row of the tables of frame positions that each clip begins at [b]; None
+            stands for row 0. Training draws it, so that every row is trained.
 
         Returns:
           v, float32, in the sample's shape with `out_channels` channels.
@@ -320,13 +333,13 @@ class VideoUNet(nn.Module):
         for i, kind in enumerate(self.down_block_types):
             has_attention, down = kind.startswith("CrossAttn"), "down" if i < last else None
             layers = block(f"down_blocks_{i}", i, depth, has_attention, down)
-            x, outputs = layers(x, temb, context, axes)
+            x, outputs = layers(x, temb, context, axes, first_frame)
             skips += outputs
-        x, _ = block("mid_block", last, 0, True, None)(x, temb, context, axes)
+        x, _ = block("mid_block", last, 0, True, None)(x, temb, context, axes, first_frame)
         for i, kind in enumerate(self.up_block_types):
             has_attention, up = kind.startswith("CrossAttn"), "up" if i < last else None
             layers = block(f"up_blocks_{i}", last - i, depth + 1, has_attention, up)
-            x, _ = layers(x, temb, context, axes, skips)
+            x, _ = layers(x, temb, context, axes, first_frame, skips)
 
         norm = GroupNorm(
             self.norm_num_groups, self.norm_eps, self.dtype, jax.nn.silu, name="conv_norm_out"

@@ -28,6 +28,7 @@ from gen1_jax.distributed import (
 )
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json, replacing, write_json
+from gen1_jax.randomness import stream_seed
 from gen1_jax.training.checkpoint import Checkpoints
 from gen1_jax.training.objectives import Objective
 from gen1_jax.training.previews import PreviewWriter
@@ -51,6 +52,7 @@ from gen1_jax.weights.folder import save_model
 
 MAX_BAD_STEPS = 5  # in a row
 FINISHED = "finished.json"
+PART = "part"  # beside the stream's place: the name that the run's random numbers follow from
 
 
 def train(
@@ -67,6 +69,7 @@ def train(
     seed: int,
     dtype: str,
     ema_decay: float,
+    ema_share: float,
     microbatches: int = 1,
     init_from: str = "",
     merge: Mapping[str, Sequence[str]] | None = None,
@@ -103,9 +106,10 @@ def train(
       encoder_params: parameters of the frozen encoders, host arrays.
       mesh: the devices.
       num_steps: the length of the run.
-      seed: every key of the run follows from it.
+      seed: every key of the run follows from it and from the part's name.
       dtype: the compute type.
       ema_decay: the highest decay of the moving average.
+      ema_share: the largest share of the steps so far that the average spans.
       microbatches: parts of a batch that are computed one after another.
       init_from: a model folder to start from; empty: random parameters.
       merge: patterns of the parameters that may differ from those of `init_from`.
@@ -141,9 +145,14 @@ def train(
         options["trains"] = trains
         state = create_state(module, optimizer, template, **options)
         state = _prepare(state, objective, encoder_params, batches, keeps=bool(init_from))
-    options = {"dtype": dtype, "ema_decay": ema_decay, "seed": seed, "microbatches": microbatches}
-    options["trains"] = trains
+    options = {"dtype": dtype, "ema_decay": ema_decay, "ema_share": ema_share}
+    options |= {"microbatches": microbatches, "trains": trains}
     step_fn = make_step(objective.loss, optimizer, template, **options)
+    key = jax.random.key(stream_seed(seed, name, "training"))
+
+    def place() -> dict[str, Any]:
+        return {PART: name} | batches.get_state()
+
     encoders = jax.device_put(encoder_params, replicated(mesh))
     first = int(state.step)
     changed = changed_settings(ConfigDict(record or {}), workdir) if first else ""
@@ -185,7 +194,7 @@ def train(
                     # Several processes cannot save here: the others still wait in the measurement.
                     if fresh and jax.process_count() == 1:
                         bad_steps.check()
-                        checkpoints.save_now(done, state, batches.get_state())
+                        checkpoints.save_now(done, state, place())
                     raise UserError(
                         f"{name}: no held-out loss at step {done}: {error}; or train on without "
                         "it: --set eval_every=0"
@@ -204,7 +213,7 @@ def train(
                     bad_steps.check()  # waits for the step
                 with log.spend("checkpoint"):
                     save = checkpoints.save_now if last or stopping else checkpoints.save
-                    save(done, state, batches.get_state())
+                    save(done, state, place())
             if stopping:
                 kind = Preempted if stopping == signal.SIGTERM else Stopped
                 raise kind(f"{name}: stopped and saved at step {done} of {num_steps}")
@@ -218,7 +227,8 @@ def train(
             with log.spend_step(batch), profiler.step(done, state):
                 flops.add(state.params, encoders, batch)
                 with jax.set_mesh(mesh):  # for kernels that run on each device's own shard
-                    state, metrics = step_fn(state, batch, encoders, optimizer.learning_rate(done))
+                    rate = optimizer.learning_rate(done)
+                    state, metrics = step_fn(state, batch, encoders, rate, key)
                 bad_steps.add(done + 1, metrics, host_batch)
             with log.spend("step"):
                 stopping = stop.agreed(done + 1)
@@ -257,6 +267,7 @@ def _restore(
     if restored is None:
         return None
     state, place = restored
+    begun = place.pop(PART, None)
     if int(state.step) > num_steps:
         raise UserError(
             f"{name}: {workdir} holds a checkpoint of step {int(state.step)}, beyond "
@@ -269,6 +280,11 @@ def _restore(
             f"{name}: the run cannot continue at its place in the data, because the config's data "
             f"are not those that it was begun with ({error}); accepted: those, or a new --workdir"
         ) from error
+    if begun != name and is_lead():
+        whose = "all parts of a run" if begun is None else f"a part named {begun}"
+        tqdm.write(
+            f"{name}: began with the order of data and the noise of {whose}; goes on with its own"
+        )
     return state
 
 

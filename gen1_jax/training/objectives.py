@@ -18,7 +18,7 @@ from einops import rearrange
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.diffusion import prior as prior_diffusion
-from gen1_jax.diffusion.process import make_schedule, q_sample, target
+from gen1_jax.diffusion.process import make_schedule, min_snr_weight, q_sample, target
 from gen1_jax.diffusion.structure import model_input
 from gen1_jax.errors import UserError
 from gen1_jax.models.preprocess import preprocess_for_clip, preprocess_for_depth
@@ -271,6 +271,8 @@ def diffusion(
     *,
     content_drop_rate: float = 0.1,
     latents_drawn: bool = False,
+    random_positions: bool = False,
+    min_snr_gamma: float | None = None,
     zero_terminal_snr: bool = False,
     prediction_type: str = "v_prediction",
     preview_steps: int = 20,
@@ -286,11 +288,16 @@ def diffusion(
       content_drop_rate: the share of examples without content, for guidance.
       latents_drawn: draw z_0 from the autoencoder's distribution, as Stable Diffusion was trained,
         instead of taking its mean; encoded data then need the field `latents_logvar`.
+      random_positions: begin each clip at a random row of the UNet's tables of frame positions, so
+        that all rows are trained, and clips as long as the tables can be edited.
+      min_snr_gamma: γ of `min_snr_weight`; None weighs all timesteps alike.
       zero_terminal_snr: see `make_schedule`.
       prediction_type: what the network predicts; "epsilon" suits a Stable Diffusion 1.x UNet.
       preview_steps: DDIM steps of a preview.
       preview_guidance: ω of a preview.
     """
+    if min_snr_gamma is not None and not min_snr_gamma > 0:
+        raise UserError(f"min_snr_gamma is {min_snr_gamma}; a number above 0 is accepted, or None")
     schedule = make_schedule(zero_terminal_snr=zero_terminal_snr, prediction_type=prediction_type)
     structured = module.in_channels > module.out_channels
 
@@ -298,7 +305,7 @@ def diffusion(
         return (batch.structure, batch.structure_level) if structured else (None, None)
 
     def loss(params, encoder_params, batch, key):
-        time_key, noise_key, drop_key, latent_key = jax.random.split(key, 4)
+        time_key, noise_key, drop_key, latent_key, position_key = jax.random.split(key, 5)
         if not batch.encoded:
             batch = jax.lax.stop_gradient(conditioner.encode_batch(encoder_params, batch))
         z0 = draw_latents(batch, latent_key) if latents_drawn else batch.latents
@@ -307,9 +314,16 @@ def diffusion(
         kept = jax.random.bernoulli(drop_key, 1 - content_drop_rate, (z0.shape[0], 1))
         content = jnp.where(kept, batch.content, 0)
         inputs = model_input(q_sample(schedule, z0, eps, t), *condition(batch))
-        v = module.apply({"params": params}, inputs, t, content[:, None])
+        positions = {}
+        if random_positions and batch.num_frames > 1:
+            rows = module.max_frames - batch.num_frames + 1
+            positions["first_frame"] = jax.random.randint(position_key, t.shape, 0, rows)
+        v = module.apply({"params": params}, inputs, t, content[:, None], **positions)
         chex.assert_equal_shape([v, z0])
-        return jnp.mean(jnp.square(v - target(schedule, z0, eps, t))), {}
+        error = jnp.square(v - target(schedule, z0, eps, t))
+        if min_snr_gamma is not None:
+            error *= min_snr_weight(schedule, t, min_snr_gamma).reshape(-1, 1, 1, 1, 1)
+        return jnp.mean(error), {}
 
     preview = previews.guided_samples(
         module,

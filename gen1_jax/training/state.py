@@ -24,11 +24,10 @@ from tqdm import tqdm
 from gen1_jax.distributed import MIN_SIZE_TO_SHARD, SHARDING, state_sharding
 from gen1_jax.errors import UserError
 from gen1_jax.models.unet import REMAT
+from gen1_jax.randomness import stream_seed
 from gen1_jax.weights.folder import init_params, load_model, module_from_config, param_template
 from gen1_jax.weights.merge import MergeReport, merge_params
 from gen1_jax.weights.naming import list_names
-
-_CREATION = 0x1217  # the fold of the seed that draws new parameters
 
 
 @flax.struct.dataclass
@@ -289,8 +288,8 @@ def create_state(
       module: the module that is trained.
       optimizer: its optimizer.
       template: the shapes and shardings of the state.
-      name: the part's name, for messages.
-      seed: draws the new parameters.
+      name: the part's name.
+      seed: draws the new parameters, together with the part's name.
       init_from: a model folder to start from; empty draws all parameters.
       merge: patterns of the parameters that may differ from those of `init_from`; see
         `merge_params`.
@@ -302,7 +301,7 @@ def create_state(
     loaded = None
     if init_from:
         _, loaded = load_model(init_from)
-    key = jax.random.fold_in(jax.random.key(seed), _CREATION)
+    key = jax.random.key(stream_seed(seed, name, "creation"))
     if loaded is None:
         params = init_params(module, key)
     else:

@@ -25,15 +25,16 @@ def train_step(
     batch: Batch,
     encoder_params: EncoderParams,
     learning_rate: jax.Array,
+    key: jax.Array,
     *,
     loss: Loss,
     optimizer: Optimizer,
     ema_decay: float,
-    seed: int,
+    ema_share: float,
     microbatches: int = 1,
     trains: Sequence[str] = (),
 ) -> tuple[TrainState, Metrics]:
-    """Updates a state once; the result is a function of seed, step and batch.
+    """Updates a state once; the result is a function of key, step and batch.
 
     A step whose loss or gradient is not finite leaves parameters, average and optimizer as they
     were. Only the step and the count of bad steps change.
@@ -43,17 +44,19 @@ def train_step(
       batch: this step's examples.
       encoder_params: parameters of the frozen encoders.
       learning_rate: a scalar.
+      key: the run's; each step's follows from it.
       loss: (params, encoder_params, batch, key) → (scalar, metrics).
       optimizer: AdamW without its rate.
-      ema_decay: the highest decay of the moving average.
-      seed: the run's seed.
+      ema_decay: the highest decay of the moving average, which then spans 1 / (1 − decay) steps.
+      ema_share: the largest share of the steps so far that the average spans. Decay and share hold
+        both: early in a run the share is the shorter, and the parameters of step 0 have no weight.
       microbatches: parts of the batch that are computed one after another.
       trains: patterns of the parameters that are trained; see `choose_trained`.
 
     Returns:
       The state after the step, and its metrics: loss, gradient_norm, bad_steps and the loss's own.
     """
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(key, state.step)
     batch = batch.widened()
     trained = choose_trained(state.params, trains)
 
@@ -76,9 +79,8 @@ def train_step(
     def update(params, ema, opt_state):
         direction, opt_state = optimizer.update(gradient, opt_state, params)
         params = jax.tree.map(lambda p, d: p - learning_rate * d, params, direction)
-        # The average follows closely while there is little to average.
-        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-        return params, optax.incremental_update(params, ema, 1 - decay), opt_state
+        newest = jnp.maximum(1 - ema_decay, 1 / (1 + ema_share * state.step))
+        return params, optax.incremental_update(params, ema, newest), opt_state
 
     trained, ema, opt_state = jax.lax.cond(
         good, update, lambda *same: same, trained, state.ema, state.opt_state
@@ -134,14 +136,16 @@ def make_step(
     *,
     dtype: str,
     ema_decay: float,
-    seed: int,
+    ema_share: float,
     microbatches: int = 1,
     trains: Sequence[str] = (),
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Returns the compiled `train_step` of a run: (state, batch, encoder_params, rate) → the same.
+    """Returns the compiled `train_step` of a run.
 
+    It is a function (state, batch, encoder_params, rate, key) → (state, metrics). Rate and key are
+    arguments, so that stages that differ in nothing else are one program.
     The state that goes in is donated. State and batch stay sharded as they are; encoder parameters,
-    rate and metrics are replicated. A second trace for the same shapes is a fault and raises.
+    rate, key and metrics are replicated. A second trace for the same shapes is a fault and raises.
 
     Args:
       loss: the objective's loss.
@@ -149,7 +153,7 @@ def make_step(
       template: the state, or its shapes; its shardings count.
       dtype: the compute type, in which sharded kernels are gathered.
       ema_decay: see `train_step`.
-      seed: see `train_step`.
+      ema_share: see `train_step`.
       microbatches: see `train_step`.
       trains: see `train_step`.
     """
@@ -161,14 +165,14 @@ def make_step(
         loss=gather_params(loss, shardings.params, dtype),
         optimizer=optimizer,
         ema_decay=ema_decay,
-        seed=seed,
+        ema_share=ema_share,
         microbatches=microbatches,
         trains=trains,
     )
     whole = replicated(mesh)
     return jax.jit(
         trace_once(step),
-        in_shardings=(shardings, placed_batch(mesh), whole, whole),
+        in_shardings=(shardings, placed_batch(mesh), whole, whole, whole),
         out_shardings=(shardings, whole),
         donate_argnums=0,
     )

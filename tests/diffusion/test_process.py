@@ -9,6 +9,7 @@ from gen1_jax.diffusion.process import (
     PREDICTION_TYPES,
     ddim_step,
     make_schedule,
+    min_snr_weight,
     q_sample,
     sampling_timesteps,
     target,
@@ -85,6 +86,18 @@ def test_v_is_the_formula_and_the_noising_turned_by_a_right_angle():
     np.testing.assert_allclose(v, alpha**0.5 * eps - (1 - alpha) ** 0.5 * z0, atol=1e-6)
     zt = q_sample(schedule, z0, eps, t)
     np.testing.assert_allclose(np.square(v) + np.square(zt), z0**2 + eps**2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("t", "snr"), [(0, 1175.5), (500, 0.381849), (999, 0.0046819)])
+def test_min_snr_gamma_is_the_papers_weight(t, snr):
+    """The three weights are those of one prediction's error of z_0, which is min(SNR, γ)."""
+    schedule = make_schedule()
+    alpha = float(schedule.alphas_cumprod[t])
+    np.testing.assert_allclose(alpha / (1 - alpha), snr, rtol=1e-3)
+    expected = {"v_prediction": snr + 1, "epsilon": snr, "sample": 1}
+    for kind, divisor in expected.items():
+        weight = min_snr_weight(schedule.replace(prediction_type=kind), np.array([t]), 5.0)
+        np.testing.assert_allclose(weight, [min(snr, 5.0) / divisor], rtol=1e-3)
 
 
 def test_steps_are_stable_diffusion_s():

@@ -21,6 +21,7 @@ from tiny_unet import (
 
 from gen1_jax.errors import UserError
 from gen1_jax.flops import count_flops
+from gen1_jax.models.temporal import TemporalTransformer
 from gen1_jax.models.unet import VideoUNet
 from gen1_jax.weights.folder import init_params, param_template
 from gen1_jax.weights.naming import state_dict_to_params
@@ -150,6 +151,21 @@ def test_trained_temporal_layers_join_frames_of_video_branches_only():
 
     assert turned("temporal_conv") > 1e-3
     assert turned("temporal_conv", "position_embedding") < 1e-5
+
+
+def test_a_clip_may_begin_at_any_row_of_the_position_table():
+    """Each clip of a batch reads its own rows, and a clip without a row begins at the first."""
+    layer, x = TemporalTransformer(2, 4, 6), normal(0, 2, 3, 1, 2, 2, 8)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda s: normal(s.size, *s.shape), shapes)
+    run = quick_jit(lambda params, x, first: layer.apply({"params": params}, x, first))
+    plain = quick_jit(lambda params, x: layer.apply({"params": params}, x))
+    got = run(params, x, np.array([0, 2]))
+    np.testing.assert_allclose(got[:1], plain(params, x[:1]), rtol=1e-5, atol=1e-6)
+    table = params["position_embedding"]
+    moved = params | {"position_embedding": np.roll(table, -2, axis=0)}
+    np.testing.assert_allclose(got[1:], plain(moved, x[1:]), rtol=1e-5, atol=1e-6)
+    assert np.abs(got[1:] - plain(params, x[1:])).max() > 1e-3
 
 
 @pytest.mark.parametrize(("n", "fits"), [(6, True), (7, False)])
@@ -312,7 +328,9 @@ def test_recomputed_values_give_the_same_gradient():
 
     def gradient(remat):
         def loss(params):
-            v = module.clone(remat=remat).apply({"params": params}, sample, t, context)
+            v = module.clone(remat=remat).apply(
+                {"params": params}, sample, t, context, first_frame=np.array([3])
+            )
             return jnp.square(v).mean()
 
         return jax.grad(loss)

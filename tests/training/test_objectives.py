@@ -1,5 +1,6 @@
 """Every objective: a finite loss that falls on one fixed batch, and what surrounds it."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from tiny_unet import drawn_params, flat, normal
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import Conditioner
 from gen1_jax.data_pipelines.sources import make_stream
+from gen1_jax.diffusion.process import make_schedule, target
 from gen1_jax.errors import UserError
 from gen1_jax.training.objectives import make_objective
 from gen1_jax.weights.folder import load_model, module_from_config
@@ -123,6 +125,54 @@ def test_content_is_dropped_for_zeros(micro_run, quick):
         loss = jax.jit(make_objective("diffusion", module, Conditioner(), settings).loss)
         values = [float(loss(params, {}, b, jax.random.key(1))[0]) for b in (batch, other)]
         assert (values[0] == values[1]) == same
+
+
+class PositionTable(nn.Module):
+    """Predicts the row of its table that stands for a frame."""
+
+    in_channels = out_channels = 4
+    max_frames = 6
+
+    @nn.compact
+    def __call__(self, z, t, content, first_frame=None):
+        table = self.param("table", nn.initializers.normal(), (self.max_frames, 4))
+        first = jnp.zeros_like(t) if first_frame is None else first_frame
+        rows = table[first[:, None] + jnp.arange(z.shape[1])]
+        return jnp.broadcast_to(rows[:, :, None, None], z.shape)
+
+
+@pytest.mark.parametrize(("random_positions", "trained"), [(False, 2), (True, 6)])
+def test_random_positions_train_every_row_of_the_table(random_positions, trained):
+    batch = Batch(latents=normal(0, 64, 2, 1, 1, 4), content=normal(1, 64, 8))
+    settings = {"random_positions": random_positions}
+    loss = make_objective("diffusion", PositionTable(), Conditioner(), settings).loss
+    params = {"table": normal(2, 6, 4)}
+    for images in (False, True):  # an image is one frame, and has no position
+        batch = batch.replace(latents=batch.latents[:, :1]) if images else batch
+        gradient = jax.grad(lambda p, b=batch: loss(p, {}, b, jax.random.key(0))[0])(params)
+        moved = np.abs(gradient["table"]).sum(-1) > 0
+        np.testing.assert_array_equal(moved, np.arange(6) < (1 if images else trained))
+
+
+def test_min_snr_gamma_weighs_each_example_by_its_timestep():
+    """A mean of weighted errors: with γ so large that nothing is cut, SNR / (SNR + 1) = ᾱ_t."""
+    batch = Batch(latents=normal(0, 64, 1, 1, 1, 4), content=normal(1, 64, 8))
+    params, key = {"table": normal(2, 6, 4)}, jax.random.key(0)
+
+    def loss(**settings):
+        made = make_objective("diffusion", PositionTable(), Conditioner(), settings)
+        return made.loss(params, {}, batch, key)[0]
+
+    time_key, noise_key, *_ = jax.random.split(key, 5)
+    t = jax.random.randint(time_key, (64,), 0, 1000)
+    schedule, eps = make_schedule(), jax.random.normal(noise_key, batch.latents.shape)
+    error = jnp.square(params["table"][0] - target(schedule, batch.latents, eps, t))
+    np.testing.assert_allclose(loss(), error.mean(), rtol=1e-5)
+    weighted = error.mean((1, 2, 3, 4)) * schedule.alphas_cumprod[t]
+    np.testing.assert_allclose(loss(min_snr_gamma=1e9), weighted.mean(), rtol=1e-5)
+    assert loss(min_snr_gamma=1.0) < loss(min_snr_gamma=5.0) < loss(min_snr_gamma=1e9)
+    with pytest.raises(UserError, match="min_snr_gamma is 0; a number above 0 is accepted"):
+        loss(min_snr_gamma=0)
 
 
 def test_the_prior_prepares_the_statistics_of_its_data():

@@ -32,6 +32,10 @@ PARAMS = {
 }
 
 
+KEY = jax.random.key(0)
+AVERAGE = {"ema_decay": 0.9, "ema_share": 0.1}
+
+
 def toy_loss(params, encoder_params, batch, key):
     x = batch.content + jax.random.normal(key, batch.content.shape)
     y = x @ params["dense"]["kernel"] + params["dense"]["bias"]
@@ -40,6 +44,7 @@ def toy_loss(params, encoder_params, batch, key):
 
 def toy(steps: int = 1, seed: int = 0, first: int = 0, factor: float = 1.0, **settings):
     """Returns the states before and after each step, and the metrics of the last step."""
+    average = AVERAGE | {"ema_share": settings.pop("ema_share", AVERAGE["ema_share"])}
     settings = {"num_steps": 10, "learning_rate": 0.1, "warmup_steps": 0} | settings
     optimizer = make_optimizer(**settings)
     state = TrainState(
@@ -53,10 +58,10 @@ def toy(steps: int = 1, seed: int = 0, first: int = 0, factor: float = 1.0, **se
             batch,
             {"factor": factor},
             optimizer.learning_rate(state.step),
+            jax.random.key(seed),
             loss=toy_loss,
             optimizer=optimizer,
-            ema_decay=0.9,
-            seed=seed,
+            **average,
         )
         states.append(state)
     return states, metrics
@@ -77,15 +82,23 @@ def test_same_seed_step_and_batch_give_the_same_numbers():
         assert changed[1]["loss"] != metrics["loss"]
 
 
-def test_the_average_follows_closely_at_first_and_by_its_decay_later():
-    for first in (0, 500):
-        states, _ = toy(3, first=first)
+def test_decay_and_share_both_bound_what_the_average_spans():
+    """The average spans a share of the run so far, and then the steps that the decay allows."""
+    kernel = "dense/kernel"
+    (_, first), _ = toy()
+    np.testing.assert_array_equal(flat(first.ema)[kernel], flat(first.params)[kernel])
+    for start, span in ((0, [1, 1.1, 1.2]), (500, [10, 10, 10])):
+        states, _ = toy(3, first=start)
         expected = PARAMS["dense"]["kernel"]
-        for k, state in enumerate(states[1:]):
-            step = first + k
-            decay = min(0.9, (1 + step) / (10 + step))
-            expected = decay * expected + (1 - decay) * state.params["dense"]["kernel"]
-            np.testing.assert_allclose(state.ema["dense"]["kernel"], expected, rtol=1e-6)
+        for state, steps in zip(states[1:], span, strict=True):
+            expected += (flat(state.params)[kernel] - expected) / steps
+            np.testing.assert_allclose(flat(state.ema)[kernel], expected, rtol=1e-6)
+
+
+def test_a_share_of_one_gives_the_mean_of_all_steps():
+    states, _ = toy(4, ema_share=1.0)
+    mean = np.mean([state.params["dense"]["kernel"] for state in states[1:]], axis=0)
+    np.testing.assert_allclose(states[-1].ema["dense"]["kernel"], mean, rtol=1e-6)
 
 
 def test_the_gradient_is_clipped_as_a_whole():
@@ -121,26 +134,26 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
 
     batch = Batch(content=normal(3, 12, 3))
     optimizer = make_optimizer(num_steps=9, learning_rate=0.1, warmup_steps=0)
-    settings = {"loss": loss, "optimizer": optimizer, "ema_decay": 0.9, "seed": 0}
+    settings = {"loss": loss, "optimizer": optimizer, **AVERAGE}
     state = new_state(optimizer, PARAMS)
     whole, parts = (
-        train_step(state, batch, {}, 0.1, **settings, microbatches=count) for count in (1, 4)
+        train_step(state, batch, {}, 0.1, KEY, **settings, microbatches=count) for count in (1, 4)
     )
     chex.assert_trees_all_close(parts, whole, atol=1e-6)
     with pytest.raises(UserError, match="a batch of 12 does not divide into 5 microbatches"):
-        train_step(state, batch, {}, 0.1, **settings, microbatches=5)
+        train_step(state, batch, {}, 0.1, KEY, **settings, microbatches=5)
 
 
 def test_only_what_a_pattern_names_is_trained_and_takes_memory():
     optimizer = make_optimizer(num_steps=9, learning_rate=0.1, warmup_steps=0)
-    batch, settings = Batch(content=normal(3, 4, 3)), {"optimizer": optimizer, "ema_decay": 0.9}
-    settings |= {"loss": toy_loss, "seed": 0}
+    batch, settings = Batch(content=normal(3, 4, 3)), {"optimizer": optimizer, "loss": toy_loss}
+    settings |= AVERAGE
     before = new_state(optimizer, PARAMS, ("bias$",))
     state, metrics = train_step(
-        before, batch, {"factor": 1.0}, 0.1, **settings, trains=("bias$",), microbatches=2
+        before, batch, {"factor": 1.0}, 0.1, KEY, **settings, trains=("bias$",), microbatches=2
     )
     whole, _ = train_step(
-        new_state(optimizer, PARAMS), batch, {"factor": 1.0}, 0.1, **settings, microbatches=2
+        new_state(optimizer, PARAMS), batch, {"factor": 1.0}, 0.1, KEY, **settings, microbatches=2
     )
     names = {"dense/bias"}
     assert flat(state.ema).keys() == flat(optax.tree.get(state.opt_state, "mu")).keys() == names
@@ -173,9 +186,9 @@ def test_parts_of_a_batch_draw_different_numbers():
         return params["dense"]["kernel"].sum(), {"draw": draw, "square": draw**2}
 
     optimizer = make_optimizer(num_steps=9, learning_rate=0.1, warmup_steps=0)
-    settings = {"loss": loss, "optimizer": optimizer, "ema_decay": 0.9, "seed": 0}
+    settings = {"loss": loss, "optimizer": optimizer, **AVERAGE}
     state, batch = new_state(optimizer, PARAMS), Batch(content=normal(3, 4, 3))
-    _, metrics = train_step(state, batch, {}, 0.1, **settings, microbatches=2)
+    _, metrics = train_step(state, batch, {}, 0.1, KEY, **settings, microbatches=2)
     assert metrics["square"] - metrics["draw"] ** 2 > 1e-3  # the variance of the two draws
 
 
@@ -199,7 +212,7 @@ def test_a_step_without_numbers_changes_nothing_and_is_counted():
         batch = Batch(content=jnp.full((1, 3), step))
         before = state
         state, metrics = train_step(
-            state, batch, {}, 0.1, loss=bad_from(1, 3), optimizer=optimizer, ema_decay=0.9, seed=0
+            state, batch, {}, 0.1, KEY, loss=bad_from(1, 3), optimizer=optimizer, **AVERAGE
         )
         counts.append(int(metrics["bad_steps"]))
         kept = [getattr(before, name) for name in ("params", "ema", "opt_state")]
@@ -215,8 +228,8 @@ def test_a_gradient_without_numbers_changes_nothing_although_the_loss_is_finite(
 
     optimizer = make_optimizer(num_steps=10, learning_rate=0.1, warmup_steps=0)
     state, batch = new_state(optimizer, PARAMS), Batch(content=jnp.ones((1, 3)))
-    settings = {"loss": loss, "optimizer": optimizer, "ema_decay": 0.9, "seed": 0}
-    after, metrics = train_step(state, batch, {}, 0.1, **settings)
+    settings = {"loss": loss, "optimizer": optimizer, **AVERAGE}
+    after, metrics = train_step(state, batch, {}, 0.1, KEY, **settings)
     assert metrics["loss"] == 0 and int(after.bad_steps) == 1
     chex.assert_trees_all_equal(after.params, PARAMS)
 
@@ -247,9 +260,9 @@ def test_sharded_parameters_train_to_the_same_numbers(quick):
             new_state(optimizer, params),
             template,
         )
-        options = {"dtype": "float32", "ema_decay": 0.9, "seed": 0}
+        options = {"dtype": "float32", **AVERAGE}
         step = make_step(loss, optimizer, template, **options)
-        state, metrics = step(state, put_batch(Batch(content=x), mesh), {}, 1e-3)
+        state, metrics = step(state, put_batch(Batch(content=x), mesh), {}, 1e-3, KEY)
         for got, wanted in zip(*map(jax.tree.leaves, (state, template)), strict=True):
             assert got.sharding == wanted.sharding
         assert all(x.sharding.is_fully_replicated for x in metrics.values())
@@ -292,10 +305,10 @@ def test_a_clip_s_frames_over_several_devices_train_to_the_same_numbers(quick):
             new_state(optimizer, params, trains),
             template,
         )
-        options = {"dtype": "float32", "ema_decay": 0.9, "seed": 0, "trains": trains}
+        options = {"dtype": "float32", **AVERAGE, "trains": trains}
         step = make_step(loss, optimizer, template, **options)
         with jax.set_mesh(mesh):
-            state, metrics = step(state, put_batch(batch, mesh), {}, 1e-3)
+            state, metrics = step(state, put_batch(batch, mesh), {}, 1e-3, KEY)
         moments = optax.tree.get(state.opt_state, "mu")
         results.append(jax.tree.map(np.asarray, (metrics, moments)))
     chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-6)
@@ -306,14 +319,14 @@ def test_a_second_trace_of_one_shape_is_a_fault():
     mesh = make_mesh(devices=jax.devices()[:1])
     optimizer = make_optimizer(num_steps=9, learning_rate=0.1, warmup_steps=0)
     state = jax.jit(partial(new_state, optimizer), out_shardings=replicated(mesh))(PARAMS)
-    options = {"dtype": "float32", "ema_decay": 0.9, "seed": 0}
+    options = {"dtype": "float32", **AVERAGE}
     for _ in range(2):
         step = make_step(toy_loss, optimizer, state, **options)
         for size in (4, 8, 4):
             batch = Batch(content=normal(3, size, 3))
-            state, _ = step(state, batch, {"factor": 1.0}, 0.1)
+            state, _ = step(state, batch, {"factor": 1.0}, 0.1, KEY)
     with jax.default_matmul_precision("highest"):
-        state, _ = step(state, batch, {"factor": 1.0}, 0.1)
+        state, _ = step(state, batch, {"factor": 1.0}, 0.1, KEY)
     step.clear_cache()
     with pytest.raises(AssertionError, match="traced"):
-        step(state, batch, {"factor": 1.0}, 0.1)
+        step(state, batch, {"factor": 1.0}, 0.1, KEY)
