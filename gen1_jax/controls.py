@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from gen1_jax.diffusion.structure import NUM_LEVELS
@@ -15,21 +16,25 @@ OLDER_NAMES = {"num_steps": "steps", "depth": "structure_map"}
 
 @dataclasses.dataclass(frozen=True)
 class Controls:
-    """The three controls of an edit, and the number of its steps.
+    """The three controls of an edit, the number of its steps, and whether it has any time.
 
     Attributes:
       structure_level: t_s, 0 to 7, or an array [b]. 0 keeps every detail of the structure, 7 keeps
         nearly nothing.
-      temporal_scale: ω_t, or an array [b]. Above 1 is smoother in time; 0 edits each frame alone.
+      temporal_scale: ω_t, or an array [b]. Above 1 is smoother in time. At 0 the prediction without
+        content sees each frame alone; the step from it towards the content still sees all frames.
       guidance_scale: ω, or an array [b]. It says how strictly the content is followed; None is the
         model's own.
       steps: DDIM steps, 1 to 1000.
+      per_frame: whether each frame is edited alone, without any temporal layer. ω_t then has no
+        effect.
     """
 
     structure_level: Any = 0
     temporal_scale: Any = 1.0
     guidance_scale: Any = None
     steps: int = 50
+    per_frame: bool = False
 
     def check(self) -> None:
         """Raises UserError if a control is out of its range."""
@@ -56,6 +61,13 @@ class Controls:
                 )
         if not is_whole(self.steps) or not 1 <= self.steps <= 1000:
             raise UserError(f"steps {show(self.steps)}; whole numbers 1 to 1000 are accepted")
+        if not isinstance(self.per_frame, bool | np.bool_):
+            raise UserError(f"per_frame is {show(self.per_frame)}; True or False is accepted")
+        if self.per_frame and np.any(_numbers(self.temporal_scale) != 1):
+            raise UserError(
+                f"temporal scale {show(self.temporal_scale)} has no effect on frames that are "
+                "edited alone; give it, or per_frame, not both"
+            )
 
 
 def is_whole(value: Any) -> bool:
@@ -85,10 +97,31 @@ def for_each_clip(name: str, value: Any, b: int) -> np.ndarray:
     return np.broadcast_to(value, (b,))
 
 
+def fill_up(value: Any, b: int, more: int) -> Any:
+    """Returns values [b ...] with `more` copies of the last one; one value for all stays it."""
+    if np.ndim(value) == 0 or len(value) != b:
+        return value
+    return np.concatenate([value, np.repeat(np.asarray(value)[-1:], more, axis=0)])
+
+
 def check_seed(seed: Any) -> None:
     """Raises UserError if a seed is no whole number of 32 bits."""
     if not is_whole(seed) or not 0 <= seed < 2**32:
         raise UserError(f"seed {show(seed)}; whole numbers 0 to {2**32 - 1} are accepted")
+
+
+def as_dtype(dtype: Any) -> Any:
+    """Returns the type to compute in.
+
+    Raises:
+      UserError: it is no type of floating-point numbers.
+    """
+    try:
+        if jnp.issubdtype(dtype, jnp.floating):
+            return jnp.dtype(dtype)
+    except TypeError:
+        pass
+    raise UserError(f"dtype is {show(dtype)}; float32, bfloat16 and float16 are accepted")
 
 
 def rename_older(given: dict[str, Any], names: set[str]) -> dict[str, Any]:

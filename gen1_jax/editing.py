@@ -21,7 +21,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gen1_jax.conditioning import Conditioner, EncoderParams
-from gen1_jax.controls import Controls, check_seed, for_each_clip, rename_older
+from gen1_jax.controls import (
+    Controls,
+    as_dtype,
+    check_seed,
+    fill_up,
+    for_each_clip,
+    rename_older,
+)
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.diffusion.structure import blur, normalise_clip
@@ -96,7 +103,7 @@ class VideoEditor:
         each = [self._batch] * 3  # controls
         self._sample = jax.jit(
             self._sample_fn,
-            static_argnums=7,
+            static_argnums=(7, 8),
             in_shardings=(self._everywhere, self._clips, self._batch, self._everywhere, *each),
             out_shardings=(self._clips, self._clips),
         )
@@ -132,7 +139,7 @@ class VideoEditor:
           UserError: a part is missing, unreadable, or of another kind of model.
         """
         folder = as_path(folder, "the `pipeline` folder of a run")
-        dtype = None if dtype is None else _as_dtype(dtype)
+        dtype = None if dtype is None else as_dtype(dtype)
         if mesh is not None and not isinstance(mesh, Mesh):
             raise UserError(f"mesh is {show(mesh)}; a mesh of `make_mesh` is accepted, or None")
         settings = read_settings(folder)
@@ -210,6 +217,7 @@ class VideoEditor:
         temporal_scale: float = 1.0,
         guidance_scale: float | None = None,
         steps: int = 50,
+        per_frame: bool = False,
         seed: int = 0,
         **older: Any,
     ) -> Edit:
@@ -223,10 +231,11 @@ class VideoEditor:
           structure_map: takes the place of the estimated depth: inverse depth (bright is near), or
             any map that stands in for it. A path (video, picture, folder of pictures, .npy), Pillow
             images, or an array [n H W], or [H W] for all frames. It is scaled to the frames' size.
-          structure_level: see `Controls`, as for the following three.
+          structure_level: see `Controls`, as for the following four.
           temporal_scale: ω_t.
           guidance_scale: ω; None is the model's own.
           steps: DDIM steps.
+          per_frame: whether each frame is edited alone.
           seed: the seed of the noise.
           **older: names that keywords had earlier, `num_steps` and `depth`.
 
@@ -239,6 +248,7 @@ class VideoEditor:
             "temporal_scale": temporal_scale,
             "guidance_scale": guidance_scale,
             "steps": steps,
+            "per_frame": per_frame,
         }
         renamed = rename_older(older, {"prompt", "image", "structure_map", "seed", *controls})
         structure_map = renamed.pop("structure_map", structure_map)
@@ -284,10 +294,10 @@ class VideoEditor:
           content: [b d], of `text_content` or `image_content`.
           structure_map: [b n H W]; see `edit`.
           seed: the seed of the noise.
-          **controls: fields of `Controls`; each may be an array [b].
+          **controls: fields of `Controls`; the three controls may be arrays [b].
 
         Raises:
-          UserError: the clips, the structure map or a control are not accepted, the clips do not
+          UserError: the clips, the structure map or a control are not accepted, the frames do not
             divide over the devices, or memory runs out.
         """
         fields = {field.name for field in dataclasses.fields(Controls)}
@@ -310,10 +320,13 @@ class VideoEditor:
                 "clip, of text_content or image_content"
             )
         parts, frame_parts = batch_parts(self.mesh), self.mesh.shape[FRAMES]
-        if b % parts or n % frame_parts:
-            raise UserError(
-                f"{b} clips of {n} frames do not divide over {parts} x {frame_parts} devices"
-            )
+        if n % frame_parts:
+            raise UserError(f"clips of {n} frames do not divide over {frame_parts} devices")
+        if more := -b % parts:  # copies of the last clip fill up the devices
+            given = {"structure_map": structure_map, "seed": seed, **vars(controls)}
+            given = {name: fill_up(value, b, more) for name, value in given.items()}
+            filled = (fill_up(x, b, more) for x in (frames, content))
+            return self.edit_batch(*filled, **given)[:b]
         guidance = controls.guidance_scale
         guidance = self.settings["guidance_scale"] if guidance is None else guidance
         per_clip = [
@@ -347,7 +360,9 @@ class VideoEditor:
                 *jax.device_put(per_clip, self._batch),
             )
             with jax.set_mesh(self.mesh):  # for kernels, which each device runs on its own part
-                edited, seen = self._sample(self.params, *arguments, int(controls.steps))
+                edited, seen = self._sample(
+                    self.params, *arguments, int(controls.steps), bool(controls.per_frame)
+                )
             edits = zip(np.asarray(edited), np.asarray(seen), frames, strict=True)
             return [Edit(*parts) for parts in edits]
 
@@ -363,8 +378,9 @@ class VideoEditor:
             )
 
     def _sample_fn(
-        self, params, depth, content, key, level, temporal_scale, guidance_scale, num_steps: int
-    ):
+        self, params, depth, content, key, level, temporal_scale, guidance_scale,
+        num_steps: int, per_frame: bool,
+    ):  # fmt: skip
         """Depth [b n H W], content [b d], controls [b] → frames, structure seen [b n H W]."""
         structure = self.conditioner.encode_structure(params, depth, level)
         latents = sample_latents(
@@ -377,16 +393,8 @@ class VideoEditor:
             level,
             temporal_scale=temporal_scale,
             guidance_scale=guidance_scale,
+            per_frame=per_frame,
             num_steps=num_steps,
             spacing=self.settings["spacing"],
         )
         return self.conditioner.decode(params, latents), blur(normalise_clip(depth), level)
-
-
-def _as_dtype(dtype: Any) -> Any:
-    try:
-        if jnp.issubdtype(dtype, jnp.floating):
-            return jnp.dtype(dtype)
-    except TypeError:
-        pass
-    raise UserError(f"dtype is {show(dtype)}; float32, bfloat16 and float16 are accepted")

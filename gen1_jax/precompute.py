@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from gen1_jax.conditioning import Conditioner, EncoderParams
@@ -67,13 +68,14 @@ class Raw(NamedTuple):
         return FitTo(self.size, random_crop=False).random_map(clip, None)
 
 
-def encode(config, workdir: Path, progress: bool) -> None:
+def encode(config, workdir: Path, progress: bool, mesh: Mesh | None = None) -> None:
     """Encodes all splits of a config's data. Shards that are finished are not encoded again.
 
     Args:
       config: an encoding part's; see configs/tiny.py.
       workdir: the part's folder.
       progress: whether to show a bar.
+      mesh: devices of this process that share the clips; None: all of them.
 
     Raises:
       UserError: a setting is not accepted, data or models are missing, the folder was begun with
@@ -90,7 +92,7 @@ def encode(config, workdir: Path, progress: bool) -> None:
     if not raws:
         return
     conditioner, encoder_params = Conditioner.load(config.frozen.to_dict(), jnp.dtype(config.dtype))
-    encoder = Encoder(conditioner, encoder_params, config, data)
+    encoder = Encoder(conditioner, encoder_params, config, data, mesh)
     writers = [encoder.make_writer(raw, workdir / raw.folder) for raw in raws]
     if is_first:
         for writer in writers:
@@ -127,12 +129,17 @@ class Encoder:
     """The encoders on this process's devices. Each device encodes `batch_size` clips at a time."""
 
     def __init__(
-        self, conditioner: Conditioner, encoder_params: EncoderParams, config: Any, data: "Source"
+        self,
+        conditioner: Conditioner,
+        encoder_params: EncoderParams,
+        config: Any,
+        data: "Source",
+        mesh: Mesh | None = None,
     ):
         self._config, self._data = config, data
         self._tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
         self._models = {name: _digest(params) for name, params in encoder_params.items()}
-        self._mesh = make_mesh(devices=jax.local_devices())
+        self._mesh = make_mesh(devices=jax.local_devices()) if mesh is None else mesh
         self._sharding = batch_sharding(self._mesh)
         self._size = config.batch_size * batch_parts(self._mesh)
         self._encoder_params = jax.device_put(encoder_params, replicated(self._mesh))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -38,7 +39,7 @@ def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
       config: the part's; see configs/tiny.py.
       workdir: the part's folder.
       progress: whether to show bars.
-      **options: of the part's kind: `profile`, for training.
+      **options: of the part's kind: `profile` for training, `mesh` for encoding.
 
     Raises:
       UserError: a setting is not accepted, a part that this one needs is missing, or some of the
@@ -299,11 +300,11 @@ def read_trained(folder: Path, weights: str) -> tuple[Any, Any, str]:
     return module, params, f"the {kind} at step {step}"
 
 
-def encode(config, workdir: Path, progress: bool) -> str:
+def encode(config, workdir: Path, progress: bool, mesh: Mesh | None = None) -> str:
     """Encodes the data of a config ahead of training."""
     from gen1_jax.precompute import encode
 
-    encode(config, workdir, progress)
+    encode(config, workdir, progress, mesh)
     return f"clips of {', '.join(config.splits)} are encoded; {workdir}"
 
 

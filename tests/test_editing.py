@@ -10,7 +10,6 @@ from PIL import Image
 from tiny_unet import normal
 
 from gen1_jax.controls import Controls
-from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.diffusion.structure import blur, normalise_clip
 from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
@@ -298,39 +297,28 @@ def test_one_program_serves_all_types_of_controls_and_may_be_forgotten(editor):
     np.testing.assert_array_equal(frames_of(again), frames_of(first))
 
 
-def test_without_time_every_frame_is_edited_alone(editor):
-    """ω_t = 0 and no guidance leave the image predictions; a single frame has no others."""
-    noise, structure = normal(0, 1, 3, 8, 8, 4), normal(1, 1, 3, 8, 8, 4)
-    content = normal(2, 1, 16)
-    level = np.array([2])
+def test_per_frame_no_frame_knows_of_another(editor):
+    """Another depth in the last frame changes that frame alone; at ω_t = 0 it changes them all."""
+    maps = RNG.random((2, 3, 16, 16), np.float32)
+    maps[:, 0, 0, :2] = 0, 1  # the range of the clip, which scales all its maps
+    changed = maps.copy()
+    changed[:, 2] = RNG.random((2, 16, 16))
 
-    @jax.jit
-    def sample(noise, content, structure, level, temporal_scale, guidance_scale):
-        return sample_latents(
-            editor.unet,
-            editor.params["unet"],
-            editor.schedule,
-            noise,
-            content,
-            structure,
-            level,
-            temporal_scale=temporal_scale,
-            guidance_scale=guidance_scale,
-            num_steps=STEPS,
+    def differences(**controls) -> list[bool]:
+        before, after = (
+            frames_of(edit_batch(editor, structure_map=each, guidance_scale=30.0, **controls))
+            for each in (maps, changed)
         )
+        return [bool((before[:, i] != after[:, i]).any()) for i in range(3)]
 
-    clip = sample(noise, content, structure, level, 0.0, 0.0)
-    alone = sample(
-        noise.reshape(3, 1, 8, 8, 4),
-        content.repeat(3, 0),
-        structure.reshape(3, 1, 8, 8, 4),
-        level.repeat(3),
-        1.0,  # of no influence on a single frame
-        0.0,
-    )
-    np.testing.assert_allclose(clip[0], alone[:, 0], atol=1e-4)
-    in_time = sample(noise, content, structure, level, 1.0, 0.0)
-    assert np.abs(in_time - clip).max() > 1e-3
+    assert differences(per_frame=True) == [False, False, True]
+    assert differences(temporal_scale=0.0) == [True, True, True]
+    alone = editor.edit(CLIPS[0], prompt="a", steps=STEPS, per_frame=True)
+    assert alone.frames.shape == CLIPS[0].shape
+    with pytest.raises(UserError, match="temporal scale 0.5 has no effect on frames that are"):
+        edit_batch(editor, per_frame=True, temporal_scale=0.5)
+    with pytest.raises(UserError, match="per_frame is 1; True or False is accepted"):
+        edit_batch(editor, per_frame=1)
 
 
 # ---- loading

@@ -61,7 +61,8 @@ def test_the_job_leaves_its_shards_and_nothing_else(alone):
 
 def test_processes_and_devices_change_no_byte(micro_run, alone):
     folder = micro_run / "encoded_by_two"
-    done = launch(2, 2, *arguments(folder, processes=2))
+    flags = ("--mesh", "data=2", "--dtype", "float32")
+    done = launch(2, 3, *arguments(folder, processes=2), *flags)
     assert done.returncode == 0, done.stdout[-3000:]
     assert files(folder) == alone
 

@@ -88,7 +88,7 @@ def test_every_array_of_an_edit_is_where_it_is_said_to_be(editors, monkeypatch):
     sample = editor._sample
 
     def watched(*arguments):
-        seen.append((arguments[:-1], sample(*arguments)))
+        seen.append((arguments[:-2], sample(*arguments)))
         return seen[-1][1]
 
     monkeypatch.setattr(editor, "_sample", watched)
@@ -107,8 +107,14 @@ def test_every_array_of_an_edit_is_where_it_is_said_to_be(editors, monkeypatch):
     assert len({str(shard.index) for shard in outputs[0].addressable_shards}) == 8
 
 
-def test_clips_that_do_not_divide_are_refused(editors):
-    frames = np.zeros((2, 6, 32, 32, 3), np.uint8)
-    content = editors[1].text_content(["a", "b"])
-    with pytest.raises(UserError, match="2 clips of 6 frames .* 2 x 4 devices"):
-        editors[1].edit_batch(frames, content, steps=1)
+def test_clips_fill_up_the_devices_and_frames_must_divide(editors):
+    """A clip over devices for two is edited as it is beside another; its copy is left out."""
+    frames = np.random.default_rng(0).integers(0, 256, (2, 8, 32, 32, 3), np.uint8)
+    content = editors[1].text_content(["a red ball", "a blue cube"])
+    options = {"structure_level": 1, "steps": 2}
+    both = editors[1].edit_batch(frames, content, temporal_scale=[0.5, 1.0], **options)
+    (alone,) = editors[1].edit_batch(frames[:1], content[:1], temporal_scale=[0.5], **options)
+    np.testing.assert_array_equal(alone.frames, both[0].frames)
+    np.testing.assert_array_equal(alone.source, frames[0])
+    with pytest.raises(UserError, match="clips of 6 frames do not divide over 4 devices"):
+        editors[1].edit_batch(frames[:, :6], content, steps=1)

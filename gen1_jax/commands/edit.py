@@ -10,7 +10,7 @@ A video that shows source, structure and edit side by side is written beside the
 import time
 from pathlib import Path
 
-from gen1_jax.commands.mesh import add_mesh_argument, make_mesh_of
+from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
 from gen1_jax.errors import UserError
 
 HELP = "edit a video with a prompt or a picture"
@@ -52,7 +52,12 @@ def add_arguments(parser) -> None:
         type=float,
         default=1.0,
         metavar="W",
-        help="consistency over time; 0 edits each frame alone (%(default)s)",
+        help="consistency over time; above 1 is smoother (%(default)s)",
+    )
+    parser.add_argument(
+        "--per-frame",
+        action="store_true",
+        help="edit each frame alone, as a picture, without any layer that sees other frames",
     )
     parser.add_argument(
         "--guidance-scale",
@@ -94,7 +99,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--no-preview", action="store_true", help="write no side-by-side beside the output"
     )
-    add_mesh_argument(parser)
+    add_device_arguments(parser)
 
 
 def run(args) -> None:
@@ -106,7 +111,7 @@ def run(args) -> None:
 
     outputs = check_arguments(args)
     keep_programs()
-    editor = VideoEditor.load(args.model, mesh=make_mesh_of(args))
+    editor = VideoEditor.load(args.model, dtype=args.dtype, mesh=make_mesh_of(args))
     size = parse_size(args.size, editor.settings["size"], editor.conditioner.vae.spatial_factor)
     if args.frames is not None and args.frames > editor.unet.max_frames:
         raise UserError(
@@ -140,6 +145,7 @@ def run(args) -> None:
         temporal_scale=args.temporal_scale,
         guidance_scale=args.guidance_scale,
         steps=args.steps,
+        per_frame=args.per_frame,
     )
     write_video(outputs["output"], edit.frames, video.fps, overwrite=args.overwrite)
     if "structure" in outputs:
@@ -172,7 +178,8 @@ def check_arguments(args) -> dict[str, Path]:
     from gen1_jax.video.io import check_output
     from gen1_jax.video.maps import check_map_output
 
-    Controls(args.structure_level, args.temporal_scale, args.guidance_scale, args.steps).check()
+    controls = (args.structure_level, args.temporal_scale, args.guidance_scale, args.steps)
+    Controls(*controls, args.per_frame).check()
     for name, least in (("frames", 1), ("stride", 1), ("start", 0)):
         value = getattr(args, name)
         if value is not None and value < least:

@@ -15,7 +15,7 @@ written as edits are made. To resume an evaluation that was stopped, give the sa
 import contextlib
 from pathlib import Path
 
-from gen1_jax.commands.mesh import add_mesh_argument, make_mesh_of
+from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
 from gen1_jax.errors import UserError
 
 HELP = "measure edits over a grid of the three controls"
@@ -71,7 +71,7 @@ def add_arguments(parser) -> None:
         help="number of clips edited together (%(default)s)",
     )
     parser.add_argument("--no-videos", action="store_true", help="write no videos of the edits")
-    add_mesh_argument(parser)
+    add_device_arguments(parser)
     parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
 
@@ -122,7 +122,7 @@ def run(args) -> None:
     controls = check_arguments(args)
     grid = make_grid(**controls) if args.one_at_a_time else full_grid(**controls)
     keep_programs()
-    editor = VideoEditor.load(args.model, mesh=make_mesh_of(args))
+    editor = VideoEditor.load(args.model, dtype=args.dtype, mesh=make_mesh_of(args))
     items, palette = find_items(args, editor)
     videos = EditVideos(args.output, args.seed)
     shown = {} if args.no_videos else {"on_edit": videos.write, "is_missing": videos.is_missing}

@@ -1,23 +1,42 @@
-"""The option `--mesh`: the devices over which an edit or an evaluation is sharded."""
+"""The options `--mesh` and `--dtype` of every command that runs models: devices and number type."""
 
 import math
 
 from gen1_jax.errors import UserError
 
 AXES = ("data", "frames")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
-def add_mesh_argument(parser) -> None:
+def add_device_arguments(parser, mesh: str = "") -> None:
+    """Adds `--mesh` and `--dtype`.
+
+    Args:
+      parser: the command's.
+      mesh: help for `--mesh`; by default that of a command that edits clips.
+    """
     parser.add_argument(
         "--mesh",
         nargs="+",
         metavar="AXIS=N",
-        help="use several devices: data=N shards the clips, frames=N the frames of each clip",
+        help=mesh
+        or "use several devices: data=N shards the clips, frames=N the frames of each clip",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="type that the models compute in (float32); bfloat16 halves their memory and suits "
+        "accelerators",
     )
 
 
-def make_mesh_of(args):
+def make_mesh_of(args, axes=AXES, devices=None):
     """Returns the mesh that `--mesh` asks for, of the first devices, or None without the option.
+
+    Args:
+      args: the parsed command line.
+      axes: the axes that the command accepts.
+      devices: the devices to choose from; None: all.
 
     Raises:
       UserError: an axis is unknown, or there are not so many devices.
@@ -31,12 +50,14 @@ def make_mesh_of(args):
     sizes = {"data": 1}
     for entry in args.mesh:
         axis, _, size = entry.partition("=")
-        if axis not in AXES or not size.isdecimal() or not int(size):
+        if axis not in axes or not size.isdecimal() or not int(size):
             raise UserError(
-                f"--mesh {entry}; accepted: data=N or frames=N or both, each N a number of devices"
+                f"--mesh {entry}; accepted: {' or '.join(f'{each}=N' for each in axes)}"
+                f"{' or both, each' if len(axes) > 1 else ','} N a number of devices"
             )
         sizes[axis] = int(size)
-    needed, devices = math.prod(sizes.values()), jax.devices()
+    devices = jax.devices() if devices is None else devices
+    needed = math.prod(sizes.values())
     if needed > len(devices):
         raise UserError(
             f"--mesh {' '.join(args.mesh)} needs {needed} devices; jax sees {len(devices)} "

@@ -12,6 +12,7 @@ smaller batch_size.
 from pathlib import Path
 
 from gen1_jax import config as configs
+from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
 from gen1_jax.commands.overrides import add_set_argument
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
@@ -28,14 +29,20 @@ def add_arguments(parser) -> None:
     parser.add_argument("--workdir", required=True, type=Path, help="folder to write to")
     add_set_argument(parser, "batch_size=8")
     add_processes_argument(parser)
+    add_device_arguments(
+        parser, mesh="data=N: use so many devices of each process, which share the clips (all)"
+    )
     parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
 
 def run(args) -> None:
+    import jax
+
     from gen1_jax.runtime import keep_programs
     from gen1_jax.workflow import run_part
 
-    config = configs.load_config(args.config, args.set, default_part="encoded")
+    settings = [*args.set, *([f"dtype={args.dtype}"] if args.dtype else [])]
+    config = configs.load_config(args.config, settings, default_part="encoded")
     if config.kind != "encode":
         raise UserError(
             f"--config {args.config}: this part encodes nothing; name one that does, "
@@ -43,4 +50,6 @@ def run(args) -> None:
         )
     with joined(args):
         keep_programs()
-        run_part(config, args.workdir, progress=not args.no_progress)
+        devices = jax.local_devices() if args.mesh else None
+        mesh = make_mesh_of(args, axes=("data",), devices=devices)
+        run_part(config, args.workdir, progress=not args.no_progress, mesh=mesh)

@@ -23,7 +23,8 @@ def combine(
 
         v~ = v_img(∅) + ω_t (v_vid(∅) − v_img(∅)) + ω (v_vid(c) − v_vid(∅))
 
-    At ω_t = 1 this is plain classifier-free guidance.
+    At ω_t = 1 this is plain classifier-free guidance. At ω_t = 0 the first term sees each frame
+    alone, and the last one still sees the whole clip.
 
     Args:
       video_content: v_vid(c), [b n h w c].
@@ -53,6 +54,7 @@ def guided_prediction(
     level: jax.Array | None,
     temporal_scale: jax.Array | float,
     guidance_scale: jax.Array | float,
+    per_frame: bool = False,
 ) -> jax.Array:
     """Returns the guided prediction at z_t, from one call of the network.
 
@@ -68,6 +70,8 @@ def guided_prediction(
       level: blur level t_s [b], or None.
       temporal_scale: ω_t, a scalar or [b].
       guidance_scale: ω, a scalar or [b].
+      per_frame: whether each frame is predicted alone, as an image: v_img(∅) + ω (v_img(c) −
+        v_img(∅)), from two branches, both without temporal layers. ω_t then has no effect.
 
     Returns:
       The prediction [b n h w 4].
@@ -77,6 +81,11 @@ def guided_prediction(
     chex.assert_type([z, t, content], [float, int, float])
     inputs = model_input(z, structure, level)
     null = jnp.zeros_like(content)
+    if per_frame:
+        context = jnp.stack([content, null], axis=1)
+        branches = network(jnp.stack([inputs] * 2, axis=1), t, context, num_video_branches=0)
+        image_content, image_null = jnp.moveaxis(branches, 1, 0)
+        return combine(image_content, image_null, image_null, temporal_scale, guidance_scale)
     branches = network(
         jnp.stack([inputs] * 3, axis=1),
         t,

@@ -27,6 +27,7 @@ def sample_latents(
     *,
     temporal_scale: jax.Array | float = 1.0,
     guidance_scale: jax.Array | float = 1.0,
+    per_frame: bool = False,
     num_steps: int = 50,
     **options: Any,
 ) -> jax.Array:
@@ -42,6 +43,7 @@ def sample_latents(
       level: [b] blur level t_s of the structure, or None.
       temporal_scale: ω_t, a scalar or [b].
       guidance_scale: ω, a scalar or [b].
+      per_frame: whether each frame is sampled alone; see `guided_prediction`.
       num_steps: DDIM steps.
       **options: further arguments of `ddim_sample`.
 
@@ -58,7 +60,7 @@ def sample_latents(
     def denoise(z, t):
         tokens = content[:, None]  # one token of context
         return guided_prediction(
-            network, z, t, tokens, structure, level, temporal_scale, guidance_scale
+            network, z, t, tokens, structure, level, temporal_scale, guidance_scale, per_frame
         )
 
     return ddim_sample(denoise, schedule, noise, num_steps, **options)

@@ -149,7 +149,7 @@ export_to_video(list(edit.frames), "out.mp4", fps=8)
 | control | argument | |
 |---|---|---|
 | structure | `structure_level` | 0 keeps every detail of the depth, 7 keeps nearly nothing |
-| time | `temporal_scale` | above 1 is smoother over time, 0 makes each frame alone |
+| time | `temporal_scale` | above 1 is smoother over time, 0 predicts the base of each frame alone |
 | content | `guidance_scale` | how strictly prompt or picture are followed; default {
         settings["guidance_scale"]
     } |

@@ -22,10 +22,8 @@ def network(params, *args, **keywords):
     return MODULE.apply({"params": params}, *args, **keywords)
 
 
-def guided_call(params, z, t, content, structure, level, temporal_scale, guidance_scale):
-    return guided_prediction(
-        partial(network, params), z, t, content, structure, level, temporal_scale, guidance_scale
-    )
+def guided_call(params, *args, per_frame=False):
+    return guided_prediction(partial(network, params), *args, per_frame=per_frame)
 
 
 def compiled(function, *args):
@@ -49,7 +47,7 @@ def guided():
 
 @pytest.fixture(scope="module")
 def single_passes():
-    """Returns FLOPs and predictions of (video c, video ∅, image ∅), each applied separately."""
+    """Returns FLOPs and predictions of (video c, video ∅, image ∅, image c), each on its own."""
     inputs, null = np.asarray(model_input(Z, STRUCTURE, LEVEL)), np.zeros_like(CONTENT)
     args = (inputs, T, CONTENT)
     video_flops, video = compiled(network, PARAMS, *args)
@@ -59,14 +57,15 @@ def single_passes():
     frames = inputs.reshape(B * N, 1, *inputs.shape[2:])
     args = (frames, T.repeat(N), null.repeat(N, 0))
     image_flops, image = compiled(network, PARAMS, *args)
-    predictions = (content, without, image(PARAMS, *args))
+    seen = image(PARAMS, *args[:2], CONTENT.repeat(N, 0))
+    predictions = (content, without, image(PARAMS, *args), seen)
     predictions = [np.asarray(x, np.float64).reshape(Z.shape) for x in predictions]
     return (video_flops, image_flops), predictions
 
 
 @pytest.fixture
 def parts(single_passes):
-    return single_passes[1]
+    return single_passes[1][:3]
 
 
 def test_the_parts_are_three_different_things(parts):
@@ -94,6 +93,20 @@ def test_temporal_scale_one_is_plain_classifier_free_guidance(guided, parts, gui
     want = (1 - guidance_scale) * null + guidance_scale * content
     got = guided[1](1.0, guidance_scale)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def test_per_frame_every_frame_is_a_clip_of_its_own(single_passes):
+    """No layer sees another frame, neither in the content's term, and two branches do it."""
+    flops, (content, null, image, image_content) = single_passes
+    args = (PARAMS, Z, T, CONTENT, STRUCTURE, LEVEL)
+    scales = np.array([0.5, 1.5], np.float32), np.array([1.0, 7.5], np.float32)
+    own, program = compiled(partial(guided_call, per_frame=True), *args, *scales)
+    want = image + scales[1].reshape(B, 1, 1, 1, 1) * (image_content - image)
+    got = program(*args, *scales)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    assert abs(own / (2 * flops[1]) - 1) < 0.01
+    # ω_t = 0 is another thing: the content's term still sees the whole clip.
+    assert np.abs((content - null) - (image_content - image)).mean() > 0.01
 
 
 def test_scales_of_the_examples_do_not_mix(parts):

@@ -117,7 +117,8 @@ class Gen1Pipeline(DiffusionPipeline):
           image: a picture whose look is wanted, PIL or uint8 [H W 3].
           depth: [n H W] inverse depth, or any map that stands in for it, instead of the estimate.
           structure_level: t_s; 0 keeps every detail of the depth, 7 keeps nearly nothing.
-          temporal_scale: ω_t; above 1 is smoother over time, 0 makes each frame alone.
+          temporal_scale: ω_t; above 1 is smoother over time. At 0 the prediction without content
+            sees each frame alone, and the step from it towards the content still sees all frames.
           guidance_scale: ω, how strictly the content is followed; None is the model's own default.
           num_inference_steps: DDIM steps.
           height, width: the size to edit at; None is that of `frames`.
