@@ -124,6 +124,18 @@ def as_dtype(dtype: Any) -> Any:
     raise UserError(f"dtype is {show(dtype)}; float32, bfloat16 and float16 are accepted")
 
 
+def seeds_of(seed: Any, b: int) -> np.ndarray:
+    """Returns the seeds [b] uint32 of b clips, from one for all or one for each.
+
+    Raises:
+      UserError: a seed is no whole number of 32 bits, or there are not b of them.
+    """
+    seeds = for_each_clip("seed", seed, b)
+    for each in seeds.tolist():
+        check_seed(each)
+    return seeds.astype(np.uint32)
+
+
 def rename_older(given: dict[str, Any], names: set[str]) -> dict[str, Any]:
     """Returns keywords by their present names.
 

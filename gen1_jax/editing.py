@@ -10,6 +10,8 @@ The names are those of the flags of `gen1 edit`.
 import dataclasses
 import functools
 import hashlib
+import json
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,7 @@ from gen1_jax.controls import (
     fill_up,
     for_each_clip,
     rename_older,
+    seeds_of,
 )
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
@@ -104,7 +107,7 @@ class VideoEditor:
         self._sample = jax.jit(
             self._sample_fn,
             static_argnums=(7, 8),
-            in_shardings=(self._everywhere, self._clips, self._batch, self._everywhere, *each),
+            in_shardings=(self._everywhere, self._clips, self._batch, self._batch, *each),
             out_shardings=(self._clips, self._clips),
         )
         self._depth = jax.jit(
@@ -115,15 +118,14 @@ class VideoEditor:
         # Prompts and pictures are few and of any number, so each device embeds all of them.
         everywhere = {"in_shardings": self._everywhere, "out_shardings": self._everywhere}
         self._image_content = jax.jit(conditioner.image_content, **everywhere)
-        self._text_content = jax.jit(
-            partial(
-                conditioner.text_content,
-                num_steps=settings["prior"]["num_steps"],
-                guidance_scale=settings["prior"]["guidance_scale"],
-                clamp=settings["prior"].get("clamp"),
-            ),
-            **everywhere,
+        text_content = partial(
+            conditioner.text_content,
+            num_steps=settings["prior"]["num_steps"],
+            guidance_scale=settings["prior"]["guidance_scale"],
+            clamp=settings["prior"].get("clamp"),
         )
+        one_by_one = jax.vmap(text_content, in_axes=(None, 0, None, 0))  # each with its own noise
+        self._text_content = jax.jit(one_by_one, **everywhere)
 
     @classmethod
     def load(cls, folder: str | Path, dtype: Any = None, mesh: Mesh | None = None) -> "VideoEditor":
@@ -158,18 +160,20 @@ class VideoEditor:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Eight letters that tell models apart, from a sample of each parameter of the UNet."""
-        digest = hashlib.sha256()
-        for leaf in jax.tree.leaves(self.params["unet"]):
-            digest.update(np.asarray(leaf.ravel()[:64]).tobytes())
-        return digest.hexdigest()[:8]
+        """Sixteen letters that tell pipelines apart: of all parameters and of gen1.json."""
+        digest = hashlib.blake2b(json.dumps(self.settings, sort_keys=True).encode(), digest_size=8)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+            array = np.ascontiguousarray(leaf)
+            digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     # ---- content
 
-    def text_content(self, prompts: list[str], seed: int = 0) -> jax.Array:
+    def text_content(self, prompts: list[str], seed: int | Sequence[int] = 0) -> jax.Array:
         """Prompts → content [b d], sampled by the prior.
 
-        The noise depends on the seed and on the place of a prompt in the list.
+        The noise of a prompt depends on its seed alone: one number for all, or one for each.
 
         Raises:
           UserError: `prompts` is no list of texts, or one of them is empty.
@@ -185,11 +189,10 @@ class VideoEditor:
                 raise UserError(
                     "the prompt is empty; say what the video should look like, or give an image"
                 )
-        check_seed(seed)
+        keys = jax.vmap(jax.random.key)(seeds_of(seed, len(prompts)))
         null = self.tokenizer.encode([""])
-        return self._text_content(
-            self.params, self.tokenizer.encode(prompts), null, jax.random.key(seed)
-        )
+        tokens = self.tokenizer.encode(prompts)[:, None]
+        return self._text_content(self.params, tokens, null, keys)[:, 0]
 
     def image_content(self, images: np.ndarray) -> jax.Array:
         """Pictures [b H W 3] uint8 → content [b d].
@@ -281,19 +284,16 @@ class VideoEditor:
         content: jax.Array,
         *,
         structure_map: np.ndarray | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         **controls: Any,
     ) -> list[Edit]:
-        """Edits a batch of clips.
-
-        The noise depends on the seed and on the place of a clip in the batch. So the first clip's
-        edit is that of `edit` with the same seed and content.
+        """Edits a batch of clips, each as `edit` does it with the same seed and content.
 
         Args:
           frames: [b n H W 3] uint8.
           content: [b d], of `text_content` or `image_content`.
           structure_map: [b n H W]; see `edit`.
-          seed: the seed of the noise.
+          seed: the seed of the noise: one number for all clips, or one for each.
           **controls: fields of `Controls`; the three controls may be arrays [b].
 
         Raises:
@@ -305,13 +305,13 @@ class VideoEditor:
         structure_map = controls.pop("structure_map", structure_map)
         controls = Controls(**controls)
         controls.check()
-        check_seed(seed)
         frames = np.asarray(frames)
         if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
             raise UserError(
                 f"clips of {frames.dtype} {list(frames.shape)}; [b n H W 3] uint8 is accepted"
             )
         b, n, height, width, _ = frames.shape
+        keys = jax.vmap(jax.random.key)(seeds_of(seed, b))
         self._check_clip(frames.shape[1:])
         shape = (b, self.unet.cross_attention_dim)
         if np.shape(content) != shape:
@@ -352,11 +352,11 @@ class VideoEditor:
             lower += " or of the clips edited together (--batch-size)"
         with naming_what_to_lower(task, lower):
             if structure_map is None:
-                structure_map = self._depth(self.params, jax.device_put(frames, self._clips))
+                structure_map = self.estimate_depth(frames)
             arguments = (
                 jax.device_put(structure_map, self._clips),
                 jax.device_put(content, self._batch),
-                jax.device_put(jax.random.key(seed), self._everywhere),
+                jax.device_put(keys, self._batch),
                 *jax.device_put(per_clip, self._batch),
             )
             with jax.set_mesh(self.mesh):  # for kernels, which each device runs on its own part
@@ -365,6 +365,10 @@ class VideoEditor:
                 )
             edits = zip(np.asarray(edited), np.asarray(seen), frames, strict=True)
             return [Edit(*parts) for parts in edits]
+
+    def estimate_depth(self, frames: np.ndarray) -> jax.Array:
+        """Clips [b n H W 3] uint8 → inverse depth [b n H W], on the devices of the clips."""
+        return self._depth(self.params, jax.device_put(frames, self._clips))
 
     def _check_clip(self, shape: tuple[int, ...]) -> None:
         """Raises UserError if the model takes no clips of the shape (n, H, W, 3)."""
@@ -378,7 +382,7 @@ class VideoEditor:
             )
 
     def _sample_fn(
-        self, params, depth, content, key, level, temporal_scale, guidance_scale,
+        self, params, depth, content, keys, level, temporal_scale, guidance_scale,
         num_steps: int, per_frame: bool,
     ):  # fmt: skip
         """Depth [b n H W], content [b d], controls [b] → frames, structure seen [b n H W]."""
@@ -387,7 +391,7 @@ class VideoEditor:
             self.unet,
             params["unet"],
             self.schedule,
-            jax.random.normal(key, structure.shape),
+            jax.vmap(partial(jax.random.normal, shape=structure.shape[1:]))(keys),
             content,
             structure,
             level,

@@ -1,5 +1,6 @@
 """The editor: controls, content, depth, batches, and what an edit depends on."""
 
+import copy
 import json
 import shutil
 
@@ -180,15 +181,31 @@ def test_an_edit_is_a_function_of_its_seed(editor):
 
 
 def test_clips_of_a_batch_do_not_know_of_each_other(editor):
-    """Noise goes by the place: the clip in the first place is edited as it is alone."""
-    content = normal(1, 2, 16)
+    """Noise goes by the seed of a clip: in whichever place it is edited as it is alone."""
+    content, seeds = normal(1, 2, 16), np.array([5, 6])
+    alone = [
+        edit_batch(editor, CLIPS[[i]], content[[i]], structure_level=2, seed=seeds[i])[0]
+        for i in range(2)
+    ]
     for order in ([0, 1], [1, 0]):
-        together = edit_batch(editor, CLIPS[order], content[order], structure_level=2)
-        alone = edit_batch(editor, CLIPS[order[:1]], content[order[:1]], structure_level=2)
-        np.testing.assert_allclose(
-            together[0].frames.astype(int), alone[0].frames.astype(int), atol=1
-        )
-        np.testing.assert_allclose(together[0].structure, alone[0].structure, atol=1e-5)
+        settings = {"structure_level": 2, "seed": seeds[order]}
+        together = edit_batch(editor, CLIPS[order], content[order], **settings)
+        for edit, i in zip(together, order, strict=True):
+            expected = alone[i].frames.astype(int)
+            np.testing.assert_allclose(edit.frames.astype(int), expected, atol=1)
+            np.testing.assert_allclose(edit.structure, alone[i].structure, atol=1e-5)
+    same = edit_batch(editor, CLIPS[[0, 0]], content[[0, 0]], seed=3)
+    assert not different(same[0].frames, same[1].frames)
+
+
+def test_prompts_of_a_list_do_not_know_of_each_other(editor):
+    prompts, seeds = ["a red ball", "a blue cube"], [5, 6]
+    together = editor.text_content(prompts[::-1], seeds[::-1])[::-1]
+    for i in range(2):
+        alone = editor.text_content(prompts[i : i + 1], seeds[i])
+        np.testing.assert_allclose(together[i], alone[0], atol=1e-5)
+    with pytest.raises(UserError, match=r"seed of \[3\]"):
+        editor.text_content(prompts, [1, 2, 3])
 
 
 def test_each_clip_of_a_batch_has_its_own_controls(editor):
@@ -327,7 +344,18 @@ def test_per_frame_no_frame_knows_of_another(editor):
 def test_models_have_fingerprints_of_their_own(editor, micro_run):
     loaded = VideoEditor.load(micro_run / "pipeline")
     assert loaded.fingerprint == VideoEditor.load(micro_run / "pipeline").fingerprint
-    assert loaded.fingerprint != editor.fingerprint and len(editor.fingerprint) == 8
+    assert loaded.fingerprint != editor.fingerprint and len(editor.fingerprint) == 16
+    for part in ("unet", "prior"):  # one number of one part, and a setting
+        other = copy.copy(loaded)
+        other.__dict__.pop("fingerprint")
+        leaves, tree = jax.tree.flatten(loaded.params[part])
+        leaves[-1] = leaves[-1].at[(-1,) * leaves[-1].ndim].add(1)
+        other.params = loaded.params | {part: jax.tree.unflatten(tree, leaves)}
+        assert other.fingerprint != loaded.fingerprint, part
+    other = copy.copy(loaded)
+    other.__dict__.pop("fingerprint")
+    other.settings = loaded.settings | {"spacing": "trailing"}
+    assert other.fingerprint != loaded.fingerprint
 
 
 @pytest.mark.parametrize(

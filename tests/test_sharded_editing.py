@@ -96,11 +96,10 @@ def test_every_array_of_an_edit_is_where_it_is_said_to_be(editors, monkeypatch):
     content = editor.text_content(["a", "b"])
     editor.edit_batch(frames, content, steps=2)
     clips, batch = clip_sharding(editor.mesh), batch_sharding(editor.mesh)
-    ((params, depth, content, key, *controls), outputs), *_ = seen
+    ((params, depth, content, keys, *controls), outputs), *_ = seen
     for array, sharding in (
-        (key, replicated(editor.mesh)),
         *((leaf, replicated(editor.mesh)) for leaf in jax.tree.leaves(params)),
-        *((array, batch) for array in (content, *controls)),
+        *((array, batch) for array in (content, keys, *controls)),
         *((array, clips) for array in (depth, *outputs)),
     ):
         assert array.sharding.is_equivalent_to(sharding, array.ndim)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -18,22 +19,28 @@ class Item:
 
     Attributes:
       clip: its name in the records.
+      video: what it was taken from. Clips of one video are not independent of each other.
       frames: `[n H W 3]` uint8.
       prompt: what it should become.
       depth: `[n H W]` true inverse depth.
       mask: `[n H W]` bool, the object that the prompt recolours.
       colour: the colour that the prompt names.
       fps: frames per second.
+      start: number of its first frame in the video, from 0 on.
+      stride: frames of the video from one of its frames to the next.
       taken: what was left out of the video that the frames come from, in words; empty: nothing.
     """
 
     clip: str
+    video: str
     frames: np.ndarray
     prompt: str
     depth: np.ndarray | None = None
     mask: np.ndarray | None = None
     colour: str | None = None
     fps: float | Fraction = 8
+    start: int = 0
+    stride: int = 1
     taken: str = ""
 
 
@@ -90,6 +97,7 @@ def world_items(
         items.append(
             Item(
                 clip=f"{split}-{i:05d}",
+                video=f"{split}-{i:05d}",
                 frames=clip["frames"],
                 prompt=edit_prompt(truth, colour),
                 depth=clip["depth"],
@@ -154,8 +162,18 @@ def file_items(
             size_flags="--size",
             size_is_models=size_is_models,
         )
-        name = f"{video}#{number}"
-        items.append(Item(name, clip.frames, prompt, fps=clip.fps or Item.fps, taken=taken))
+        items.append(
+            Item(
+                clip=f"{video}#{number}",
+                video=os.path.normpath(video),
+                frames=clip.frames,
+                prompt=prompt,
+                fps=clip.fps or Item.fps,
+                start=start,
+                stride=stride,
+                taken=taken,
+            )
+        )
     if not items:
         raise UserError(f"{path}: holds no prompts")
     return items

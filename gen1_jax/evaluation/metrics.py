@@ -1,16 +1,12 @@
-"""The measures of an edit, and confidence intervals of their means: pure functions on the host.
+"""The measures of an edit: pure functions on the host.
 
 Frame consistency and prompt consistency are the paper's (section 4). The others ask what the two
 do not: whether the output keeps the depth of the input, whether the object stays in its place and
 takes the colour asked for, and whether colours flicker.
 
-Each measure takes a batch of clips and returns one number per clip, `[b]` float64. The mean of
-those numbers has a `confidence_interval`. To compare two settings on the same clips, take the
-interval of the differences: clips differ far more from each other than two settings on one clip.
+Each measure takes a batch of clips and returns one number per clip, `[b]` float64. statistics.py
+has the confidence intervals of their means, and comparisons of two settings.
 """
-
-from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
@@ -144,64 +140,6 @@ def flicker(frames: Array, source: Array, still: float = 2.0) -> Array:
     count = where.sum((1, 2, 3))
     excess = (np.where(where, change - before, 0.0)).sum((1, 2, 3))
     return np.where(count > 0, excess / np.maximum(count, 1), np.nan)
-
-
-# ---- confidence
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its confidence interval.
-
-    Attributes:
-      mean: of one number per clip.
-      low: lower end of the interval, by bootstrap.
-      high: upper end of the interval, by bootstrap.
-      half_width: of the interval by the normal approximation: 1.96 standard errors at 95 %.
-      count: clips.
-    """
-
-    mean: float
-    low: float
-    high: float
-    half_width: float
-    count: int
-
-
-def confidence_interval(
-    values: Array, level: float = 0.95, seed: int = 0, resamples: int = 4000
-) -> Interval:
-    """Returns the mean of `values` with its confidence interval, by the percentile bootstrap.
-
-    Args:
-      values: `[b]`, one number for each independent clip. NaNs are left out; a single value has an
-        interval of NaNs.
-      level: e.g. 0.95.
-      seed: of the bootstrap. The same values give the same interval.
-      resamples: of the bootstrap.
-    """
-    from scipy.stats import bootstrap  # a second to import
-
-    values = np.asarray(values, np.float64).ravel()
-    values = values[~np.isnan(values)]
-    count = len(values)
-    if count == 0:
-        return Interval(np.nan, np.nan, np.nan, np.nan, 0)
-    mean = float(values.mean())
-    if count == 1:
-        return Interval(mean, np.nan, np.nan, np.nan, 1)
-    low, high = bootstrap(
-        (values,),
-        np.mean,
-        confidence_level=level,
-        method="percentile",
-        n_resamples=resamples,
-        batch=200,  # an evaluation may have many thousand clips
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    half_width = z * values.std(ddof=1) / np.sqrt(count)
-    return Interval(mean, float(low), float(high), float(half_width), count)
 
 
 # ---- shared steps

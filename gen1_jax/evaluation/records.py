@@ -1,7 +1,7 @@
 """The records of an evaluation, in a JSONL file that grows as they come and is read to resume.
 
-A record is a flat dict, one for each clip and setting of the controls: `{"clip": "...", "prompt":
-"...", "temporal_scale": 1.0, ..., "frame_consistency": 0.97, ...}`.
+A record is a flat dict, one for each clip and setting of the controls: `{"clip": "...", "video":
+"...", "prompt": "...", "temporal_scale": 1.0, ..., "frame_consistency": 0.97, ...}`.
 """
 
 import json
@@ -22,8 +22,11 @@ METRICS = (
     "mask_iou",
     "flicker",
 )
+# What an edit depends on beside its clip and the controls. `start` and `stride` are of the frames
+# taken from the video; `model` is the digest of all parts of the pipeline.
+RUN = ("model", "dtype", "num_steps", "frames", "start", "stride", "height", "width")
 # Two records are of the same edit if they agree in these fields.
-KEY = ("clip", "prompt", "method", "seed", *CONTROLS)
+KEY = ("clip", "video", "prompt", "method", "seed", *CONTROLS, *RUN)
 
 Record = Mapping[str, object]
 

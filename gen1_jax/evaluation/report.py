@@ -2,14 +2,14 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from gen1_jax.errors import UserError
-from gen1_jax.evaluation.metrics import confidence_interval
 from gen1_jax.evaluation.records import CONTROLS, METRICS, Record
+from gen1_jax.evaluation.statistics import compare, interval_of, videos_of
 from gen1_jax.files import replacing, write_json
 from gen1_jax.video import pictures
 from gen1_jax.video.io import write_video
@@ -33,8 +33,12 @@ def write_summary(records: Sequence[Record], folder: Path, grid: Sequence[Mappin
       The table as plain text.
     """
     rows = summarise(records)
+    table = format_table(rows, markdown=True) + "\n"
+    if changes := _changes(records):
+        title = "Differences to the first setting, on the same videos:"
+        table += f"\n{title}\n\n{format_table(changes, markdown=True)}\n"
     with replacing(folder / "table.md") as part:
-        part.write_text(format_table(rows, markdown=True) + "\n", encoding="utf-8")
+        part.write_text(table, encoding="utf-8")
     write_json(folder / "metrics.json", metrics_of(records, rows))
     # Clips of a single frame have no frame consistency to plot.
     if len(grid) > 1 and any("frame_consistency" in record for record in records):
@@ -50,28 +54,49 @@ def metrics_of(records: Sequence[Record], rows: Sequence[Mapping]) -> dict:
       rows: of `summarise`.
 
     Returns:
-      The headline measures of the first setting, clipped to 0..1, and in `settings` every setting:
-      its controls, the number of its `records`, and each measure's `mean` over clips with the
-      `half_width` of its 95 % interval (null where there is none).
+      The headline measures of the first setting, and in `settings` every setting: its controls, the
+      numbers of its `records` and `videos`, and each measure's `mean` over videos with its 95 %
+      interval: `half_width`, `low` and `high` (null where there is none). Every setting but the
+      first has `change`: each measure's difference to the first setting on the same videos.
     """
     places = {tuple(record.get(name) for name in CONTROLS): None for record in records}
     by_setting = {tuple(row.get(name) for name in CONTROLS): row for row in rows}
     ordered = [by_setting[place] for place in places]
     headline = {
-        name: float(np.clip(ordered[0][name].mean, 0, 1))
+        name: float(ordered[0][name].mean)
         for name in HEADLINE
         if ordered and name in ordered[0] and not math.isnan(ordered[0][name].mean)
     }
     settings = []
     for row in ordered:
-        means = {
-            name: {"mean": _or_none(row[name].mean), "half_width": _or_none(row[name].half_width)}
-            for name in METRICS
-            if name in row
-        }
         controls = {name: row[name] for name in CONTROLS if name in row}
-        settings.append({**controls, "records": row["count"], **means})
+        counts = {"records": row["count"], "videos": row["videos"]}
+        settings.append({**controls, **counts, **_as_json(row)})
+    for setting, changes in zip(settings[1:], _changes(records), strict=True):
+        setting["change"] = _as_json(changes)
     return {**headline, "settings": settings}
+
+
+def _changes(records: Sequence[Record]) -> list[dict]:
+    """Returns rows of the differences of each setting, from the second on, to the first."""
+    by_setting: dict[tuple, list[Record]] = {}
+    for record in records:
+        by_setting.setdefault(tuple(record.get(name) for name in CONTROLS), []).append(record)
+    (_, first), *others = by_setting.items() or [((), [])]
+    return [
+        dict(zip(CONTROLS, setting, strict=True), **compare(first, group))
+        for setting, group in others
+    ]
+
+
+def _as_json(row: Mapping[str, object]) -> dict:
+    """Returns the intervals of a row as metrics.json holds them."""
+    names = ("mean", "half_width", "low", "high")
+    return {
+        metric: {name: _or_none(getattr(row[metric], name)) for name in names}
+        for metric in METRICS
+        if metric in row
+    }
 
 
 def _or_none(value: float) -> float | None:
@@ -89,12 +114,12 @@ def summarise(
 ) -> list[dict]:
     """Returns means with confidence intervals for each setting of `by`, in rising order.
 
-    A clip that occurs several times in a group (with other seeds, or controls not in `by`) counts
-    once, with its mean: clips are independent of each other, records of one clip are not.
+    A video that occurs several times in a group (with other prompts or seeds, or controls not in
+    `by`) counts once, with its mean: records of one video are not independent of each other.
 
     Returns:
-      Rows: the setting's values, `count` (records), and for every metric that any record has, a
-      `metrics.Interval` over clips under the metric's name.
+      Rows: the setting's values, `count` (records), `videos`, and for every metric that any record
+      has, a `statistics.Interval` over videos under the metric's name.
     """
     by = [name for name in by if any(name in record for record in records)]
     groups: dict[tuple, list[Record]] = {}
@@ -105,24 +130,10 @@ def summarise(
     for values in sorted(groups, key=lambda v: [(x is not None, str(type(x)), x) for x in v]):
         group = groups[values]
         row = dict(zip(by, values, strict=True), count=len(group))
-        for name in present:
-            pairs = [(r.get("clip", i), _number(r.get(name))) for i, r in enumerate(group)]
-            row[name] = confidence_interval(_clip_means(pairs), level)
+        row["videos"] = len(set(videos_of(group)))
+        row |= {name: interval_of(group, name, level) for name in present}
         rows.append(row)
     return rows
-
-
-def _clip_means(pairs: Iterable[tuple[object, float]]) -> list[float]:
-    """Returns the mean of each clip's values without NaNs, from (clip, value) pairs, in order."""
-    values: dict[object, list[float]] = {}
-    for clip, value in pairs:
-        values.setdefault(clip, []).append(value)
-    known = ([v for v in vs if not math.isnan(v)] for vs in values.values())
-    return [sum(vs) / len(vs) if vs else math.nan for vs in known]
-
-
-def _number(value: object) -> float:
-    return math.nan if value is None else float(value)
 
 
 def format_table(rows: Sequence[Mapping[str, object]], markdown: bool = False) -> str:

@@ -1,6 +1,7 @@
 """A sweep: every clip is edited at every setting of the controls, and each edit is measured."""
 
 import itertools
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from einops import rearrange
 from tqdm import tqdm
 
+from gen1_jax.distributed import clip_sharding, replicated
 from gen1_jax.editing import Edit, VideoEditor
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation import metrics
@@ -60,7 +62,8 @@ def run_sweep(
 ) -> list[dict[str, Any]]:
     """Edits and measures every clip at every setting, except those whose records are there.
 
-    A record of another model or another number of steps does not count: it is replaced.
+    A record counts if it is of the same models, frames, number of steps and type. All settings of
+    a batch of clips are edited one after another, from one depth and one content.
 
     Args:
       editor: the pipeline.
@@ -69,9 +72,10 @@ def run_sweep(
       records_path: a JSONL file, to which each batch's records are appended once it is measured.
       num_steps: DDIM steps.
       batch_size: clips edited together. The last batch is filled up with repeats.
-      seed: clip i has the same noise in all settings, so that they are compared on equal terms.
+      seed: the noise of an edit follows from it and the name of the video, the content of a prompt
+        from it and the prompt. So a clip has the same noise in all settings and any batch.
       palette: judges colours, where items have truth.
-      on_edit: called with every edit that is made.
+      on_edit: called with every edit whose record is not there, or that is missing.
       is_missing: whether an edit is made again for `on_edit` although its record is there.
       progress: whether to show a bar.
 
@@ -86,81 +90,137 @@ def run_sweep(
     found, torn = read_records(records_path)
     if torn:
         tqdm.write(f"{records_path}: one unfinished line is made again")
-    run = {"model": editor.fingerprint, "num_steps": num_steps}
-    done = {record_key(record): record for record in found if record.items() >= run.items()}
+    settings = [setting | _guidance_of(setting, editor) for setting in grid]
+    dtype = np.dtype(editor.unet.dtype or np.float32).name
+    run = {"model": editor.fingerprint, "dtype": dtype, "num_steps": num_steps}
+    keys = {
+        (i, k): _key_of(item, seed, run) | setting
+        for i, item in enumerate(items)
+        for k, setting in enumerate(settings)
+    }
+    there = {record_key(record): record for record in found}
+    records = {place: there.get(record_key(key)) for place, key in keys.items()}
+    if found and not any(records.values()):
+        tqdm.write(
+            f"{records_path}: none of its {len(found)} records is of this model, these clips and "
+            "these settings; they stay in the file, and do not count"
+        )
     measure = _Measure(editor, palette)
     bar = tqdm(
-        total=len(items) * len(grid),
-        desc="evaluate",
-        unit="edit",
-        disable=not progress,
-        dynamic_ncols=True,
+        total=len(keys), desc="evaluate", unit="edit", disable=not progress, dynamic_ncols=True
     )
-    records = []
-    for setting in grid:
-        named = {**setting}
-        if named["guidance_scale"] is None:
-            named["guidance_scale"] = editor.settings["guidance_scale"]
-        for start in range(0, len(items), batch_size):
-            group = list(items[start : start + batch_size])
-            keys = [
-                {"clip": i.clip, "prompt": i.prompt, "method": "gen1", "seed": seed, **named}
-                for i in group
-            ]
-            bar.update(len(group))
-            known = [done.get(record_key(key)) for key in keys]
-            if all(known) and not any(is_missing(item, named) for item in group):
-                records += known
+    wanted = {(i, k) for i, k in keys if not records[i, k] or is_missing(items[i], settings[k])}
+    bar.update(len(keys) - len(wanted))
+    clips = sorted({i for i, _ in wanted})
+    for start in range(0, len(clips), batch_size):
+        group = clips[start : start + batch_size]
+        # Batches of one shape compile once.
+        padded = group + group[-1:] * (batch_size - len(group))
+        batch = _Batch(editor, [items[i] for i in padded], seed)
+        for k, setting in enumerate(settings):
+            places = [(i, k) for i in group]
+            if wanted.isdisjoint(places):
                 continue
-            # A clip's noise follows from its place in the batch, so a batch is edited as a whole
-            # even if only some of its records are missing. Batches of one shape compile once.
-            padded = group + [group[-1]] * (batch_size - len(group))
-            edits = editor.edit_batch(
-                np.stack([item.frames for item in padded]),
-                editor.text_content([item.prompt for item in padded], seed + start),
-                seed=seed + start,
-                steps=num_steps,
-                **named,
-            )
+            edits = batch.edit(setting, num_steps)
             with naming_what_to_lower("measuring edits", "the number of clips edited together"):
-                measures = measure(padded, edits)
-            made = [key | run | m for key, m in zip(keys, measures, strict=False)]
-            append_records(records_path, [n for n, k in zip(made, known, strict=True) if not k])
-            records += [k or n for k, n in zip(known, made, strict=True)]
-            if on_edit is not None:
-                for item, edit in zip(group, edits, strict=False):
-                    on_edit(item, named, edit)
+                measures = measure(batch, edits)
+            made = {p: keys[p] | m for p, m in zip(places, measures, strict=False)}
+            fresh = {place: record for place, record in made.items() if not records[place]}
+            append_records(records_path, fresh.values())
+            records |= fresh
+            for (i, _), edit in zip(places, edits, strict=False):
+                if (i, k) in wanted:
+                    bar.update()
+                    if on_edit is not None:
+                        on_edit(items[i], setting, edit)
     bar.close()
-    return records
+    return [records[i, k] for k in range(len(settings)) for i in range(len(items))]
+
+
+def noise_seed(seed: int, name: str) -> int:
+    """Returns the seed of the noise of what has this name, in an evaluation of this seed."""
+    return zlib.crc32(f"{seed} {name}".encode("utf-8", "surrogateescape"))
+
+
+def _guidance_of(setting: Setting, editor: VideoEditor) -> Setting:
+    own = editor.settings["guidance_scale"]
+    return {"guidance_scale": own} if setting["guidance_scale"] is None else {}
+
+
+def _key_of(item: Item, seed: int, run: dict[str, Any]) -> dict[str, Any]:
+    """Returns what identifies the records of a clip; see `records.KEY`."""
+    frames, height, width = item.frames.shape[:3]
+    return {
+        "clip": item.clip,
+        "video": item.video,
+        "prompt": item.prompt,
+        "method": "gen1",
+        "seed": seed,
+        **run,
+        "frames": frames,
+        "start": item.start,
+        "stride": item.stride,
+        "height": height,
+        "width": width,
+    }
+
+
+class _Batch:
+    """Clips that are edited together, with what all their settings share.
+
+    Attributes:
+      items: the clips.
+      frames: `[b n H W 3]` uint8.
+      depth: `[b n H W]`, estimated.
+    """
+
+    def __init__(self, editor: VideoEditor, items: Sequence[Item], seed: int):
+        self.items, self._editor = items, editor
+        self.frames = np.stack([item.frames for item in items])
+        self._seeds = [noise_seed(seed, item.video) for item in items]
+        prompts = [item.prompt for item in items]
+        with naming_what_to_lower("reading clips and prompts", "the clips edited together"):
+            self._content = editor.text_content(prompts, [noise_seed(seed, p) for p in prompts])
+            self.depth = np.asarray(editor.estimate_depth(self.frames))
+
+    def edit(self, setting: Setting, num_steps: int) -> list[Edit]:
+        """Returns the edits of all clips at a setting."""
+        return self._editor.edit_batch(
+            self.frames,
+            self._content,
+            structure_map=self.depth,
+            seed=self._seeds,
+            steps=num_steps,
+            **setting,
+        )
 
 
 class _Measure:
-    """Takes all measures of a batch of edits."""
+    """Takes all measures of a batch of edits, on the devices of the editor."""
 
     def __init__(self, editor: VideoEditor, palette: Palette | None):
         conditioner = editor.conditioner
         self._editor, self._palette = editor, palette
-        self._embed_images = jax.jit(conditioner.embed_images)
+        self._clips = clip_sharding(editor.mesh)
         self._embed_text = jax.jit(conditioner.embed_text)
-        self._depth = jax.jit(conditioner.estimate_depth)
 
-    def __call__(self, items: Sequence[Item], edits: Sequence[Edit]) -> list[dict[str, Any]]:
+        def embed(params, frames):
+            images = conditioner.embed_images(params, rearrange(frames, "b n h w c -> (b n) h w c"))
+            return rearrange(images, "(b n) d -> b n d", b=len(frames))
+
+        whole = replicated(editor.mesh)
+        self._embed = jax.jit(embed, in_shardings=(whole, self._clips), out_shardings=self._clips)
+
+    def __call__(self, batch: _Batch, edits: Sequence[Edit]) -> list[dict[str, Any]]:
         """Returns metric → value for each edit; a value that cannot be measured is None."""
-        params = self._editor.params
+        params, items = self._editor.params, batch.items
         frames = np.stack([edit.frames for edit in edits])
-        source = np.stack([item.frames for item in items])
-        b = len(items)
-        images = np.asarray(
-            self._embed_images(params, rearrange(frames, "b n h w c -> (b n) h w c"))
-        )
-        images = rearrange(images, "(b n) d -> b n d", b=b)
+        images = np.asarray(self._embed(params, jax.device_put(frames, self._clips)))
         tokens = self._editor.tokenizer.encode([item.prompt for item in items])
         texts = np.asarray(self._embed_text(params, tokens))
-        depth = np.asarray(self._depth(params, frames))
+        depth, truth = np.asarray(self._editor.estimate_depth(frames)), batch.depth
         if all(item.depth is not None for item in items):
             truth = np.stack([item.depth for item in items])
-        else:
-            truth = np.asarray(self._depth(params, source))
         columns = {
             "prompt_consistency": metrics.prompt_consistency(images, texts),
             "structure_error": metrics.structure_error(depth, truth),
@@ -168,7 +228,7 @@ class _Measure:
         }
         if frames.shape[1] > 1:
             columns["frame_consistency"] = metrics.frame_consistency(images)
-            columns["flicker"] = metrics.flicker(frames, source)
+            columns["flicker"] = metrics.flicker(frames, batch.frames)
         if self._palette and all(item.mask is not None and item.colour for item in items):
             masks = np.stack([item.mask for item in items])
             found = [self._palette.colour_of(f, m)[0] for f, m in zip(frames, masks, strict=True)]
@@ -177,6 +237,8 @@ class _Measure:
             ]
             rgb = np.array([self._palette.rgb[item.colour] for item in items], np.uint8)
             columns["mask_iou"] = metrics.mask_iou(frames, masks, rgb)
-        rows = [{name: float(values[i]) for name, values in columns.items()} for i in range(b)]
+        rows = [
+            {name: float(values[i]) for name, values in columns.items()} for i in range(len(items))
+        ]
         # JSON has no NaN; a flat depth, for example, has no correlation.
         return [{k: v if np.isfinite(v) else None for k, v in row.items()} for row in rows]

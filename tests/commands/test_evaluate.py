@@ -73,7 +73,7 @@ def test_the_world_is_evaluated_against_its_truth(capsys, micro_run, pipeline, t
     ]
     (setting,) = metrics.pop("settings")
     assert setting["records"] == 3 and "mask_iou" in setting
-    assert all(0 <= value <= 1 for value in metrics.values()) and "mask iou" in text
+    assert "mask iou" in text
     assert not (tmp_path / "out" / "videos").exists()
 
 

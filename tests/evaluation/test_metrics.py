@@ -91,36 +91,6 @@ def test_flicker_is_of_what_stands_still():
     assert np.isnan(metrics.flicker(noise, noise, still=0.0))[0]
 
 
-def test_confidence_interval_is_near_the_normal_one():
-    values = RNG.normal(3.0, 2.0, 400)
-    interval = metrics.confidence_interval(values)
-    assert interval.mean == pytest.approx(values.mean()) and interval.count == 400
-    assert interval.half_width == pytest.approx(1.96 * values.std(ddof=1) / 20, rel=1e-4)
-    assert interval.high - interval.mean == pytest.approx(interval.half_width, rel=0.12)
-    assert interval.mean - interval.low == pytest.approx(interval.half_width, rel=0.12)
-    assert interval == metrics.confidence_interval(values)  # the same values, the same interval
-    wider = metrics.confidence_interval(values, level=0.99)
-    assert wider.low < interval.low < interval.high < wider.high
-
-
-def test_confidence_interval_covers():
-    """Of 300 samples of 40, about 95 % of the intervals hold the true mean."""
-    hits = 0
-    for seed in range(300):
-        values = np.random.default_rng(seed).exponential(1.0, 40)
-        interval = metrics.confidence_interval(values, resamples=400)
-        hits += interval.low <= 1.0 <= interval.high
-    assert 0.88 <= hits / 300 <= 0.98
-
-
-def test_confidence_interval_of_few():
-    assert np.isnan(metrics.confidence_interval([]).mean)
-    one = metrics.confidence_interval([0.5, np.nan])
-    assert one.mean == 0.5 and one.count == 1 and np.isnan(one.half_width)
-    same = metrics.confidence_interval([0.25] * 8)
-    assert (same.low, same.high, same.half_width) == (0.25, 0.25, 0)
-
-
 def test_measures_take_jax_arrays():
     import jax.numpy as jnp
 

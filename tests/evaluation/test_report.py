@@ -1,6 +1,7 @@
 """Means agree with hand counts, tables line up, plots show every point."""
 
 import itertools
+import json
 import subprocess
 import sys
 
@@ -48,13 +49,14 @@ def test_summarise_by_hand():
     assert (low["temporal_scale"], high["temporal_scale"]) == (0.5, 1.0)
     assert (low["count"], high["count"]) == (1, 2)
     assert high["frame_consistency"].mean == pytest.approx(0.7)
-    assert high["frame_consistency"].half_width == pytest.approx(1.96 * 0.1, rel=1e-3)
+    assert high["frame_consistency"].half_width == pytest.approx(12.706 * 0.1, rel=1e-3)
     assert high["flicker"].count == 1 and low["flicker"].count == 0
     assert "structure_level" not in low and "prompt_consistency" not in low
-    # several records of one clip are one observation
-    seeds = [{"clip": "a", "seed": i, "flicker": float(i)} for i in range(9)]
-    one = report.summarise([*seeds, {"clip": "b", "flicker": 6.0}], by=())[0]["flicker"]
-    assert one.count == 2 and one.mean == 5.0
+    # several records of one video are one observation
+    seeds = [{"clip": f"a#{i}", "video": "a", "flicker": float(i)} for i in range(9)]
+    (row,) = report.summarise([*seeds, {"clip": "b", "flicker": 6.0}], by=())
+    assert (row["count"], row["videos"]) == (10, 2)
+    assert row["flicker"].count == 2 and row["flicker"].mean == 5.0
     mixed = [{"method": None, "flicker": 1.0}, {"method": "sdedit", "flicker": 2.0}]
     assert [row["method"] for row in report.summarise(mixed, by=("method",))] == [None, "sdedit"]
 
@@ -65,10 +67,32 @@ def test_table_lines_up():
     assert len(lines) == 2 + 9 and len({len(line) for line in lines}) == 1
     assert lines[0].split()[:2] == ["temporal", "scale"] and "±" in lines[2]
     marked = report.format_table(rows, markdown=True).splitlines()
-    assert all(line.startswith("| ") and line.count("|") == 7 for line in marked)
+    assert all(line.startswith("| ") and line.count("|") == 8 for line in marked)
     assert set(marked[1]) == set("|-: ")
     assert "-" in report.format_table([{"a": 1}, {"b": None}]).splitlines()[-1]
     assert report.format_table([]) == "(no records)"
+
+
+def test_the_summary_compares_settings_on_the_same_videos(tmp_path):
+    records = sweep()
+    for record in records:
+        record["structure_correlation"] -= 1
+    report.write_summary(records, tmp_path, [])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    first, *others = metrics["settings"]
+    assert metrics["structure_correlation"] == first["structure_correlation"]["mean"] < 0
+    assert "change" not in first and first["videos"] == 8
+    own = [
+        [r for r in records if r["temporal_scale"] == w and r["structure_level"] == 0]
+        for w in (0.5, 1.5)
+    ]
+    change = next(s for s in others if s["temporal_scale"] == 1.5)["change"]["frame_consistency"]
+    name = "frame_consistency"
+    differences = [b[name] - a[name] for a, b in zip(*own, strict=True)]
+    assert change["mean"] == pytest.approx(np.mean(differences))
+    assert 0.05 < change["low"] < change["mean"] < change["high"] < 0.07
+    assert first[name]["half_width"] > 2 * change["half_width"]
+    assert "Differences to the first setting" in (tmp_path / "table.md").read_text()
 
 
 # ---- the plot

@@ -8,6 +8,7 @@ import pytest
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation import world as evaluation
 from gen1_jax.evaluation.items import world_items
+from gen1_jax.evaluation.records import RUN
 from gen1_jax.evaluation.report import HEADLINE, write_summary
 from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep
 
@@ -42,6 +43,14 @@ def sweep(editor, world, quick, tmp_path):
     return sweep
 
 
+def close(records: list[dict], others: list[dict]) -> bool:
+    """Whether records agree up to rounding, which the place in a batch may change."""
+    return all(
+        r.keys() == o.keys() and all(o[k] == pytest.approx(v, abs=5e-3) for k, v in r.items())
+        for r, o in zip(records, others, strict=True)
+    )
+
+
 def test_one_control_varies_around_the_first_values():
     grid = make_grid((0, 3), (1.0, 0.5), (4.0,))
     assert [tuple(s.values()) for s in grid] == [(0, 1.0, 4.0), (3, 1.0, 4.0), (0, 0.5, 4.0)]
@@ -55,13 +64,17 @@ def test_a_full_grid_has_every_combination_once():
 
 def test_records_hold_the_settings_and_the_measures(sweep, editor, tmp_path):
     records, edited = sweep()
-    assert edited == [(clip, level) for level in (0, 7) for clip in "012"]
-    assert [(r["clip"][-1], r["structure_level"]) for r in records] == edited
+    assert edited == [("0", 0), ("1", 0), ("0", 7), ("1", 7), ("2", 0), ("2", 7)]
+    places = [(r["clip"][-1], r["structure_level"]) for r in records]
+    assert places == [(clip, level) for level in (0, 7) for clip in "012"]
     written = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
-    assert written == records
+    assert [(r["clip"][-1], r["structure_level"]) for r in written] == edited
+    assert sorted(map(str, written)) == sorted(map(str, records))
     for record in records:
         assert record["guidance_scale"] == editor.settings["guidance_scale"]
         assert record["model"] == editor.fingerprint and record["num_steps"] == 1
+        assert record["video"] == record["clip"] and record["dtype"] == "float32"
+        assert (record["frames"], record["height"], record["stride"]) == (8, 32, 1)
         for name in ("colour_accuracy", "mask_iou"):
             assert 0 <= record[name] <= 1, name
         for name in ("frame_consistency", "prompt_consistency", "structure_correlation"):
@@ -70,7 +83,6 @@ def test_records_hold_the_settings_and_the_measures(sweep, editor, tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert set(metrics) == {*HEADLINE, "settings"}
     settings = metrics.pop("settings")
-    assert all(0 <= value <= 1 for value in metrics.values())
     base = [r["frame_consistency"] for r in records if r["structure_level"] == 0]
     np.testing.assert_allclose(metrics["frame_consistency"], np.mean(base))
     assert [(s["structure_level"], s["records"]) for s in settings] == [(0, 3), (7, 3)]
@@ -84,24 +96,59 @@ def test_records_hold_the_settings_and_the_measures(sweep, editor, tmp_path):
 
 
 def test_a_stopped_sweep_goes_on(sweep, tmp_path):
-    """Batches whose records are there are not edited; a torn line's is, and comes out the same."""
+    """Edits whose records are there are not made; a torn line's is, and comes out the same."""
     whole, _ = sweep()
     path = tmp_path / "records.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([*lines[:2], *lines[3:5], lines[5][:40]]))
+    path.write_text("".join([*lines[:3], *lines[4:5], lines[5][:40]]))
     records, edited = sweep()
-    assert edited == [("2", 0), ("2", 7)] and records == whole
+    assert edited == [("1", 7), ("2", 7)] and close(records, whole)  # in a batch of their own
     assert len(path.read_text().splitlines()) == 7  # the torn line stays, closed off
-    records, edited = sweep()
-    assert edited == [] and records == whole
-    # One clip of a batch is missing: both are edited (noise goes by the place), one is written.
-    path.write_text("".join(lines[1:]))
-    records, edited = sweep()
-    assert edited == [("0", 0), ("1", 0)] and records == whole
-    assert len(path.read_text().splitlines()) == 6
+    again, edited = sweep()
+    assert edited == [] and again == records
 
 
-def test_records_of_another_model_or_number_of_steps_are_replaced(sweep, editor, monkeypatch):
+def test_noise_follows_the_clip_and_not_the_batch(sweep, world, tmp_path):
+    """The same records come of a batch of another size, and of clips in another order."""
+    whole, _ = sweep(grid=GRID[:1], batch_size=2)
+    (tmp_path / "records.jsonl").unlink()
+    records, _ = sweep(grid=GRID[:1], batch_size=2, items=world[0][::-1])
+    assert close(records[::-1], whole)
+    (tmp_path / "records.jsonl").unlink()
+    records, _ = sweep(grid=GRID[:1], batch_size=2, items=world[0][2:])
+    assert close(records, whole[2:])
+    (tmp_path / "records.jsonl").unlink()
+    records, _ = sweep(grid=GRID[:1], seed=1)
+    assert not close([record | {"seed": 0} for record in records], whole)
+
+
+def test_depth_and_content_are_computed_once_for_all_settings(sweep, editor, monkeypatch):
+    calls = []
+    for name in ("text_content", "estimate_depth"):
+        made = getattr(editor, name)
+        monkeypatch.setitem(
+            editor.__dict__, name, lambda *a, f=made, n=name: calls.append(n) or f(*a)
+        )
+    sweep()
+    assert calls.count("text_content") == 2  # batches
+    assert calls.count("estimate_depth") == 2 + 4  # of the sources, and of the edits to measure
+
+
+def test_records_of_other_frames_or_another_type_do_not_count(sweep, tmp_path, capsys):
+    whole, _ = sweep(grid=GRID[:1])
+    path = tmp_path / "records.jsonl"
+    others = [record | {name: "another"} for record in whole for name in RUN]
+    # As they were written before there were such fields.
+    others += [
+        {k: v for k, v in record.items() if k not in ("video", *RUN[1:])} for record in whole
+    ]
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in others))
+    assert sweep(grid=GRID[:1]) == (whole, [("0", 0), ("1", 0), ("2", 0)])
+    assert f"none of its {len(others)} records" in "".join(capsys.readouterr())
+    assert sweep(grid=GRID[:1]) == (whole, [])
+
+
+def test_records_of_another_model_or_number_of_steps_do_not_count(sweep, editor, monkeypatch):
     first, _ = sweep(grid=GRID[:1])
     records, edited = sweep(grid=GRID[:1], num_steps=2)
     assert len(edited) == len(records) == 3 and all(r["num_steps"] == 2 for r in records)

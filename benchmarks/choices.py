@@ -1,0 +1,195 @@
+"""Compares choices of training and editing on the moving-shapes world, by paired differences.
+
+    python benchmarks/choices.py --run runs/demo --output runs/choices
+    python benchmarks/choices.py --run runs/demo --output runs/choices --choices latents_drawn
+
+--run is a finished run of configs/demo.py; its encoders, its prior and its image stage serve all.
+For each choice and each seed the UNet's stages video, structure and blur are trained by `gen1 all`,
+with fewer steps than the demo's and without batches of images. Then the clips of the world's test
+split are edited towards another colour. Two models are compared clip by clip: differences are
+averaged over the seeds, and the interval (95 %) is a bootstrap over the clips. It says how sure the
+difference is for these trained models; the differences of the single seeds, which are shown too,
+say how much training varies.
+
+A comparison that was stopped goes on where it was. The last line is one JSON object: for each
+choice its means, and for each measure the change to the baseline with its interval.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import GEN1, make_parser, print_figures, run_command
+
+from gen1_jax.evaluation.report import format_table
+from gen1_jax.evaluation.statistics import compare, interval_of
+from gen1_jax.runtime import keep_freed_memory
+
+STAGES = {"video": 40, "structure": 120, "blur": 50}  # steps
+GIVEN = ("autoencoder", "clip", "depth", "prior", "tokenizer", "world", "encoded", "image")
+METRICS = (
+    "colour_accuracy",
+    "structure_correlation",
+    "frame_consistency",
+    "prompt_consistency",
+    "flicker",
+)
+BASELINE = "baseline"
+LONG = 16  # frames; the stages train clips of 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A choice that is compared.
+
+    Attributes:
+      stages: settings of the three stages that differ from the baseline's.
+      parts: settings of other parts, which are then made anew: part → settings.
+      long: whether clips of 16 frames are edited too.
+      against: the choice that it is compared with.
+    """
+
+    stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    long: bool = False
+    against: str = BASELINE
+
+
+CHOICES = {
+    BASELINE: Choice(long=True),
+    "latents_drawn": Choice({"loss.latents_drawn": True}),
+}
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="(%(default)s)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--choices", nargs="+", choices=CHOICES, default=list(CHOICES), help="(all)"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")
+    parser.add_argument("--clips", type=int, default=64, help="of the test split (%(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="DDIM steps (%(default)s)")
+    args = parser.parse_args()
+    names = list(dict.fromkeys([*(CHOICES[n].against for n in args.choices), *args.choices]))
+    records: dict[tuple[str, int], list[dict]] = {}  # (choice, frames) → records of all seeds
+    for seed in args.seeds:  # a stopped comparison has whole seeds
+        for name in names:
+            folder = args.output / name / str(seed)
+            train(args.run, folder, CHOICES[name], seed)
+            for frames, found in edit(folder, args, CHOICES[name].long).items():
+                tagged = [record | {"training_seed": seed} for record in found]
+                records.setdefault((name, frames), []).extend(tagged)
+    print_figures(report(records, names))
+
+
+def train(run: Path, folder: Path, choice: Choice, seed: int) -> None:
+    """Trains the stages of a choice and assembles its pipeline, unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in GIVEN:
+        if part not in choice.parts and not (folder / part).exists():
+            os.symlink((run / part).resolve(), folder / part)
+    settings = {
+        f"{stage}.{key}": value
+        for stage, num_steps in STAGES.items()
+        for key, value in {
+            "seed": seed,
+            "num_steps": num_steps,
+            "checkpoint_every": num_steps,
+            "eval_every": 0,
+            "optimizer.warmup_steps": 20,
+            "data.batch_size": 4,
+            "data.image_fraction": 0,
+            **choice.stages,
+        }.items()
+    }
+    for part, changes in choice.parts.items():
+        settings |= {f"{part}.{key}": value for key, value in changes.items()}
+    made = [part for part in choice.parts if part in GIVEN]
+    command = [*GEN1, "all", "--config", "demo", "--workdir", str(folder), "--no-progress"]
+    command += ["--parts", *made, *STAGES, "pipeline"]
+    command += ["--set", *(f"{key}={value}" for key, value in settings.items())]
+    run_command(command)
+
+
+def edit(folder: Path, args, long: bool) -> dict[int, list[dict]]:
+    """Edits held-out clips by a trained pipeline; returns the records by the clips' length."""
+    from gen1_jax.editing import VideoEditor
+    from gen1_jax.evaluation.items import world_items
+    from gen1_jax.evaluation.sweep import make_grid, run_sweep
+
+    editor = VideoEditor.load(folder / "pipeline")
+    items, palette = world_items(args.run / "world", None, "test", args.clips)
+    found = {}
+    for clips in (items, lengthened(items)) if long else (items,):
+        found[len(clips[0].frames)] = run_sweep(
+            editor,
+            clips,
+            make_grid(),
+            folder / "records.jsonl",
+            num_steps=args.steps,
+            batch_size=16,
+            palette=palette,
+            progress=False,
+        )
+    return found
+
+
+def lengthened(items: Sequence) -> list:
+    """Renders the clips of the test split anew, with more frames of the same motion."""
+    from gen1_jax.data_pipelines.moving_shapes.builder import split_seed
+    from gen1_jax.data_pipelines.moving_shapes.renderer import render
+
+    found = []
+    for number, item in enumerate(items):
+        clip = render(split_seed("test", number), num_frames=LONG, size=item.frames.shape[1:3])
+        parts = {"frames": clip.frames, "depth": clip.depth, "mask": clip.mask}
+        found.append(dataclasses.replace(item, **parts))
+    return found
+
+
+def report(records: Mapping[tuple[str, int], list[dict]], names: Sequence[str]) -> dict:
+    """Prints the means, and the changes of each choice; returns the figures."""
+    figures, rows = {}, []
+    for name in names:
+        for frames in sorted({n for choice, n in records if choice == name}):
+            own, other = records[name, frames], records.get((CHOICES[name].against, frames))
+            row = {"choice": name, "frames": frames}
+            means = {metric: interval_of(own, metric) for metric in METRICS}
+            rows.append(row | means)
+            figures.setdefault(name, {})[frames] = {"mean": {m: i.mean for m, i in means.items()}}
+            if name == CHOICES[name].against or other is None:
+                continue
+            changes = compare(other, own, METRICS)
+            figures[name][frames]["change"] = {
+                metric: {
+                    **{part: getattr(interval, part) for part in ("mean", "low", "high")},
+                    "by_seed": by_seed(other, own, metric),
+                }
+                for metric, interval in changes.items()
+            }
+            for metric, change in figures[name][frames]["change"].items():
+                seeds = ", ".join(f"{value:+.4f}" for value in change["by_seed"])
+                print(
+                    f"{name}, {frames} frames, {metric.replace('_', ' ')}: {change['mean']:+.4f} "
+                    f"[{change['low']:+.4f}, {change['high']:+.4f}]; by seed {seeds}"
+                )
+    print(format_table(rows))
+    return figures
+
+
+def by_seed(before: Sequence[dict], after: Sequence[dict], metric: str) -> list[float]:
+    """Returns the mean change of the models of each training seed."""
+    seeds = sorted({record["training_seed"] for record in before})
+    parts = [
+        [[r for r in side if r["training_seed"] == s] for side in (before, after)] for s in seeds
+    ]
+    return [compare(*pair, [metric])[metric].mean for pair in parts]
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    main()
