@@ -3,9 +3,9 @@
     python benchmarks/choices.py --run runs/demo --output runs/choices
     python benchmarks/choices.py --run runs/demo --output runs/choices --choices latents_drawn
 
---run is a finished run of configs/demo.py; its encoders, its prior and its image stage serve all.
-For each choice and each seed the UNet's stages video, structure and blur are trained by `gen1 all`,
-with fewer steps than the demo's and without batches of images. Then the clips of the world's test
+--run is a finished run of configs/demo.py; its encoders, its prior and its video stage serve all.
+For each choice and each seed the UNet's stages structure and blur are trained by `gen1 all`, with
+fewer steps than the demo's and without batches of images. Then the clips of the world's test
 split are edited towards another colour. Two models are compared clip by clip: differences are
 averaged over the seeds, and the interval (95 %) is a bootstrap over the clips. It says how sure the
 difference is for these trained models; the differences of the single seeds, which are shown too,
@@ -16,7 +16,7 @@ choice its means, and for each measure the change to the baseline with its inter
 """
 
 import dataclasses
-import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ from gen1_jax.evaluation.report import format_table
 from gen1_jax.evaluation.statistics import compare, interval_of
 from gen1_jax.runtime import keep_freed_memory
 
-STAGES = {"video": 40, "structure": 120, "blur": 50}  # steps
-GIVEN = ("autoencoder", "clip", "depth", "prior", "tokenizer", "world", "encoded", "image")
+STAGES = {"structure": 80, "blur": 30}  # steps
+GIVEN = ("autoencoder", "clip", "depth", "prior", "tokenizer", "world", "encoded", "video")
 METRICS = (
     "colour_accuracy",
     "structure_correlation",
@@ -42,24 +42,28 @@ LONG = 16  # frames; the stages train clips of 8
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A choice that is compared.
+    """A choice that is compared with the baseline.
 
     Attributes:
-      stages: settings of the three stages that differ from the baseline's.
-      parts: settings of other parts, which are then made anew: part → settings.
-      long: whether clips of 16 frames are edited too.
-      against: the choice that it is compared with.
+      stages: settings of the two stages that differ from the baseline's.
+      encoded: settings of the encoded world that differ, which is then encoded anew.
+      averaged: whether the last stage's moving average is edited with, or its newest parameters,
+        those of the baseline's own run.
+      is_long: whether clips of 16 frames are edited too.
     """
 
     stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    parts: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    long: bool = False
-    against: str = BASELINE
+    encoded: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    averaged: bool = True
+    is_long: bool = False
 
 
 CHOICES = {
-    BASELINE: Choice(long=True),
+    BASELINE: Choice(is_long=True),
     "latents_drawn": Choice({"loss.latents_drawn": True}),
+    "random_positions": Choice({"loss.random_positions": True}, is_long=True),
+    "depth_range": Choice(encoded={"depth.range": "0.01,0.99"}),
+    "no_average": Choice(averaged=False),
 }
 
 
@@ -72,15 +76,18 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")
     parser.add_argument("--clips", type=int, default=64, help="of the test split (%(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="DDIM steps (%(default)s)")
+    parser.add_argument("--steps", type=int, default=8, help="DDIM steps (%(default)s)")
     args = parser.parse_args()
-    names = list(dict.fromkeys([*(CHOICES[n].against for n in args.choices), *args.choices]))
+    names = list(dict.fromkeys([BASELINE, *args.choices]))
     records: dict[tuple[str, int], list[dict]] = {}  # (choice, frames) → records of all seeds
-    for seed in args.seeds:  # a stopped comparison has whole seeds
+    for seed in args.seeds:  # a comparison that was stopped has whole seeds
         for name in names:
-            folder = args.output / name / str(seed)
-            train(args.run, folder, CHOICES[name], seed)
-            for frames, found in edit(folder, args, CHOICES[name].long).items():
+            choice, folder = CHOICES[name], args.output / name / str(seed)
+            if choice.averaged:
+                train(args.run, folder, choice, seed)
+            else:
+                take_newest(args.output / BASELINE / str(seed), folder)
+            for frames, found in edit(folder, args, choice.is_long).items():
                 tagged = [record | {"training_seed": seed} for record in found]
                 records.setdefault((name, frames), []).extend(tagged)
     print_figures(report(records, names))
@@ -88,10 +95,15 @@ def main() -> None:
 
 def train(run: Path, folder: Path, choice: Choice, seed: int) -> None:
     """Trains the stages of a choice and assembles its pipeline, unless they are there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in GIVEN:
-        if part not in choice.parts and not (folder / part).exists():
-            os.symlink((run / part).resolve(), folder / part)
+    encoded = run / "encoded"
+    if choice.encoded:  # once for all seeds
+        link(run, folder.parent, [part for part in GIVEN if part != "encoded"])
+        run_parts(
+            folder.parent, ["encoded"], {f"encoded.{k}": v for k, v in choice.encoded.items()}
+        )
+        encoded = folder.parent / "encoded"
+    link(encoded.parent, folder, ["encoded"])
+    link(run, folder, GIVEN)
     settings = {
         f"{stage}.{key}": value
         for stage, num_steps in STAGES.items()
@@ -106,16 +118,35 @@ def train(run: Path, folder: Path, choice: Choice, seed: int) -> None:
             **choice.stages,
         }.items()
     }
-    for part, changes in choice.parts.items():
-        settings |= {f"{part}.{key}": value for key, value in changes.items()}
-    made = [part for part in choice.parts if part in GIVEN]
-    command = [*GEN1, "all", "--config", "demo", "--workdir", str(folder), "--no-progress"]
-    command += ["--parts", *made, *STAGES, "pipeline"]
-    command += ["--set", *(f"{key}={value}" for key, value in settings.items())]
-    run_command(command)
+    run_parts(folder, [*STAGES, "pipeline"], settings)
 
 
-def edit(folder: Path, args, long: bool) -> dict[int, list[dict]]:
+def run_parts(folder: Path, parts: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """Runs parts of the demo in a folder, with other settings; finished ones are left alone."""
+    command = [*GEN1, "all", "--config", "demo", "--workdir", str(folder.resolve()), "--parts"]
+    command += [*parts, "--no-progress", "--set"]
+    run_command(command + [f"{key}={value}" for key, value in settings.items()])
+
+
+def link(source: Path, folder: Path, parts: Sequence[str]) -> None:
+    """Links parts of a run into a folder, unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        if not (folder / part).exists():
+            (folder / part).symlink_to((source / part).resolve())
+
+
+def take_newest(trained: Path, folder: Path) -> None:
+    """Makes a pipeline of the newest parameters of a run, in place of their moving average."""
+    from gen1_jax.weights.folder import save_model
+    from gen1_jax.workflow import read_trained
+
+    module, params, _ = read_trained(trained / "blur", "raw")
+    shutil.copytree(trained / "pipeline", folder / "pipeline", dirs_exist_ok=True)
+    save_model(folder / "pipeline" / "unet", module, params)
+
+
+def edit(folder: Path, args, is_long: bool) -> dict[int, list[dict]]:
     """Edits held-out clips by a trained pipeline; returns the records by the clips' length."""
     from gen1_jax.editing import VideoEditor
     from gen1_jax.evaluation.items import world_items
@@ -124,7 +155,7 @@ def edit(folder: Path, args, long: bool) -> dict[int, list[dict]]:
     editor = VideoEditor.load(folder / "pipeline")
     items, palette = world_items(args.run / "world", None, "test", args.clips)
     found = {}
-    for clips in (items, lengthened(items)) if long else (items,):
+    for clips in (items, lengthened(items)) if is_long else (items,):
         found[len(clips[0].frames)] = run_sweep(
             editor,
             clips,
@@ -156,12 +187,11 @@ def report(records: Mapping[tuple[str, int], list[dict]], names: Sequence[str]) 
     figures, rows = {}, []
     for name in names:
         for frames in sorted({n for choice, n in records if choice == name}):
-            own, other = records[name, frames], records.get((CHOICES[name].against, frames))
-            row = {"choice": name, "frames": frames}
+            own, other = records[name, frames], records[BASELINE, frames]
             means = {metric: interval_of(own, metric) for metric in METRICS}
-            rows.append(row | means)
+            rows.append({"choice": name, "frames": frames} | means)
             figures.setdefault(name, {})[frames] = {"mean": {m: i.mean for m, i in means.items()}}
-            if name == CHOICES[name].against or other is None:
+            if name == BASELINE:
                 continue
             changes = compare(other, own, METRICS)
             figures[name][frames]["change"] = {
