@@ -303,6 +303,12 @@ MUTANTS = (
         "covariance / np.maximum(norm, 1e-9)", "np.abs(covariance) / np.maximum(norm, 1e-9)",
         METRICS,
     ),
+    Mutant(
+        "statistics: several prompts on a video count as videos",
+        "values.setdefault(name, []).append(value)",
+        "values.setdefault(len(values), []).append(value)",
+        "tests/evaluation/test_statistics.py",
+    ),
 )  # fmt: skip
 
 

@@ -23,15 +23,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gen1_jax.conditioning import Conditioner, EncoderParams
-from gen1_jax.controls import (
-    Controls,
-    as_dtype,
-    check_seed,
-    fill_up,
-    for_each_clip,
-    rename_older,
-    seeds_of,
-)
+from gen1_jax.controls import Controls, as_dtype, fill_up, for_each_clip, rename_older, seeds_of
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.diffusion.structure import blur, normalise_clip
@@ -262,7 +254,7 @@ class VideoEditor:
             if np.ndim(value):
                 raise UserError(f"{name} is {show(value)}; edit accepts one number")
         Controls(**controls).check()
-        check_seed(seed)
+        seeds_of(seed, 1)
         num_frames = min(self.settings["num_frames"], self.unet.max_frames)
         clip = to_frames(frames, num_frames, tuple(self.settings["size"]))
         self._check_clip(clip.array.shape)

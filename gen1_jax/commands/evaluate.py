@@ -105,6 +105,11 @@ def add_control_arguments(parser) -> None:
         action="store_true",
         help="vary one control while the others keep their first value, not every combination",
     )
+    parser.add_argument(
+        "--per-frame",
+        action="store_true",
+        help="measure a baseline too, which edits each frame alone",
+    )
     parser.add_argument("--steps", type=int, default=25, help="sampling steps (%(default)s)")
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the noise and of the colours (%(default)s)"
@@ -114,13 +119,14 @@ def add_control_arguments(parser) -> None:
 def run(args) -> None:
     from gen1_jax.editing import VideoEditor
     from gen1_jax.evaluation.report import write_summary
-    from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep
+    from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep, with_baseline
     from gen1_jax.evaluation.videos import FOLDER, EditVideos
     from gen1_jax.files import making_folder
     from gen1_jax.runtime import keep_programs
 
     controls = check_arguments(args)
     grid = make_grid(**controls) if args.one_at_a_time else full_grid(**controls)
+    grid = with_baseline(grid) if args.per_frame else grid
     keep_programs()
     editor = VideoEditor.load(args.model, dtype=args.dtype, mesh=make_mesh_of(args))
     items, palette = find_items(args, editor)
@@ -143,7 +149,7 @@ def run(args) -> None:
             progress=not args.no_progress,
             **shown,
         )
-        table = write_summary(records, args.output, grid)
+        table = write_summary(records, args.output)
     print(table)
     made = f", the edits in {args.output / FOLDER}" if shown else ""
     print(f"measures of {len(grid)} settings are in {args.output / 'metrics.json'}{made}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from gen1_jax.errors import UserError
 
 CONTROLS = ("temporal_scale", "structure_level", "guidance_scale")
+METHODS = ("gen1", "per_frame")  # the second edits each frame alone: a baseline
 METRICS = (
     "frame_consistency",
     "prompt_consistency",

@@ -21,13 +21,12 @@ LAST_PICTURE = "edits.gif"  # `picture_edits` writes it after all other pictures
 _LABELS = {"temporal_scale": "ω_t", "structure_level": "t_s", "guidance_scale": "ω"}
 
 
-def write_summary(records: Sequence[Record], folder: Path, grid: Sequence[Mapping]) -> str:
+def write_summary(records: Sequence[Record], folder: Path) -> str:
     """Writes table.md, metrics.json and, if a control varies, trends.png.
 
     Args:
       records: of all clips and settings, in the order of the grid.
       folder: where to write.
-      grid: the settings.
 
     Returns:
       The table as plain text.
@@ -41,7 +40,7 @@ def write_summary(records: Sequence[Record], folder: Path, grid: Sequence[Mappin
         part.write_text(table, encoding="utf-8")
     write_json(folder / "metrics.json", metrics_of(records, rows))
     # Clips of a single frame have no frame consistency to plot.
-    if len(grid) > 1 and any("frame_consistency" in record for record in records):
+    if _varied(records) and any("frame_consistency" in record for record in records):
         plot_trends(records, folder / "trends.png")
     return format_table(rows)
 
@@ -59,8 +58,9 @@ def metrics_of(records: Sequence[Record], rows: Sequence[Mapping]) -> dict:
       interval: `half_width`, `low` and `high` (null where there is none). Every setting but the
       first has `change`: each measure's difference to the first setting on the same videos.
     """
-    places = {tuple(record.get(name) for name in CONTROLS): None for record in records}
-    by_setting = {tuple(row.get(name) for name in CONTROLS): row for row in rows}
+    fields = _fields(records)
+    places = {tuple(record.get(name) for name in fields): None for record in records}
+    by_setting = {tuple(row.get(name) for name in fields): row for row in rows}
     ordered = [by_setting[place] for place in places]
     headline = {
         name: float(ordered[0][name].mean)
@@ -69,7 +69,7 @@ def metrics_of(records: Sequence[Record], rows: Sequence[Mapping]) -> dict:
     }
     settings = []
     for row in ordered:
-        controls = {name: row[name] for name in CONTROLS if name in row}
+        controls = {name: row[name] for name in fields if name in row}
         counts = {"records": row["count"], "videos": row["videos"]}
         settings.append({**controls, **counts, **_as_json(row)})
     for setting, changes in zip(settings[1:], _changes(records), strict=True):
@@ -79,14 +79,20 @@ def metrics_of(records: Sequence[Record], rows: Sequence[Mapping]) -> dict:
 
 def _changes(records: Sequence[Record]) -> list[dict]:
     """Returns rows of the differences of each setting, from the second on, to the first."""
-    by_setting: dict[tuple, list[Record]] = {}
+    fields, by_setting = _fields(records), {}
     for record in records:
-        by_setting.setdefault(tuple(record.get(name) for name in CONTROLS), []).append(record)
+        by_setting.setdefault(tuple(record.get(name) for name in fields), []).append(record)
     (_, first), *others = by_setting.items() or [((), [])]
     return [
-        dict(zip(CONTROLS, setting, strict=True), **compare(first, group))
+        dict(zip(fields, setting, strict=True), **compare(first, group))
         for setting, group in others
     ]
+
+
+def _fields(records: Sequence[Record]) -> list[str]:
+    """Returns what tells settings apart: the controls, and the method if there are several."""
+    several = len({record.get("method") for record in records}) > 1
+    return [*(["method"] if several else []), *CONTROLS]
 
 
 def _as_json(row: Mapping[str, object]) -> dict:
@@ -108,11 +114,13 @@ def _or_none(value: float) -> float | None:
 
 def summarise(
     records: Sequence[Record],
-    by: Sequence[str] = CONTROLS,
+    by: Sequence[str] | None = None,
     metrics: Sequence[str] = METRICS,
     level: float = 0.95,
 ) -> list[dict]:
     """Returns means with confidence intervals for each setting of `by`, in rising order.
+
+    By default the settings are the controls, and the method if there are several.
 
     A video that occurs several times in a group (with other prompts or seeds, or controls not in
     `by`) counts once, with its mean: records of one video are not independent of each other.
@@ -121,6 +129,7 @@ def summarise(
       Rows: the setting's values, `count` (records), `videos`, and for every metric that any record
       has, a `statistics.Interval` over videos under the metric's name.
     """
+    by = _fields(records) if by is None else by
     by = [name for name in by if any(name in record for record in records)]
     groups: dict[tuple, list[Record]] = {}
     for record in records:
@@ -171,6 +180,16 @@ def _cell(value: object) -> str:
 # ---- the plot
 
 
+def _of_first_method(records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if record.get("method") == records[0].get("method")]
+
+
+def _varied(records: Sequence[Record], controls: Sequence[str] = CONTROLS) -> list[str]:
+    """Returns the controls that take several values, in the edits of the first method."""
+    own = _of_first_method(records)
+    return [name for name in controls if len({r.get(name) for r in own if name in r}) > 1]
+
+
 def plot_trends(
     records: Sequence[Record],
     path: str | os.PathLike,
@@ -186,7 +205,8 @@ def plot_trends(
     Raises:
       UserError: no control varies, a metric is missing, or the picture cannot be written.
     """
-    varied = [name for name in controls if len({r.get(name) for r in records if name in r}) > 1]
+    records = _of_first_method(records)
+    varied = _varied(records, controls)
     for metric in (x, y):
         if not any(metric in record for record in records):
             raise UserError(f"no record holds {metric}; nothing to plot")

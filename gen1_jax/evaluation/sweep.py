@@ -46,6 +46,12 @@ def full_grid(**controls: Sequence[Any]) -> list[Setting]:
     return [dict(zip(controls, values, strict=True)) for values in settings]
 
 
+def with_baseline(grid: Sequence[Setting]) -> list[Setting]:
+    """Returns the settings, and then those in which each frame is edited alone."""
+    alone = [{**setting, "temporal_scale": 1.0, "method": "per_frame"} for setting in grid]
+    return [*grid, *{tuple(s.items()): s for s in alone}.values()]
+
+
 def run_sweep(
     editor: VideoEditor,
     items: Sequence[Item],
@@ -68,7 +74,7 @@ def run_sweep(
     Args:
       editor: the pipeline.
       items: clips of one size and length.
-      grid: settings of the three controls.
+      grid: settings of the three controls, and of the `method` where it is not gen1.
       records_path: a JSONL file, to which each batch's records are appended once it is measured.
       num_steps: DDIM steps.
       batch_size: clips edited together. The last batch is filled up with repeats.
@@ -90,7 +96,7 @@ def run_sweep(
     found, torn = read_records(records_path)
     if torn:
         tqdm.write(f"{records_path}: one unfinished line is made again")
-    settings = [setting | _guidance_of(setting, editor) for setting in grid]
+    settings = [{"method": "gen1"} | s | _guidance_of(s, editor) for s in grid]
     dtype = np.dtype(editor.unet.dtype or np.float32).name
     run = {"model": editor.fingerprint, "dtype": dtype, "num_steps": num_steps}
     keys = {
@@ -154,7 +160,6 @@ def _key_of(item: Item, seed: int, run: dict[str, Any]) -> dict[str, Any]:
         "clip": item.clip,
         "video": item.video,
         "prompt": item.prompt,
-        "method": "gen1",
         "seed": seed,
         **run,
         "frames": frames,
@@ -185,13 +190,16 @@ class _Batch:
 
     def edit(self, setting: Setting, num_steps: int) -> list[Edit]:
         """Returns the edits of all clips at a setting."""
+        controls = {**setting}
+        per_frame = controls.pop("method") == "per_frame"
         return self._editor.edit_batch(
             self.frames,
             self._content,
             structure_map=self.depth,
             seed=self._seeds,
             steps=num_steps,
-            **setting,
+            per_frame=per_frame,
+            **controls,
         )
 
 

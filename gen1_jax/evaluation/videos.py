@@ -27,7 +27,8 @@ class EditVideos:
     def path(self, item: Item, setting: Mapping[str, object]) -> Path:
         """Returns the path of an edit's video."""
         controls = [f"{name.replace('_', '-')}-{setting[name]:g}" for name in CONTROLS]
-        return self._place(item) / f"{'_'.join([*controls, f'seed-{self._seed}'])}.mp4"
+        method = [] if setting["method"] == "gen1" else [str(setting["method"]).replace("_", "-")]
+        return self._place(item) / f"{'_'.join([*method, *controls, f'seed-{self._seed}'])}.mp4"
 
     def is_missing(self, item: Item, setting: Mapping[str, object]) -> bool:
         """Returns whether an edit has no video yet."""

@@ -52,7 +52,7 @@ def evaluate_world(config, workdir: Path, progress: bool) -> None:
         is_missing=lambda item, setting: not done and item.clip in pictured,
         progress=progress,
     )
-    tqdm.write(write_summary(records, workdir, grid))
+    tqdm.write(write_summary(records, workdir))
     if rows.keys() == pictured and all(len(row) == 2 + len(grid) for row in rows.values()):
         picture_edits(list(rows.values()), workdir)
     tqdm.write(f"pictures, table and metrics are in {workdir}")
@@ -62,6 +62,8 @@ def _edit_title(setting: dict, base: dict, prompt: str) -> str:
     """Returns the prompt for the base setting, else the controls that differ from it."""
     symbols = {"structure_level": "t_s", "temporal_scale": "ω_t", "guidance_scale": "ω"}
     changed = [
-        f"{symbols[k]}={v:g}" for k, v in setting.items() if base[k] is not None and v != base[k]
+        f"{symbol}={setting[k]:g}"
+        for k, symbol in symbols.items()
+        if base[k] is not None and setting[k] != base[k]
     ]
     return ", ".join(changed) or prompt

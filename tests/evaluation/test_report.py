@@ -77,7 +77,7 @@ def test_the_summary_compares_settings_on_the_same_videos(tmp_path):
     records = sweep()
     for record in records:
         record["structure_correlation"] -= 1
-    report.write_summary(records, tmp_path, [])
+    report.write_summary(records, tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     first, *others = metrics["settings"]
     assert metrics["structure_correlation"] == first["structure_correlation"]["mean"] < 0

@@ -10,7 +10,7 @@ from gen1_jax.evaluation import world as evaluation
 from gen1_jax.evaluation.items import world_items
 from gen1_jax.evaluation.records import RUN
 from gen1_jax.evaluation.report import HEADLINE, write_summary
-from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep
+from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep, with_baseline
 
 GRID = make_grid((0, 7), (1.0,), (None,))
 
@@ -79,7 +79,7 @@ def test_records_hold_the_settings_and_the_measures(sweep, editor, tmp_path):
             assert 0 <= record[name] <= 1, name
         for name in ("frame_consistency", "prompt_consistency", "structure_correlation"):
             assert -1 <= record[name] <= 1, name  # below 0 for random models only
-    assert "structure level" in write_summary(records, tmp_path, GRID)
+    assert "structure level" in write_summary(records, tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert set(metrics) == {*HEADLINE, "settings"}
     settings = metrics.pop("settings")
@@ -132,6 +132,20 @@ def test_depth_and_content_are_computed_once_for_all_settings(sweep, editor, mon
     sweep()
     assert calls.count("text_content") == 2  # batches
     assert calls.count("estimate_depth") == 2 + 4  # of the sources, and of the edits to measure
+
+
+def test_the_baseline_edits_each_frame_alone(sweep, tmp_path):
+    grid = make_grid((0,), (0.5, 1.0), (None,))
+    assert [s["temporal_scale"] for s in with_baseline(grid)] == [0.5, 1.0, 1.0]
+    plain, _ = sweep(grid=GRID[:1])
+    records, edited = sweep(grid=with_baseline(GRID[:1]))
+    assert len(edited) == 3 and records[:3] == plain
+    assert {r["method"] for r in records[3:]} == {"per_frame"}
+    assert not close([r | {"method": "gen1"} for r in records[3:]], plain)
+    assert "per_frame" in write_summary(records, tmp_path)
+    first, second = json.loads((tmp_path / "metrics.json").read_text())["settings"]
+    assert (first["method"], second["method"]) == ("gen1", "per_frame") and "change" in second
+    assert not (tmp_path / "trends.png").exists()  # no control varies
 
 
 def test_records_of_other_frames_or_another_type_do_not_count(sweep, tmp_path, capsys):
