@@ -18,6 +18,8 @@ from gen1_jax.settings import check, closest, list_kinds, parse, refuse_key, sho
 
 # The config of a trained part, in its work folder, with resolved paths.
 SAVED_CONFIG = "config.json"
+# Beside it: which models and data the part was made from; see gen1_jax/made_from.py.
+MADE_FROM = "made_from.json"
 ALL = "all"  # kind of a config that lists parts, and the name that stands for all of them
 DTYPES = ("float32", "bfloat16", "float16")  # accepted for computing and for exported weights
 # Settings that training fills in where a config says -1: the tokenizer's own ids.

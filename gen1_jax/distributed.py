@@ -1,9 +1,10 @@
 """The device mesh, the placement of arrays on it, and the processes of a job."""
 
 import contextlib
+import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -362,6 +363,32 @@ def check_shared(folder: Path) -> None:
 def is_lead() -> bool:
     """Returns whether this is the one process of the job that speaks and writes."""
     return jax.process_index() == 0
+
+
+def on_lead(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Returns what process 0 finds, on every process; only process 0 does the work.
+
+    Args:
+      work: returns what JSON can hold.
+
+    Raises:
+      UserError: the work raised it.
+    """
+    if jax.process_count() == 1:
+        return work()
+    said: dict[str, Any] = {}
+    if is_lead():
+        try:
+            said = {"found": work()}
+        except UserError as error:
+            said = {"error": str(error)}
+    text = json.dumps(said).encode()
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    own = np.frombuffer(text.ljust(length)[:length], np.uint8)
+    said = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(own), np.uint8)))
+    if "error" in said:
+        raise UserError(said["error"])
+    return said["found"]
 
 
 def to_host(tree: PyTree) -> PyTree:

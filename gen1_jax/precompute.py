@@ -26,12 +26,21 @@ from tqdm import tqdm
 
 from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.diffusion.structure import NUM_LEVELS
-from gen1_jax.distributed import batch_parts, batch_sharding, is_lead, make_mesh, replicated
+from gen1_jax.distributed import (
+    batch_parts,
+    batch_sharding,
+    is_lead,
+    make_mesh,
+    on_lead,
+    replicated,
+)
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
+from gen1_jax.made_from import check_encoded
 from gen1_jax.resolve import check_encoding
 from gen1_jax.runtime import naming_what_to_lower
 from gen1_jax.tokenizer import load_tokenizer
+from gen1_jax.weights.digest import digest_params, digest_tokenizer
 
 if TYPE_CHECKING:
     from gen1_jax.data_pipelines.settings import Source
@@ -88,6 +97,7 @@ def encode(config, workdir: Path, progress: bool, mesh: Mesh | None = None) -> N
     if not raws:
         raise UserError(f"nothing to encode: no split of {', '.join(config.splits)} is there")
     check_encoding(config)
+    on_lead(lambda: _check_encoders(config, [workdir / raw.folder for raw in raws]))
     raws = [raw for raw in raws if not _finished(config, data, raw, workdir / raw.folder)]
     if not raws:
         return
@@ -138,7 +148,7 @@ class Encoder:
     ):
         self._config, self._data = config, data
         self._tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
-        self._models = {name: _digest(params) for name, params in encoder_params.items()}
+        self._models = {name: digest_params(params) for name, params in encoder_params.items()}
         self._mesh = make_mesh(devices=jax.local_devices()) if mesh is None else mesh
         self._sharding = batch_sharding(self._mesh)
         self._size = config.batch_size * batch_parts(self._mesh)
@@ -167,6 +177,7 @@ class Encoder:
             records_per_shard=config.records_per_shard,
             settings=settings
             | {"data": _describe(self._data), "models": self._models}
+            | ({"tokenizer": digest_tokenizer(config.tokenizer)} if config.tokenizer else {})
             | {"first_record": hashlib.sha256(first["frames"].tobytes()).hexdigest()},
         )
 
@@ -322,6 +333,20 @@ def _finished(config, data: "Source", raw: Raw, folder: Path) -> bool:
     return True
 
 
+def _check_encoders(config, folders: Sequence[Path]) -> dict[str, Any]:
+    """Checks that finished folders were made with the encoders that are there now.
+
+    Raises:
+      UserError: they were made with others.
+    """
+    from gen1_jax.data_pipelines.encoded.writer import META
+
+    for folder in folders:
+        if (known := read_json(folder / META)) is not None:
+            check_encoded("encoded", known, folder, config)
+    return {}
+
+
 def _own_shards(writers: list) -> list[tuple[int, int]]:
     """Returns the missing shards that this process writes, as (number of writer, shard)."""
     missing = [np.isin(np.arange(w.num_shards), w.missing()) for w in writers]
@@ -355,13 +380,3 @@ def _counted(records: Iterator, bar: tqdm) -> Iterator:
     for record in records:
         yield record
         bar.update()
-
-
-def _digest(params: Any) -> str:
-    """Returns the SHA-256 of parameters: of their names, types, shapes and numbers."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array.data.cast("B") if array.size else b"")
-    return digest.hexdigest()

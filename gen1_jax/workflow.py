@@ -25,6 +25,7 @@ from gen1_jax.distributed import (
     check_shared,
     is_lead,
     make_mesh,
+    on_lead,
 )
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
@@ -109,6 +110,7 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> str:
         make_validation_streams,
         read_preview_batch,
     )
+    from gen1_jax.made_from import check_training, has_record
     from gen1_jax.resolve import resolve_training
     from gen1_jax.tokenizer import load_tokenizer
     from gen1_jax.training.loop import is_finished
@@ -117,6 +119,8 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> str:
     if (workdir / RECORD).exists():
         return f"{workdir} holds an imported model: nothing to train"
     if is_finished(workdir, config.num_steps):  # its data may be gone
+        if has_record(workdir):
+            on_lead(lambda: check_training(config, workdir))
         return _describe_finished(config, workdir)
     check_settings(config)
     begun = read_json(workdir / SAVED_CONFIG) if (workdir / "checkpoints").exists() else None
@@ -133,6 +137,7 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> str:
                     f"{config.data.tokenizer} needs a {name} of {has}; the config has {room}"
                 )
         text.bos_token_id, text.eos_token_id = tokenizer.start_id, tokenizer.end_id
+    made_from = on_lead(lambda: check_training(config, workdir))
     folder = train_on(
         config,
         workdir,
@@ -141,6 +146,7 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> str:
         lambda: make_validation_streams(config.data),
         progress=progress,
         profile=profile,
+        made_from=None if begun and not has_record(workdir) else made_from,
     )
     return f"{config.num_steps} steps; {folder}"
 
@@ -167,6 +173,7 @@ def train_on(
     *,
     progress: bool = True,
     profile: int = 0,
+    made_from: Mapping[str, Any] | None = None,
 ) -> Path:
     """Trains the part of a config on given data; nothing below this function sees the config.
 
@@ -178,6 +185,7 @@ def train_on(
       make_validation: returns, by kind of batch, what makes the stream of the validation split.
       progress: whether to show a bar.
       profile: steps to trace.
+      made_from: the content of the part's made_from.json; None: it is not known.
 
     Returns:
       The model folder.
@@ -235,6 +243,7 @@ def train_on(
             make_preview_batch=make_preview_batch,
             make_validation=make_validation,
             record=config.to_dict(),
+            made_from=made_from,
             progress=progress,
             profile=profile,
         )
@@ -311,10 +320,12 @@ def encode(config, workdir: Path, progress: bool, mesh: Mesh | None = None) -> s
 def assemble(config, workdir: Path, progress: bool) -> str:
     """Copies the finished parts into one folder that `gen1 edit` reads."""
     from gen1_jax import pipeline
+    from gen1_jax.made_from import check_pipeline
     from gen1_jax.resolve import resolve_pipeline
 
     config = resolve_pipeline(config)
     folders = {**config.folders.to_dict(), "tokenizer": config.tokenizer}
+    check_pipeline("pipeline", folders)
     pipeline.assemble(folders, config.settings.to_dict(), workdir)
     return f"pipeline for `gen1 edit`; {workdir}"
 

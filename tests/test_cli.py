@@ -306,8 +306,10 @@ def test_a_stage_by_its_command(capsys, micro_run, quick, tmp_path):
     assert f"to watch: tensorboard --logdir {folder / 'logs'}" in out and not err
     assert (folder / "model" / "config.json").exists()
     assert {p.name for p in folder.iterdir()} == {
-        *("config.json", "checkpoints", "logs", "samples", "model", "finished.json")
+        *("config.json", "checkpoints", "logs", "samples", "model", "finished.json"),
+        "made_from.json",
     }
+    assert json.loads((folder / "made_from.json").read_text())["models"].keys() == {"vae", "clip"}
     before = contents(folder)
     for changes, said in (
         ((), f"video: finished before, with 2 steps; {folder / 'model'} ("),

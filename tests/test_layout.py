@@ -64,6 +64,7 @@ FLOORS = {
     # what brings training, evaluation and data together
     "gen1_jax.evaluation": 5,
     "gen1_jax.explain": 5,
+    "gen1_jax.made_from": 5,
     "gen1_jax.precompute": 5,
     "gen1_jax.resolve": 5,
     "gen1_jax.workflow": 5,
@@ -76,6 +77,7 @@ FLOORS = {
 KNOW_THE_DATA = (
     "gen1_jax.config",  # the settings of each form of data
     "gen1_jax.explain",
+    "gen1_jax.made_from",
     "gen1_jax.evaluation",
     "gen1_jax.precompute",
     "gen1_jax.resolve",

@@ -86,7 +86,8 @@ class EncodedWriter:
         known = read_json(self._folder / JOB)
         shards = self._folder.is_dir() and any(self._folder.glob("[!.]*.array_record"))
         if known is not None and shards:
-            check_same(self.settings, known, self._folder)
+            # A key that an earlier version did not write is not compared.
+            check_same({k: v for k, v in self.settings.items() if k in known}, known, self._folder)
             return
         if shards:
             raise UserError(

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import EncoderParams
-from gen1_jax.config import SAVED_CONFIG, changed_settings
+from gen1_jax.config import MADE_FROM, SAVED_CONFIG, changed_settings
 from gen1_jax.distributed import (
     MIN_SIZE_TO_SHARD,
     SHARDING,
@@ -85,6 +85,7 @@ def train(
     make_preview_batch: Callable[[], Batch] | None = None,
     make_validation: Callable[[], Mapping[str, Callable[[], Iterator[Batch]]]] | None = None,
     record: Mapping[str, Any] | None = None,
+    made_from: Mapping[str, Any] | None = None,
     progress: bool = True,
     profile: int = 0,
 ) -> Path:
@@ -125,6 +126,7 @@ def train(
       make_preview_batch: makes the fixed batch of the previews.
       make_validation: returns, by kind of batch, what makes the stream of the validation split.
       record: what is written to `config.json`.
+      made_from: what is written to `made_from.json`: which models and data the part is made from.
       progress: whether to show a bar.
       profile: steps to trace, to `workdir/profile`.
 
@@ -170,7 +172,7 @@ def train(
         stack.callback(getattr(batches, "close", lambda: None))
         # The first batch comes before anything is written, so that bad data leave nothing behind.
         ahead = next(batches) if first < num_steps else None
-        _write_record(workdir, record)
+        _write_records(workdir, {SAVED_CONFIG: record, MADE_FROM: made_from})
         if is_lead():
             begins = f"resumes at step {first} of {num_steps}" if first else f"{num_steps} steps"
             tqdm.write(f"{name}: {begins}; to watch: {how_to_watch(workdir / 'logs')}")
@@ -313,10 +315,12 @@ def _prepare(
     return state if after is before else replace_params(state, after)
 
 
-def _write_record(workdir: Path, record: Mapping[str, Any] | None) -> None:
+def _write_records(workdir: Path, records: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Writes JSON files by their names, without those that are None."""
     workdir.mkdir(parents=True, exist_ok=True)
-    if is_lead() and record is not None:
-        write_json(workdir / SAVED_CONFIG, record)
+    for name, record in records.items():
+        if is_lead() and record is not None:
+            write_json(workdir / name, record)
 
 
 def _finish(
