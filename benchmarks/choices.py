@@ -25,7 +25,7 @@ from common import GEN1, make_parser, print_figures, run_command
 
 from gen1_jax.evaluation.report import format_table
 from gen1_jax.evaluation.statistics import compare, interval_of
-from gen1_jax.runtime import keep_freed_memory
+from gen1_jax.runtime import keep_freed_memory, keep_programs
 
 STAGES = {"structure": 80, "blur": 30}  # steps
 GIVEN = ("autoencoder", "clip", "depth", "prior", "tokenizer", "world", "encoded", "video")
@@ -36,6 +36,7 @@ METRICS = (
     "prompt_consistency",
     "flicker",
 )
+DRAWN_FIELDS = "latents,latents_logvar,structure,structure_level,content"
 BASELINE = "baseline"
 LONG = 16  # frames; the stages train clips of 8
 
@@ -60,7 +61,7 @@ class Choice:
 
 CHOICES = {
     BASELINE: Choice(is_long=True),
-    "latents_drawn": Choice({"loss.latents_drawn": True}),
+    "latents_drawn": Choice({"loss.latents_drawn": True, "data.fields": DRAWN_FIELDS}),
     "random_positions": Choice({"loss.random_positions": True}, is_long=True),
     "depth_range": Choice(encoded={"depth.range": "0.01,0.99"}),
     "no_average": Choice(averaged=False),
@@ -160,7 +161,7 @@ def edit(folder: Path, args, is_long: bool) -> dict[int, list[dict]]:
             editor,
             clips,
             make_grid(),
-            folder / "records.jsonl",
+            folder / f"records_of_{len(clips[0].frames)}.jsonl",
             num_steps=args.steps,
             batch_size=16,
             palette=palette,
@@ -222,4 +223,5 @@ def by_seed(before: Sequence[dict], after: Sequence[dict], metric: str) -> list[
 
 if __name__ == "__main__":
     keep_freed_memory()
+    keep_programs()
     main()

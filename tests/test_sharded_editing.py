@@ -11,6 +11,8 @@ from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.distributed import batch_sharding, clip_sharding, make_mesh, replicated
 from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
+from gen1_jax.evaluation.items import world_items
+from gen1_jax.evaluation.sweep import make_grid, run_sweep
 from gen1_jax.models.unet import VideoUNet
 
 SETTINGS = {
@@ -81,6 +83,19 @@ def test_an_edit_over_a_mesh_is_the_same_edit(editors):
         np.testing.assert_allclose(spread.structure, one.structure, atol=1e-5)
         difference = np.abs(spread.frames.astype(int) - one.frames.astype(int))
         assert difference.max() <= 1  # of 255: rounding
+
+
+def test_an_evaluation_over_a_mesh_has_the_same_measures(editors, micro_run, tmp_path):
+    """Of a single clip, too few for the devices: the batch is filled up."""
+    items, palette = world_items(micro_run / "world", "test", "test", 1)
+    options = {"num_steps": 2, "batch_size": 2, "palette": palette, "progress": False}
+    found = [
+        run_sweep(editor, items, make_grid(), tmp_path / f"{i}.jsonl", **options)
+        for i, editor in enumerate(editors)
+    ]
+    ((one,), (spread,)) = found
+    assert spread.keys() == one.keys() and "mask_iou" in one
+    assert {k: v for k, v in one.items() if spread[k] != pytest.approx(v, abs=5e-3)} == {}
 
 
 def test_every_array_of_an_edit_is_where_it_is_said_to_be(editors, monkeypatch):

@@ -143,7 +143,7 @@ def run(args) -> None:
             grid,
             args.output / "records.jsonl",
             num_steps=args.steps,
-            batch_size=batch_size_for(editor.mesh, args.batch_size, items),
+            batch_size=args.batch_size,
             seed=args.seed,
             palette=palette,
             progress=not args.no_progress,
@@ -220,11 +220,3 @@ def find_items(args, editor) -> tuple:
     if frames % devices:
         raise UserError(f"--mesh frames={devices} does not divide the {frames} frames of a clip")
     return items, palette
-
-
-def batch_size_for(mesh, wanted: int, items: list) -> int:
-    """Returns the number of clips edited together, which the devices of the mesh must divide."""
-    from gen1_jax.distributed import batch_parts
-
-    devices = batch_parts(mesh)
-    return -(-min(wanted, len(items)) // devices) * devices

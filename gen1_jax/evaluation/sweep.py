@@ -11,7 +11,7 @@ import numpy as np
 from einops import rearrange
 from tqdm import tqdm
 
-from gen1_jax.distributed import clip_sharding, replicated
+from gen1_jax.distributed import batch_parts, clip_sharding, replicated
 from gen1_jax.editing import Edit, VideoEditor
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation import metrics
@@ -77,7 +77,8 @@ def run_sweep(
       grid: settings of the three controls, and of the `method` where it is not gen1.
       records_path: a JSONL file, to which each batch's records are appended once it is measured.
       num_steps: DDIM steps.
-      batch_size: clips edited together. The last batch is filled up with repeats.
+      batch_size: clips edited together, rounded up to what the editor's devices divide. The last
+        batch is filled up with repeats.
       seed: the noise of an edit follows from it and the name of the video, the content of a prompt
         from it and the prompt. So a clip has the same noise in all settings and any batch.
       palette: judges colours, where items have truth.
@@ -117,7 +118,8 @@ def run_sweep(
     )
     wanted = {(i, k) for i, k in keys if not records[i, k] or is_missing(items[i], settings[k])}
     bar.update(len(keys) - len(wanted))
-    clips = sorted({i for i, _ in wanted})
+    clips, parts = sorted({i for i, _ in wanted}), batch_parts(editor.mesh)
+    batch_size = -(-min(batch_size, len(items)) // parts) * parts
     for start in range(0, len(clips), batch_size):
         group = clips[start : start + batch_size]
         # Batches of one shape compile once.
