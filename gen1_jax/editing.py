@@ -43,6 +43,7 @@ from gen1_jax.tokenizer import Tokenizer, load_tokenizer
 from gen1_jax.video.inputs import to_frames, to_map, to_picture
 from gen1_jax.video.maps import as_map
 from gen1_jax.video.paths import as_path
+from gen1_jax.weights.digest import digest_params
 from gen1_jax.weights.folder import load_model
 
 
@@ -152,13 +153,9 @@ class VideoEditor:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Sixteen letters that tell pipelines apart: of all parameters and of gen1.json."""
-        digest = hashlib.blake2b(json.dumps(self.settings, sort_keys=True).encode(), digest_size=8)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
-            array = np.ascontiguousarray(leaf)
-            digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-            digest.update(array.tobytes())
-        return digest.hexdigest()
+        """Sixteen letters that tell pipelines apart: of all parts and of gen1.json."""
+        parts = (digest_params(self.params), self.tokenizer.describe(), self.settings)
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     # ---- content
 
