@@ -119,7 +119,13 @@ def add_control_arguments(parser) -> None:
 def run(args) -> None:
     from gen1_jax.editing import VideoEditor
     from gen1_jax.evaluation.report import write_summary
-    from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep, with_baseline
+    from gen1_jax.evaluation.sweep import (
+        full_grid,
+        make_grid,
+        run_of,
+        run_sweep,
+        with_baseline,
+    )
     from gen1_jax.evaluation.videos import FOLDER, EditVideos
     from gen1_jax.files import making_folder
     from gen1_jax.runtime import keep_programs
@@ -130,7 +136,7 @@ def run(args) -> None:
     keep_programs()
     editor = VideoEditor.load(args.model, dtype=args.dtype, mesh=make_mesh_of(args))
     items, palette = find_items(args, editor)
-    videos = EditVideos(args.output, args.seed)
+    videos = EditVideos(args.output, args.seed, run_of(editor, args.steps))
     shown = {} if args.no_videos else {"on_edit": videos.write, "is_missing": videos.is_missing}
     with contextlib.ExitStack() as stack:
         try:

@@ -2,7 +2,7 @@
 
 import itertools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +98,9 @@ def run_sweep(
     if torn:
         tqdm.write(f"{records_path}: one unfinished line is made again")
     settings = [{"method": "gen1"} | s | _guidance_of(s, editor) for s in grid]
-    dtype = np.dtype(editor.unet.dtype or np.float32).name
-    run = {"model": editor.fingerprint, "dtype": dtype, "num_steps": num_steps}
+    run = run_of(editor, num_steps)
     keys = {
-        (i, k): _key_of(item, seed, run) | setting
+        (i, k): key_of(item, run) | {"seed": seed} | setting
         for i, item in enumerate(items)
         for k, setting in enumerate(settings)
     }
@@ -147,7 +146,7 @@ def run_sweep(
 
 def noise_seed(seed: int, name: str) -> int:
     """Returns the seed of the noise of what has this name, in an evaluation of this seed."""
-    return zlib.crc32(f"{seed} {name}".encode("utf-8", "surrogateescape"))
+    return zlib.crc32(f"{seed} {name}".encode("utf-8", "surrogatepass"))
 
 
 def _guidance_of(setting: Setting, editor: VideoEditor) -> Setting:
@@ -155,14 +154,19 @@ def _guidance_of(setting: Setting, editor: VideoEditor) -> Setting:
     return {"guidance_scale": own} if setting["guidance_scale"] is None else {}
 
 
-def _key_of(item: Item, seed: int, run: dict[str, Any]) -> dict[str, Any]:
-    """Returns what identifies the records of a clip; see `records.KEY`."""
+def run_of(editor: VideoEditor, num_steps: int) -> dict[str, Any]:
+    """Returns what all edits of an evaluation share; see `records.RUN`."""
+    dtype = np.dtype(editor.unet.dtype or np.float32).name
+    return {"model": editor.fingerprint, "dtype": dtype, "num_steps": num_steps}
+
+
+def key_of(item: Item, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what identifies the edits of a clip in an evaluation; see `records.KEY`."""
     frames, height, width = item.frames.shape[:3]
     return {
         "clip": item.clip,
         "video": item.video,
         "prompt": item.prompt,
-        "seed": seed,
         **run,
         "frames": frames,
         "start": item.start,

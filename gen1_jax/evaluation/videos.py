@@ -1,12 +1,19 @@
-"""The edits of an evaluation as videos: a folder for each clip, a file for each setting."""
+"""The edits of an evaluation as videos: a folder for each clip, a file for each setting.
 
+The folder's name ends in letters of all else that the edits depend on, such as the model and the
+number of frames. So no video is taken for that of another evaluation.
+"""
+
+import json
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from gen1_jax.editing import Edit
 from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.records import CONTROLS
+from gen1_jax.evaluation.sweep import key_of
 from gen1_jax.video.io import write_video
 
 FOLDER = "videos"
@@ -19,10 +26,11 @@ class EditVideos:
     Args:
       folder: folder of the evaluation.
       seed: seed of the noise, which is a part of each name.
+      run: what all edits share, of `run_of`.
     """
 
-    def __init__(self, folder: Path, seed: int):
-        self._folder, self._seed = folder / FOLDER, seed
+    def __init__(self, folder: Path, seed: int, run: Mapping[str, object]):
+        self._folder, self._seed, self._run = folder / FOLDER, seed, run
 
     def path(self, item: Item, setting: Mapping[str, object]) -> Path:
         """Returns the path of an edit's video."""
@@ -43,4 +51,5 @@ class EditVideos:
 
     def _place(self, item: Item) -> Path:
         words = re.sub(r"[^\w-]+", "-", f"{item.clip}_{item.prompt[:_LONGEST]}").strip("-_")
-        return self._folder / words
+        depends = json.dumps(key_of(item, self._run), sort_keys=True)
+        return self._folder / f"{words}_{zlib.crc32(depends.encode()):08x}"

@@ -42,7 +42,8 @@ def test_a_prompt_file_is_evaluated(capsys, pipeline, prompt_file, tmp_path):
     assert len((out / "records.jsonl").read_text().splitlines()) == 6
 
     # Each edit has a video; one that is lost is made again, and no other.
-    videos = {p.relative_to(out / "videos") for p in out.rglob("*.mp4")}
+    folders = sorted((out / "videos").iterdir())
+    videos = {Path(p.parent.name[:-9]) / p.name for p in out.rglob("*.mp4")}
     guidance = read_settings(pipeline)["guidance_scale"]
     names = [
         f"temporal-scale-1_structure-level-{t}_guidance-scale-{guidance:g}_seed-0.mp4"
@@ -50,14 +51,19 @@ def test_a_prompt_file_is_evaluated(capsys, pipeline, prompt_file, tmp_path):
     ]
     clips = ("a-mp4-1_a-red-ball", "a-mp4-2_a-blue-cube", "a-mp4-3_a-star")
     assert videos == {Path(clip) / name for clip in clips for name in (*names, "source.mp4")}
-    assert read_video(out / "videos" / clips[0] / names[0]).frames.shape == (3, 32, 32, 3)
+    assert read_video(folders[0] / names[0]).frames.shape == (3, 32, 32, 3)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
-    lost = out / "videos" / clips[2] / names[1]
+    lost = folders[2] / names[1]
     lost.unlink()
     code, _, err = evaluate(capsys, pipeline, *command)
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
     assert code == 0 and {p for p in after if after[p] != before[p]} == {lost}, err
     assert len((out / "records.jsonl").read_text().splitlines()) == 6
+
+    # Other frames of the same videos are edits of their own.
+    code, _, err = evaluate(capsys, pipeline, *command, "--stride", "2")
+    assert code == 0 and len((out / "records.jsonl").read_text().splitlines()) == 12, err
+    assert len(list((out / "videos").iterdir())) == 6 and lost.exists()
 
 
 def test_the_world_is_evaluated_against_its_truth(capsys, micro_run, pipeline, tmp_path):
