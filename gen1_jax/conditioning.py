@@ -20,6 +20,7 @@ from gen1_jax.batch import Batch
 from gen1_jax.diffusion import prior as prior_diffusion
 from gen1_jax.diffusion.structure import structure_image
 from gen1_jax.errors import UserError
+from gen1_jax.models.clip import find_ends, with_end_token
 from gen1_jax.models.preprocess import preprocess_for_clip, preprocess_for_depth
 from gen1_jax.pipeline import ENCODERS
 from gen1_jax.weights.folder import load_model
@@ -81,6 +82,14 @@ class Conditioner:
                 raise UserError(f"{folder} holds {type(module).__name__}; {name} must be {kind}")
             modules[name], encoder_params[name] = module, params
         return cls(**modules), encoder_params
+
+    def with_end_token(self, end_id: int) -> "Conditioner":
+        """Returns the encoders with a CLIP that knows the tokenizer's end token."""
+        if self.clip is None:
+            return self
+        config = with_end_token(self.clip.to_config(), end_id)
+        clip = type(self.clip).from_config(config, dtype=self.clip.dtype)
+        return dataclasses.replace(self, clip=clip)
 
     # ---- frames and latents
 
@@ -168,8 +177,7 @@ class Conditioner:
 
     def token_mask(self, tokens: jax.Array) -> jax.Array:
         """Tokens [b l] → mask [b l], True up to and including the first end-of-text token."""
-        end = self.clip.text_config.eos_token_id
-        ended = tokens == (tokens.max(-1, keepdims=True) if end == 2 else end)
+        ended = find_ends(self.clip.text_config, tokens)
         return jnp.cumsum(ended, axis=-1) - ended < 1
 
     def text_content(

@@ -145,6 +145,7 @@ class VideoEditor:
             raise UserError(f"{folder / 'unet'} holds {type(unet).__name__}; unet must be {kind}")
         tokenizer = load_tokenizer(folder / "tokenizer")
         check_parts(folder, unet, conditioner, tokenizer)
+        conditioner = conditioner.with_end_token(tokenizer.end_id)
         params = {**params, "unet": unet_params}
         try:
             return cls(unet, conditioner, params, tokenizer, settings, mesh)

@@ -1,7 +1,8 @@
 """CLIP's tokenizer: byte-pair encoding of lower-case bytes between a start and an end token.
 
-A tokenizer folder has the public layout: `tokenizer_config.json`, and either `tokenizer.json` or
-`vocab.json` with `merges.txt`. OpenAI's published folder loads here. Ours loads in transformers.
+A tokenizer folder has the public layout: either `tokenizer.json` or `vocab.json` with `merges.txt`,
+and up to three files about special tokens. transformers reads it, ours as well as public ones, so
+that every layout gives the ids that diffusers' users get.
 """
 
 import contextlib
@@ -10,15 +11,17 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gen1_jax.errors import UserError
+from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import read_json, replacing
+from gen1_jax.text import check_text
 
 if TYPE_CHECKING:  # imported only when a tokenizer is made, so that the command line starts fast
     import tokenizers
+    import transformers
 
 START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 END_OF_WORD = "</w>"  # tells the last piece of a word from the same letters inside a word
@@ -29,6 +32,8 @@ _WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
 _CONTEXT_LENGTH = 77  # CLIP's, for a folder that does not say
+# What tokenizer_config.json may call CLIP's tokenizer; the last two are names for any.
+_KINDS = ("CLIPTokenizer", "CLIPTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 # While merges are learned, the last letter of a word is moved to here, a range where Unicode has no
 # letters of its own.
 _LAST = 0xE000
@@ -41,29 +46,31 @@ class Tokenizer:
       context_length: l, the length of every encoded text.
       vocab_size: a number above every id.
       start_id, end_id: the ids of the start and the end token.
-      pad_id: the id of the padding, in CLIP that of the end token.
+      pad_id: the id of the padding: that of the end token, or of "!" in Stable Diffusion 2.
     """
 
-    def __init__(self, backend: "tokenizers.Tokenizer", config: dict[str, Any]):
-        def find(role: str, default: str | None) -> int | None:
-            token = config.get(role, default)
-            token = token["content"] if isinstance(token, dict) else token
-            found = backend.token_to_id(token) if token else None
-            if token and found is None:
+    def __init__(self, loaded: "transformers.CLIPTokenizer"):
+        import tokenizers
+
+        # A copy without transformers around it, which worker processes take over quickly.
+        self._backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+        self._backend.no_padding()  # the file may hold its own settings of padding and truncation
+        self._backend.no_truncation()
+        self.start_id, self.end_id = loaded.bos_token_id, loaded.eos_token_id
+        self.pad_id = loaded.pad_token_id
+        own = self._backend.get_vocab(with_added_tokens=False)
+        for role, token in (("bos_token", loaded.bos_token), ("eos_token", loaded.eos_token)):
+            if token not in own:  # transformers adds it
                 raise UserError(
                     f"{role} {token!r} is not in the vocabulary; accepted: CLIP's layout"
                 )
-            return found
-
-        self._backend = backend
-        self.start_id, self.end_id = find("bos_token", START), find("eos_token", END)
-        self.pad_id, unknown = find("pad_token", END), find("unk_token", None)
         # OpenAI's vocabulary has every byte; its unknown token, the end token, never occurs.
+        unknown = loaded.unk_token_id
         self._unknown_id = None if unknown == self.end_id else unknown
-        length = config.get("model_max_length", _CONTEXT_LENGTH)
-        # transformers writes 1e30 if it was given no length.
+        length = loaded.model_max_length
+        # transformers says 1e30 if the folder gives no length.
         self.context_length = int(length) if length < 1e6 else _CONTEXT_LENGTH
-        self.vocab_size = max(backend.get_vocab().values()) + 1
+        self.vocab_size = max(self._backend.get_vocab().values()) + 1
         # What may be wrong with texts, as said of one and of several; see `_encode`.
         limit = f"longer than {self.context_length - 2} tokens"
         self._troubles = (
@@ -89,7 +96,7 @@ class Tokenizer:
           [b l] int32.
 
         Raises:
-          UserError: `texts` is a single text.
+          UserError: `texts` is a single text, or one of them holds what is no Unicode.
         """
         tokens, found = self._encode(texts)
         for (one, many), shown in zip(self._troubles, found, strict=True):
@@ -138,7 +145,7 @@ class Tokenizer:
         tokens = np.full((len(texts), self.context_length), self.pad_id, np.int32)
         cut, unknown = [], []
         for row, text in zip(tokens, texts, strict=True):
-            pieces = self._backend.encode(text, add_special_tokens=False)
+            pieces = self._backend.encode(check_text(text, "a text"), add_special_tokens=False)
             if len(pieces.ids) > room:
                 cut.append(text[pieces.offsets[room][0] :])
             if self._unknown_id in pieces.ids:
@@ -154,7 +161,9 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
     Raises:
       UserError: there is no tokenizer, or it cannot be read.
     """
-    import tokenizers
+    # Without torch, importing transformers would say that models need it.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import CLIPTokenizer
 
     folder = Path(folder)
     whole, vocab, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
@@ -163,17 +172,19 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
             f"no tokenizer in {folder}; accepted: a folder with tokenizer.json, or with vocab.json "
             "and merges.txt"
         )
-    config = read_json(folder / "tokenizer_config.json") or {}
+    kind = (read_json(folder / "tokenizer_config.json") or {}).get("tokenizer_class") or _KINDS[0]
+    if kind not in _KINDS:
+        raise UserError(f"{folder} holds a {kind}; accepted: a tokenizer of CLIP")
     try:
-        if whole.is_file():
-            backend = tokenizers.Tokenizer.from_file(str(whole))
-        else:
-            backend = _build(*tokenizers.models.BPE.read_file(str(vocab), str(merges)), END)
-    except Exception as error:  # tokenizers raises nothing more specific
-        raise UserError(f"cannot read the tokenizer in {folder}: {error}") from error
-    backend.no_padding()  # the file may hold its own settings of padding and truncation
-    backend.no_truncation()
-    return Tokenizer(backend, config)
+        loaded = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the libraries below raise nothing more specific
+        raise UserError(
+            f"cannot read the tokenizer in {folder}: {type(error).__name__}: {one_line(error)}"
+        ) from error
+    try:
+        return Tokenizer(loaded)
+    except UserError as error:
+        raise UserError(f"cannot read the tokenizer in {folder}: {error}") from None
 
 
 def train_tokenizer(
@@ -233,7 +244,7 @@ def train_tokenizer(
         for name, text in texts.items():
             part = stack.enter_context(replacing(Path(folder) / name))
             part.write_text(text, encoding="utf-8")
-    return Tokenizer(backend, config)
+    return load_tokenizer(folder)
 
 
 def _learn_merges(

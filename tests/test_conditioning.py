@@ -1,5 +1,6 @@
 """The frozen networks: frames, texts and depth to what the UNet reads."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -89,6 +90,28 @@ def test_tokens_count_up_to_the_first_end(models, micro_run):
     assert mask[0].sum() == 2 and mask[0, :2].all()
     ends = (tokens[1] == tokens[1, -1]).argmax()
     np.testing.assert_array_equal(mask[1], np.arange(tokens.shape[1]) <= ends)
+
+
+def test_an_added_token_ends_no_text(models, quick):
+    """OpenAI's files say that the end token is 2; textual inversion adds tokens behind it."""
+    conditioner, encoder_params = models
+    clip = conditioner.clip
+    end, added = 58, 59
+    text = dataclasses.replace(clip.text_config, eos_token_id=2)
+    published = dataclasses.replace(conditioner, clip=clip.clone(text_config=text))
+    told = published.with_end_token(end)
+    assert told.clip.text_config.eos_token_id == end
+    assert told.with_end_token(7).clip == told.clip  # the folder's own word counts
+    tokens = np.full((2, clip.text_config.max_position_embeddings), end, np.int32)
+    tokens[:, :4] = [[57, 5, added, 9], [57, 5, 8, 9]]
+    mask = np.asarray(told.token_mask(tokens))
+    np.testing.assert_array_equal(mask, [np.arange(len(tokens[0])) <= 4] * 2)
+    embed = jax.jit(told.embed_text)(encoder_params, tokens)
+    # Without an added token, the largest id is the end.
+    np.testing.assert_array_equal(published.token_mask(tokens[1:]), mask[1:])
+    plain = jax.jit(published.embed_text)(encoder_params, tokens)
+    np.testing.assert_allclose(embed[1], plain[1], atol=1e-5)
+    assert np.abs(embed[0] - plain[0]).max() > 1e-3
 
 
 def test_a_batch_is_encoded_as_it_says(models, quick):

@@ -42,6 +42,7 @@ FLOORS = {
     "gen1_jax.kinds": 0,
     "gen1_jax.randomness": 0,
     "gen1_jax.settings": 0,
+    "gen1_jax.text": 0,
     "gen1_jax.tokenizer": 0,
     "gen1_jax.aot.hlo": 0,
     "gen1_jax.aot.hlo_text": 0,
@@ -91,6 +92,7 @@ FOR_DATA_PIPELINES = (
     "gen1_jax.files",
     "gen1_jax.kinds",
     "gen1_jax.settings",
+    "gen1_jax.text",
     "gen1_jax.tokenizer",
     "gen1_jax.video",
 )

@@ -1,6 +1,7 @@
 """The tokenizer against transformers' CLIPTokenizer, on folders that both read."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -89,6 +90,59 @@ def test_openai_files_load(folder, tmp_path):
     np.testing.assert_array_equal(load_tokenizer(tmp_path / "saved").encode(texts), tokens)
     (tmp_path / "tokenizer_config.json").unlink()
     assert load_tokenizer(tmp_path).context_length == 77
+
+
+def make_public(folder, to, **files):
+    """Writes the published layout: vocab.json, merges.txt and files about special tokens."""
+    to.mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(folder / name, to)
+    for name, content in files.items():
+        (to / f"{name}.json").write_text(json.dumps(content))
+    return to
+
+
+def test_every_layout_of_a_tokenizer_gives_the_same_ids(folder, tmp_path):
+    """Stable Diffusion 2 pads with "!", which special_tokens_map.json alone says."""
+    import transformers
+
+    config = {"model_max_length": 30, "pad_token": END, "tokenizer_class": "CLIPTokenizer"}
+    words = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": "!"}
+    public = make_public(
+        folder, tmp_path / "public", tokenizer_config=config, special_tokens_map=words
+    )
+    theirs = transformers.CLIPTokenizer.from_pretrained(public)
+    theirs.save_pretrained(tmp_path / "saved")  # tokenizer.json, added_tokens_decoder
+    for layout in (public, tmp_path / "saved"):
+        ours = load_tokenizer(layout)
+        assert ours.pad_id == theirs.pad_token_id != ours.end_id
+        tokens = ours.encode(TEXTS[:3])
+        np.testing.assert_array_equal(tokens, encode_by_transformers(theirs, TEXTS[:3], 30))
+        assert (tokens[:, -1] == ours.pad_id).all()
+
+
+def test_added_tokens_are_read(folder, tmp_path):
+    """Textual inversion adds a word behind the end token."""
+    added = {"<toy>": load_tokenizer(folder).vocab_size}
+    public = make_public(folder, tmp_path / "public", added_tokens=added)
+    ours = load_tokenizer(public)
+    assert ours.vocab_size == ours.end_id + 2 and ours.context_length == 77
+    assert ours.encode(["a <toy> ball"])[0, 2] == added["<toy>"]
+
+
+@pytest.mark.parametrize(
+    "config", [{"tokenizer_class": "T5Tokenizer"}, {"eos_token": "</s>"}, {"bos_token": "[CLS]"}]
+)
+def test_another_tokenizer_is_refused(folder, tmp_path, config):
+    public = make_public(folder, tmp_path / "public", tokenizer_config=config)
+    (name,) = config.values()
+    with pytest.raises(UserError, match=f"{re.escape(name)}.* accepted: "):
+        load_tokenizer(public)
+
+
+def test_what_is_no_unicode_is_refused(folder):
+    with pytest.raises(UserError, match=r"a text is no Unicode .*: character 3 .*'a \\udcff ball'"):
+        load_tokenizer(folder).encode(["a \udcff ball"])
 
 
 def test_encoded_form(folder):

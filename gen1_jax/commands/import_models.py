@@ -108,6 +108,7 @@ def import_parts(args, given: list[str]) -> None:
     """
     from gen1_jax.commands.output import check_new
     from gen1_jax.commands.progress import byte_bar
+    from gen1_jax.models.clip import with_end_token
     from gen1_jax.pipeline import MODELS
     from gen1_jax.weights import importing
     from gen1_jax.weights.public import TOWERS, find_source, tokenizer_files
@@ -131,7 +132,10 @@ def import_parts(args, given: list[str]) -> None:
         else importing.open_towers(*(sources[tower] for tower in TOWERS))
         for part in parts
     ]
-    for clip in (each for each in opened if each.part == "clip" and tokenizer):
+    for i, clip in enumerate(opened):
+        if clip.part != "clip" or not tokenizer:
+            continue
+        opened[i] = clip._replace(config=with_end_token(clip.config, words.end_id))
         room = clip.config["text_config"]["vocab_size"]
         if words.vocab_size > room:
             raise UserError(

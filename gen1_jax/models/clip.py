@@ -37,8 +37,9 @@ class CLIPTextConfig:
     `projection_dim` has no effect here; CLIPModel's own counts.
 
     Attributes:
-      eos_token_id: The token that ends a text. 2 marks OpenAI's own checkpoints, whose end token is
-        in truth the largest id.
+      eos_token_id: The token that ends a text. OpenAI's own files say 2, which is wrong;
+        `with_end_token` puts the tokenizer's own id there. Without it, the end token is taken to be
+        the largest id of a text.
     """
 
     vocab_size: Width = 49408
@@ -72,6 +73,30 @@ class CLIPVisionConfig:
 
 
 Config = CLIPTextConfig | CLIPVisionConfig
+
+_UNKNOWN_END = 2  # OpenAI's wrong id of the end token
+
+
+def find_ends(config: CLIPTextConfig, tokens: jax.Array) -> jax.Array:
+    """Returns [b l], True at the end tokens of tokens [b l], of which the first ends the text."""
+    if config.eos_token_id == _UNKNOWN_END:
+        return tokens == tokens.max(-1, keepdims=True)
+    return tokens == config.eos_token_id
+
+
+def with_end_token(config: Mapping[str, Any], end_id: int) -> dict[str, Any]:
+    """Returns a config.json with the tokenizer's end token, where it has OpenAI's wrong one.
+
+    So a token that was added behind the end token, as textual inversion does, ends no text.
+
+    Args:
+      config: As `CLIPModel.to_config` writes it.
+      end_id: The id of the tokenizer's end token.
+    """
+    text = config["text_config"]
+    if text["eos_token_id"] != _UNKNOWN_END:
+        return dict(config)
+    return {**config, "text_config": {**text, "eos_token_id": end_id}}
 
 
 def _dense(features: int, std: float, name: str | None = None, **options: Any) -> Dense:
@@ -226,10 +251,7 @@ class TextModel(nn.Module):
         causal = jnp.tril(jnp.ones((1, 1, length, length), bool))
         x = Encoder(config, self.dtype, name="encoder")(x, causal)
         x = LayerNorm(config.layer_norm_eps, self.dtype, name="final_layer_norm")(x)
-        # OpenAI's config.json files say eos_token_id 2, which is wrong. Their end token is the
-        # largest id.
-        marks = tokens if config.eos_token_id == 2 else tokens == config.eos_token_id
-        end = jnp.argmax(marks, axis=1)  # the first of several end tokens
+        end = jnp.argmax(find_ends(config, tokens), axis=1)  # the first of several end tokens
         pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return x, pooled
 

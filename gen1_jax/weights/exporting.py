@@ -19,7 +19,9 @@ from gen1_jax.config import DTYPES
 from gen1_jax.diffusion.process import make_schedule
 from gen1_jax.errors import UserError
 from gen1_jax.files import replacing_folder
+from gen1_jax.models.clip import with_end_token
 from gen1_jax.pipeline import MODELS, PARTS, read_settings
+from gen1_jax.tokenizer import load_tokenizer
 from gen1_jax.weights.clip_towers import split_towers
 from gen1_jax.weights.folder import read_config, read_model, write_model
 from gen1_jax.weights.naming import params_to_state_dict
@@ -77,6 +79,7 @@ def export_pipeline(
             config, tensors = read_model(source / name, part.kind)
             shapes = tensors.shapes
         if name == "clip":
+            config = with_end_token(config, load_tokenizer(source / "tokenizer").end_id)
             towers = split_towers(config, tensors)
             for folder, (_, kind) in part.exported.items():
                 tower = towers[kind]

@@ -23,7 +23,10 @@ _WANTED = (
     "diffusion_pytorch_model-*-of-*.safetensors",
     "diffusion_pytorch_model.safetensors.index.json",
 )
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+_TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json"),
+)
 # Where the sampler's settings lie beside a prior or a UNet; Karlo's pipeline has several samplers.
 SAMPLER_FILES = ("prior_scheduler/scheduler_config.json", "scheduler/scheduler_config.json")
 _HUB_ID = re.compile(
