@@ -1,4 +1,4 @@
-"""The controls of an edit, and the checks of what a caller gives for them."""
+"""The controls of an edit, and the checks of what else a caller gives."""
 
 import dataclasses
 from typing import Any
@@ -108,6 +108,39 @@ def check_seed(seed: Any) -> None:
     """Raises UserError if a seed is no whole number of 32 bits."""
     if not is_whole(seed) or not 0 <= seed < 2**32:
         raise UserError(f"seed {show(seed)}; whole numbers 0 to {2**32 - 1} are accepted")
+
+
+def check_prompts(prompts: Any) -> None:
+    """Raises UserError unless prompts are a list of texts, none of them empty."""
+    if not isinstance(prompts, list | tuple) or not prompts:
+        raise UserError(f"prompts are {show(prompts)}; a list of texts is accepted")
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise UserError(
+                f"the prompt is {show(prompt)} ({type(prompt).__name__}); a text is accepted"
+            )
+        if not prompt.strip():
+            raise UserError(
+                "the prompt is empty; say what the video should look like, or give an image"
+            )
+
+
+def as_pixels(name: str, value: Any, axes: str) -> np.ndarray:
+    """Returns pictures or clips as an array.
+
+    Args:
+      name: what they are, for the message.
+      value: the array.
+      axes: its axes, such as "b H W 3".
+
+    Raises:
+      UserError: the value is no array of uint8 with these axes, or it is empty.
+    """
+    array = np.asarray(value)
+    fits = array.ndim == len(axes.split()) and array.shape[-1] == 3 and array.dtype == np.uint8
+    if not fits or not array.size:
+        raise UserError(f"{name} of {array.dtype} {list(array.shape)}; [{axes}] uint8 is accepted")
+    return array
 
 
 def as_dtype(dtype: Any) -> Any:

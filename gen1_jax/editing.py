@@ -23,7 +23,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gen1_jax.conditioning import Conditioner, EncoderParams
-from gen1_jax.controls import Controls, as_dtype, fill_up, for_each_clip, rename_older, seeds_of
+from gen1_jax.controls import (
+    Controls,
+    as_dtype,
+    as_pixels,
+    check_prompts,
+    fill_up,
+    for_each_clip,
+    rename_older,
+    seeds_of,
+)
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.diffusion.structure import blur, normalise_clip
@@ -41,8 +50,10 @@ from gen1_jax.runtime import naming_what_to_lower
 from gen1_jax.settings import show
 from gen1_jax.tokenizer import Tokenizer, load_tokenizer
 from gen1_jax.video.inputs import to_frames, to_map, to_picture
-from gen1_jax.video.maps import as_map
+from gen1_jax.video.io import Video
+from gen1_jax.video.maps import as_maps
 from gen1_jax.video.paths import as_path
+from gen1_jax.video.trained import TrainedClips
 from gen1_jax.weights.digest import digest_params
 from gen1_jax.weights.folder import load_model
 
@@ -55,7 +66,7 @@ class Edit:
       frames: [n h w 3] uint8.
       structure: [n h w] in [−1, 1], the blurred structure map that the model saw; bright is near.
       source: [n h w 3] uint8, the frames that were edited.
-      fps: frames per second of the input, where it has a rate.
+      fps: frames per second, where the input has a rate: that of the frames that were edited.
     """
 
     frames: np.ndarray
@@ -168,17 +179,7 @@ class VideoEditor:
         Raises:
           UserError: `prompts` is no list of texts, or one of them is empty.
         """
-        if not isinstance(prompts, list | tuple) or not prompts:
-            raise UserError(f"prompts are {show(prompts)}; a list of texts is accepted")
-        for prompt in prompts:
-            if not isinstance(prompt, str):
-                raise UserError(
-                    f"the prompt is {show(prompt)} ({type(prompt).__name__}); a text is accepted"
-                )
-            if not prompt.strip():
-                raise UserError(
-                    "the prompt is empty; say what the video should look like, or give an image"
-                )
+        check_prompts(prompts)
         keys = jax.vmap(jax.random.key)(seeds_of(seed, len(prompts)))
         null = self.tokenizer.encode([""])
         tokens = self.tokenizer.encode(prompts)[:, None]
@@ -190,14 +191,21 @@ class VideoEditor:
         Raises:
           UserError: `images` is no such array.
         """
-        images = np.asarray(images)
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
-            raise UserError(
-                f"images of {images.dtype} {list(images.shape)}; [b H W 3] uint8 is accepted"
-            )
-        return self._image_content(self.params, images)
+        return self._image_content(self.params, as_pixels("images", images, "b H W 3"))
 
     # ---- editing
+
+    @property
+    def trained(self) -> TrainedClips:
+        """The clips that the model was trained on."""
+        return TrainedClips.of(self.settings, self.unet.max_frames)
+
+    def read(self, path: str | Path, **options: Any) -> Video:
+        """Reads a video as the model was trained; `TrainedClips.read` has the options.
+
+        A video that is padded (`fit="pad"`) is edited with the padding, and returned without it.
+        """
+        return self.trained.read(path, **options)
 
     def edit(
         self,
@@ -217,8 +225,8 @@ class VideoEditor:
         """Edits one clip.
 
         Args:
-          frames: the path of a video, which is read at the model's own number of frames and size;
-            or a `Video`, a list of Pillow images or an array [n H W 3] uint8, taken as they are.
+          frames: the path of a video, which is read as the model was trained; or a `Video` of
+            `read`, a list of Pillow images or an array [n H W 3] uint8, taken as they are.
           prompt: the wanted content in words; either this or `image` is given.
           image: a picture whose look is wanted: a path, a Pillow image or an array [H W 3] uint8.
           structure_map: takes the place of the estimated depth: inverse depth (bright is near), or
@@ -253,8 +261,7 @@ class VideoEditor:
                 raise UserError(f"{name} is {show(value)}; edit accepts one number")
         Controls(**controls).check()
         seeds_of(seed, 1)
-        num_frames = min(self.settings["num_frames"], self.unet.max_frames)
-        clip = to_frames(frames, num_frames, tuple(self.settings["size"]))
+        clip = to_frames(frames, self.read)
         self._check_clip(clip.array.shape)
         if structure_map is not None:
             structure_map = to_map(structure_map, clip)[None]
@@ -266,6 +273,10 @@ class VideoEditor:
         edit = self.edit_batch(
             clip.array[None], content, structure_map=structure_map, seed=seed, **controls
         )[0]
+        if clip.inside:  # without the padding
+            rows, columns = clip.inside
+            parts = (edit.frames, edit.structure, edit.source)
+            edit = Edit(*(part[:, rows, columns] for part in parts))
         return dataclasses.replace(edit, fps=clip.fps)
 
     def edit_batch(
@@ -295,11 +306,7 @@ class VideoEditor:
         structure_map = controls.pop("structure_map", structure_map)
         controls = Controls(**controls)
         controls.check()
-        frames = np.asarray(frames)
-        if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
-            raise UserError(
-                f"clips of {frames.dtype} {list(frames.shape)}; [b n H W 3] uint8 is accepted"
-            )
+        frames = as_pixels("clips", frames, "b n H W 3")
         b, n, height, width, _ = frames.shape
         keys = jax.vmap(jax.random.key)(seeds_of(seed, b))
         self._check_clip(frames.shape[1:])
@@ -328,13 +335,7 @@ class VideoEditor:
             )
         ]
         if structure_map is not None:
-            structure_map = np.asarray(structure_map)
-            if structure_map.shape != frames.shape[:-1]:
-                raise UserError(
-                    f"structure map of {list(structure_map.shape)}; "
-                    f"{list(frames.shape[:-1])} is accepted, as the frames have"
-                )
-            structure_map = np.stack([as_map(each, "structure map") for each in structure_map])
+            structure_map = as_maps(structure_map, frames.shape[:-1])
         task = f"editing {n} frames of {height}x{width}"
         lower = "the number or the size of the frames (--frames, --size)"
         if b > 1:

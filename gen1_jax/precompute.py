@@ -40,6 +40,8 @@ from gen1_jax.made_from import check_encoded
 from gen1_jax.resolve import check_encoding
 from gen1_jax.runtime import naming_what_to_lower
 from gen1_jax.tokenizer import load_tokenizer
+from gen1_jax.video.fitting import kept_area
+from gen1_jax.video.selection import describe_size
 from gen1_jax.weights.digest import digest_params, digest_tokenizer
 
 if TYPE_CHECKING:
@@ -76,6 +78,13 @@ class Raw(NamedTuple):
             return clip
         return FitTo(self.size, random_crop=False).random_map(clip, None)
 
+    def describe_crop(self) -> str:
+        """Returns what is cut off from clips; "" if nothing is."""
+        if self.size is None or self.are_images or not len(self.source):
+            return ""
+        own = self.source[0]["frames"].shape[1:3]
+        return describe_size(own, self.size) if kept_area(own, self.size) < 1 else ""
+
 
 def encode(config, workdir: Path, progress: bool, mesh: Mesh | None = None) -> None:
     """Encodes all splits of a config's data. Shards that are finished are not encoded again.
@@ -98,6 +107,9 @@ def encode(config, workdir: Path, progress: bool, mesh: Mesh | None = None) -> N
         raise UserError(f"nothing to encode: no split of {', '.join(config.splits)} is there")
     check_encoding(config)
     on_lead(lambda: _check_encoders(config, [workdir / raw.folder for raw in raws]))
+    for raw in raws if is_first else ():
+        if said := raw.describe_crop():
+            warnings.warn(f"{raw.folder}: {said} (data.size)", stacklevel=2)
     raws = [raw for raw in raws if not _finished(config, data, raw, workdir / raw.folder)]
     if not raws:
         return

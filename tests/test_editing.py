@@ -246,7 +246,9 @@ def test_content_of_prompts_and_pictures(editor, tmp_path):
     content = editor.image_content(picture[None])
     by_hand = edit_batch(editor, CLIPS[:1], content, seed=2)[0]
     for given in (picture, image, tmp_path / "look.png", str(tmp_path / "look.png")):
-        with pytest.warns(UserWarning, match="21×40 .*cropped to its middle 21×21 → .*CLIP"):
+        with pytest.warns(
+            UserWarning, match="21×40 .*cropped to its middle 21×21, 48 % cut off → .*CLIP"
+        ):
             pictured = editor.edit(image=given, **clip)
         np.testing.assert_array_equal(pictured.frames, by_hand.frames)
 
@@ -280,16 +282,26 @@ def test_frames_of_all_kinds(editor, tmp_path):
     )
     write_video(tmp_path / "longer.gif", longer, 10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(editor, "settings", editor.settings | {"size": [16, 16], "num_frames": 3})
+        trained = {"size": [16, 16], "sizes": None, "num_frames": 3}
+        patch.setattr(editor, "settings", editor.settings | trained)
         edit = editor.edit(str(tmp_path / "clip"), **options)  # nothing is left out
         np.testing.assert_array_equal(edit.frames, expected.frames)
         said = (
-            r"longer.gif: frames 1 to 3 of 4, 18×24 \(height × width\) cropped to its middle 18×18 "
-            r"→ 16×16, the size of this model; read_video"
+            r"longer.gif: frames 1 to 3 of 4, 18×24 \(height × width\) cropped to its middle "
+            r"18×18, 25 % cut off → 16×16, the size of this model; editor.read\(path, start="
         )
         with pytest.warns(UserWarning, match=said):
             edit = editor.edit(tmp_path / "longer.gif", **options)
-    assert edit.frames.shape == CLIPS[0].shape and edit.fps == 10
+        assert edit.frames.shape == CLIPS[0].shape and edit.fps == 10
+        # At the pace of training, and padded: the program sees a square, the caller none of it.
+        patch.setattr(editor, "settings", editor.settings | {"stride": 2, "frame_rate": 20})
+        write_video(tmp_path / "many", longer[[0, 1, 2, 3, 0, 1]], 24)
+        video = editor.read(tmp_path / "many", fit="pad")
+        assert video.frames.shape == CLIPS[0].shape
+        edit = editor.edit(video, **options, structure_map=longer[[0, 1, 2, 3, 0, 1], ..., 0])
+    assert edit.fps == 12 and edit.frames.shape == edit.source.shape == (3, 12, 16, 3)
+    np.testing.assert_array_equal(edit.source, video.frames[:, 2:14])
+    assert edit.structure.shape == (3, 12, 16)
 
 
 def test_a_kept_structure_map_gives_the_same_edit(editor, tmp_path):

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gen1_jax.data_pipelines.footage.outcomes import Outcome
+from gen1_jax.data_pipelines.footage.outcomes import Outcome, check_min_kept
 from gen1_jax.data_pipelines.footage.shots import mark_cuts
 from gen1_jax.errors import UserError
+from gen1_jax.video.fitting import kept_area
 from gen1_jax.video.io import resize_frame
 from gen1_jax.video.opening import open_file, open_folder
 from gen1_jax.video.sources import Source, Unreadable, on_grid
@@ -41,6 +42,8 @@ class ClipSettings:
       stride: distance of a clip's consecutive frames in the source, in frames.
       max_clips: largest number of clips of one shot, from its beginning; 0 for all.
       max_upscale: largest factor by which a picture may be enlarged.
+      min_kept: least share of a picture's area that cropping to `size` may keep, 0 to 1; a clip
+        that keeps less is too long or too narrow.
       min_luma: least mean luma, 0..255; a darker clip is too dark.
       min_motion: least mean change of luma between consecutive frames of a clip, in levels of 255
         over about 32 x 32 cells; a clip below it is near-still.
@@ -53,6 +56,7 @@ class ClipSettings:
     stride: int = 4
     max_clips: int = 0
     max_upscale: float = 1.0
+    min_kept: float = 0.5
     min_luma: float = 16.0
     min_motion: float = 0.5
     crop_bars: bool = True
@@ -156,6 +160,8 @@ def _finish(frames: list[np.ndarray], settings: ClipSettings) -> np.ndarray | st
     if settings.crop_bars:
         top, bottom, left, right = find_bars(stack)
         stack = stack[:, top : shape[0] - bottom, left : shape[1] - right]
+    if kept_area(stack.shape[1:3], settings.size) < settings.min_kept:
+        return "too little kept"
     means = stack[:, ::4, ::4].mean(axis=(0, 1, 2))
     if means @ _LUMA < settings.min_luma:
         return "too dark"
@@ -212,5 +218,6 @@ def check_settings(settings: ClipSettings) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: {least} or more is accepted")
     if settings.max_upscale <= 0:
         raise UserError(f"--max-upscale {settings.max_upscale}: a number above 0 is accepted")
+    check_min_kept(settings.min_kept)
     if not 0 <= settings.crf <= 51:
         raise UserError(f"--crf {settings.crf}: 0 to 51 are accepted")

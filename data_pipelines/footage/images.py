@@ -19,9 +19,11 @@ from gen1_jax.data_pipelines.footage.inputs import (
     IMAGE_SUFFIXES,
     read_caption,
 )
-from gen1_jax.data_pipelines.footage.keys import BUCKETS, best_bucket
+from gen1_jax.data_pipelines.footage.keys import BUCKETS
+from gen1_jax.data_pipelines.footage.outcomes import check_min_kept
 from gen1_jax.data_pipelines.footage.records import encode_image
 from gen1_jax.errors import UserError, one_line
+from gen1_jax.video.fitting import best_size, kept_area
 from gen1_jax.video.pixels import image_to_rgb
 from gen1_jax.video.sources import IMAGE_FORMATS, Unreadable
 
@@ -37,11 +39,13 @@ class ImageSettings:
     Attributes:
       buckets: sizes (height, width) that image batches have.
       max_upscale: largest factor by which an image may be enlarged to cover its bucket.
+      min_kept: least share of an image's area that cropping to its bucket may keep, 0 to 1.
       quality: quality of the JPEG.
     """
 
     buckets: tuple[tuple[int, int], ...] = BUCKETS
     max_upscale: float = 1.0
+    min_kept: float = 0.5
     quality: int = 92
 
 
@@ -64,7 +68,8 @@ def store_image(
       The record, the bucket (height, width) and the pixels [h w 3].
 
     Raises:
-      Unreadable: the data are no image, or one that is damaged, too small, or too large to open.
+      Unreadable: the data are no image, or one that is damaged, too small, too long or too large to
+        open.
     """
     if not data:
         raise Unreadable("empty file", f"{source}: is empty (0 bytes)")
@@ -73,7 +78,12 @@ def store_image(
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             size = (image.width, image.height) if turned else (image.height, image.width)
-            bucket = best_bucket(*size, settings.buckets)
+            bucket = best_size(size, settings.buckets)
+            if (kept := kept_area(size, bucket)) < settings.min_kept:
+                raise Unreadable(
+                    "too little kept",
+                    f"{source}: {kept:.0%} of {size[0]}x{size[1]} fits {bucket[0]}x{bucket[1]}",
+                )
             scale = max(want / have for want, have in zip(bucket, size, strict=True))
             if scale > settings.max_upscale:
                 raise Unreadable(
@@ -183,5 +193,6 @@ def check_settings(settings: ImageSettings) -> None:
         raise UserError("--buckets: sizes of 8x8 and more are accepted, e.g. 320x320 256x448")
     if settings.max_upscale <= 0:
         raise UserError(f"--max-upscale {settings.max_upscale}: a number above 0 is accepted")
+    check_min_kept(settings.min_kept)
     if not 1 <= settings.quality <= 100:
         raise UserError(f"--quality {settings.quality}: 1 to 100 are accepted")

@@ -32,6 +32,7 @@ from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import read_json, write_json
 
 _FORMAT = 1  # format of chunks; an ingest of another format cannot be resumed
+_EARLIER = {"min_kept": 0.0}  # settings that earlier versions did not have, with their meaning
 _MOST_INPUTS = {"clips": 64, "images": 4096}  # in a group
 
 
@@ -186,7 +187,7 @@ def _work_folder(work: Path) -> Iterator[None]:
 
 def _check_same(asked: dict, before: dict, what: str, how: str) -> None:
     """Raises UserError naming what differs between this ingest and an earlier one."""
-    now, then = ({**each, **each["settings"]} for each in (asked, before))
+    now, then = ({**_EARLIER, **each, **each["settings"]} for each in (asked, before))
     changes = [
         f"{key} {then.get(key)} then, {now[key]} now"
         for key in now

@@ -1,44 +1,17 @@
-"""Keys of a picture or clip: its bucket, its split, and a fingerprint that finds duplicates."""
+"""Keys of a picture or clip: its split, and a fingerprint that finds duplicates."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-
-from gen1_jax.errors import UserError
 
 # (height, width); Gen-1 paper, section 4.1: 320x320, 384x320, 448x256 and their flips.
 BUCKETS = ((320, 320), (320, 384), (384, 320), (256, 448), (448, 256))
 TRAIN, VALIDATION = "train", "validation"
 DISTANCE = 7  # fingerprints that differ in at most so many bits count as the same
 _MARGIN = 2  # levels; without it, noise in flat areas would give random bits
-
-
-# ---- bucket: the size that a picture is stored in
-
-
-def best_bucket(
-    height: int, width: int, buckets: Sequence[tuple[int, int]] = BUCKETS
-) -> tuple[int, int]:
-    """Returns the bucket (height, width) that keeps the most of a picture, or the first of equals.
-
-    A picture is scaled until it just covers its bucket, so the loss depends on aspect ratios alone.
-
-    Raises:
-      UserError: a side is not positive, or there is no bucket.
-    """
-    if not buckets or min(height, width, *(side for size in buckets for side in size)) < 1:
-        raise UserError(f"no bucket of {tuple(buckets)} for {height}x{width}; sides are 1 or more")
-    return max(buckets, key=lambda size: kept_area((height, width), size))
-
-
-def kept_area(size: tuple[int, int], bucket: tuple[int, int]) -> float:
-    """Returns the share of a picture's area that a bucket keeps, 0..1; both (height, width)."""
-    ratio = (size[0] * bucket[1]) / (size[1] * bucket[0])
-    return min(ratio, 1 / ratio)
 
 
 # ---- split

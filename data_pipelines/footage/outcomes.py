@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
+from gen1_jax.errors import UserError
+
 # The two tables, reason → meaning, are the whole vocabulary of `report.json`.
 # Reasons why an input cannot be read:
 UNREADABLE = {
@@ -25,11 +27,18 @@ UNREADABLE = {
 UNWANTED = {
     "too short": "a shot has fewer frames than a clip",
     "too small": "it would have to be enlarged by more than --max-upscale",
+    "too little kept": "cropping to the size would keep less of it than --min-kept",
     "too dark": "its mean luma is below --min-luma",
     "near-still": "its frames hardly change: below --min-motion",
     "duplicate": "another input holds nearly the same, and came first",
 }
 REASONS = UNREADABLE | UNWANTED
+
+
+def check_min_kept(value: float) -> None:
+    """Raises UserError for a share that is not accepted."""
+    if not 0 <= value <= 1:
+        raise UserError(f"--min-kept {value}: 0 to 1 is accepted")
 
 
 @dataclasses.dataclass

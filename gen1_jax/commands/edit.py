@@ -3,7 +3,8 @@
     gen1 edit clip.mp4 --model runs/demo/pipeline --prompt "a blue ball over snow" -o out.mp4
 
 The input may be a video, a GIF, a picture or a folder of frames. The first frames are edited, as
-many as the model was trained on, at the size that it was trained on; a line says what is left out.
+many as the model was trained on, at the pace and the size that it was trained on; a line says what
+is left out.
 A video that shows source, structure and edit side by side is written beside the output.
 """
 
@@ -73,13 +74,24 @@ def add_arguments(parser) -> None:
         help="number of frames to edit (as many as the model was trained on, if the clip has them)",
     )
     parser.add_argument(
-        "--stride", type=int, default=1, help="take every N-th frame of the input (%(default)s)"
+        "--stride",
+        type=int,
+        help="take every N-th frame of the input (as far apart in time as the model was trained)",
     )
     parser.add_argument(
         "--start", type=int, default=0, help="number of frames of the input to skip (%(default)s)"
     )
     parser.add_argument(
-        "--size", metavar="HxW", help="size of the result, e.g. 64x64 (the size trained on)"
+        "--size",
+        metavar="HxW",
+        help="size of the result, e.g. 64x64 (the size of training that is nearest in shape)",
+    )
+    parser.add_argument(
+        "--fit",
+        choices=("crop", "pad"),
+        default="crop",
+        help="how an input of another shape is brought to the size: crop cuts its borders off; pad "
+        "adds its mirror image around it, and cuts that off from the result (%(default)s)",
     )
     parser.add_argument(
         "--structure-map",
@@ -106,28 +118,28 @@ def run(args) -> None:
     from gen1_jax.editing import VideoEditor
     from gen1_jax.runtime import keep_programs
     from gen1_jax.video import pictures
-    from gen1_jax.video.io import read_video, write_video
+    from gen1_jax.video.io import write_video
     from gen1_jax.video.maps import write_map
 
     outputs = check_arguments(args)
     keep_programs()
     editor = VideoEditor.load(args.model, dtype=args.dtype, mesh=make_mesh_of(args))
-    size = parse_size(args.size, editor.settings["size"], editor.conditioner.vae.spatial_factor)
     if args.frames is not None and args.frames > editor.unet.max_frames:
         raise UserError(
             f"--frames {args.frames}; this model takes at most {editor.unet.max_frames} at a time"
         )
-    video = read_video(
+    video = editor.read(
         args.input,
-        num_frames=args.frames or min(editor.settings["num_frames"], editor.unet.max_frames),
+        num_frames=args.frames,
         stride=args.stride,
         start=args.start,
-        size=size,
-        shorter=args.frames is None,
+        size=parse_size(args.size, None, editor.conditioner.vae.spatial_factor),
+        fit=args.fit,
     )
+    size = video.taken.size
     taken = video.taken.describe(
         frame_flags="--start, --frames, --stride",
-        size_flags="--size",
+        size_flags="--size, --fit",
         size_is_models=args.size is None,
     )
     if taken:
@@ -212,14 +224,16 @@ def preview_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}_preview{output.suffix or '.mp4'}")
 
 
-def parse_size(text: str | None, default: tuple[int, int], multiple: int) -> tuple[int, int]:
+def parse_size(
+    text: str | None, default: tuple[int, int] | None, multiple: int
+) -> tuple[int, int] | None:
     """Returns (height, width) of "HxW", or the default without a text.
 
     Raises:
       UserError: the text is no size, or its sides are no multiples of `multiple`.
     """
     if text is None:
-        return tuple(default)
+        return default and tuple(default)
     height, x, width = text.lower().partition("x")
     if not (x and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise UserError(f"--size {text}: HEIGHTxWIDTH is accepted, e.g. 64x64")

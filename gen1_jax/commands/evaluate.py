@@ -55,7 +55,10 @@ def add_arguments(parser) -> None:
         help="with --prompts, number of frames of each clip (as many as the model was trained on)",
     )
     parser.add_argument(
-        "--stride", type=int, metavar="N", help="with --prompts, take every N-th frame (1)"
+        "--stride",
+        type=int,
+        metavar="N",
+        help="with --prompts, take every N-th frame (as far apart in time as in training)",
     )
     parser.add_argument(
         "--start", type=int, metavar="N", help="with --prompts, first frame to take (0)"
@@ -214,7 +217,7 @@ def find_items(args, editor) -> tuple:
             args.prompts,
             size,
             frames,
-            args.stride or 1,
+            args.stride or editor.trained.pace,
             args.start or 0,
             size_is_models=args.size is None,
         )

@@ -133,6 +133,14 @@ def add_arguments(parser) -> None:
             help="largest factor by which a picture may be enlarged",
         )
         add(
+            "--min-kept",
+            type=float,
+            default=0.5,
+            metavar="SHARE",
+            help="least share of a picture's area that cropping to the size may keep; 0 keeps "
+            "pictures of every shape, whatever is cut off",
+        )
+        add(
             "--validation-fraction",
             type=float,
             default=0.01,

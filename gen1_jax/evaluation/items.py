@@ -11,6 +11,7 @@ import numpy as np
 
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.video.io import read_video
+from gen1_jax.video.pace import Pace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,7 @@ def file_items(
     path: Path,
     size: tuple[int, int],
     num_frames: int,
-    stride: int = 1,
+    stride: int | Pace = 1,
     start: int = 0,
     *,
     size_is_models: bool = False,
@@ -123,7 +124,7 @@ def file_items(
       path: the file. Videos are relative to its folder.
       size: (height, width) that frames are brought to, in pixels.
       num_frames: frames of each clip.
-      stride: source frames from one frame to the next.
+      stride: source frames from one frame to the next, or the pace from which they follow.
       start: number of the first frame, from 0 on.
       size_is_models: whether `size` is that of the model, and not one that the user chose.
 
@@ -170,7 +171,7 @@ def file_items(
                 prompt=prompt,
                 fps=clip.fps or Item.fps,
                 start=start,
-                stride=stride,
+                stride=clip.taken.stride,
                 taken=taken,
             )
         )

@@ -6,6 +6,7 @@ NumPy can read.
 
 import os
 import warnings
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.settings import show
+from gen1_jax.video.fitting import CROP
 from gen1_jax.video.io import Video, read_video
 from gen1_jax.video.maps import (
     as_map,
@@ -41,6 +43,8 @@ class Frames(NamedTuple):
       start: index of the first frame in the input.
       stride: input frames from one frame to the next.
       source_size: height and width of the input's frames; None if they are those of `array`.
+      fit: whether the frames were cropped or padded to their size.
+      inside: rows and columns that the input fills of a padded frame; None: there is no padding.
     """
 
     array: np.ndarray
@@ -48,34 +52,38 @@ class Frames(NamedTuple):
     start: int = 0
     stride: int = 1
     source_size: tuple[int, int] | None = None
+    fit: str = CROP
+    inside: tuple[slice, slice] | None = None
 
 
-def to_frames(value: Any, num_frames: int, size: tuple[int, int]) -> Frames:
+def to_frames(value: Any, read: Callable[[Any], Video]) -> Frames:
     """Returns frames that a caller gave.
 
-    A file or folder is read at the model's own number of frames and size; a warning says what is
-    less than the file holds. Frames in memory are taken as they are.
+    A file or folder is read as the model was trained; a warning says what is less than the file
+    holds. Frames in memory are taken as they are.
 
     Args:
       value: see the module.
-      num_frames: number of frames to read of a file, if it has so many.
-      size: height and width of the frames to read of a file.
+      read: path → the video, as the model takes it.
 
     Raises:
       UserError: the value is nothing of the kind.
     """
     if isinstance(value, str | os.PathLike):
-        video = read_video(value, num_frames=num_frames, size=size, shorter=True)
+        video = read(value)
         if said := video.taken.describe(size_is_models=True):
             warnings.warn(
-                f"{video.path}: {said}; read_video(path, start=, num_frames=, stride=, size=) "
-                "takes others",
+                f"{video.path}: {said}; editor.read(path, start=, num_frames=, stride=, size=, "
+                "fit=) takes others",
                 stacklevel=3,
             )
         value = video
     if isinstance(value, Video):
         taken = value.taken
-        return Frames(value.frames, value.fps, taken.start, taken.stride, taken.source_size)
+        return Frames(
+            value.frames, value.fps, taken.start, taken.stride, taken.source_size, taken.fit,
+            taken.inside,
+        )  # fmt: skip
     if isinstance(value, Image.Image):
         value = [value]
     if _are_pictures(value):
@@ -149,8 +157,9 @@ def to_map(value: Any, frames: Frames) -> np.ndarray:
         maps = as_map(_as_array("structure_map", value, _MAP), where)
     maps = choose_frames(maps, count, frames.start, frames.stride, where)
     if maps.shape[1:] not in ((height, width), frames.source_size):  # else the frames' note says it
-        warnings.warn(f"{where}: {describe_size(maps.shape[1:], (height, width))}", stacklevel=3)
-    return fit_map(maps, (height, width))
+        said = describe_size(maps.shape[1:], (height, width), frames.fit)
+        warnings.warn(f"{where}: {said}", stacklevel=3)
+    return fit_map(maps, (height, width), frames.fit)
 
 
 def _are_pictures(value: Any) -> bool:

@@ -19,11 +19,12 @@ Callers can rely on these rules:
 """
 
 import contextlib
+import dataclasses
 import itertools
 import operator
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ import numpy as np
 
 from gen1_jax.errors import UserError
 from gen1_jax.settings import show
+from gen1_jax.video.fitting import CROP, Size, best_size, check_fit
 from gen1_jax.video.opening import open_file, open_folder
+from gen1_jax.video.pace import Pace, longest_stride
 from gen1_jax.video.paths import as_path
 from gen1_jax.video.pixels import fit_size, resize_frame
 from gen1_jax.video.selection import Selection, ordinal
@@ -53,7 +56,7 @@ __all__ = [
 _MAX_BYTES = 16 * 2**30  # reading a long video whole would exhaust the machine's memory
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Video:
     """A video in memory.
 
@@ -77,9 +80,10 @@ def read_video(
     path: str | os.PathLike,
     *,
     num_frames: int | None = None,
-    stride: int = 1,
+    stride: int | Pace = 1,
     start: int = 0,
-    size: tuple[int, int] | None = None,
+    size: Size | Sequence[Size] | None = None,
+    fit: str = CROP,
     shorter: bool = False,
 ) -> Video:
     """Reads frames `start`, `start + stride`, …, and decodes no further than it must.
@@ -87,11 +91,14 @@ def read_video(
     Args:
       path: a video, an animated or single image, or a folder of images.
       num_frames: number of frames to return; None returns all.
-      stride: keep every stride-th frame of the constant-rate source.
+      stride: keep every stride-th frame of the constant-rate source; or the pace of a model's
+        training, from which the stride follows. A source too short for it is taken closer together.
       start: index of the first frame to keep.
-      size: `(height, width)` of the returned frames. A frame is scaled, antialiased and with its
-        aspect kept, until it covers the size, and cropped in the centre. None keeps the source's
-        size.
+      size: `(height, width)` of the returned frames, or several sizes, of which the frames get the
+        one nearest to their shape. None keeps the source's size.
+      fit: "crop" scales a frame, antialiased and with its aspect kept, until it covers the size,
+        and crops its centre. "pad" scales it until it lies inside, and pads it with its mirror
+        image; `taken.inside` says where it lies.
       shorter: whether a video of fewer than `num_frames` gives all that it has.
 
     Returns:
@@ -102,26 +109,38 @@ def read_video(
         has a wrong type.
     """
     path = as_path(path, "a path of a video")
-    start, stride = _as_count("start", start), _as_count("stride", stride)
+    start, fit = _as_count("start", start), check_fit(fit)
+    pace = stride if isinstance(stride, Pace) else None
+    stride = _as_count("stride", stride.stride if pace else stride)
     num_frames = None if num_frames is None else _as_count("num_frames", num_frames)
-    size = None if size is None else _as_size(size)
+    sizes = [] if size is None else _as_sizes(size)
     if stride < 1 or start < 0 or (num_frames is not None and num_frames < 1):
         raise UserError(
             f"frames {num_frames}, stride {stride}, start {start}: "
             "frames and stride are 1 or more, start 0 or more"
         )
-    if size is not None and min(size) < 1:
-        raise UserError(f"size {size[0]}x{size[1]}: height and width are 1 or more")
+    for height, width in sizes:
+        if min(height, width) < 1:
+            raise UserError(f"size {height}x{width}: height and width are 1 or more")
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; {ACCEPTED}")
     with contextlib.ExitStack() as stack:
-        source = open_folder(path, size) if path.is_dir() else open_file(path, start, stack)
-        frames, selection = _select(source, start, stride, num_frames, size, path)
+        if path.is_dir():
+            source = open_folder(path, sizes[0] if sizes else None)
+        else:
+            source = open_file(path, start, stack)
+        wanted = None
+        if pace:
+            wanted = pace.stride_at(source.rate)
+            left = None if source.count is None else source.count - start
+            stride = longest_stride(wanted, left, num_frames)
+        frames, selection = _select(source, start, stride, num_frames, sizes, fit, path)
+        selection = dataclasses.replace(selection, pace=wanted)
     total = selection.total
     if total == 0:
         raise UserError(f"{path}: not a video, or too damaged to read even one frame; {ACCEPTED}")
-    wanted = 1 if shorter else num_frames or 1
-    if len(frames) < wanted:
+    least = 1 if shorter else num_frames or 1
+    if len(frames) < least:
         has = "1 frame" if total == 1 else f"{total} frames"
         lost = f" ({source.lost} more are damaged or cut off)" if source.lost else ""
         if not frames:
@@ -130,7 +149,7 @@ def read_video(
             )
         every = f", every {ordinal(stride)}," if stride > 1 else ""
         raise UserError(
-            f"{path}: has {has}{lost}; {wanted} from frame {start} on{every} were asked for, and "
+            f"{path}: has {has}{lost}; {least} from frame {start} on{every} were asked for, and "
             f"at most {len(frames)} are there"
         )
     if source.lost:
@@ -148,14 +167,19 @@ def _as_count(name: str, value: Any) -> int:
         raise UserError(f"{name} is {show(value)}; a whole number is accepted") from None
 
 
-def _as_size(value: Any) -> tuple[int, int]:
-    try:
-        height, width = map(operator.index, value)
-    except (TypeError, ValueError):
-        raise UserError(
-            f"size is {show(value)}; two whole numbers (height, width) are accepted"
-        ) from None
-    return height, width
+def _as_sizes(value: Any) -> list[Size]:
+    """Returns the sizes of a list of them; of one size, a list of that one."""
+    with contextlib.suppress(TypeError, ValueError):
+        try:
+            height, width = map(operator.index, value)
+            return [(height, width)]
+        except TypeError:
+            sizes = [tuple(map(operator.index, each)) for each in value]
+            if sizes and all(len(each) == 2 for each in sizes):
+                return sizes
+    raise UserError(
+        f"size is {show(value)}; two whole numbers (height, width) are accepted, or several such"
+    )
 
 
 def _select(
@@ -163,7 +187,8 @@ def _select(
     start: int,
     stride: int,
     num_frames: int | None,
-    size: tuple[int, int] | None,
+    sizes: Sequence[Size],
+    fit: str,
     path: Path,
 ) -> tuple[list[np.ndarray], Selection]:
     """Takes the slots that were asked for from the grid of `source.rate`.
@@ -175,7 +200,7 @@ def _select(
     frames: list[np.ndarray] = []
     slots = itertools.islice(itertools.count(start, stride), num_frames)
     target, grid = next(slots), on_grid(source)
-    shape, source_size, seen = size, (0, 0), 0
+    shape, source_size, seen = None, (0, 0), 0
     for picture, _, end in grid:
         image, seen = None, end
         while target is not None and target < end:
@@ -183,8 +208,9 @@ def _select(
                 image = picture.rgb()
                 source_size = image.shape[:2]
                 # A stream may change its size midway, but all frames of an array have one size.
-                shape = shape or image.shape[:2]
-                image = resize_frame(image, shape)
+                if shape is None:
+                    shape = best_size(source_size, sizes) if sizes else source_size
+                image = resize_frame(image, shape, fit)
             frames.append(image)
             if len(frames) * image.nbytes > _MAX_BYTES:
                 raise UserError(
@@ -204,5 +230,6 @@ def _select(
         total, is_exact = seen, True
     shape = shape or (0, 0)
     return frames, Selection(
-        start, stride, len(frames), total, is_exact, source_size, shape, source.has_sound
-    )
+        start, stride, len(frames), total, is_exact, source_size, shape, source.has_sound,
+        fit, len(sizes),
+    )  # fmt: skip

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import replacing
+from gen1_jax.video.fitting import CROP, fit_image
 from gen1_jax.video.io import read_video
 from gen1_jax.video.opening import is_animated, picture_names, pillow_errors
 from gen1_jax.video.pixels import image_to_rgb
@@ -82,6 +83,20 @@ def as_map(value: np.ndarray, where: str) -> np.ndarray:
     if not np.isfinite(value).all():
         raise UserError(f"{where}: holds NaN or infinite values; finite numbers are accepted")
     return value
+
+
+def as_maps(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the maps of several clips, `[b n h w]` float32.
+
+    Raises:
+      UserError: the maps have another shape than the clips, or hold other things than numbers.
+    """
+    value = np.asarray(value)
+    if value.shape != shape:
+        raise UserError(
+            f"structure map of {list(value.shape)}; {list(shape)} is accepted, as the frames have"
+        )
+    return np.stack([as_map(each, "structure map") for each in value])
 
 
 def stack_maps(maps: Sequence[np.ndarray], where: str) -> np.ndarray:
@@ -171,16 +186,10 @@ def choose_frames(maps: np.ndarray, count: int, start: int, stride: int, where: 
     )
 
 
-def fit_map(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scales maps `[n H W]` until they cover `size = (h, w)`, and crops the centre `[n h w]`."""
-    if maps.shape[1:] == tuple(size):
-        return maps
+def fit_map(maps: np.ndarray, size: tuple[int, int], fit: str = CROP) -> np.ndarray:
+    """Scales maps `[n H W]` and crops their centre, or pads them, to `size = (h, w)`."""
     # Bilinear weights are never negative, so edges of depth get no halo.
-    fitted = [
-        ImageOps.fit(Image.fromarray(each), (size[1], size[0]), Image.Resampling.BILINEAR)
-        for each in maps
-    ]
-    return np.stack([np.asarray(image) for image in fitted])
+    return np.stack([fit_image(each, size, Image.Resampling.BILINEAR, fit) for each in maps])
 
 
 # ---- writing

@@ -8,9 +8,10 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation
-from PIL import Image, ImageOps
+from PIL import Image
 
 from gen1_jax.errors import UserError, one_line
+from gen1_jax.video.fitting import CROP, fit_image
 
 SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
@@ -125,12 +126,9 @@ def fit_size(
     )
 
 
-def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scales `[H W 3]` uint8 until it covers `size = (h, w)`, and crops the centre `[h w 3]`."""
-    if frame.shape[:2] == tuple(size):
-        return frame
-    image = ImageOps.fit(Image.fromarray(frame), (size[1], size[0]), Image.Resampling.LANCZOS)
-    return np.asarray(image)
+def resize_frame(frame: np.ndarray, size: tuple[int, int], fit: str = CROP) -> np.ndarray:
+    """Scales `[H W 3]` uint8 and crops its centre, or pads it, to `size = (h, w)`."""
+    return fit_image(frame, size, Image.Resampling.LANCZOS, fit)
 
 
 def image_to_rgb(image: Image.Image, background: int = 0) -> np.ndarray:

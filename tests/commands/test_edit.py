@@ -47,13 +47,19 @@ def test_an_edit_writes_what_it_says(edit, clip, tmp_path):
     assert not err and "new.mp4, depth.npy, new_preview.mp4" in out
     assert out.splitlines()[0] == (
         f"{clip}: frames 1 to 3 of 8 (--start, --frames, --stride), 48×64 (height × width) cropped "
-        "to its middle 48×48 → 32×32, the size of this model (--size)"
+        "to its middle 48×48, 25 % cut off → 32×32, the size of this model (--size, --fit)"
     )
     made = read_video(tmp_path / "new.mp4")
     assert made.frames.shape == (3, 32, 32, 3) and made.fps == 12
     assert np.load(tmp_path / "depth.npy").shape == (3, 32, 32)
     preview = read_video(tmp_path / "new_preview.mp4")
     assert len(preview) == 3 and preview.frames.shape[2] > 3 * preview.frames.shape[1] / 2
+
+
+def test_a_padded_edit_has_the_shape_of_its_input(edit, clip, tmp_path):
+    out, _ = edit(clip, "-o", "whole.mp4", "--frames", "3", "--fit", "pad", "--no-preview")
+    assert "48×64 (height × width) → 24×32 within 32×32, padded, the size of this model" in out
+    assert read_video(tmp_path / "whole.mp4").frames.shape == (3, 24, 32, 3)
 
 
 def test_a_saved_structure_gives_the_same_edit(edit, clip, tmp_path):
@@ -183,6 +189,8 @@ def test_inputs_that_are_no_videos_are_refused(edit, tmp_path, name, data):
         (["--temporal-scale", "nan"], "temporal scale nan"),
         (["--guidance-scale", "inf"], "guidance scale inf"),
         (["--guidance-scale", "much"], "guidance-scale"),
+        (["--per-frame", "--temporal-scale", "0"], "temporal scale 0.0 has no effect on frames"),
+        (["--fit", "stretch"], "--fit"),
         (["--steps", "0"], "steps 0"),
         (["--steps", "1001"], "steps 1001"),
         (["--seed", "-1"], "--seed -1"),

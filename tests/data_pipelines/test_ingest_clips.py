@@ -94,6 +94,7 @@ def make_source(root):
         "one.mp4": shot(22, 1),
         "short.mp4": shot(23, 9),
         "tiny.mp4": shot(24, 30, height=34, width=62),
+        "portrait.mp4": shot(27, 12, height=WIDTH, width=72),
     }.items():
         film_file(root / name, 0, frames)
     Image.fromarray(shot(25, 1)[0]).save(root / "picture.mp4", "PNG")
@@ -108,6 +109,7 @@ def make_source(root):
         "one.mp4": "too short",
         "short.mp4": "too short",
         "tiny.mp4": "too small",
+        "portrait.mp4": "too little kept",
         "picture.mp4": "too short",
         "empty.mp4": "empty file",
         "text.mp4": "not a video",

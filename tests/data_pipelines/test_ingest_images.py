@@ -1,6 +1,7 @@
 """Ingest of images: files that Pillow reads, archives, manifests, and refused sources."""
 
 import csv
+import dataclasses
 import io
 import json
 import time
@@ -15,7 +16,7 @@ from known_footage import WORDS, archive, film_file, jpeg, read_inputs, shot
 from PIL import Image, ImageCms
 from video_files import psnr
 
-from gen1_jax.data_pipelines.footage.images import ImageSettings
+from gen1_jax.data_pipelines.footage.images import ImageSettings, store_image
 from gen1_jax.data_pipelines.footage.ingest import ingest
 from gen1_jax.data_pipelines.footage.inputs import find_inputs
 from gen1_jax.data_pipelines.footage.records import decode_image
@@ -85,6 +86,7 @@ def test_images_of_every_kind(tmp_path):
     (root / "alpha.json").write_text(json.dumps({"caption": "half of it", "width": 64}))
     bad = {
         "small.png": ("too small", png(picture(11, 30, 64))),
+        "long.png": ("too little kept", png(picture(13, 40, 200))),
         "empty.jpg": ("empty file", b""),
         "text.jpg": ("not an image", WORDS),
         "cut.jpg": ("damaged", jpeg(picture(12, 200, 200))[:900]),
@@ -105,6 +107,9 @@ def test_images_of_every_kind(tmp_path):
     def frame(name):
         return found[name][1]["frames"][0]
 
+    assert rows["long.png"]["note"] == "35% of 40x200 fits 32x56"
+    every = dataclasses.replace(SETTINGS, min_kept=0.0)  # as it was before there was a least share
+    assert store_image(bad["long.png"][1], "", "", every)[1] == (32, 56)
     assert frame("wide.jpg").shape == (32, 56, 3) and found["wide.jpg"][0].endswith("_32x56")
     assert frame("turned.jpg").shape == (56, 32, 3) and found["turned.jpg"][0].endswith("_56x32")
     turned = np.rot90(picture(3, 80, 140), -1)

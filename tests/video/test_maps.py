@@ -64,7 +64,9 @@ def test_which_frames_of_a_map_are_taken():
 
 def test_a_map_of_another_size_is_cropped_as_frames_are():
     columns = np.tile(np.arange(40, dtype=np.float32), (3, 20, 1))
-    with pytest.warns(UserWarning, match="20×40 .* cropped to its middle 20×25 → 8×10"):
+    with pytest.warns(
+        UserWarning, match="20×40 .* cropped to its middle 20×25, 38 % cut off → 8×10"
+    ):
         fitted = to_map(columns, FRAMES)
     assert fitted.shape == (3, 8, 10)
     expected = 7.5 + 2.5 * (np.arange(10) + 0.5) - 0.5  # pixel centres of the middle 25 columns

@@ -29,14 +29,28 @@ def test_frames_are_named(start, stride, count, total, exact, said):
     ("source", "size", "said"),
     [
         ((480, 480), (32, 32), "480×480 → 32×32"),
-        ((480, 854), (32, 32), "480×854 (height × width) cropped to its middle 480×480 → 32×32"),
-        ((480, 854), (64, 48), "480×854 (height × width) cropped to its middle 480×360 → 64×48"),
+        (
+            (480, 854),
+            (32, 32),
+            "480×854 (height × width) cropped to its middle 480×480, 44 % cut off → 32×32",
+        ),
+        (
+            (480, 854),
+            (64, 48),
+            "480×854 (height × width) cropped to its middle 480×360, 58 % cut off → 64×48",
+        ),
         ((16, 16), (32, 32), "16×16 → 32×32"),
         ((32, 48), (32, 48), ""),
     ],
 )
 def test_sizes_are_named(source, size, said):
     assert describe_size(source, size) == said
+
+
+def test_padding_is_named():
+    said = "854×480 (height × width) → 32×18 within 32×56, padded"
+    assert describe_size((854, 480), (32, 56), "pad") == said
+    assert describe_size((480, 480), (32, 32), "pad") == "480×480 → 32×32"
 
 
 def test_flags_and_sound_are_named():
