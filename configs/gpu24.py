@@ -46,6 +46,9 @@ PARTS = node.make_parts(
             "structure": STRUCTURE_LAYERS,
             "blur": STRUCTURE_LAYERS,
         },
+        captions=256,
+        prior_steps=100_000,
+        prior_layers=(16, 10),  # Karlo's 32 and 20 need more than 24 GB
         warmup_steps=500,
         ema_decay=0.999,
         prediction_type="epsilon",

@@ -9,6 +9,7 @@
     gen1 ingest images SRC --out runs/node/footage
     gen1 precompute --config node:encoded --workdir runs/node/encoded
     gen1 train --config node:image --workdir runs/node/image      # then video, structure, blur
+    # Without --prior above: gen1 train --config node:prior --workdir runs/node/prior
     gen1 plan --config node --chips h100:8                        # what all of it takes
 
 Other machines: `gpu24` (one GPU of 24 GB) and `v5e16` (16 chips of TPU v5e) are made of this file.
@@ -51,6 +52,10 @@ class Recipe(NamedTuple):
       ema_decay: of every stage.
       prediction_type: what the network predicts.
       remat: what the backward pass computes again.
+      reduce_once: the type in which gradients are reduced once a step, or "no".
+      captions: captions in a batch of the prior.
+      prior_steps: length of the prior's training.
+      prior_layers: heads of 64 channels, and layers, of the prior.
     """
 
     size: tuple[int, int]
@@ -66,6 +71,10 @@ class Recipe(NamedTuple):
     ema_decay: float = 0.9999
     prediction_type: str = "v_prediction"
     remat: str = "none"
+    reduce_once: str = "no"
+    captions: int = 1024
+    prior_steps: int = 600_000
+    prior_layers: tuple[int, int] = (32, 20)
 
 
 NODE = Recipe(
@@ -116,11 +125,24 @@ def make_parts(recipe: Recipe) -> dict[str, Callable[[], ConfigDict]]:
             num_frames=paper.NUM_FRAMES,
             buckets=(latent_size(recipe.size),),
             image_buckets=tuple(map(latent_size, recipe.image_sizes)),
-            batch_size=recipe.videos,
-            image_batch_size=recipe.images,
             num_threads=8,
-            **{"image_fraction": 0.125, **fields},
+            **{
+                **{"batch_size": recipe.videos, "image_batch_size": recipe.images},
+                **{"image_fraction": 0.125, **fields},
+            },
         )
+
+    def prior() -> ConfigDict:
+        """Returns the paper's, at another batch; AdamW's rate falls with the batch's root."""
+        config = paper.prior()
+        heads, layers = recipe.prior_layers
+        config.model.num_attention_heads, config.model.num_layers = heads, layers
+        batch = {"batch_size": recipe.captions, "image_batch_size": recipe.captions}
+        fields = ("content", "tokens")
+        config.data = ConfigDict(data(fields=fields, image_fraction=0.75, **batch))
+        config.optimizer.learning_rate *= (recipe.captions / paper.PRIOR_BATCH) ** 0.5
+        config.num_steps, config.mesh = recipe.prior_steps, ConfigDict(recipe.mesh)
+        return config
 
     def stage(name: str, before: str, **fields) -> ConfigDict:
         config = base.stage(
@@ -142,6 +164,7 @@ def make_parts(recipe: Recipe) -> dict[str, Callable[[], ConfigDict]]:
             mesh=recipe.mesh,
             microbatches=recipe.microbatches,
             remat=recipe.remat,
+            reduce_once=recipe.reduce_once,
             log_every=50,
             sample_every=2500,
             eval_every=2500,
@@ -202,8 +225,8 @@ def make_parts(recipe: Recipe) -> dict[str, Callable[[], ConfigDict]]:
             config.settings.schedule.prediction_type = recipe.prediction_type
         return config
 
-    given = ("unet", "autoencoder", "clip", "depth", "prior", "tokenizer")
-    made = (footage, encoded, image, video, structure, blur, pipeline)
+    given = ("unet", "autoencoder", "clip", "depth", "tokenizer")
+    made = (footage, encoded, prior, image, video, structure, blur, pipeline)
     return {name: paper.PARTS[name] for name in given} | {part.__name__: part for part in made}
 
 

@@ -10,6 +10,10 @@
     gen1 precompute --config paper:encoded --workdir runs/paper/encoded
     gen1 train --config paper:image --workdir runs/paper/image      # then video, structure, blur
 
+Without `gen1 import --prior` the prior is trained too, on the captions of images and clips:
+
+    gen1 train --config paper:prior --workdir runs/paper/prior
+
 Hardware: 128 chips of TPU v5p. The compiler says, without a TPU, what a step takes of them:
 
     gen1 compile --config paper:blur --topology v5p:4x4x8
@@ -18,8 +22,10 @@ A step of 1152 clips takes 48.8 GiB of a chip's 95.7 GiB, and at best 87.7 % of 
 (docs/performance.md; a bound, not a measurement). `--search` finds settings for other chips.
 Result: not known; this project has not trained it.
 
-Sizes, batches and steps are the paper's. The paper does not give the optimizer's settings; those
-below are Stable Diffusion's own where they are known.
+Sizes, batches and steps of the UNet's stages are the paper's. The paper does not give the
+optimizer's settings; those below are Stable Diffusion's own where they are known. How a prior is
+trained the paper does not say either: batch, steps and rate are unCLIP's (arXiv 2204.06125, table
+3), and the network is Karlo's.
 """
 
 from ml_collections import ConfigDict
@@ -32,6 +38,7 @@ FACTOR = 8  # pixels of a latent, along each side
 NUM_FRAMES = 8  # frames of a clip
 STRIDE = 4  # source frames from one frame of a clip to the next
 VIDEOS, IMAGES = 1152, 9216  # in a batch; 9216 = 1152 clips · 8 frames
+PRIOR_BATCH = 4096  # captions in a batch of the prior
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -117,19 +124,6 @@ def depth() -> ConfigDict:
     return imported("--depth", "Intel/dpt-large", model)
 
 
-def prior() -> ConfigDict:
-    model = {
-        "_class_name": "PriorTransformer",
-        "num_attention_heads": 32,
-        "attention_head_dim": 64,
-        "num_layers": 20,
-        "embedding_dim": 768,
-        "num_embeddings": 77,
-        "additional_embeddings": 4,
-    }
-    return imported("--prior", "kakaobrain/karlo-v1-alpha/prior", model)
-
-
 def tokenizer() -> ConfigDict:
     return base.make(
         "given",
@@ -172,10 +166,65 @@ def encoded_data(**fields) -> dict:
         num_frames=NUM_FRAMES,
         buckets=(latent_size(VIDEO_SIZE),),
         image_buckets=tuple(map(latent_size, IMAGE_SIZES)),
-        batch_size=VIDEOS,
-        image_batch_size=IMAGES,
         num_threads=16,
-        **{"image_fraction": 0.125, **fields},  # 12.5 % of batches are images
+        # 12.5 % of batches are images.
+        **{"batch_size": VIDEOS, "image_batch_size": IMAGES, "image_fraction": 0.125, **fields},
+    )
+
+
+# ---- the prior
+
+MESH = {"data": -1, "fsdp": 8, "frames": 1}  # for 128 chips of v5p
+
+
+def prior(embedding_dim: int = 768) -> ConfigDict:
+    """Returns the training of a prior, which is skipped if `gen1 import` brought one.
+
+    CLIP's text tower runs in the training step, on the captions' tokens. The mean and deviation of
+    the image embeddings are measured before the first step.
+
+    Args:
+      embedding_dim: width of CLIP's image embeddings.
+    """
+    return base.training(
+        "prior",
+        "prior",
+        model={
+            "_class_name": "PriorTransformer",
+            "num_attention_heads": 32,
+            "attention_head_dim": 64,
+            "num_layers": 20,
+            "embedding_dim": embedding_dim,
+            "num_embeddings": 77,
+            "additional_embeddings": 4,
+        },
+        frozen=base.model_folders("clip"),
+        # Chosen: three in four batches hold captioned images, of which there are more.
+        data=encoded_data(
+            fields=("content", "tokens"),
+            batch_size=PRIOR_BATCH,
+            image_batch_size=PRIOR_BATCH,
+            image_fraction=0.75,
+        ),
+        optimizer={
+            "learning_rate": 1.1e-4,
+            "warmup_steps": 1000,  # chosen
+            "final_fraction": 1.0,
+            "weight_decay": 0.06,
+            "b1": 0.9,
+            "b2": 0.96,
+            "clip_norm": 1.0,  # chosen
+        },
+        num_steps=600_000,
+        ema_decay=0.9999,
+        dtype="bfloat16",
+        mesh=MESH,
+        log_every=50,
+        sample_every=10_000,
+        eval_every=10_000,
+        eval_batches=2,
+        checkpoint_every=2000,
+        keep_checkpoints=2,
     )
 
 
@@ -216,7 +265,7 @@ def stage(name: str, init_from: str, **fields) -> ConfigDict:
         },
         ema_decay=0.9999,
         dtype="bfloat16",  # parameters, their average and AdamW's moments stay float32
-        mesh={"data": -1, "fsdp": 8, "frames": 1},  # for 128 chips of v5p
+        mesh=MESH,
         log_every=50,
         sample_every=2500,
         eval_every=2500,
@@ -288,10 +337,10 @@ PARTS = {
     "autoencoder": autoencoder,
     "clip": clip,
     "depth": depth,
-    "prior": prior,
     "tokenizer": tokenizer,
     "footage": footage,
     "encoded": encoded,
+    "prior": prior,
     "image": image,
     "video": video,
     "structure": structure,

@@ -126,6 +126,11 @@ class Training:
     microbatches: int = setting(
         1, "parts of a batch, computed one after another to save memory", low=1
     )
+    reduce_once: Literal["no", "float32", "bfloat16"] = setting(
+        "no",
+        "type in which gradients are reduced over the devices once a step; less is sent, and each "
+        "device holds a whole gradient, 4 bytes a parameter; no: after every microbatch",
+    )
     remat: Literal["none", "products", "layer"] = setting(
         "none",
         "what the UNet's backward pass computes again to save memory: nothing, all but products "

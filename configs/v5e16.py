@@ -26,6 +26,7 @@ PARTS = node.make_parts(
         microbatches=8,  # of one clip a chip each, which stays in the chip's fast memory
         mesh={"data": -1, "fsdp": 16, "frames": 1},
         learning_rate=3.3e-5,
+        captions=512,
     )
 )
 

@@ -20,6 +20,7 @@ from gen1_jax.config import (
     resolve_paths,
 )
 from gen1_jax.distributed import (
+    batch_parts,
     check_batch,
     check_clips_at_once,
     check_shared,
@@ -229,6 +230,7 @@ def train_on(
             ema_decay=config.ema_decay,
             ema_share=config.ema_share,
             microbatches=config.microbatches,
+            reduce_once=config.reduce_once,
             init_from=config.init_from,
             merge=config.merge.to_dict(),
             sharding=config.sharding,
@@ -261,6 +263,13 @@ def check_settings(config) -> ConfigDict:
             f"{config.name}: mesh.frames is {config.mesh.frames}; this part accepts 1: only the "
             "UNet's stages shard the frames of a clip"
         )
+    if config.reduce_once != "no" and (
+        config.mesh.frames != 1 or config.objective == "contrastive"
+    ):
+        raise UserError(
+            f"{config.name}: reduce_once is {config.reduce_once}; this part accepts 'no': CLIP's "
+            "loss compares all examples of a batch, and mesh.frames shares out a clip's frames"
+        )
     return config
 
 
@@ -285,6 +294,12 @@ def check_batches(config, mesh) -> None:
                 f"microbatches; a multiple of {parts} is accepted"
             )
         check_clips_at_once(data[key], num_frames, parts, mesh)
+        if config.reduce_once != "no" and data[key] % (parts * batch_parts(mesh)):
+            raise UserError(
+                f"{config.name}: data.{key} is {data[key]}; with reduce_once each of "
+                f"{batch_parts(mesh)} devices computes {parts} microbatches of its own: a multiple "
+                f"of {parts * batch_parts(mesh)} is accepted"
+            )
 
 
 def read_trained(folder: Path, weights: str) -> tuple[Any, Any, str]:

@@ -13,7 +13,7 @@ from gen1_jax.config import (
     check_config,
     load_config,
 )
-from gen1_jax.configs import base, demo, gpu24, node, paper, tiny, v5e16
+from gen1_jax.configs import base, demo, gpu24, node, paper, paper_vit_h, tiny, v5e16
 from gen1_jax.data_pipelines.moving_shapes.builder import CONFIGS as WORLDS
 from gen1_jax.pipeline import MODELS, SETTINGS
 from gen1_jax.training.objectives import make_objective
@@ -23,7 +23,7 @@ from gen1_jax.weights.merge import merge_params
 from gen1_jax.workflow import KINDS, check_settings
 
 CONFIGS = {"tiny": tiny, "demo": demo, "paper": paper}
-CONFIGS |= {"node": node, "gpu24": gpu24, "v5e16": v5e16}
+CONFIGS |= {"node": node, "gpu24": gpu24, "v5e16": v5e16, "paper_vit_h": paper_vit_h}
 EACH = [(name, part) for name, module in CONFIGS.items() for part in module.PARTS]
 FIELDS = set(Batch.__dataclass_fields__)
 # The class that each part's model is built as.
@@ -41,7 +41,8 @@ def check_train(part: str, config: ConfigDict) -> None:
     assert config.name == part and config.num_steps > config.optimizer.warmup_steps
     assert 0 < config.ema_decay < 1 and 0 <= config.data.image_fraction <= 1
     # Raw data hold frames, encoded data latents; nothing is asked for that no batch has.
-    assert {"raw": "frames", "encoded": "latents"}[config.data.form] in config.data.fields
+    needed = "content" if part == "prior" else "latents"
+    assert {"raw": "frames", "encoded": needed}[config.data.form] in config.data.fields
     assert set(config.data.fields) <= FIELDS
     for rows in ("batch_size", "image_batch_size"):
         assert config.data[rows] % config.microbatches == 0
@@ -190,13 +191,15 @@ def test_a_small_gpu_trains_a_third_of_the_parameters_at_most(part):
 
 
 @pytest.mark.parametrize(
-    ("part", "count"),
+    ("config", "part", "count"),
     [
-        ("unet", 859_520_964),  # Stable Diffusion 1.5's
-        ("autoencoder", 83_653_863),  # Stable Diffusion 1.5's
-        ("clip", 427_616_513),  # CLIP ViT-L/14's
+        (paper, "unet", 859_520_964),  # Stable Diffusion 1.5's
+        (paper, "autoencoder", 83_653_863),  # Stable Diffusion 1.5's
+        (paper, "clip", 427_616_513),  # CLIP ViT-L/14's
+        (paper_vit_h, "unet", 865_910_724),  # Stable Diffusion 2.1's
+        (paper_vit_h, "clip", 986_109_441),  # OpenCLIP ViT-H/14's
     ],
 )
-def test_the_paper_s_models_have_the_published_number_of_parameters(part, count):
-    template = param_template(module_from_config(paper.get_config(part).model.to_dict()))
+def test_the_paper_s_models_have_the_published_number_of_parameters(config, part, count):
+    template = param_template(module_from_config(config.get_config(part).model.to_dict()))
     assert sum(x.size for x in jax.tree.leaves(template)) == count

@@ -74,7 +74,7 @@ def test_numbers_stay_numbers_in_yaml(value, text):
 
 def test_the_command_lists_configs_and_parts(capsys):
     assert cli.main(["config"]) == 0
-    assert "tiny   Everything, laptop-sized" in capsys.readouterr().out
+    assert "tiny         Everything, laptop-sized" in capsys.readouterr().out
     assert cli.main(["config", "tiny"]) == 0
     assert "video        trains a stage of the UNet; 350 steps" in capsys.readouterr().out
     words = ["config", "tiny", "--part", "video", "--set", "num_steps=3", "--set", "seed=1"]

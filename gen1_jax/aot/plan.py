@@ -19,7 +19,7 @@ from gen1_jax.files import read_json, write_json
 # The settings that a step's program depends on. The learning rate, the place of the data and the
 # stage before do not matter.
 _KEYS = ("objective", "loss", "model", "trains", "dtype", "mesh", "sharding", "split_from")
-_KEYS += ("microbatches", "remat")
+_KEYS += ("microbatches", "remat", "reduce_once")
 _DATA_KEYS = ("fields", "num_frames", "buckets", "image_buckets", "batch_size", "image_batch_size")
 # What else its figures depend on, besides our own code.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")

@@ -90,6 +90,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
         ema_decay=config.ema_decay,
         ema_share=config.ema_share,
         microbatches=config.microbatches,
+        reduce_once=config.reduce_once,
         trains=trains,
     )
     settings = {
@@ -98,6 +99,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
         "batch": _shapes(batch),
         "microbatches": config.microbatches,
         "remat": config.remat,
+        "reduce_once": config.reduce_once,
     }
     return Work(
         partial(step.lower, state, batch, encoder_params, rate, key),

@@ -82,6 +82,7 @@ def make_plan(args) -> dict:
     from gen1_jax.aot.plan import cache_folder, has_compiler, plan_part
     from gen1_jax.aot.target import describe_target
     from gen1_jax.resolve import describe_models, resolve_planned
+    from gen1_jax.weights.importing import RECORD
     from gen1_jax.workflow import check_settings
 
     compiles = not args.no_compile and has_compiler(args.chips)
@@ -91,6 +92,8 @@ def make_plan(args) -> dict:
         workdir = args.workdir
         if workdir and ":" not in args.config:
             workdir = workdir / name
+        if workdir and (workdir / RECORD).exists():  # an imported model is not trained
+            continue
         config = resolve_planned(check_settings(config), load, workdir)
         models = describe_models(config.frozen, load, workdir)
         stages.append(config)
@@ -105,6 +108,8 @@ def make_plan(args) -> dict:
                 say=lambda line: print(line, file=sys.stderr, flush=True),
             )
         )
+    if not stages:
+        raise UserError(f"--config {args.config}: the model in {workdir} is imported, not trained")
     target = describe_target(args.chips, stages[0].mesh.to_dict())
     hours, bound = (sum(getattr(part, name) for part in parts) for name in ("hours", "bound_hours"))
     return {

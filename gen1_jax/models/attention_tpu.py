@@ -100,10 +100,11 @@ def attend_backward(q, k, v, y, lse, dy) -> tuple[jax.Array, jax.Array, jax.Arra
 def _over_devices(function):
     """Makes each device compute its own part of the leading axis.
 
-    The compiler cannot shard a kernel by itself.
+    The compiler cannot shard a kernel by itself. Where each device already computes alone, there is
+    nothing to share out.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
         return function
     spec = PartitionSpec(mesh.axis_names)
     return jax.shard_map(function, in_specs=spec, out_specs=spec, check_vma=False)

@@ -71,6 +71,7 @@ def train(
     ema_decay: float,
     ema_share: float,
     microbatches: int = 1,
+    reduce_once: str = "no",
     init_from: str = "",
     merge: Mapping[str, Sequence[str]] | None = None,
     sharding: Sequence[tuple[str, str]] = SHARDING,
@@ -112,6 +113,7 @@ def train(
       ema_decay: the highest decay of the moving average.
       ema_share: the largest share of the steps so far that the average spans.
       microbatches: parts of a batch that are computed one after another.
+      reduce_once: the type in which gradients are reduced once a step; see `make_step`.
       init_from: a model folder to start from; empty: random parameters.
       merge: patterns of the parameters that may differ from those of `init_from`.
       sharding: the rules of `state_sharding`.
@@ -148,7 +150,7 @@ def train(
         state = create_state(module, optimizer, template, **options)
         state = _prepare(state, objective, encoder_params, batches, keeps=bool(init_from))
     options = {"dtype": dtype, "ema_decay": ema_decay, "ema_share": ema_share}
-    options |= {"microbatches": microbatches, "trains": trains}
+    options |= {"microbatches": microbatches, "trains": trains, "reduce_once": reduce_once}
     step_fn = make_step(objective.loss, optimizer, template, **options)
     key = jax.random.key(stream_seed(seed, name, "training"))
 

@@ -16,6 +16,7 @@ from gen1_jax.distributed import FRAMES, batch_sharding, gather, replicated
 from gen1_jax.errors import UserError
 from gen1_jax.runtime import trace_once
 from gen1_jax.training.objectives import Loss
+from gen1_jax.training.reduction import reduced_once
 from gen1_jax.training.state import Optimizer, TrainState, choose_trained, join_params
 from gen1_jax.training.telemetry import Metrics
 
@@ -33,6 +34,7 @@ def train_step(
     ema_share: float,
     microbatches: int = 1,
     trains: Sequence[str] = (),
+    reduction: Callable | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Updates a state once; the result is a function of key, step and batch.
 
@@ -52,6 +54,8 @@ def train_step(
         both: early in a run the share is the shorter, and the parameters of step 0 have no weight.
       microbatches: parts of the batch that are computed one after another.
       trains: patterns of the parameters that are trained; see `choose_trained`.
+      reduction: `reduced_once` with its settings; None leaves the reduction over devices to the
+        compiler, which reduces the gradient of every microbatch.
 
     Returns:
       The state after the step, and its metrics: loss, gradient_norm, bad_steps and the loss's own.
@@ -60,17 +64,20 @@ def train_step(
     batch = batch.widened()
     trained = choose_trained(state.params, trains)
 
-    def loss_of_trained(trained, *arguments):
-        return loss(join_params(state.params, trained), *arguments)
+    def loss_of_trained(trained, params, *arguments):
+        return loss(join_params(params, trained), *arguments)
 
-    (value, metrics), gradient = accumulate(
-        jax.value_and_grad(loss_of_trained, has_aux=True),
-        trained,
-        encoder_params,
-        batch,
-        key,
-        microbatches,
-    )
+    differentiate = jax.value_and_grad(loss_of_trained, has_aux=True)
+    average = partial(accumulate, microbatches=microbatches)
+    if reduction:
+        compute = reduction(differentiate, average, trained)
+        (value, metrics), gradient = compute(trained, state.params, encoder_params, batch, key)
+    else:
+
+        def of_part(trained, *arguments):
+            return differentiate(trained, state.params, *arguments)
+
+        (value, metrics), gradient = average(of_part, trained, encoder_params, batch, key)
     norm = optax.tree.norm(gradient)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
     chex.assert_rank([value, norm], 0)
@@ -139,6 +146,7 @@ def make_step(
     ema_share: float,
     microbatches: int = 1,
     trains: Sequence[str] = (),
+    reduce_once: str = "no",
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns the compiled `train_step` of a run.
 
@@ -156,18 +164,25 @@ def make_step(
       ema_share: see `train_step`.
       microbatches: see `train_step`.
       trains: see `train_step`.
+      reduce_once: the type in which gradients are reduced over the devices once a step; "no" has
+        the compiler reduce those of every microbatch, in the compute type.
     """
     shardings = jax.tree.map(lambda x: x.sharding, template)
     mesh = shardings.step.mesh
 
+    reduction = None
+    if reduce_once != "no":
+        settings = {"shardings": shardings.params, "dtype": dtype, "reduce_dtype": reduce_once}
+        reduction = partial(reduced_once, **settings)
     step = partial(
         train_step,
-        loss=gather_params(loss, shardings.params, dtype),
+        loss=loss if reduction else gather_params(loss, shardings.params, dtype),
         optimizer=optimizer,
         ema_decay=ema_decay,
         ema_share=ema_share,
         microbatches=microbatches,
         trains=trains,
+        reduction=reduction,
     )
     whole = replicated(mesh)
     return jax.jit(

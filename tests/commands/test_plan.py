@@ -11,6 +11,7 @@ from gen1_jax.aot.target import Report, Work, describe_target
 from gen1_jax.commands import plan as command
 from gen1_jax.configs import gpu24
 
+STAGES = ("image", "video", "structure", "blur")
 CONFIG = f"{micro.__file__}"
 
 
@@ -80,9 +81,12 @@ def test_the_compiler_s_figures_are_kept_as_long_as_they_hold(compiled, capsys, 
     assert compile_plan(capsys) == (out, "")
     _, err = compile_plan(capsys, "optimizer.learning_rate=1e-5")
     assert err == "" and len(compiled) == 1
-    for option in ("microbatches=2", "data.batch_size=16", "mesh.fsdp=2", "remat='layer'"):
+    for option in (
+        *("microbatches=2", "data.batch_size=16", "mesh.fsdp=2", "remat='layer'"),
+        "reduce_once=float32",
+    ):
         compile_plan(capsys, option)
-    assert len(compiled) == 5
+    assert len(compiled) == 6
     compile_plan(capsys, "--chips", "v5e:4x4")
     assert compiled.pop() == "v5e:4x4"
     monkeypatch.setattr(aot_plan, "_versions", lambda: {"jax": "1.0"})
@@ -91,7 +95,7 @@ def test_the_compiler_s_figures_are_kept_as_long_as_they_hold(compiled, capsys, 
     compile_plan(capsys)
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--some")
     compile_plan(capsys)
-    assert len(compiled) == 8
+    assert len(compiled) == 9
 
 
 def test_figures_that_cannot_be_read_or_kept_do_not_end_a_plan(compiled, capsys, tmp_path):
@@ -128,7 +132,14 @@ def test_a_whole_config_is_all_its_trained_parts():
     args = type("Args", (), {"config": "gpu24", "set": ["num_steps=9"]})
     parts = command.trained_parts(args)
     assert {config.num_steps for config in parts.values()} == {9}
-    assert list(parts) == list(gpu24.PARTS)[-5:-1] == ["image", "video", "structure", "blur"]
+    assert list(parts) == list(gpu24.PARTS)[-6:-1] == ["prior", *STAGES]
+
+
+def test_an_imported_prior_is_not_planned(capsys, tmp_path):
+    command_line = ("--config", "gpu24:prior", "--chips", "rtx4090:1", "--workdir", str(tmp_path))
+    (tmp_path / "import.json").write_text("{}")
+    assert cli.main(["plan", "--no-compile", *command_line]) == 2
+    assert f"the model in {tmp_path} is imported, not trained" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,18 @@ def test_what_saves_memory_is_checked(micro_run, tmp_path, key, value, message):
         train_on(config, tmp_path / "w", stream(config), progress=False)
 
 
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [("blur", "data.batch_size is 8; .* a multiple of 16 is accepted"), ("clip", "'no': CLIP's")],
+)
+def test_gradients_are_reduced_once_where_devices_can_compute_alone(
+    micro_run, tmp_path, part, message
+):
+    config = load(micro_run, part, reduce_once="float32", microbatches=2)
+    with pytest.raises(UserError, match=message):
+        train_on(config, tmp_path / "w", stream(config), progress=False)
+
+
 def test_several_steps_without_numbers_end_the_run_and_keep_the_batch(
     micro_run, quick, tmp_path, monkeypatch, capsys
 ):

@@ -11,6 +11,7 @@ import optax
 import pytest
 from tiny_unet import drawn_params, flat, normal
 
+from gen1_jax.aot.hlo import Program
 from gen1_jax.batch import Batch
 from gen1_jax.distributed import make_mesh, put_batch, replicated
 from gen1_jax.errors import UserError
@@ -235,24 +236,28 @@ def test_a_gradient_without_numbers_changes_nothing_although_the_loss_is_finite(
 
 
 def test_sharded_parameters_train_to_the_same_numbers(quick):
-    """Four devices, over two of which the parameters are sharded, agree with one device."""
+    """Four devices, over two of which the parameters are sharded, agree with one device.
+
+    So they do if they reduce their gradients once, after both microbatches.
+    """
     module = module_from_config(
         {"_class_name": "PriorTransformer", "num_attention_heads": 4, "attention_head_dim": 32}
         | {"num_layers": 1, "embedding_dim": 128, "embedding_proj_dim": 128, "num_embeddings": 4}
     )
     params = drawn_params(module)
-    x, hidden = normal(0, 8, 128), normal(1, 8, 4, 128)
+    x = normal(0, 8, 128)
 
     def loss(params, encoder_params, batch, key):
         noisy = batch.content + jax.random.normal(key, batch.content.shape)
-        mask = np.ones((8, 4), bool)
-        t = np.full(8, 300)
+        b = noisy.shape[0]
+        hidden, mask = jnp.repeat(batch.content[:, None], 4, axis=1), np.ones((b, 4), bool)
+        t = jax.random.randint(jax.random.fold_in(key, 1), (b,), 0, 900)
         got = module.apply({"params": params}, noisy, t, batch.content, hidden, mask)
-        return jnp.square(got - batch.content).mean(), {}
+        return jnp.square(got - batch.content).mean(), {"time": t.mean(dtype=jnp.float32)}
 
     optimizer = make_optimizer(num_steps=4, learning_rate=1e-3, warmup_steps=0)
-    results = []
-    for count, fsdp in ((1, 1), (4, 2)):
+    results, reduced = [], []
+    for count, fsdp, once in ((1, 1, "no"), (4, 2, "no"), (4, 2, "float32")):
         mesh = make_mesh(fsdp=fsdp, devices=jax.devices()[:count])
         template = state_template(module, optimizer, mesh, min_size_to_shard=512)
         state = jax.tree.map(
@@ -260,9 +265,13 @@ def test_sharded_parameters_train_to_the_same_numbers(quick):
             new_state(optimizer, params),
             template,
         )
-        options = {"dtype": "float32", **AVERAGE}
+        options = {"dtype": "float32", **AVERAGE, "microbatches": 2, "reduce_once": once}
         step = make_step(loss, optimizer, template, **options)
-        state, metrics = step(state, put_batch(Batch(content=x), mesh), {}, 1e-3, KEY)
+        arguments = state, put_batch(Batch(content=x), mesh), {}, 1e-3, KEY
+        program = step.lower(*arguments).compile()
+        state, metrics = program(*arguments)
+        sent = Program(program.as_text()).collectives(count)
+        reduced.append(sum(sent[kind].bytes for kind in sent if "reduce" in kind))
         for got, wanted in zip(*map(jax.tree.leaves, (state, template)), strict=True):
             assert got.sharding == wanted.sharding
         assert all(x.sharding.is_fully_replicated for x in metrics.values())
@@ -271,7 +280,9 @@ def test_sharded_parameters_train_to_the_same_numbers(quick):
         results.append(jax.tree.map(np.asarray, (metrics, moments)))
         split = [x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated]
         assert bool(split) == (fsdp > 1)
-    chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
+    for other in results[1:]:
+        chex.assert_trees_all_close(results[0], other, rtol=1e-5, atol=1e-6)
+    assert reduced[0] == 0 and 0.4 < reduced[2] / reduced[1] < 0.6
 
 
 class Temporal(nn.Module):
