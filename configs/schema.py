@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from gen1_jax.depth_settings import DepthSettings
 from gen1_jax.settings import required, setting
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -97,6 +98,10 @@ class Training:
         {}, "model folders of the encoders that the loss or the pictures need"
     )
     data: Mapping[str, Any] = setting({}, "what is trained on; see the forms of data")
+    depth: DepthSettings = setting(
+        DepthSettings(),
+        "depth of frames that are encoded in the training step; encoded data say their own",
+    )
     optimizer: Optimizer = setting(Optimizer(final_fraction=0.05, b2=0.99), "AdamW's settings")
     num_steps: int = setting(1000, "length of the run, in steps", low=1)
     ema_decay: float = setting(
@@ -230,6 +235,7 @@ class Encoding:
         "../tokenizer", "turns captions into tokens; empty: no tokens are stored"
     )
     frozen: Mapping[Encoder, str] = required("model folders of the encoders")
+    depth: DepthSettings = setting(DepthSettings(), "depth that the structure is made of")
     unet: str = setting(
         "", "UNet that will train on the result, whose widths are compared first; empty: none"
     )
@@ -302,6 +308,9 @@ class PipelineSettings:
     )
     guidance_scale: float = setting(7.5, "ω where a user gives none")
     prior: PriorSampling = setting(PriorSampling(), "how the prior is sampled")
+    depth: Mapping[str, Any] = setting(
+        {}, "depth that the structure is made of; empty: as in the UNet's training data"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

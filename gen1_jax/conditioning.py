@@ -17,11 +17,17 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from gen1_jax.batch import Batch
+from gen1_jax.depth_settings import UNRECORDED, DepthSettings
 from gen1_jax.diffusion import prior as prior_diffusion
-from gen1_jax.diffusion.structure import structure_image
+from gen1_jax.diffusion.structure import clip_depth, structure_image
 from gen1_jax.errors import UserError
 from gen1_jax.models.clip import find_ends, with_end_token
-from gen1_jax.models.preprocess import preprocess_for_clip, preprocess_for_depth
+from gen1_jax.models.preprocess import (
+    depth_input_size,
+    preprocess_for_clip,
+    preprocess_for_depth,
+    resize_depth,
+)
 from gen1_jax.pipeline import ENCODERS
 from gen1_jax.weights.folder import load_model
 
@@ -52,22 +58,28 @@ class Conditioner:
       clip: embeds images and texts.
       depth: estimates inverse depth.
       prior: samples an image embedding for a text.
+      depth_settings: how the depth of frames is estimated.
     """
 
     vae: nn.Module | None = None
     clip: nn.Module | None = None
     depth: nn.Module | None = None
     prior: nn.Module | None = None
+    depth_settings: DepthSettings = UNRECORDED
 
     @classmethod
     def load(
-        cls, folders: dict[str, str | Path], dtype: Any = None
+        cls,
+        folders: dict[str, str | Path],
+        dtype: Any = None,
+        depth_settings: DepthSettings = UNRECORDED,
     ) -> tuple["Conditioner", EncoderParams]:
         """Loads encoders from their model folders.
 
         Args:
           folders: the folder of each encoder, by its name.
           dtype: the type that the modules compute in; None keeps the type of their inputs.
+          depth_settings: how the depth of frames is estimated; those of the training data.
 
         Raises:
           UserError: a folder is missing or unreadable, or holds another kind of model.
@@ -81,7 +93,7 @@ class Conditioner:
             if type(module).__name__ != kind:
                 raise UserError(f"{folder} holds {type(module).__name__}; {name} must be {kind}")
             modules[name], encoder_params[name] = module, params
-        return cls(**modules), encoder_params
+        return cls(**modules, depth_settings=depth_settings), encoder_params
 
     def with_end_token(self, end_id: int) -> "Conditioner":
         """Returns the encoders with a CLIP that knows the tokenizer's end token."""
@@ -130,14 +142,20 @@ class Conditioner:
         """Frames [b n H W 3] uint8 → inverse depth [b n H W], up to a scale and a shift."""
         chex.assert_shape(frames, CLIPS)
         b, _, height, width, _ = frames.shape
-        patch, shorter = self.depth.patch_size, self.depth.image_size
-        factor = shorter / min(height, width)
-        size = tuple(max(1, round(side * factor / patch)) * patch for side in (height, width))
-        pixels = preprocess_for_depth(rearrange(frames, "b n h w c -> (b n) h w c"), size)
-        depth = self.depth.apply({"params": encoder_params["depth"]}, pixels).astype(jnp.float32)
-        if size != (height, width):
-            depth = jax.image.resize(depth, (depth.shape[0], height, width), "linear")
+        network, resizing = self.depth, self.depth_settings.resizing
+        size = depth_input_size(height, width, network.image_size, network.patch_size, resizing)
+        flat = rearrange(frames, "b n h w c -> (b n) h w c")
+        pixels = preprocess_for_depth(flat, size, resizing)
+        depth = network.apply({"params": encoder_params["depth"]}, pixels).astype(jnp.float32)
+        depth = resize_depth(depth, (height, width), resizing)
         return rearrange(depth, "(b n) h w -> b n h w", b=b)
+
+    def structure_depth(self, encoder_params: EncoderParams, frames: jax.Array) -> jax.Array:
+        """Frames [b n H W 3] uint8 → inverse depth [b n H W], clipped to `depth_settings.range`.
+
+        Structure is made of this. `estimate_depth` gives the whole estimate, as measures need it.
+        """
+        return clip_depth(self.estimate_depth(encoder_params, frames), *self.depth_settings.range)
 
     def encode_structure(
         self, encoder_params: EncoderParams, depth: jax.Array, level: jax.Array
@@ -249,7 +267,7 @@ class Conditioner:
                 raise UserError(f"raw batches need {name} beside the frames: add it to data.fields")
         frames = jnp.asarray(batch.frames)
         mean, logvar = self.encode_moments(encoder_params, to_images(frames))
-        depth = self.estimate_depth(encoder_params, frames)
+        depth = self.structure_depth(encoder_params, frames)
         chosen = frames[jnp.arange(len(frames)), batch.content_frame]
         return Batch(
             latents=mean,
@@ -275,7 +293,7 @@ class Conditioner:
           `content` [b n d] of every frame.
         """
         mean, logvar = self.encode_moments(encoder_params, to_images(frames))
-        depth = self.estimate_depth(encoder_params, frames)
+        depth = self.structure_depth(encoder_params, frames)
         # Levels are encoded one after another, because all at once would take k times the memory.
         structure = jax.lax.map(partial(self.encode_structure, encoder_params, depth), levels.T)
         content = self.image_content(encoder_params, rearrange(frames, "b n h w c -> (b n) h w c"))

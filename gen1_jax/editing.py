@@ -33,6 +33,7 @@ from gen1_jax.controls import (
     rename_older,
     seeds_of,
 )
+from gen1_jax.depth_settings import read_depth_settings
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.diffusion.structure import blur, normalise_clip
@@ -115,7 +116,7 @@ class VideoEditor:
             out_shardings=(self._clips, self._clips),
         )
         self._depth = jax.jit(
-            conditioner.estimate_depth,
+            conditioner.structure_depth,
             in_shardings=(self._everywhere, self._clips),
             out_shardings=self._clips,
         )
@@ -149,7 +150,10 @@ class VideoEditor:
         if mesh is not None and not isinstance(mesh, Mesh):
             raise UserError(f"mesh is {show(mesh)}; a mesh of `make_mesh` is accepted, or None")
         settings = read_settings(folder)
-        conditioner, params = Conditioner.load({name: folder / name for name in ENCODERS}, dtype)
+        depth_settings = read_depth_settings(settings, str(folder / SETTINGS_FILE))
+        conditioner, params = Conditioner.load(
+            {name: folder / name for name in ENCODERS}, dtype, depth_settings
+        )
         unet, unet_params = load_model(folder / "unet", dtype=dtype)
         kind = MODELS["unet"].kind
         if type(unet).__name__ != kind:

@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from gen1_jax.conditioning import Conditioner, EncoderParams
+from gen1_jax.depth_settings import KEY, read_depth_settings
 from gen1_jax.diffusion.structure import NUM_LEVELS
 from gen1_jax.distributed import (
     batch_parts,
@@ -113,7 +114,11 @@ def encode(config, workdir: Path, progress: bool, mesh: Mesh | None = None) -> N
     raws = [raw for raw in raws if not _finished(config, data, raw, workdir / raw.folder)]
     if not raws:
         return
-    conditioner, encoder_params = Conditioner.load(config.frozen.to_dict(), jnp.dtype(config.dtype))
+    conditioner, encoder_params = Conditioner.load(
+        config.frozen.to_dict(),
+        jnp.dtype(config.dtype),
+        read_depth_settings(config.to_dict(), "config"),
+    )
     encoder = Encoder(conditioner, encoder_params, config, data, mesh)
     writers = [encoder.make_writer(raw, workdir / raw.folder) for raw in raws]
     if is_first:
@@ -181,13 +186,12 @@ class Encoder:
         shapes = {name: x.shape[1:] for name, x in shapes.items()} | {"levels": levels.shape}
         if self._tokenizer:
             shapes["tokens"] = self._tokens(first).shape
-        settings = {name: config[name] for name in SETTINGS}
         return EncodedWriter(
             folder,
             make_layout(shapes, config.precision),
             count=len(raw.source),
             records_per_shard=config.records_per_shard,
-            settings=settings
+            settings=_settings(config)
             | {"data": _describe(self._data), "models": self._models}
             | ({"tokenizer": digest_tokenizer(config.tokenizer)} if config.tokenizer else {})
             | {"first_record": hashlib.sha256(first["frames"].tobytes()).hexdigest()},
@@ -320,6 +324,12 @@ def read_pace(data: "Source", raw: Raw) -> dict[str, float]:
     return open_footage(data.folder).pace(Path(raw.folder).name)
 
 
+def _settings(config) -> dict[str, Any]:
+    """Returns the settings of a config that the stored numbers depend on, as JSON gives them."""
+    depth = read_depth_settings(config.to_dict(), "config").to_json()
+    return {name: config[name] for name in SETTINGS} | {KEY: depth}
+
+
 def _describe(data: "Source") -> dict[str, Any]:
     """Returns the settings of the data that the stored numbers depend on, as JSON gives them."""
     settings = {k: v for k, v in dataclasses.asdict(data).items() if k not in PATHS}
@@ -337,7 +347,7 @@ def _finished(config, data: "Source", raw: Raw, folder: Path) -> bool:
     known = read_json(folder / META)
     if known is None:
         return False
-    wanted = {name: config[name] for name in SETTINGS} | {"count": len(raw.source)}
+    wanted = _settings(config) | {"count": len(raw.source)}
     if not raw.are_images:
         wanted["data"] = _describe(data)
     check_same(wanted, known, folder)

@@ -8,21 +8,25 @@ parts that do not fit together end the run at once.
 
 import dataclasses
 import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from gen1_jax.config import resolve_paths
-from gen1_jax.data_pipelines.encoded.folders import read_pace, read_shapes
+from gen1_jax.data_pipelines.encoded.folders import find_depth, read_shapes
 from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION
 from gen1_jax.data_pipelines.settings import ENCODED, check_data
 from gen1_jax.data_pipelines.sources import complete, fill
+from gen1_jax.depth_settings import (
+    DepthSettings,
+    read_depth_settings,
+)
 from gen1_jax.errors import UserError
 from gen1_jax.models.prior import SCALE
 from gen1_jax.pipeline import ENCODERS
+from gen1_jax.settings import to_dict
 from gen1_jax.weights import prior_scale
 from gen1_jax.weights.folder import module_from_config, read_config
 from gen1_jax.weights.starting import (
@@ -91,9 +95,26 @@ def resolve_training(
             f"{name}: data.fields is {','.join(data.fields)} and lacks {', '.join(missing)}, which "
             f"objective {config.objective} reads; accepted: {','.join((*data.fields, *missing))}"
         )
+    if has_data and data.form == ENCODED:
+        config.depth = ConfigDict(_depth_of_data(config, data))
     config.model, config.frozen = ConfigDict(model), ConfigDict(frozen)
     config.data = ConfigDict(_merge_filled(config.data.to_dict(), data))
     return config
+
+
+def _depth_of_data(config: ConfigDict, data: Any) -> dict[str, Any]:
+    """Returns the settings of depth that encoded data record.
+
+    Raises:
+      UserError: the config gives others.
+    """
+    given, found = read_depth_settings(config.to_dict(), config.name), find_depth(data)
+    if given not in (found, DepthSettings()):
+        raise UserError(
+            f"{config.name}: depth is {given.to_json()}, and {data.folder} was encoded with "
+            f"{found.to_json()}; `gen1 precompute` takes --set depth.range=… and depth.resizing=…"
+        )
+    return to_dict(found)
 
 
 def _merge_filled(given: Mapping[str, Any], data: Any) -> dict[str, Any]:
@@ -280,60 +301,6 @@ def check_encoding(config: ConfigDict, read: ReadConfig = read_config) -> None:
         name=config.unet,
         where=folders["clip"],
     )
-
-
-def resolve_pipeline(config: ConfigDict, read: ReadConfig = read_config) -> ConfigDict:
-    """Returns the config of a pipeline with the sizes, length and pace of the clips in training.
-
-    Args:
-      config: the config of a pipeline part, with resolved paths. Its `data` are the encoded clips
-        from which settings that are None are read.
-      read: reads the config.json of a model folder.
-
-    Raises:
-      UserError: the size or the length is missing and there are no data to read it from.
-    """
-    config = ConfigDict(config.to_dict())
-    settings = config.settings
-
-    def is_open(*names: str) -> bool:
-        return any(settings.get(name) is None for name in names)
-
-    needed = is_open("size", "num_frames")
-    if needed and not config.get("data"):
-        raise UserError("settings.size and settings.num_frames are needed, or data to read them of")
-    if not config.get("data") or not is_open("size", "num_frames", "sizes", "stride", "frame_rate"):
-        return config
-    try:
-        data = complete(config.data)
-        n, *latent_size, _ = read_shapes(data)["latents"]
-    except UserError as error:
-        if needed:
-            raise
-        warnings.warn(
-            f"the pace of training is not known, so edits take neighbouring frames: {error}; or "
-            "give settings.stride and settings.frame_rate",
-            stacklevel=2,
-        )
-        return config
-    vae = module_from_config(read_model_config(config.folders.vae, name="pipeline", read=read))
-    factor = 2 ** (len(vae.block_out_channels) - 1)
-
-    def in_pixels(latent: Sequence[int]) -> tuple[int, ...]:
-        return tuple(side * factor for side in latent)
-
-    size = settings.get("size") or in_pixels(latent_size)
-    images = [] if data.image_fraction == 0 else map(in_pixels, data.image_buckets or ())
-    found = {
-        "size": size,
-        "num_frames": n,
-        "sizes": tuple(dict.fromkeys([tuple(size), *images])),
-        **read_pace(data),
-    }
-    for name, value in found.items():
-        if is_open(name):
-            settings[name] = value
-    return config
 
 
 # ---- parts that are not made yet, for `gen1 compile` and `gen1 plan`

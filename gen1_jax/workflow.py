@@ -19,6 +19,7 @@ from gen1_jax.config import (
     load_saved_config,
     resolve_paths,
 )
+from gen1_jax.depth_settings import KEY, UNRECORDED, read_depth_settings
 from gen1_jax.distributed import (
     batch_parts,
     check_batch,
@@ -125,6 +126,8 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> str:
         return _describe_finished(config, workdir)
     check_settings(config)
     begun = read_json(workdir / SAVED_CONFIG) if (workdir / "checkpoints").exists() else None
+    if begun and KEY not in begun:
+        config.depth = ConfigDict(UNRECORDED.to_json())
     config = resolve_training(config, begun=(begun or {}).get("model"))
     if config.model.get("model_type") == "clip":
         tokenizer = load_tokenizer(config.data.tokenizer)
@@ -211,7 +214,9 @@ def train_on(
         config.model.to_dict(), name=config.name, dtype=config.dtype, remat=config.remat
     )
     conditioner, encoder_params = Conditioner.load(
-        config.frozen.to_dict(), dtype=jnp.dtype(config.dtype)
+        config.frozen.to_dict(),
+        dtype=jnp.dtype(config.dtype),
+        depth_settings=read_depth_settings(config.to_dict(), config.name),
     )
     lower = "data.batch_size or data.image_batch_size, or raise microbatches, or set remat=layer"
     with naming_what_to_lower(f"training {config.name}", lower):
@@ -336,7 +341,7 @@ def assemble(config, workdir: Path, progress: bool) -> str:
     """Copies the finished parts into one folder that `gen1 edit` reads."""
     from gen1_jax import pipeline
     from gen1_jax.made_from import check_pipeline
-    from gen1_jax.resolve import resolve_pipeline
+    from gen1_jax.trained_on import resolve_pipeline
 
     config = resolve_pipeline(config)
     folders = {**config.folders.to_dict(), "tokenizer": config.tokenizer}

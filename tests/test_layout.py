@@ -42,6 +42,7 @@ FLOORS = {
     "gen1_jax.kinds": 0,
     "gen1_jax.randomness": 0,
     "gen1_jax.settings": 0,
+    "gen1_jax.depth_settings": 0,
     "gen1_jax.text": 0,
     "gen1_jax.tokenizer": 0,
     "gen1_jax.aot.hlo": 0,
@@ -68,6 +69,7 @@ FLOORS = {
     "gen1_jax.made_from": 5,
     "gen1_jax.precompute": 5,
     "gen1_jax.resolve": 5,
+    "gen1_jax.trained_on": 5,
     "gen1_jax.workflow": 5,
     # the command line, which parses and prints
     "gen1_jax.__main__": TOP,
@@ -82,12 +84,14 @@ KNOW_THE_DATA = (
     "gen1_jax.evaluation",
     "gen1_jax.precompute",
     "gen1_jax.resolve",
+    "gen1_jax.trained_on",
     "gen1_jax.workflow",
     "gen1_jax.commands",
 )
 # What data_pipelines may import of the rest.
 FOR_DATA_PIPELINES = (
     "gen1_jax.batch",
+    "gen1_jax.depth_settings",
     "gen1_jax.errors",
     "gen1_jax.files",
     "gen1_jax.kinds",
@@ -97,7 +101,7 @@ FOR_DATA_PIPELINES = (
     "gen1_jax.video",
 )
 # What configs may import of the rest.
-FOR_CONFIGS = {"gen1_jax.errors", "gen1_jax.settings"}
+FOR_CONFIGS = {"gen1_jax.depth_settings", "gen1_jax.errors", "gen1_jax.settings"}
 # Slow to import, or not there without an extra.
 HEAVY = ("torch", "tensorflow", "apache_beam", "transformers", "matplotlib", "diffusers")
 

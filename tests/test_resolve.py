@@ -20,10 +20,10 @@ from gen1_jax.models.config import list_fields
 from gen1_jax.resolve import (
     check_encoding,
     describe_models,
-    resolve_pipeline,
     resolve_planned,
     resolve_training,
 )
+from gen1_jax.trained_on import resolve_pipeline
 from gen1_jax.weights.folder import module_from_config, param_template
 from gen1_jax.weights.merge import plan_merge
 
@@ -141,6 +141,36 @@ def test_the_pipeline_knows_the_pace_and_all_sizes_of_training(run):
     given = load(run, "pipeline", "settings.size=(8,8)", "settings.num_frames=3")
     with pytest.warns(UserWarning, match="the pace of training is not known, so edits take"):
         assert "stride" not in resolve_pipeline(given).settings
+
+
+def record_depth(folder: Path, depth: dict) -> None:
+    path = folder / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"depth": depth}))
+
+
+def test_depth_is_estimated_in_edits_as_in_the_training_data(run):
+    """Encoded data say how; a part's config.json carries it to the pipeline."""
+    pipeline, blur = load(run, "pipeline"), resolve(run, "video")
+    unrecorded = {"resizing": "shorter_side", "range": (0.0, 1.0)}
+    assert blur.depth.to_dict() == unrecorded
+    assert resolve_pipeline(pipeline).settings.depth.to_dict() == unrecorded
+    depth = {"resizing": "minimal", "range": (0.01, 0.99)}
+    record_depth(run / "encoded" / "clips" / "train", depth)
+    with pytest.raises(UserError, match="images_12x12.*one way is accepted for all"):
+        resolve(run, "video")
+    record_depth(run / "encoded" / "images_12x12" / "train", depth)
+    assert resolve(run, "video").depth.to_dict() == depth
+    assert resolve_pipeline(pipeline).settings.depth.to_dict() == depth
+    with pytest.raises(UserError, match=r"depth is .*0.5.* was encoded with .*0.99"):
+        resolve(run, "video", "depth.range=0,0.5")
+    # What the UNet was trained on goes before what the encoded data are by now.
+    trained = run / "blur" / "config.json"
+    trained.parent.mkdir()
+    for saved in (blur.to_dict(), {"data": {"form": "raw"}}):  # the latter of an earlier version
+        trained.write_text(json.dumps(saved))
+        assert resolve_pipeline(pipeline).settings.depth.to_dict() == unrecorded
+    with pytest.raises(UserError, match="depth.range is .*the lower quantile comes first"):
+        resolve_pipeline(load(run, "pipeline", "settings.depth={'range': (0.9, 0.1)}"))
 
 
 def test_another_form_of_data_takes_its_encoders_from_the_run(run, tmp_path):

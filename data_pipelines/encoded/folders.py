@@ -17,6 +17,7 @@ from gen1_jax.data_pipelines.encoded.reader import EncodedSource, read_meta
 from gen1_jax.data_pipelines.encoded.writer import PACE
 from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION
 from gen1_jax.data_pipelines.settings import CLIPS, TRAIN, VALIDATION, EncodedData, Size
+from gen1_jax.depth_settings import DepthSettings, read_depth_settings
 from gen1_jax.errors import UserError
 
 
@@ -81,6 +82,27 @@ def read_pace(settings: EncodedData) -> dict[str, Any]:
     clips, _ = find_encoded(settings)
     split = _find_split(clips) if clips else None
     return dict(read_meta(split).get(PACE, {})) if split else {}
+
+
+def find_depth(settings: EncodedData) -> DepthSettings:
+    """Returns how the depth was estimated that the encoded structure was made of.
+
+    Raises:
+      UserError: there are no encoded data, or folders of one data set differ.
+    """
+    clips, images = find_encoded(settings)
+    splits = filter(None, map(_find_split, filter(None, (clips, *images))))
+    found = {split: read_depth_settings(read_meta(split), str(split)) for split in splits}
+    if not found:
+        raise UserError(f"{settings.folder} holds no encoded data")
+    (first, depth), *others = found.items()
+    for folder, other in others:
+        if other != depth:
+            raise UserError(
+                f"{folder} was encoded with depth {other.to_json()}, and {first} with "
+                f"{depth.to_json()}; one way is accepted for all"
+            )
+    return depth
 
 
 def _find_split(folder: str | Path) -> Path | None:

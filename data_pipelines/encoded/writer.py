@@ -18,12 +18,15 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from gen1_jax.data_pipelines.encoded.records import FORMAT, Layout, pack
+from gen1_jax.depth_settings import KEY, UNRECORDED
 from gen1_jax.errors import UserError, WritingFailed, one_line
 from gen1_jax.files import read_json, remove_parts, replacing, write_json
 
 META, JOB = "meta.json", ".job.json"
 PACE = "pace"  # key of meta.json
 RECORDS_PER_SHARD = 1024
+# What settings were in folders that do not record them yet.
+_UNRECORDED = {KEY: UNRECORDED.to_json()}
 
 
 class EncodedWriter:
@@ -179,6 +182,7 @@ class EncodedWriter:
 
 def check_same(wanted: dict[str, Any], known: dict[str, Any], folder: Path) -> None:
     """Raises UserError naming the first setting that was different when the folder was begun."""
+    known = _UNRECORDED | known
     for name, value in wanted.items():
         if known.get(name) != value:
             raise UserError(

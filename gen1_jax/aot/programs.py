@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from gen1_jax.aot.target import Target, Work
 from gen1_jax.batch import SCHEMA, Batch
 from gen1_jax.conditioning import Conditioner, EncoderParams
+from gen1_jax.depth_settings import UNRECORDED, DepthSettings, read_depth_settings
 from gen1_jax.diffusion.process import make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.distributed import (
@@ -55,7 +56,10 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     """
     mesh = target.mesh
     module = _make_module(config)
-    conditioner, encoder_params = describe_encoders(models, jnp.dtype(config.dtype), mesh)
+    depth_settings = read_depth_settings(config.to_dict(), config.name)
+    conditioner, encoder_params = describe_encoders(
+        models, jnp.dtype(config.dtype), mesh, depth_settings
+    )
     objective = make_objective(config.objective, module, conditioner, config.loss.to_dict())
     optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
     trains = config.get("trains", ())
@@ -193,7 +197,10 @@ def encode_work(
     """
     mesh = target.mesh
     b = config.batch_size * batch_parts(mesh)
-    conditioner, encoder_params = describe_encoders(models, jnp.dtype(config.dtype), mesh)
+    depth_settings = read_depth_settings(config.to_dict(), "encoded")
+    conditioner, encoder_params = describe_encoders(
+        models, jnp.dtype(config.dtype), mesh, depth_settings
+    )
     frames = (b, pipeline["num_frames"], *pipeline["size"], 3)
     shapes = (
         jax.ShapeDtypeStruct(frames, jnp.uint8),
@@ -257,7 +264,10 @@ def _is_size(size: Any) -> bool:
 
 
 def describe_encoders(
-    models: Mapping[str, dict], dtype: Any, mesh: Mesh
+    models: Mapping[str, dict],
+    dtype: Any,
+    mesh: Mesh,
+    depth_settings: DepthSettings = UNRECORDED,
 ) -> tuple[Conditioner, EncoderParams]:
     """Returns what `Conditioner.load` returns, with the parameters' shapes in place of arrays.
 
@@ -267,7 +277,8 @@ def describe_encoders(
         name: module_from_config(config, dtype=dtype, where=name) for name, config in models.items()
     }
     encoder_params = {name: param_template(module) for name, module in modules.items()}
-    return Conditioner(**modules), _placed(encoder_params, replicated(mesh))
+    conditioner = Conditioner(**modules, depth_settings=depth_settings)
+    return conditioner, _placed(encoder_params, replicated(mesh))
 
 
 def _make_module(config: Any, remat: str | None = None) -> Any:

@@ -140,7 +140,7 @@ def other_part(args) -> Callable[[str], ConfigDict]:
 
 def load_pipeline(args) -> ConfigDict:
     """Returns the pipeline part, whose settings say the size and length of clips."""
-    from gen1_jax.resolve import resolve_pipeline
+    from gen1_jax.trained_on import resolve_pipeline
 
     pipeline = configs.load_other_part(args.config, "pipeline")
     if args.workdir:

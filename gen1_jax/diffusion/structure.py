@@ -28,6 +28,25 @@ def normalise_clip(depth: jax.Array) -> jax.Array:
     return jnp.where(span > 0, scaled, 0)
 
 
+def clip_depth(depth: jax.Array, low: float, high: float) -> jax.Array:
+    """Clips estimated depth [b n h w] to two quantiles of each clip's values.
+
+    The extremes of a clip can hang on one wrong pixel. Where both quantiles are one value, as in a
+    clip of a small object before a flat wall, the clip stays as it is.
+
+    Args:
+      depth: inverse depth.
+      low: the lower quantile; 0 is the least value.
+      high: the higher quantile; 1 is the greatest value.
+    """
+    chex.assert_rank(depth, 4)
+    if (low, high) == (0, 1):
+        return depth
+    values = depth.reshape(depth.shape[0], -1)
+    least, most = jnp.quantile(values, jnp.asarray([low, high]), axis=1)[..., None, None, None]
+    return jnp.where(least < most, jnp.clip(depth, least, most), depth)
+
+
 @functools.cache
 def blur_matrices(size: int) -> np.ndarray:
     """Returns all blur levels of one axis as a table of matrices [8 size size].

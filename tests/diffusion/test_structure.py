@@ -10,6 +10,7 @@ from gen1_jax.diffusion.structure import (
     NUM_LEVELS,
     blur,
     blur_matrices,
+    clip_depth,
     level_embedding,
     model_input,
     normalise_clip,
@@ -57,6 +58,34 @@ def test_maps_of_bytes_do_not_wrap():
     np.testing.assert_allclose(
         normalise_clip(depth), np.linspace(-1, 1, 120).reshape(depth.shape), atol=1e-6
     )
+
+
+# ---- the range that counts
+
+
+def test_outliers_are_clipped_to_the_quantiles_of_their_clip():
+    depth = clips()
+    depth[0, 1, 2, 3], depth[1, 0, 0, 0] = 1e4, -50
+    got = np.asarray(clip_depth(depth, 0.02, 0.95))
+    for clip, clipped in zip(depth, got, strict=True):
+        low, high = np.quantile(clip, [0.02, 0.95])
+        np.testing.assert_allclose(clipped, clip.clip(low, high), rtol=1e-5)
+    assert np.ptp(normalise_clip(depth)[0, 0]) < 0.01 < 1.9 < np.ptp(normalise_clip(got)[0, 0])
+
+
+def test_the_whole_range_changes_nothing():
+    depth = clips()
+    assert clip_depth(depth, 0.0, 1.0) is depth
+
+
+def test_a_clip_whose_quantiles_are_one_value_keeps_its_range():
+    """A small object before a flat wall must not vanish."""
+    depth = clips()
+    depth[0] = 1
+    depth[0, :, :2, :2] = 7
+    got = clip_depth(depth, 0.02, 0.98)
+    np.testing.assert_array_equal(got[0], depth[0])
+    assert np.ptp(got[1]) < np.ptp(depth[1])
 
 
 # ---- blur levels

@@ -9,7 +9,7 @@ from PIL import Image
 from gen1_jax.errors import UserError
 from gen1_jax.models.dpt import DPTConfig, DPTForDepthEstimation, Head
 from gen1_jax.models.layers import ConvTranspose
-from gen1_jax.models.preprocess import preprocess_for_depth
+from gen1_jax.models.preprocess import depth_input_size, preprocess_for_depth, resize_depth
 from gen1_jax.weights.folder import param_template
 from gen1_jax.weights.naming import params_to_state_dict, state_dict_to_params
 
@@ -208,16 +208,54 @@ def test_wrong_inputs_are_refused():
         jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 60, 3), "f4"))
 
 
-@pytest.mark.parametrize("size, shape", [(32, (32, 32)), ((24, 40), (24, 40))])
-def test_preprocess_equals_pillow(size, shape):
+@pytest.mark.parametrize("shape", [(32, 32), (24, 40)])
+def test_preprocess_of_older_pipelines_equals_pillow(shape):
     noise = np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8)
     image = Image.fromarray(noise).resize((90, 70), Image.Resampling.BICUBIC)
     resized = np.asarray(image.resize(shape[::-1], Image.Resampling.BICUBIC))
     expected = (resized / 255 - 0.5) / 0.5
-    ours = jax.jit(preprocess_for_depth, static_argnums=1)(np.asarray(image)[None, None], size)
-    assert ours.shape == (1, 1, *shape, 3) and ours.dtype == jnp.float32
-    difference = np.abs(ours[0, 0] - expected) * 127.5
+    resize = jax.jit(preprocess_for_depth, static_argnums=(1, 2))
+    ours = resize(np.asarray(image)[None], shape, "shorter_side")
+    assert ours.shape == (1, *shape, 3) and ours.dtype == jnp.float32
+    difference = np.abs(ours[0] - expected) * 127.5
     assert difference.max() < 1.01  # one 8-bit step, where rounding falls to the other side
     assert difference.mean() < 0.01
-    fitting = jnp.asarray(resized)
-    np.testing.assert_allclose(preprocess_for_depth(fitting, size), expected, atol=1e-5)
+    fitting = jnp.asarray(resized)[None]
+    np.testing.assert_allclose(
+        preprocess_for_depth(fitting, shape, "shorter_side")[0], expected, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("frames", "size", "older"),
+    [
+        ((256, 448), (224, 384), (384, 672)),  # the paper's clips, and two of its image sizes
+        ((448, 256), (384, 224), (672, 384)),
+        ((320, 384), (320, 384), (384, 464)),
+        ((320, 320), (384, 384), (384, 384)),
+        ((1080, 1920), (384, 672), (384, 688)),
+        ((320, 480), (384, 576), (384, 576)),  # both sides would change by a fifth
+        ((480, 320), (384, 256), (576, 384)),
+    ],
+)
+def test_the_network_sees_frames_at_the_size_of_midas(frames, size, older):
+    assert depth_input_size(*frames, 384, 16, "minimal") == size
+    assert depth_input_size(*frames, 384, 16, "shorter_side") == older
+    transformers = pytest.importorskip("transformers.models.dpt.image_processing_pil_dpt")
+    # transformers has the rule of MiDaS too, for other checkpoints than Intel/dpt-large.
+    there = transformers.get_resize_output_image_size(np.empty((3, *frames)), (384, 384), True, 32)
+    assert (there.height, there.width) == size
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (9, 100), (70, 90)])
+def test_frames_and_depth_are_resized_as_midas_does(shape):
+    """OpenCV's and PyTorch's bicubic kernel, without antialiasing and without rounding."""
+    torch = pytest.importorskip("torch")
+    frames = np.random.default_rng(0).integers(0, 256, (2, 70, 90, 3), np.uint8)
+    x = torch.from_numpy(frames).permute(0, 3, 1, 2).double() / 255
+    x = torch.nn.functional.interpolate(x, shape, mode="bicubic", align_corners=False)
+    expected = ((x - 0.5) / 0.5).permute(0, 2, 3, 1)
+    ours = jax.jit(preprocess_for_depth, static_argnums=1)(frames, shape)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    depth = resize_depth(frames[..., 0].astype(np.float32), shape, "minimal")
+    np.testing.assert_allclose(depth, 255 * x[:, 0], atol=2e-3)

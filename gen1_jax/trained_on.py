@@ -1,0 +1,90 @@
+"""What a pipeline's UNet was trained on, for gen1.json: sizes, length, pace and depth of clips."""
+
+import contextlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from gen1_jax.config import SAVED_CONFIG
+from gen1_jax.data_pipelines.encoded.folders import find_depth, read_pace, read_shapes
+from gen1_jax.data_pipelines.settings import ENCODED, check_data
+from gen1_jax.data_pipelines.sources import complete
+from gen1_jax.depth_settings import KEY, UNRECORDED, DepthSettings, read_depth_settings
+from gen1_jax.errors import UserError
+from gen1_jax.files import read_json
+from gen1_jax.weights.folder import module_from_config, read_config
+from gen1_jax.weights.starting import ReadConfig, read_model_config
+
+
+def resolve_pipeline(config: ConfigDict, read: ReadConfig = read_config) -> ConfigDict:
+    """Returns the config of a pipeline with what the data of training decide.
+
+    Args:
+      config: the config of a pipeline part, with resolved paths. Its `data` are the encoded clips
+        from which settings that are None are read.
+      read: reads the config.json of a model folder.
+
+    Raises:
+      UserError: the size or the length is missing and there are no data to read it from, or
+        settings.depth is not accepted.
+    """
+    config = ConfigDict(config.to_dict())
+    settings = config.settings
+    if settings.get(KEY):
+        read_depth_settings(settings.to_dict(), "settings")
+    else:
+        settings[KEY] = ConfigDict(_read_depth(config).to_json())
+
+    def is_open(*names: str) -> bool:
+        return any(settings.get(name) is None for name in names)
+
+    needed = is_open("size", "num_frames")
+    if needed and not config.get("data"):
+        raise UserError("settings.size and settings.num_frames are needed, or data to read them of")
+    if not config.get("data") or not is_open("size", "num_frames", "sizes", "stride", "frame_rate"):
+        return config
+    try:
+        data = complete(config.data)
+        n, *latent_size, _ = read_shapes(data)["latents"]
+    except UserError as error:
+        if needed:
+            raise
+        warnings.warn(
+            f"the pace of training is not known, so edits take neighbouring frames: {error}; or "
+            "give settings.stride and settings.frame_rate",
+            stacklevel=2,
+        )
+        return config
+    vae = module_from_config(read_model_config(config.folders.vae, name="pipeline", read=read))
+    factor = 2 ** (len(vae.block_out_channels) - 1)
+
+    def in_pixels(latent: Sequence[int]) -> tuple[int, ...]:
+        return tuple(side * factor for side in latent)
+
+    size = settings.get("size") or in_pixels(latent_size)
+    images = [] if data.image_fraction == 0 else map(in_pixels, data.image_buckets or ())
+    found = {
+        "size": size,
+        "num_frames": n,
+        "sizes": tuple(dict.fromkeys([tuple(size), *images])),
+        **read_pace(data),
+    }
+    for name, value in found.items():
+        if is_open(name):
+            settings[name] = value
+    return config
+
+
+def _read_depth(config: ConfigDict) -> DepthSettings:
+    """Returns how depth was estimated in the data that a pipeline's UNet was trained on."""
+    part = Path(config.folders.unet).parent
+    trained = read_json(part / SAVED_CONFIG)
+    if trained and KEY in trained:
+        return read_depth_settings(trained, str(part / SAVED_CONFIG))
+    data = (trained or config).get("data")
+    if data and data.get("form") == ENCODED:
+        with contextlib.suppress(UserError):  # the data of a run before may be gone
+            return find_depth(check_data(data))
+    return UNRECORDED if trained else DepthSettings()
