@@ -308,8 +308,8 @@ class PipelineSettings:
     )
     guidance_scale: float = setting(7.5, "ω where a user gives none")
     prior: PriorSampling = setting(PriorSampling(), "how the prior is sampled")
-    depth: Mapping[str, Any] = setting(
-        {}, "depth that the structure is made of; empty: as in the UNet's training data"
+    depth: Mapping[str, Any] | None = setting(
+        None, "depth that the structure is made of; None: as in the UNet's training data"
     )
 
 

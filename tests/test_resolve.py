@@ -1,5 +1,6 @@
 """What a config leaves open: models like those they start from, and parts that do not fit."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from gen1_jax.aot.programs import batch_shapes
 from gen1_jax.config import load_config, resolve_paths
 from gen1_jax.configs import own
 from gen1_jax.data_pipelines.sources import make_stream
+from gen1_jax.depth_settings import read_depth_settings
 from gen1_jax.errors import UserError
 from gen1_jax.models.config import list_fields
 from gen1_jax.resolve import (
@@ -150,25 +152,31 @@ def record_depth(folder: Path, depth: dict) -> None:
 
 def test_depth_is_estimated_in_edits_as_in_the_training_data(run):
     """Encoded data say how; a part's config.json carries it to the pipeline."""
-    pipeline, blur = load(run, "pipeline"), resolve(run, "video")
+
+    def depth_of(pipeline):
+        return dataclasses.asdict(
+            read_depth_settings(resolve_pipeline(pipeline).settings.to_dict(), "")
+        )
+
+    pipeline, image = load(run, "pipeline"), resolve(run, "image")
     unrecorded = {"resizing": "shorter_side", "range": (0.0, 1.0)}
-    assert blur.depth.to_dict() == unrecorded
-    assert resolve_pipeline(pipeline).settings.depth.to_dict() == unrecorded
+    assert image.depth.to_dict() == unrecorded
+    assert depth_of(pipeline) == unrecorded
     depth = {"resizing": "minimal", "range": (0.01, 0.99)}
     record_depth(run / "encoded" / "clips" / "train", depth)
     with pytest.raises(UserError, match="images_12x12.*one way is accepted for all"):
-        resolve(run, "video")
+        resolve(run, "image")
     record_depth(run / "encoded" / "images_12x12" / "train", depth)
-    assert resolve(run, "video").depth.to_dict() == depth
-    assert resolve_pipeline(pipeline).settings.depth.to_dict() == depth
+    assert resolve(run, "image").depth.to_dict() == depth
+    assert depth_of(pipeline) == depth
     with pytest.raises(UserError, match=r"depth is .*0.5.* was encoded with .*0.99"):
-        resolve(run, "video", "depth.range=0,0.5")
+        resolve(run, "image", "depth.range=0,0.5")
     # What the UNet was trained on goes before what the encoded data are by now.
     trained = run / "blur" / "config.json"
     trained.parent.mkdir()
-    for saved in (blur.to_dict(), {"data": {"form": "raw"}}):  # the latter of an earlier version
+    for saved in (image.to_dict(), {"data": {"form": "raw"}}):  # the latter of an earlier version
         trained.write_text(json.dumps(saved))
-        assert resolve_pipeline(pipeline).settings.depth.to_dict() == unrecorded
+        assert depth_of(pipeline) == unrecorded
     with pytest.raises(UserError, match="depth.range is .*the lower quantile comes first"):
         resolve_pipeline(load(run, "pipeline", "settings.depth={'range': (0.9, 0.1)}"))
 
