@@ -150,12 +150,12 @@ class Conditioner:
         depth = resize_depth(depth, (height, width), resizing)
         return rearrange(depth, "(b n) h w -> b n h w", b=b)
 
-    def structure_depth(self, encoder_params: EncoderParams, frames: jax.Array) -> jax.Array:
-        """Frames [b n H W 3] uint8 → inverse depth [b n H W], clipped to `depth_settings.range`.
+    def clip_depth(self, depth: jax.Array) -> jax.Array:
+        """Clips estimated depth [b n H W] to `depth_settings.range`, as structure is made of it.
 
-        Structure is made of this. `estimate_depth` gives the whole estimate, as measures need it.
+        A user's own map is not clipped: quantiles would wipe out thin edges and small masks.
         """
-        return clip_depth(self.estimate_depth(encoder_params, frames), *self.depth_settings.range)
+        return clip_depth(depth, *self.depth_settings.range)
 
     def encode_structure(
         self, encoder_params: EncoderParams, depth: jax.Array, level: jax.Array
@@ -267,7 +267,7 @@ class Conditioner:
                 raise UserError(f"raw batches need {name} beside the frames: add it to data.fields")
         frames = jnp.asarray(batch.frames)
         mean, logvar = self.encode_moments(encoder_params, to_images(frames))
-        depth = self.structure_depth(encoder_params, frames)
+        depth = self.clip_depth(self.estimate_depth(encoder_params, frames))
         chosen = frames[jnp.arange(len(frames)), batch.content_frame]
         return Batch(
             latents=mean,
@@ -293,7 +293,7 @@ class Conditioner:
           `content` [b n d] of every frame.
         """
         mean, logvar = self.encode_moments(encoder_params, to_images(frames))
-        depth = self.structure_depth(encoder_params, frames)
+        depth = self.clip_depth(self.estimate_depth(encoder_params, frames))
         # Levels are encoded one after another, because all at once would take k times the memory.
         structure = jax.lax.map(partial(self.encode_structure, encoder_params, depth), levels.T)
         content = self.image_content(encoder_params, rearrange(frames, "b n h w c -> (b n) h w c"))

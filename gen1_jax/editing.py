@@ -116,7 +116,7 @@ class VideoEditor:
             out_shardings=(self._clips, self._clips),
         )
         self._depth = jax.jit(
-            conditioner.structure_depth,
+            conditioner.estimate_depth,
             in_shardings=(self._everywhere, self._clips),
             out_shardings=self._clips,
         )
@@ -347,7 +347,7 @@ class VideoEditor:
             lower += " or of the clips edited together (--batch-size)"
         with naming_what_to_lower(task, lower):
             if structure_map is None:
-                structure_map = self.estimate_depth(frames)
+                structure_map = self.conditioner.clip_depth(self.estimate_depth(frames))
             arguments = (
                 jax.device_put(structure_map, self._clips),
                 jax.device_put(content, self._batch),

@@ -1,6 +1,7 @@
 """The editor: controls, content, depth, batches, and what an edit depends on."""
 
 import copy
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from PIL import Image
 from tiny_unet import normal
 
 from gen1_jax.controls import Controls
+from gen1_jax.depth_settings import DepthSettings
 from gen1_jax.diffusion.structure import blur, normalise_clip
 from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
@@ -251,6 +253,23 @@ def test_content_of_prompts_and_pictures(editor, tmp_path):
         ):
             pictured = editor.edit(image=given, **clip)
         np.testing.assert_array_equal(pictured.frames, by_hand.frames)
+
+
+def test_quantiles_bound_the_estimate_and_no_users_map(editor, monkeypatch):
+    settings = DepthSettings(range=(0.1, 0.8))
+    conditioner = dataclasses.replace(editor.conditioner, depth_settings=settings)
+    monkeypatch.setattr(editor, "conditioner", conditioner)
+    clip = {"frames": CLIPS[0], "prompt": "a red ball", "steps": STEPS}
+    edit = editor.edit(**clip)
+    estimated = np.asarray(editor.estimate_depth(CLIPS[:1]))
+    low, high = np.quantile(estimated, settings.range)
+    expected = 2 * (estimated[0].clip(low, high) - low) / (high - low) - 1
+    np.testing.assert_allclose(edit.structure, expected, atol=1e-5)
+    again = editor.edit(structure_map=edit.structure, **clip)
+    np.testing.assert_allclose(again.structure, edit.structure, atol=1e-6)
+    mask = np.zeros((3, 16, 16))
+    mask[:, 3, 4:6] = 1  # fewer pixels than the quantiles leave
+    np.testing.assert_array_equal(editor.edit(structure_map=mask, **clip).structure, 2 * mask - 1)
 
 
 def test_a_users_map_takes_the_place_of_the_estimate(editor, tmp_path):

@@ -201,7 +201,7 @@ class _Batch:
         return self._editor.edit_batch(
             self.frames,
             self._content,
-            structure_map=self.depth,
+            structure_map=self._editor.conditioner.clip_depth(self.depth),
             seed=self._seeds,
             steps=num_steps,
             per_frame=per_frame,
