@@ -22,7 +22,6 @@ from gen1_jax.data_pipelines.encoded.reader import EncodedSource
 from gen1_jax.data_pipelines.encoded.writer import EncodedWriter
 from gen1_jax.data_pipelines.footage import records
 from gen1_jax.data_pipelines.sources import make_stream
-from gen1_jax.depth_settings import DepthSettings
 from gen1_jax.errors import UserError
 from gen1_jax.training.objectives import make_objective
 from gen1_jax.weights.folder import load_model
@@ -259,7 +258,7 @@ def test_footage_is_read_encoded_as_it_is_read_raw(micro_run, quick, footage, tm
     }
     raw, stored = (make_stream(ConfigDict({**x, **shared}), 7) for x in (raw, stored))
     folders = {name: micro_run / "pipeline" / name for name in ("vae", "clip", "depth")}
-    conditioner, encoder_params = Conditioner.load(folders, depth_settings=DepthSettings())
+    conditioner, encoder_params = Conditioner.load(folders)
     encode, seen = jax.jit(conditioner.encode_batch), set()
     for _ in range(8):
         wanted = encode(encoder_params, next(raw)).fields()
@@ -283,7 +282,7 @@ def test_training_from_encoded_is_training_from_raw(micro_run, quick, tmp_path):
     """The same seeds give the same loss and gradient, within what the storage precision rounds."""
     module, params = load_model(micro_run / "blur" / "model")
     folders = {name: micro_run / "pipeline" / name for name in ("vae", "clip", "depth")}
-    conditioner, encoder_params = Conditioner.load(folders, depth_settings=DepthSettings())
+    conditioner, encoder_params = Conditioner.load(folders)
     loss = make_objective("diffusion", module, conditioner, {}).loss
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
 
