@@ -56,8 +56,10 @@ class Selection:
         if frames := self._describe_frames():
             parts.append(frames + (f" ({frame_flags})" if frame_flags else ""))
         if size := describe_size(self.source_size, self.size, self.fit):
-            nearest = "the nearest size" if self.num_sizes > 1 else "the size"
-            of_model = f", {nearest} of this model" if size_is_models else ""
+            of_model = ", the size of this model"
+            if self.num_sizes > 1:
+                of_model = ", the nearest size of this model"
+            of_model = of_model if size_is_models else ""
             parts.append(size + of_model + (f" ({size_flags})" if size_flags else ""))
         if self.has_sound:
             parts.append("without its sound")
