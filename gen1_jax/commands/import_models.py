@@ -8,6 +8,7 @@
     gen1 import --pipeline exported -o runs/mine/pipeline
 
 A model is a folder with config.json and safetensors, or a hub id ORG/NAME[/SUBFOLDER][@REVISION].
+Where there are several variants of the weights, --variant chooses one, such as fp16.
 The first form writes RUN/{unet,autoencoder,clip,depth,prior}/model and RUN/tokenizer. The second
 undoes `gen1 export`. Pickled weights are refused. Nothing is written unless all models fit.
 """
@@ -49,6 +50,12 @@ def add_arguments(parser) -> None:
         "--prior", metavar="MODEL", help="a PriorTransformer (Karlo, Kandinsky 2.1)"
     )
     parser.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="the weights to take where there are several: fp16, non_ema …; models without it: the "
+        "plain ones",
+    )
+    parser.add_argument(
         "--pipeline",
         type=Path,
         metavar="DIR",
@@ -76,6 +83,8 @@ def run(args) -> None:
             "--text-encoder and --image-encoder are the two halves of one CLIP: give both, and no "
             "--clip"
         )
+    if args.pipeline and args.variant:
+        raise UserError("--variant is for public checkpoints; leave it out with --pipeline")
     if args.pipeline and given:
         raise UserError(f"--pipeline is a whole pipeline; leave out --{given[0].replace('_', '-')}")
     if args.pipeline:
@@ -118,7 +127,10 @@ def import_parts(args, given: list[str]) -> None:
     for part in parts:
         check_new(args.output / MODELS[part].run_folder, args.overwrite)
         importing.check_part_folder(part, args.output)
-    sources = {flag: find_source(getattr(args, flag), flag) for flag in given}
+    sources = {flag: find_source(getattr(args, flag), flag, args.variant) for flag in given}
+    if args.variant and not any(source.variant == args.variant for source in sources.values()):
+        raise UserError(f"none of the models has a variant {args.variant}; accepted without "
+                        "--variant: their plain weights")  # fmt: skip
     beside = sources.get("clip") or sources.get(TOWERS[0])
     tokenizer = sources["tokenizer"].folder if "tokenizer" in given else None
     if tokenizer is None and beside and tokenizer_files(beside.folder):
@@ -146,7 +158,7 @@ def import_parts(args, given: list[str]) -> None:
     for each in opened:
         with byte_bar(f"import {each.part}", each.nbytes, not args.no_progress) as bar:
             imported = importing.write_part(each, args.output, bar)
-        report(each.part, imported)
+        report(each.part, imported, args.variant)
     if tokenizer:
         importing.import_tokenizer(tokenizer, args.output)
         print(f"tokenizer: {args.output / 'tokenizer'}")
@@ -158,11 +170,22 @@ def import_parts(args, given: list[str]) -> None:
         )
 
 
-def report(part: str, imported) -> None:
-    """Prints what a part has become."""
+def report(part: str, imported, variant: str | None) -> None:
+    """Prints what a part has become.
+
+    Args:
+      part: its name.
+      imported: what `write_part` returned.
+      variant: the variant of the weights that was asked for.
+    """
     print(
         f"{part}: {imported.tensors} tensors, {imported.parameters:,} parameters: {imported.folder}"
     )
+    for taken in imported.variants:
+        if taken != variant and taken:
+            print(f"{part}: the weights are the variant {taken}, since there are no others")
+        elif taken != variant:
+            print(f"{part}: the weights are the plain ones, since there is no variant {variant}")
     if imported.absent:
         print(
             f"{part}: {len(imported.absent)} unused tensors are not in the checkpoint and are zero "

@@ -37,6 +37,18 @@ from gen1_jax.weights.tensor_files import (
 )
 
 CONFIG = "config.json"
+# What diffusers' EMAModel.save_pretrained adds to a model's config.json: the state of the average.
+_OF_AVERAGE = frozenset(
+    {
+        "decay",
+        "inv_gamma",
+        "min_decay",
+        "optimization_step",
+        "power",
+        "update_after_step",
+        "use_ema_warmup",
+    }
+)
 
 
 # ---- parameters of a module
@@ -166,12 +178,15 @@ def load_model(folder: str | os.PathLike, dtype: Any = None) -> tuple[nn.Module,
     return module, state_dict_to_params(tensors, template, shapes=tensors.shapes)
 
 
-def read_model(folder: Path, kind: str) -> tuple[dict[str, Any], "ModelTensors"]:
+def read_model(
+    folder: Path, kind: str, variant: str | None = None
+) -> tuple[dict[str, Any], "ModelTensors"]:
     """Returns config and tensors of a model folder in our names; no tensor is read yet.
 
     Args:
       folder: the model folder.
       kind: the name of the class that the model must be of.
+      variant: the variant of the weights; None takes the plain ones, or else the only variant.
 
     Raises:
       UserError: the model is of another kind.
@@ -180,17 +195,17 @@ def read_model(folder: Path, kind: str) -> tuple[dict[str, Any], "ModelTensors"]
     module = module_from_config(read_config(folder), where=str(folder))
     if type(module).__name__ != kind:
         raise UserError(f"{folder} holds {type(module).__name__}; accepted here: {kind}")
-    return module.to_config(), checked_tensors(folder, module)
+    return module.to_config(), checked_tensors(folder, module, variant)
 
 
-def checked_tensors(folder: Path, module: nn.Module) -> "ModelTensors":
+def checked_tensors(folder: Path, module: nn.Module, variant: str | None = None) -> "ModelTensors":
     """Returns the tensors that a module expects, from its folder; no tensor is read yet.
 
     Raises:
       UserError, MismatchError: see `load_model`.
     """
     what = f"weights in {folder} do not fit its {CONFIG} ({type(module).__name__})"
-    return ModelTensors(TensorFiles(folder), module, what)
+    return ModelTensors(TensorFiles(folder, variant), module, what)
 
 
 class ModelTensors(Mapping):
@@ -252,6 +267,8 @@ def module_from_config(
     if not isinstance(kind, str) or kind not in CONFIG_KINDS:
         accepted = ", ".join(CONFIG_KINDS)
         raise UserError(f"{where} holds a model of kind {reprlib.repr(kind)}; accepted: {accepted}")
+    if "_class_name" in config and config.keys() >= _OF_AVERAGE:
+        config = {key: value for key, value in config.items() if key not in _OF_AVERAGE}
     part = CONFIG_KINDS[kind]  # the module is imported only now, when it is needed
     return getattr(importlib.import_module(part.module), part.kind).from_config(config, dtype=dtype)
 

@@ -43,6 +43,7 @@ class Imported(NamedTuple):
       tensors: their number.
       parameters: their number.
       absent: unused tensors that the checkpoint lacks; they were written as zeros.
+      variants: the variant of the weights, or both of two halves; None stands for plain ones.
       prediction_type: what the scheduler beside a UNet says that the UNet predicts.
     """
 
@@ -51,6 +52,7 @@ class Imported(NamedTuple):
     tensors: int
     parameters: int
     absent: tuple[str, ...]
+    variants: tuple[str | None, ...]
     prediction_type: str | None
 
 
@@ -62,13 +64,13 @@ class Opened(NamedTuple):
 
     Attributes:
       part: a name of `pipeline.MODELS`.
-      source: the place of the checkpoint.
+      sources: the place of the checkpoint; for CLIP in two halves, those of both.
       config: the content of config.json as we write it.
       tensors: the tensors, each of which is read when it is asked for.
     """
 
     part: str
-    source: Source
+    sources: tuple[Source, ...]
     config: Mapping[str, Any]
     tensors: ModelTensors
 
@@ -89,10 +91,10 @@ def open_part(part: str, source: Source) -> Opened:
       UserError: the model is of another kind, or a setting or a file is not accepted.
       MismatchError: the tensors do not fit the config.
     """
-    config, tensors = read_model(source.folder, MODELS[part].kind)
+    config, tensors = read_model(source.folder, MODELS[part].kind, source.variant)
     if part == "prior" and (clamp := prior_scale.read_clamp(source.folder)) is not None:
         config = {**config, OWN: {**config[OWN], CLAMP: clamp}}
-    return Opened(part, source, config, tensors)
+    return Opened(part, (source,), config, tensors)
 
 
 def open_towers(text: Source, image: Source) -> Opened:
@@ -105,8 +107,9 @@ def open_towers(text: Source, image: Source) -> Opened:
     Raises:
       UserError, MismatchError: see `open_part`.
     """
-    source = Source(text.folder, f"{text.origin} and {image.origin}", text.revision)
-    return Opened("clip", source, *_read_towers(text.folder, image.folder))
+    towers = (text, image)
+    model = _read_towers(*(tower.folder for tower in towers), *(tower.variant for tower in towers))
+    return Opened("clip", towers, *model)
 
 
 def import_part(part: str, source: Source, run: Path, report: Report = ignore_report) -> Imported:
@@ -114,11 +117,14 @@ def import_part(part: str, source: Source, run: Path, report: Report = ignore_re
     return write_part(open_part(part, source), run, report)
 
 
-def _read_towers(text: Path, image: Path) -> tuple[dict[str, Any], ModelTensors]:
+def _read_towers(
+    text: Path, image: Path, text_variant: str | None = None, image_variant: str | None = None
+) -> tuple[dict[str, Any], ModelTensors]:
     """Returns config and tensors of CLIPModel from the folders of its two towers."""
     configs = read_config(text), read_config(image)
     module = module_from_config(join_configs(*configs), where=f"{text} and {image}")
-    joined = join_tensors(configs[0], TensorFiles(text), TensorFiles(image))
+    files = TensorFiles(text, text_variant), TensorFiles(image, image_variant)
+    joined = join_tensors(configs[0], *files)
     what = f"weights in {text} and {image} do not fit their configs (CLIPModel)"
     return module.to_config(), ModelTensors(joined, module, what)
 
@@ -136,20 +142,23 @@ def write_part(opened: Opened, run: Path, report: Report = ignore_report) -> Imp
       run: the run folder.
       report: called with the name and the size in bytes of each tensor that is read.
     """
-    part, source, config, tensors = opened
+    part, sources, config, tensors = opened
     folder = run / MODELS[part].run_folder
-    prediction_type = read_prediction_type(source.folder) if part == "unet" else None
+    prediction_type = read_prediction_type(sources[0].folder) if part == "unet" else None
+    variants = tuple(dict.fromkeys(source.variant for source in sources))
     imported = Imported(
         folder / "model",
         MODELS[part].kind,
         len(tensors),
         sum(math.prod(shape) for shape in tensors.shapes.values()),
         tensors.absent,
+        variants,
         prediction_type,
     )
     record = {
-        "source": source.origin,
-        "revision": source.revision,
+        "source": " and ".join(source.origin for source in sources),
+        "revision": sources[0].revision,
+        "variants": variants,
         "tensors": imported.tensors,
         "parameters": imported.parameters,
         "absent": imported.absent,

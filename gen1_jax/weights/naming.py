@@ -33,6 +33,13 @@ _ALIASES = {
     ".proj_attn.": ".to_out.0.",
 }
 
+# What PyTorch puts before a module's own name where the module is wrapped: torch.compile, FSDP,
+# activation checkpointing, and DistributedDataParallel or DataParallel. Such a name counts only
+# where the name without them is expected and absent.
+_WRAPPERS = re.compile(
+    r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module)\."
+)
+
 # Constants that older checkpoints hold beside the parameters. They are not learned.
 _CONSTANTS = re.compile(r"(^|\.)(position_ids|num_batches_tracked)$")
 
@@ -207,9 +214,13 @@ def _match_names(
     for name in names:
         if name in source:
             continue
-        alias = next((name.replace(old, new) for old, new in _ALIASES.items() if old in name), None)
-        if alias in expected and alias not in source:
-            source[alias] = name
+        plain = _WRAPPERS.sub("", name)
+        renamed = (plain.replace(old, new) for old, new in _ALIASES.items() if old in plain)
+        found = next(
+            (key for key in (plain, *renamed) if key in expected and key not in source), None
+        )
+        if found is not None:
+            source[found] = name
         elif not _CONSTANTS.search(name):
             unexpected.append(name)
     return source, unexpected

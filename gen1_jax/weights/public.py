@@ -1,37 +1,27 @@
 """Finds public checkpoints, in local folders and on the hub, and says what a wrong one holds."""
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gen1_jax.errors import UserError, one_line
+from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
+from gen1_jax.weights import foreign
 from gen1_jax.weights.clip_towers import IMAGE_TOWER, TEXT_TOWER
+from gen1_jax.weights.hub import HubFolder, download, list_files, parse_hub_id, quiet
+from gen1_jax.weights.tensor_files import WEIGHT_NAMES, advice_on_file, file_names
+from gen1_jax.weights.variants import Weights, choose_weights, list_weights
 
 CONFIG, MODEL_INDEX = "config.json", "model_index.json"
-# The small files of a hub repository, by which a wrong model is refused before its weights come.
-_SMALL = (CONFIG, "*/config.json", MODEL_INDEX)
-# The files of a hub repository that are downloaded: no code and no pickles.
-_WANTED = (
-    CONFIG,
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model-*-of-*.safetensors",
-    "diffusion_pytorch_model.safetensors.index.json",
-)
 _TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
     *("special_tokens_map.json", "added_tokens.json"),
 )
 # Where the sampler's settings lie beside a prior or a UNet; Karlo's pipeline has several samplers.
 SAMPLER_FILES = ("prior_scheduler/scheduler_config.json", "scheduler/scheduler_config.json")
-_HUB_ID = re.compile(
-    r"^(?P<repo>[\w.-]+/[\w.-]+)(?P<subfolder>(/[\w.-]+)*)(@(?P<revision>[\w./-]+))?$"
-)
+# The small files of a hub repository, by which a wrong model is refused before its weights come.
+_SMALL = (CONFIG, "*/config.json", MODEL_INDEX)
 _MOST_FOLDERS = 100  # folders that are looked into for a hint
 
 
@@ -80,19 +70,23 @@ class Source(NamedTuple):
       folder: the local folder that holds it.
       origin: what the user gave, as a folder or as a hub id without the revision.
       revision: the commit of the hub repository; None for a local folder.
+      variant: the variant of the weights to read; None stands for the plain ones.
     """
 
     folder: Path
     origin: str
     revision: str | None
+    variant: str | None = None
 
 
-def find_source(text: str, flag: str | None = None) -> Source:
+def find_source(text: str, flag: str | None = None, variant: str | None = None) -> Source:
     """Finds a checkpoint: a local folder, or a hub id, which is downloaded.
 
     Args:
       text: a path, or `ORG/NAME[/SUBFOLDER][@REVISION]`.
       flag: a name of `FLAGS`, which says what the checkpoint must hold; None: anything.
+      variant: the variant of the weights to take where there is one; plain weights otherwise.
+        None takes the plain weights, or else the only variant.
 
     Raises:
       UserError: `text` is neither, or holds something else, or the download failed. Then the line
@@ -100,105 +94,96 @@ def find_source(text: str, flag: str | None = None) -> Source:
     """
     folder = Path(os.path.expanduser(text))  # that of Path raises if there is no such user
     if folder.is_dir():
-        check_kind(folder, flag, str(folder))
-        return Source(folder, str(folder), None)
-    match = _HUB_ID.match(text)
+        names = file_names(folder)
+        check_kind(folder, flag, str(folder), names)
+        weights = _choose(names, variant, str(folder))
+        return Source(folder, str(folder), None, weights and weights.variant)
     if folder.exists():
         raise UserError(f"{text} is a file; {_advice_on_file(folder)}")
-    if not match or text.startswith((".", "/", "~")):
-        raise UserError(
-            f"{text} does not exist; accepted: a folder with {CONFIG} and safetensors, or a hub id "
-            "ORG/NAME[/SUBFOLDER][@REVISION]"
-        )
-    repo, revision = match["repo"], match["revision"] or "main"
-    subfolder = match["subfolder"].strip("/")
-    prefix = f"{subfolder}/" if subfolder else ""
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
+    if hub := parse_hub_id(text):
+        return _from_hub(hub, flag, variant)
+    raise UserError(
+        f"{text} does not exist; accepted: a folder with {CONFIG} and safetensors, or a hub id "
+        "ORG/NAME[/SUBFOLDER][@REVISION]"
     )
 
-    shown = not are_progress_bars_disabled()
-    disable_progress_bars()  # a refusal may follow
-    try:
-        root = _download(text, repo, revision, prefix, _SMALL)
-    finally:
-        if shown:
-            enable_progress_bars()
-    if (root / subfolder / CONFIG).exists() or flag != "tokenizer":
-        check_kind(root / subfolder, flag, f"{repo}/{subfolder}".rstrip("/"))
-    root = _download(text, repo, revision, prefix, (*_WANTED, *_TOKENIZER))
+
+def _choose(names: Sequence[str], variant: str | None, where: str) -> Weights | None:
+    """Returns the weights to read, which are the plain ones where there is no such variant."""
+    there = list_weights(names)
+    return choose_weights(names, None if None in there and variant not in there else variant, where)
+
+
+def _from_hub(hub: HubFolder, flag: str | None, variant: str | None) -> Source:
+    """Downloads a checkpoint: first what shows its kind, then the files that are read."""
+    words = [f"{hub.prefix}{name}" for name in _TOKENIZER]
+    small = {*(f"{hub.prefix}{name}" for name in _SMALL), MODEL_INDEX, *SAMPLER_FILES}
+    if flag == "tokenizer":
+        small |= {*words, *(f"{hub.prefix}*/{name}" for name in _TOKENIZER)}
+    with quiet():  # a refusal may follow
+        root = download(hub, small)
+    folder = root / hub.subfolder
+    if hub.subfolder and not folder.is_dir():
+        raise UserError(f"{hub.repo} has no folder {hub.prefix} at revision {hub.revision}")
+    if flag == "tokenizer":
+        check_kind(folder, flag, hub.name, ())
+        return Source(folder, hub.name, root.name)
+    known = (folder / CONFIG).exists() or (folder / MODEL_INDEX).exists()
+    if known:
+        check_kind(folder, flag, hub.name, ())
     # The folder of a snapshot has the name of its commit.
-    return Source(root / subfolder, f"{repo}/{subfolder}".rstrip("/"), root.name)
+    hub = hub._replace(revision=root.name)
+    names = list_files(hub, root)
+    if not known:
+        check_kind(folder, flag, hub.name, names)
+    weights = _choose(names, variant, hub.name)
+    if weights is None:
+        raise UserError(foreign.advice_on_names(names, hub.name) or f"no weights in {hub.name}; "
+                        f"accepted: {WEIGHT_NAMES}")  # fmt: skip
+    files = [f"{hub.prefix}{name}" for name in (weights.index, *weights.files) if name]
+    download(hub, [*files, *words])
+    return Source(folder, hub.name, root.name, weights.variant)
 
 
 def _advice_on_file(file: Path) -> str:
-    """Returns what to give in place of a file."""
+    """Returns what a file is, and what to give in place of it, as the end of a line."""
+    what = advice_on_file(file) if file.suffix == ".safetensors" else None
+    if what is None and (file.parent / CONFIG).exists() and list_weights(file_names(file.parent)):
+        return f"give its folder: {file.parent}"
+    if what := what or foreign.advice_on_file_name(file.name):
+        return f"it holds {what}"
     if (file.parent / CONFIG).exists():
         return f"give its folder: {file.parent}"
-    if file.suffix in (".safetensors", ".ckpt"):
-        return (
-            f"accepted: a folder with {CONFIG} and safetensors. To make one of a checkpoint in a "
-            "single file, load it in diffusers with StableDiffusionPipeline.from_single_file and "
-            "call save_pretrained(FOLDER)"
-        )
     return f"accepted: a folder with {CONFIG} and safetensors"
-
-
-def _download(text: str, repo: str, revision: str, prefix: str, names: tuple[str, ...]) -> Path:
-    """Downloads some files of a hub repository; returns the folder that holds them."""
-    from huggingface_hub import snapshot_download  # slow to import
-
-    patterns = [*(f"{prefix}{name}" for name in names), MODEL_INDEX, *SAMPLER_FILES]
-    try:
-        root = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # many libraries lie below
-        raise UserError(
-            f"{text}: there is no such folder, and the hub gives no such model: {_reason(error)}. "
-            f"Without a network, download {prefix}{CONFIG} and the safetensors beside it from "
-            f"{repo} at revision {revision}, and give the folder that holds them"
-        ) from error
-    if not (root / prefix).is_dir():
-        raise UserError(f"{repo} has no folder {prefix} at revision {revision}")
-    return root
-
-
-def _reason(error: Exception) -> str:
-    """Returns why the hub gave nothing, in a few words."""
-    from huggingface_hub import constants, errors
-
-    reasons = {
-        errors.HFValidationError: "it is no hub id ORG/NAME",
-        errors.GatedRepoError: "its owners ask for consent on its page; then `hf auth login`",
-        errors.RepositoryNotFoundError: "there is none of that name, or it is private",
-        errors.RevisionNotFoundError: "it has no such revision",
-        errors.LocalEntryNotFoundError: "no connection to it",
-    }
-    if constants.HF_HUB_OFFLINE:
-        reasons[errors.LocalEntryNotFoundError] = "HF_HUB_OFFLINE is set"
-    known = next((says for kind, says in reasons.items() if isinstance(error, kind)), None)
-    return known or f"{type(error).__name__}: {one_line(error)[:200]}"
 
 
 # ---- what a folder holds
 
 
-def check_kind(folder: Path, flag: str | None, name: str) -> None:
+def check_kind(folder: Path, flag: str | None, name: str, files: Sequence[str]) -> None:
     """Checks that a folder holds what a flag of `gen1 import` takes.
 
     Args:
       folder: the folder.
       flag: a name of `FLAGS`; None accepts anything.
       name: what the user called the folder.
+      files: the names of the files in it, or in its original on the hub.
 
     Raises:
       UserError: it holds something else; the line says what, and which folder nearby would do.
     """
-    if flag is None or (kind := kind_of(folder, flag)) in FLAGS[flag].kinds:
+    if flag is None:
         return
     option, (kinds, example) = _option(flag), FLAGS[flag]
     takes = f"{option} takes {_one_of(kinds)}, for example {example}"
+    kind = kind_of(folder, flag)
+    if kind in kinds:
+        config = read_json(folder / CONFIG) or {}
+        if flag != "tokenizer" and (what := foreign.quantised_by(config)):
+            raise UserError(f"{name} holds {what}")
+        if flag == "unet" and (what := foreign.special_unet(config)):
+            raise UserError(f"{name} holds {what}; {takes}")
+        return
     nearby = [Path(name) / each.relative_to(folder) for each in _fitting(_below(folder), flag)]
     if not nearby and (folder.parent / MODEL_INDEX).exists():
         beside = _fitting(_folders(folder.parent), flag)
@@ -216,15 +201,29 @@ def check_kind(folder: Path, flag: str | None, name: str) -> None:
     if kind:
         other = next((each for each, own in FLAGS.items() if kind in own.kinds), None)
         place = f"; {kind} is for {_option(other)}" if other else ""
-        raise UserError(f"{name} holds {kind}; {takes}{place}")
+        what = foreign.what_a_class_is(kind)
+        raise UserError(f"{name} holds {kind}{f', {what}' if what else ''}; {takes}{place}")
     if index := read_json(folder / MODEL_INDEX):
         raise UserError(
             f"{name} is a whole {pipeline_class(index)}, which has no such part; {takes}"
         )
-    if not any(folder.iterdir()):
+    if not files and not any(folder.iterdir()):
         raise UserError(f"{name} is an empty folder; {takes}")
+    if flag != "tokenizer" and (what := _without_config(folder, files)):
+        raise UserError(f"{name} {what}")
     missing = "tokenizer" if flag == "tokenizer" else f"model, with {CONFIG},"
     raise UserError(f"no {missing} in {name}; {takes}")
+
+
+def _without_config(folder: Path, files: Sequence[str]) -> str | None:
+    """Returns what a folder without config.json holds, as far as its files tell."""
+    for name in sorted(files, key=lambda name: not name.endswith(".safetensors")):
+        what = foreign.advice_on_file_name(name)
+        if what is None and name.endswith(".safetensors") and (folder / name).exists():
+            what = advice_on_file(folder / name)
+        if what:
+            return f"has no {CONFIG}, and {name} holds {what}"
+    return None
 
 
 def _fitting(folders: Iterable[Path], flag: str) -> list[Path]:

@@ -11,10 +11,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gen1_jax.config import resolve_paths
+from gen1_jax.diffusion.structure import LEVEL_CHANNELS
 from gen1_jax.errors import UserError
 from gen1_jax.models.config import list_fields
+from gen1_jax.pipeline import MODELS
 from gen1_jax.settings import show
 from gen1_jax.weights.folder import CONFIG, module_from_config, param_template, read_config
+from gen1_jax.weights.foreign import special_unet
 from gen1_jax.weights.merge import plan_merge
 from gen1_jax.weights.naming import MismatchError
 
@@ -65,7 +68,9 @@ def resolve_model(
     for key, value in changes.items():
         if isinstance(value, Mapping) and isinstance(first.get(key), Mapping):
             whole[key] = {**first[key], **value}
-    return module_from_config(whole, where=f"{name}: model like {folder}").to_config()
+    module = module_from_config(whole, where=f"{name}: model like {folder}")
+    _check_inputs(module, f"{name}: model like {folder}")
+    return module.to_config()
 
 
 def check_start(
@@ -95,6 +100,7 @@ def check_start(
             f"{name}: init_from {init_from} holds {type(there).__name__}; accepted: "
             f"{type(here).__name__}"
         )
+    _check_inputs(there, f"{name}: init_from {init_from}")
     own, other = list_fields(here), list_fields(there)
     differ = [key for key in own if own[key] != other[key] and key not in _NO_EFFECT]
     if not differ:
@@ -113,6 +119,28 @@ def check_start(
             f"the same, or 'model': {{'like': 'init_from'}}, which takes them from there "
             "(configs/own.py)"
         ) from error
+
+
+def _check_inputs(module: Any, what: str) -> None:
+    """Refuses a UNet whose input is neither latents nor latents, structure and its level.
+
+    Args:
+      module: the model.
+      what: how the error's line begins.
+
+    Raises:
+      UserError: it is a UNet of inpainting, of another depth model, or the like.
+    """
+    if type(module).__name__ != MODELS["unet"].kind:
+        return
+    image = module.out_channels
+    structured = 2 * image + LEVEL_CHANNELS
+    if module.in_channels not in (image, structured):
+        known = special_unet({"_class_name": "UNet2DConditionModel", **list_fields(module)})
+        raise UserError(
+            f"{what} is {known}; accepted: a UNet of {image} input channels, as of text-to-image "
+            f"models, or of {structured}, as of ours"
+        )
 
 
 def read_model_config(folder: str, *, name: str, read: ReadConfig) -> dict[str, Any]:

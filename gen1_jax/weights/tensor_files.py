@@ -17,11 +17,10 @@ from safetensors.numpy import save_file
 
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json, write_json
+from gen1_jax.weights.foreign import FLOATS, advice_on_embedding, advice_on_names, advice_on_tensors
+from gen1_jax.weights.variants import DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS, choose_weights
 
-DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
-TRANSFORMERS_WEIGHTS = "model.safetensors"
-# Files that torch.load reads. They may run any code.
-_PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
+WEIGHT_NAMES = f"{DIFFUSERS_WEIGHTS} or {TRANSFORMERS_WEIGHTS}, or the index of several"
 
 _FLOATS = {
     "F32": np.dtype(np.float32),
@@ -61,31 +60,35 @@ class TensorFiles(Mapping):
       files: the safetensors files.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, variant: str | None = None):
         """Reads the headers of the files.
+
+        Args:
+          folder: the model folder.
+          variant: see `find_weight_files`.
 
         Raises:
           UserError: there are no weights, a shard is missing, a file is cut off or does not fit
-            its header, or a tensor is of a type that we do not read.
+            its header, a tensor is of a type that we do not read, or the tensors are those of an
+            adapter or of another format.
         """
-        self.files = find_weight_files(folder)
+        self.files = find_weight_files(folder, variant)
         self._places: dict[str, _Place] = {}
         for file in self.files:
             for name, place in _read_header(file):
-                if place.dtype not in _FLOATS and place.dtype not in _INTEGERS:
-                    raise UserError(
-                        f"{file}: {name} is {place.dtype}; accepted: float32, float16, bfloat16"
-                    )
                 if name in self._places:
                     raise UserError(f"{file}: {name} is in {self._places[name].file.name} too")
                 self._places[name] = place
+        if what := advice_on_tensors(self.shapes, self._dtypes):
+            raise UserError(f"{folder} holds {what}")
+        for name, place in self._places.items():
+            if place.dtype not in _FLOATS and place.dtype not in _INTEGERS:
+                raise UserError(f"{place.file}: {name} is {place.dtype}; accepted: {FLOATS}")
 
     def __getitem__(self, name: str) -> np.ndarray:
         place = self._places[name]
         if place.dtype not in _FLOATS:
-            raise UserError(
-                f"{place.file}: {name} is {place.dtype}; accepted: float32, float16, bfloat16"
-            )
+            raise UserError(f"{place.file}: {name} is {place.dtype}; accepted: {FLOATS}")
         # The file is not memory-mapped, since pages that were read once would count as memory of
         # this process.
         try:
@@ -107,6 +110,10 @@ class TensorFiles(Mapping):
         """The shape of every tensor, from the headers."""
         return {name: place.shape for name, place in self._places.items()}
 
+    @property
+    def _dtypes(self) -> dict[str, str]:
+        return {name: place.dtype for name, place in self._places.items()}
+
 
 class ReportedTensors(Mapping):
     """Tensors that report each reading, for a progress bar."""
@@ -126,29 +133,35 @@ class ReportedTensors(Mapping):
         return len(self._tensors)
 
 
-def find_weight_files(folder: Path) -> list[Path]:
+def find_weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     """Returns the safetensors files of a model folder: one, or those that its index lists.
+
+    Args:
+      folder: the model folder.
+      variant: the variant to read; None takes the plain weights, or else the only variant.
 
     Raises:
       UserError: there are none, or the index is damaged or points outside of the folder.
     """
-    for name in (DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS):
-        if (folder / name).exists():
-            return [folder / name]
-        index = folder / f"{name}.index.json"
-        if index.exists():
-            return [folder / shard for shard in _read_index(index)]
-    pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
-    if pickled:
-        raise UserError(
-            f"{folder} holds pickled weights only ({pickled[0]}), which can run any code when "
-            "read; accepted: safetensors. Convert them once, where you trust them: load the model "
-            "in diffusers or transformers and call save_pretrained(FOLDER)"
-        )
-    raise UserError(
-        f"no weights in {folder}; accepted: {DIFFUSERS_WEIGHTS} or {TRANSFORMERS_WEIGHTS}, "
-        "or the index of several"
-    )
+    names = file_names(folder)
+    weights = choose_weights(names, variant, str(folder))
+    if weights and weights.index:
+        return [folder / shard for shard in _read_index(folder / weights.index)]
+    if weights:
+        return [folder / file for file in weights.files]
+    if what := advice_on_names(names, str(folder)):
+        raise UserError(what)
+    others = [name for name in names if name.endswith(".safetensors")]
+    there = f"; {others[0]} is there" if others else ""
+    raise UserError(f"no weights in {folder}; accepted: {WEIGHT_NAMES}{there}")
+
+
+def file_names(folder: Path) -> list[str]:
+    """Returns the names of what a folder holds; none if there is no such folder."""
+    try:
+        return sorted(each.name for each in folder.iterdir() if each.exists())
+    except OSError:
+        return []
 
 
 def _read_index(index: Path) -> list[str]:
@@ -163,6 +176,18 @@ def _read_index(index: Path) -> list[str]:
                 f"{index} lists {shard!r}; accepted: safetensors files beside the index"
             )
     return sorted(set(shards.values()))
+
+
+def advice_on_file(file: Path) -> str | None:
+    """Returns what a single safetensors file holds, if it is a kind that we know and do not read.
+
+    Raises:
+      UserError: it is no whole safetensors file.
+    """
+    places = dict(_read_header(file))
+    shapes = {name: place.shape for name, place in places.items()}
+    dtypes = {name: place.dtype for name, place in places.items()}
+    return advice_on_tensors(shapes, dtypes) or advice_on_embedding(shapes)
 
 
 def _read_header(file: Path) -> Iterator[tuple[str, _Place]]:

@@ -1,6 +1,5 @@
 """`gen1 import`: every part at once, from disk or the hub; wrong input is refused by name."""
 
-import importlib
 import json
 import shutil
 
@@ -23,7 +22,7 @@ from gen1_jax.tokenizer import load_tokenizer
 from gen1_jax.weights.folder import load_model
 from gen1_jax.weights.importing import import_part
 from gen1_jax.weights.naming import params_to_state_dict
-from gen1_jax.weights.public import FLAGS, _reason, find_source
+from gen1_jax.weights.public import FLAGS, find_source
 
 
 @pytest.fixture(scope="module")
@@ -318,71 +317,3 @@ def test_stopped_halfway_nothing_stays(public, tmp_path, existing):
     with pytest.raises(KeyboardInterrupt):
         import_part("vae", find_source(str(public / "vae")), run, stop)
     assert len(read) == 5 and contents(run) == before
-
-
-# ---- the hub
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """An empty cache of downloads, and no network (HF_HUB_OFFLINE, of conftest.py)."""
-    constants = importlib.import_module("huggingface_hub.constants")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
-
-
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        (
-            "nobody/nothing",
-            "config.json .* nobody/nothing at revision main",
-        ),
-        (
-            "nobody/nothing/unet",
-            "unet/config.json .* nobody/nothing at revision main",
-        ),
-        (
-            "nobody/nothing@fp16",
-            "config.json .* nobody/nothing at revision fp16",
-        ),
-        (
-            "nobody/nothing/a/unet@refs/pr/1",
-            "a/unet/config.json .* at revision refs/pr/1",
-        ),
-        ("nobody/no--thing", "it is no hub id"),
-    ],
-)
-def test_without_network_it_says_what_to_download(hub, tmp_path, capsys, model, words):
-    command = (tmp_path / "runs" / "new", "--unet", model)
-    (tmp_path / "runs").mkdir()
-    line = refused(capsys, *command, words=words)
-    assert line.startswith(f"gen1: {model}: there is no such folder, and the hub ")
-    assert "HF_HUB_OFFLINE is set" in line or "no hub id" in line
-
-
-def test_a_missing_connection_is_said(monkeypatch):
-    from huggingface_hub import constants, errors
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    assert _reason(errors.LocalEntryNotFoundError("…")) == "no connection to it"
-    assert _reason(ConnectionResetError("by the other side")).startswith("ConnectionResetError: by")
-
-
-def test_what_the_hub_s_cache_holds_is_imported(hub, public, tmp_path, capsys):
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    cache = hub / "models--someone--diffusion"
-    (cache / "refs").mkdir(parents=True)
-    (cache / "refs" / "main").write_text(commit)
-    for part in ("unet", "vae", "scheduler"):
-        shutil.copytree(public / part, cache / "snapshots" / commit / part)
-    run = tmp_path / "run"
-    gen1(capsys, run, "--unet", "someone/diffusion/unet", "--vae", "someone/diffusion/vae@main")
-    assert_bits(weights_of(run / "unet" / "model"), weights_of(public / "unet"))
-    assert_bits(weights_of(run / "autoencoder" / "model"), weights_of(public / "vae"))
-    record = json.loads((run / "unet" / "import.json").read_text())
-    assert (record["source"], record["revision"]) == ("someone/diffusion/unet", commit)
-    assert record["prediction_type"] == "epsilon"
-    command = (tmp_path / "other" / "run", "--prior", "someone/diffusion/prior")
-    (tmp_path / "other").mkdir()
-    refused(capsys, *command, words="someone/diffusion has no folder prior/ at revision main")
