@@ -96,7 +96,7 @@ def find_source(text: str, flag: str | None = None, variant: str | None = None) 
     if folder.is_dir():
         names = file_names(folder)
         check_kind(folder, flag, str(folder), names)
-        weights = _choose(names, variant, str(folder))
+        weights = None if flag == "tokenizer" else _choose(names, variant, str(folder))
         return Source(folder, str(folder), None, weights and weights.variant)
     if folder.exists():
         raise UserError(f"{text} is a file; {_advice_on_file(folder)}")
@@ -207,7 +207,7 @@ def check_kind(folder: Path, flag: str | None, name: str, files: Sequence[str]) 
         raise UserError(
             f"{name} is a whole {pipeline_class(index)}, which has no such part; {takes}"
         )
-    if not files and not any(folder.iterdir()):
+    if not files and not file_names(folder):
         raise UserError(f"{name} is an empty folder; {takes}")
     if flag != "tokenizer" and (what := _without_config(folder, files)):
         raise UserError(f"{name} {what}")

@@ -59,9 +59,8 @@ def test_every_float_is_read_as_float32_exactly(tmp_path, letters):
     assert tensors["w"].dtype == tensors["scalar"].dtype == np.float32
     np.testing.assert_array_equal(tensors["w"], stored.astype(np.float32))
     assert tensors["scalar"].shape == () and tensors["scalar"] == np.float32(scalar)
-    numbers = ~np.isnan(
-        tensors["w"]
-    )  # cast back to their own type, they show that nothing was rounded
+    # Cast back to their own type, the numbers show that nothing was rounded.
+    numbers = ~np.isnan(tensors["w"])
     assert tensors["w"][numbers].astype(dtype).tobytes() == stored[numbers].tobytes()
 
 
@@ -197,16 +196,7 @@ def test_a_shard_is_written_before_the_next_is_read(tmp_path):
         __iter__, __len__ = TENSORS.__iter__, TENSORS.__len__
 
     write(tmp_path, Watched(), max_shard_bytes=47)
-    assert list(Watched.seen.values()) == [
-        1,
-        1,
-        0,
-        1,
-        2,
-        2,
-        2,
-        2,
-    ]  # see the shards of the test above
+    assert list(Watched.seen.values()) == [1, 1, 0, 1, 2, 2, 2, 2]  # the shards of the test above
 
 
 # ---- other libraries
@@ -403,6 +393,5 @@ def test_pickles_are_refused_with_the_way_out(tmp_path, name):
 
 def test_no_weights_at_all(tmp_path):
     (tmp_path / "README.md").write_text("soon")
-    (tmp_path / "flax_model.msgpack").write_bytes(b"\0")
     refused(tmp_path, f"no weights in .*; accepted: {DIFFUSERS_WEIGHTS} or {TRANSFORMERS_WEIGHTS}")
     refused(tmp_path / "nowhere", "no weights in .*nowhere")
