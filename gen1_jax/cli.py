@@ -5,6 +5,7 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import io
 import os
 import sys
 import warnings
@@ -135,6 +136,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs a subcommand and returns the exit code."""
     warnings.showwarning = _show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     _silence_false_alarms()
     parser = make_parser()
     try:

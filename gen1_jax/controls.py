@@ -9,6 +9,7 @@ import numpy as np
 from gen1_jax.diffusion.structure import NUM_LEVELS
 from gen1_jax.errors import UserError
 from gen1_jax.settings import closest, show
+from gen1_jax.text import check_text
 
 # Earlier names of keywords → the names now, which are those of the flags.
 OLDER_NAMES = {"num_steps": "steps", "depth": "structure_map"}
@@ -119,7 +120,7 @@ def check_prompts(prompts: Any) -> None:
             raise UserError(
                 f"the prompt is {show(prompt)} ({type(prompt).__name__}); a text is accepted"
             )
-        if not prompt.strip():
+        if not check_text(prompt, "the prompt").strip():
             raise UserError(
                 "the prompt is empty; say what the video should look like, or give an image"
             )

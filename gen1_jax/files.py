@@ -147,7 +147,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
       UserError: the file cannot be read, or holds no object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:

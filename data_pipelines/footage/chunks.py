@@ -26,6 +26,7 @@ from gen1_jax.data_pipelines.footage.keys import hash_clip, hash_image, name_spl
 from gen1_jax.data_pipelines.footage.outcomes import Outcome
 from gen1_jax.errors import WritingFailed, one_line
 from gen1_jax.files import read_json, replacing, write_json
+from gen1_jax.text import REPLACED, mend_text
 from gen1_jax.video.sources import Unreadable
 
 
@@ -97,7 +98,8 @@ def _ingest(each: Input, job: Job, chunk: _ChunkWriter) -> None:
             raise Unreadable(each.refused, "")
         if not os.path.lexists(path):
             raise Unreadable("missing", "")
-        caption = find_caption(path) if each.caption is None else each.caption
+        caption = find_caption(path) if each.caption is None else mend_text(each.caption)
+        outcome.caption_mended = REPLACED in caption
         if images:
             try:
                 data = path.read_bytes()
@@ -132,7 +134,8 @@ def _ingest_tar(each: Input, path: Path, job: Job, chunk: _ChunkWriter) -> None:
             return
         empty = False
         name = f"{each.path}/{key}"
-        with chunk.outcome(name):
+        with chunk.outcome(name) as outcome:
+            outcome.caption_mended = REPLACED in caption
             if refused:
                 raise Unreadable(refused, "")
             if image is None:

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gen1_jax.errors import UserError, one_line
+from gen1_jax.text import decode_text, find_undecodable, mend_text
 from gen1_jax.video.sources import natural_key
 
 MANIFESTS = (".csv", ".jsonl", ".parquet")
@@ -191,16 +192,18 @@ def find_caption(path: Path) -> str:
 def read_caption(texts: dict[str, bytes]) -> str:
     """Returns the content of a `.txt` file, or else `caption` of a `.json` file, or else "".
 
+    U+FFFD stands for what is no Unicode.
+
     Args:
       texts: contents of the files beside an input, by suffix.
     """
     if ".txt" in texts:
-        return texts[".txt"].decode("utf-8", "replace").strip()
+        return decode_text(texts[".txt"]).strip()
     try:
-        caption = json.loads(texts.get(".json", b"{}"))["caption"]
+        caption = json.loads(decode_text(texts.get(".json", b"{}")))["caption"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
-    return caption.strip() if isinstance(caption, str) else ""
+    return mend_text(caption).strip() if isinstance(caption, str) else ""
 
 
 # ---- folders
@@ -344,6 +347,7 @@ def _rows(file: Path) -> Iterator[dict]:
             for batch in table.iter_batches(columns=columns):
                 yield from batch.to_pylist()
             return
+        # Without `newline`, a quoted field of CSV keeps its line ends.
         with file.open(encoding="utf-8-sig", newline="") as lines:
             if kind == ".csv":
                 yield from csv.DictReader(lines)
@@ -356,5 +360,8 @@ def _rows(file: Path) -> Iterator[dict]:
                     yield row
     except UserError:
         raise
+    except UnicodeDecodeError as error:
+        where = "" if kind == ".parquet" else f", {find_undecodable(file)}; save it as UTF-8"
+        raise UserError(f"{file}{where or f': {one_line(error)}'}; {ACCEPTED}") from error
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are these two
         raise UserError(f"{file}: not a manifest: {one_line(error)}; {ACCEPTED}") from error

@@ -51,12 +51,14 @@ class Outcome:
       dropped: for each reason, the number of shots, clips or images dropped for it. An input that
         cannot be read has one reason, with the number 1.
       note: a few words on what else there is to know.
+      caption_mended: whether its caption holds U+FFFD, which stands for what is no Unicode.
     """
 
     path: str
     kept: int = 0
     dropped: Counter[str] = dataclasses.field(default_factory=Counter)
     note: str = ""
+    caption_mended: bool = False
 
     @property
     def reason(self) -> str | None:

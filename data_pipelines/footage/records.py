@@ -17,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from gen1_jax.errors import UserError
+from gen1_jax.text import name_of
 from gen1_jax.video.io import write_h264
 
 _FPS = Fraction(8)  # rate at which players show the film; the true times are in `times`
@@ -77,7 +78,7 @@ def encode_clip(
         "video": _encode_video(frames, crf),
         "times": np.asarray(times, "<f8").tobytes(),
         "caption": caption.encode(),
-        "source": source.encode(),
+        "source": name_of(source).encode(),
         "start": np.int64(start),
     }
 
@@ -117,7 +118,7 @@ def encode_image(
     return {
         "image": buffer.getvalue(),
         "caption": caption.encode(),
-        "source": source.encode(),
+        "source": name_of(source).encode(),
     }
 
 

@@ -35,7 +35,7 @@ def count(job: Job, num_chunks: int) -> dict:
     `records_dropped` counts shots, clips and images that were read and are not wanted, including
     those of inputs that are used.
     """
-    used = damaged = kept = 0
+    used = damaged = kept = mended = 0
     dropped: Counter[str] = Counter()
     unwanted: Counter[str] = Counter()
     splits: dict[str, Counter[str]] = {}
@@ -43,6 +43,7 @@ def count(job: Job, num_chunks: int) -> dict:
         for fields in final["outcomes"]:
             outcome = Outcome.from_json(fields)
             kept += outcome.kept
+            mended += outcome.caption_mended
             if outcome.kept:
                 used += 1
                 damaged += outcome.note.startswith("damaged")
@@ -63,6 +64,7 @@ def count(job: Job, num_chunks: int) -> dict:
         "dropped": _in_order(dropped),
         "records": kept,
         "records_dropped": _in_order(unwanted),
+        "captions_mended": mended,
         "splits": {split: dict(splits[split]) for split in sorted(splits)},
     }
 
@@ -80,6 +82,9 @@ def format_report(report: dict) -> str:
         rows.append(("    of them damaged", report["used_though_damaged"], "what is whole is used"))
     for reason, number in report["dropped"].items():
         rows.append((f"  dropped: {reason}", number, REASONS[reason]))
+    if report.get("captions_mended"):
+        note = "characters that are no UTF-8 became U+FFFD; `inputs.jsonl` says where"
+        rows.append(("captions mended", report["captions_mended"], note))
     rows.append((noun, report["records"], ""))
     for split, numbers in report["splits"].items():
         size = numbers["bytes"] / numbers["records"] / 1000

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
 from gen1_jax.errors import UserError
+from gen1_jax.text import check_text, name_of
 
 HELP = "edit a video with a prompt or a picture"
 
@@ -163,7 +164,7 @@ def run(args) -> None:
     if "structure" in outputs:
         write_map(outputs["structure"], edit.structure, video.fps, overwrite=args.overwrite)
     if "preview" in outputs:
-        label = args.prompt or f"edit like {args.image.name}"
+        label = args.prompt or f"edit like {name_of(args.image.name)}"
         clips = {
             "source": edit.source,
             f"structure, level {args.structure_level}": pictures.colour_depth(
@@ -198,7 +199,7 @@ def check_arguments(args) -> dict[str, Path]:
             raise UserError(f"--{name} {value}; {least} or more is accepted")
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed {args.seed}; 0 to {2**32 - 1} are accepted")
-    if args.prompt is not None and not args.prompt.strip():
+    if args.prompt is not None and not check_text(args.prompt, "--prompt").strip():
         raise UserError("--prompt is empty; say what the video should look like, or give --image")
     inputs = {"INPUT": args.input, "--image": args.image, "--structure-map": args.structure_map}
     for name, path in inputs.items():

@@ -120,6 +120,7 @@ def import_parts(args, given: list[str]) -> None:
     from gen1_jax.models.clip import with_end_token
     from gen1_jax.pipeline import MODELS
     from gen1_jax.weights import importing
+    from gen1_jax.weights.prior_scale import read_clamp
     from gen1_jax.weights.public import TOWERS, find_source, tokenizer_files
 
     parts = [part for part in MODELS if part in given]
@@ -159,6 +160,11 @@ def import_parts(args, given: list[str]) -> None:
         with byte_bar(f"import {each.part}", each.nbytes, not args.no_progress) as bar:
             imported = importing.write_part(each, args.output, bar)
         report(each.part, imported, args.variant)
+        if each.part == "prior" and read_clamp(each.source.folder) is None:
+            print(
+                "prior: no UnCLIPScheduler lies beside it; its sampler clamps to 5, as Karlo's "
+                "does, unless the pipeline's settings.prior.clamp says more (Kandinsky 2.1: 10)"
+            )
     if tokenizer:
         importing.import_tokenizer(tokenizer, args.output)
         print(f"tokenizer: {args.output / 'tokenizer'}")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gen1_jax.errors import UserError, one_line
+from gen1_jax.errors import UserError
+from gen1_jax.text import check_text, read_lines
 from gen1_jax.video.io import read_video
 from gen1_jax.video.pace import Pace
 
@@ -132,13 +133,7 @@ def file_items(
       UserError: naming the line that is wrong.
     """
     items = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read as a prompt file: {one_line(error)}; accepted: lines of "
-            '{"video": PATH, "prompt": TEXT}'
-        ) from None
+    lines = read_lines(path, 'a prompt file, lines of {"video": PATH, "prompt": TEXT},')
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -152,6 +147,8 @@ def file_items(
             ) from None
         if not isinstance(video, str) or not isinstance(prompt, str) or not prompt.strip():
             raise UserError(f"{path}, line {number}: video and prompt must be texts, not empty")
+        for key in ("video", "prompt"):
+            check_text(entry[key], f"{path}, line {number}: {key}")
         try:
             clip = read_video(
                 path.parent / video, num_frames=num_frames, stride=stride, start=start, size=size

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import time
 import zlib
 
@@ -82,8 +83,11 @@ def test_images_of_every_kind(tmp_path):
     (root / "deep" / "exact.jpg").write_bytes(jpeg(picture(9, 40, 52)))
     (root / "wrong_suffix.txt.jpg").write_bytes(png(whole))
     (root / "palette.png").write_bytes(png(Image.fromarray(picture(10)).quantize(64)))
-    (root / "wide.txt").write_text("a wide picture\n")
-    (root / "alpha.json").write_text(json.dumps({"caption": "half of it", "width": 64}))
+    latin = os.fsdecode(b"na\xefve.jpg")  # a name that is no UTF-8
+    (root / latin).write_bytes(jpeg(picture(13)))
+    (root / "wide.txt").write_bytes("\ufeffa wide picture\n".encode())
+    (root / "cmyk.txt").write_bytes(b"caf\xe9")
+    (root / "alpha.json").write_text(json.dumps({"caption": "half\ud83d of it", "width": 64}))
     bad = {
         "small.png": ("too small", png(picture(11, 30, 64))),
         "long.png": ("too little kept", png(picture(13, 40, 200))),
@@ -100,8 +104,14 @@ def test_images_of_every_kind(tmp_path):
     report, rows, found = run(root, tmp_path / "out", validation_fraction=0.3)
     reasons = {name: reason for name, (reason, _) in bad.items()} | {"film.mp4": "not an image"}
     assert {name: row["reason"] for name, row in rows.items() if row["reason"]} == reasons
-    assert report["inputs"] == len(rows) == 9 + len(reasons)
-    assert report["used"] == len(found) == 9
+    assert report["inputs"] == len(rows) == 10 + len(reasons)
+    assert report["used"] == len(found) == 10
+    assert report["captions_mended"] == 2
+    assert {name for name, row in rows.items() if row["caption_mended"]} == {
+        "alpha.png",
+        "cmyk.jpg",
+    }
+    assert psnr(found["na\\xefve.jpg"][1]["frames"][0], resized(picture(13), 40, 40)) > 26
     assert len({split.split("_")[0] for split, _, _ in found.values()}) == 2
 
     def frame(name):
@@ -123,7 +133,8 @@ def test_images_of_every_kind(tmp_path):
     assert found["deep/exact.jpg"][2] == (root / "deep" / "exact.jpg").read_bytes()
     assert frame("deep/exact.jpg").shape == (40, 52, 3)
     captions = {name: image["caption"] for name, (_, image, _) in found.items() if image["caption"]}
-    assert captions == {"wide.jpg": "a wide picture", "alpha.png": "half of it"}
+    mended = {"alpha.png": "half\ufffd of it", "cmyk.jpg": "caf\ufffd"}
+    assert captions == {"wide.jpg": "a wide picture", **mended}
 
 
 def resized(array, height, width):
@@ -323,13 +334,15 @@ def test_the_data_may_lie_within_the_source(tmp_path):
         ("a.jsonl", "nonsense\n", "not a manifest"),
         ("a.jsonl", '{"path": "x.jpg", "caption": 3}\n', "is not text"),
         ("a.parquet", "nonsense", "not a manifest"),
+        ("a.csv", "path\nx.jpg\n\udcfc.jpg\n", "a.csv, line 3: byte 0xfc is no UTF-8; save it"),
+        ("a.jsonl", '{"path": "\udcfc"}\n', "a.jsonl, line 1: byte 0xfc is no UTF-8; save it"),
         ("b", None, "no such file or folder"),
         ("*.jpg", None, "matches nothing"),
     ],
 )
 def test_sources_that_are_refused(tmp_path, name, content, says):
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, errors="surrogateescape")
     with pytest.raises(UserError, match=says) as caught:
         ingest(str(tmp_path / name), tmp_path / "out", SETTINGS, progress=False)
     assert "\n" not in str(caught.value)
