@@ -24,7 +24,7 @@ from gen1_jax.depth_settings import (
     read_depth_settings,
 )
 from gen1_jax.errors import UserError
-from gen1_jax.models.prior import SCALE
+from gen1_jax.models.prior import SCALE, read_own
 from gen1_jax.pipeline import ENCODERS
 from gen1_jax.settings import to_dict
 from gen1_jax.weights import prior_scale
@@ -189,7 +189,7 @@ def _fill_scale(
     """
     earlier = None
     if begun:
-        earlier = {SCALE: "content", **begun}
+        earlier = {SCALE: "content", **read_own(begun)}
     elif config.init_from:
         earlier = read_model_config(config.init_from, name=config.name, read=read)
     return prior_scale.fill_config(model, config.model.to_dict(), earlier)

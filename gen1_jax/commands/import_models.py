@@ -160,7 +160,7 @@ def import_parts(args, given: list[str]) -> None:
         with byte_bar(f"import {each.part}", each.nbytes, not args.no_progress) as bar:
             imported = importing.write_part(each, args.output, bar)
         report(each.part, imported, args.variant)
-        if each.part == "prior" and read_clamp(each.source.folder) is None:
+        if each.part == "prior" and read_clamp(each.sources[0].folder) is None:
             print(
                 "prior: no UnCLIPScheduler lies beside it; its sampler clamps to 5, as Karlo's "
                 "does, unless the pipeline's settings.prior.clamp says more (Kandinsky 2.1: 10)"
