@@ -17,6 +17,9 @@ from gen1_jax.files import read_json
 from gen1_jax.weights.folder import module_from_config, read_config
 from gen1_jax.weights.starting import ReadConfig, read_model_config
 
+_NO_PACE = "the pace of training is not known, so edits take neighbouring frames"
+_GIVE_PACE = "settings.stride and settings.frame_rate give it"
+
 
 def resolve_pipeline(config: ConfigDict, read: ReadConfig = read_config) -> ConfigDict:
     """Returns the config of a pipeline with what the data of training decide.
@@ -51,12 +54,12 @@ def resolve_pipeline(config: ConfigDict, read: ReadConfig = read_config) -> Conf
     except UserError as error:
         if needed:
             raise
-        warnings.warn(
-            f"the pace of training is not known, so edits take neighbouring frames: {error}; or "
-            "give settings.stride and settings.frame_rate",
-            stacklevel=2,
-        )
+        warnings.warn(f"{_NO_PACE}: {error}; {_GIVE_PACE}", stacklevel=2)
         return config
+    pace = read_pace(data)
+    if n > 1 and not pace and is_open("stride"):
+        why = f"{data.folder} does not say it, because an earlier version encoded it"
+        warnings.warn(f"{_NO_PACE}: {why}; {_GIVE_PACE}", stacklevel=2)
     vae = module_from_config(read_model_config(config.folders.vae, name="pipeline", read=read))
     factor = 2 ** (len(vae.block_out_channels) - 1)
 
@@ -69,7 +72,7 @@ def resolve_pipeline(config: ConfigDict, read: ReadConfig = read_config) -> Conf
         "size": size,
         "num_frames": n,
         "sizes": tuple(dict.fromkeys([tuple(size), *images])),
-        **read_pace(data),
+        **pace,
     }
     for name, value in found.items():
         if is_open(name):

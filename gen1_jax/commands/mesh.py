@@ -25,8 +25,8 @@ def add_device_arguments(parser, mesh: str = "") -> None:
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="type that the models compute in (float32); bfloat16 halves their memory and suits "
-        "accelerators",
+        help="type that the models compute in (float32); bfloat16 suits accelerators and needs "
+        "less memory, though weights stay float32",
     )
 
 
