@@ -59,6 +59,7 @@ def count(images: bool) -> dict[str, float]:
     import jax.numpy as jnp
 
     from gen1_jax.aot import programs
+    from gen1_jax.depth_settings import read_depth_settings
     from gen1_jax.distributed import make_mesh
     from gen1_jax.flops import count_flops
     from gen1_jax.resolve import describe_models
@@ -72,7 +73,9 @@ def count(images: bool) -> dict[str, float]:
         config = make_config(form)
         module = make_module(config.model.to_dict(), name=config.name, dtype=config.dtype)
         models = describe_models(config.frozen, lambda part: load_config(f"paper:{part}"))
-        conditioner, encoder_params = programs.describe_encoders(models, jnp.bfloat16, mesh)
+        conditioner, encoder_params = programs.describe_encoders(
+            models, jnp.bfloat16, mesh, read_depth_settings(config.to_dict(), config.name)
+        )
         loss = make_objective("diffusion", module, conditioner, config.loss.to_dict()).loss
         step = jax.value_and_grad(loss, has_aux=True)
         params = param_template(module)
