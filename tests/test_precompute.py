@@ -245,6 +245,15 @@ def test_footage_is_read_encoded_as_it_is_read_raw(micro_run, quick, footage, tm
     cut = pytest.warns(UserWarning, match="clips/train: 16×24 .*, 33 % cut off → 8×8 .data.size")
     with pytest.raises(UserError, match=r"begun with data .*\[16, 24\].* now it is"), cut:
         encode_footage(micro_run, footage, tmp_path, precision="float32", size=(8, 8))
+    # A folder of an earlier version does not say how depth was estimated, and is taken as it is.
+    for path in tmp_path.glob("*/*/meta.json"):
+        meta = json.loads(path.read_text())
+        assert meta.pop("depth")["resizing"] == "shorter_side"
+        path.write_text(json.dumps(meta))
+    options = {"precision": "float32", "depth.resizing": "minimal"}
+    encode_footage(micro_run, footage, tmp_path, **options)
+    with pytest.raises(UserError, match=r"begun with depth .*shorter_side.* now it is .*0\.5"):
+        encode_footage(micro_run, footage, tmp_path, **options, **{"depth.range": (0.0, 0.5)})
     shared = {"batch_size": 2, "image_batch_size": 3, "image_fraction": 0.5, "num_frames": 4}
     shared |= {"levels": (0, 2, 5), "num_threads": 0}
     raw = {"form": "footage", "folder": str(footage), "random_crop": False}
