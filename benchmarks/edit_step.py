@@ -161,13 +161,16 @@ class Torch:
         def put(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(array).to(device)
 
+        def as_video(array: np.ndarray) -> torch.Tensor:  # [n h w 4] → [b=1 4 n h w]
+            return put(array).permute(3, 0, 1, 2)[None]
+
         self.step = partial(
             Gen1Pipeline.guided_prediction,
             SimpleNamespace(unet=unet),
-            put(inputs.latents),
+            as_video(inputs.latents),
             torch.tensor(TIMESTEP, device=device),
             put(inputs.content[None]),
-            put(inputs.structure),
+            as_video(inputs.structure),
             LEVEL,
             TEMPORAL_SCALE,
             GUIDANCE_SCALE,
@@ -177,7 +180,7 @@ class Torch:
         """Returns the prediction `[n h w 4]` on the host."""
         if threads is not None:
             torch.set_num_threads(threads)
-        return self.step().cpu().numpy()
+        return self.step()[0].permute(1, 2, 3, 0).cpu().numpy()
 
 
 def make_torch_unet(module: VideoUNet, state_dict: dict[str, torch.Tensor]) -> TorchUNet:

@@ -97,6 +97,16 @@ def editor(micro_run):
         yield VideoEditor.load(micro_run / "pipeline")
 
 
+@pytest.fixture(scope="module")
+def exported(micro_run, tmp_path_factory):
+    """The micro pipeline as `gen1 export` writes it."""
+    from gen1_jax.weights.exporting import export_pipeline
+
+    folder = tmp_path_factory.mktemp("exported") / "pipeline"
+    export_pipeline(micro_run / "pipeline", folder)
+    return folder
+
+
 @pytest.fixture
 def pipeline(editor, micro_run, monkeypatch, quick):
     """The micro pipeline's folder, of which a command loads the shared editor."""

@@ -1,7 +1,7 @@
 """From a pipeline folder to PyTorch: a diffusers pipeline that needs neither jax nor this project.
 
     unet/ (with its own source file) vae/ image_encoder/ text_encoder/ tokenizer/ depth_estimator/
-    prior/ scheduler/ pipeline.py model_index.json README.md
+    prior/ scheduler/ pipeline.py gen1_*.py model_index.json README.md
 
 Tensors are copied from file to file, with one shard in memory at a time.
 """
@@ -97,7 +97,8 @@ def export_pipeline(
         shutil.copytree(source / "tokenizer", new / "tokenizer")
         write_index(new, settings, read_config(source / "prior"))
         shutil.copyfile(_SOURCES / "video_unet.py", new / "unet" / "video_unet.py")
-        shutil.copyfile(_SOURCES / "pipeline.py", new / "pipeline.py")
+        for path in (_SOURCES / "pipeline.py", *_SOURCES.glob("gen1_*.py")):
+            shutil.copyfile(path, new / path.name)
         card = model_card(settings, counts, dtype, origin)
         (new / "README.md").write_text(card, encoding="utf-8")
     return counts
@@ -144,21 +145,27 @@ from diffusers.utils import export_to_video, load_video
 
 folder = "."  # this folder
 pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
-frames = load_video("clip.mp4")[:{settings["num_frames"]}]
-edit = pipe(frames, prompt="…", height={height}, width={width})
-export_to_video(list(edit.frames), "out.mp4", fps=8)
+video = load_video("clip.mp4")[:{settings["num_frames"]}]
+edit = pipe(video, prompt="…")
+export_to_video(edit.frames[0], "out.mp4", fps=8)
 ```
 
 | control | argument | |
 |---|---|---|
 | structure | `structure_level` | 0 keeps every detail of the depth, 7 keeps nearly nothing |
-| time | `temporal_scale` | above 1 is smoother over time, 0 predicts the base of each frame alone |
+| time | `temporal_scale` | above 1 is smoother over time; `per_frame=True` leaves time out |
 | content | `guidance_scale` | how strictly prompt or picture are followed; default {
         settings["guidance_scale"]
     } |
 
-The model was trained on clips of {settings["num_frames"]} frames at {height} x {width}. The weights
-are {dtype}. The UNet's weights are {origin}.
+The other arguments are those of diffusers' video pipelines, such as `negative_prompt`, `generator`,
+`output_type`, `callback_on_step_end` and lists of prompts or videos; `help(pipe.__call__)` says
+them. Every scheduler of diffusion serves that is made by `from_config(pipe.scheduler.config)`.
+`enable_model_cpu_offload()` and `enable_sequential_cpu_offload()` work.
+
+The model was trained on clips of {settings["num_frames"]} frames at {height} x {width}. Videos are
+scaled and cropped to the size of training that is nearest in shape, unless `height` and `width` are
+given. The weights are {dtype}. The UNet's weights are {origin}.
 
 | model | parameters |
 |---|---|

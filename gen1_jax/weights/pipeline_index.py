@@ -26,6 +26,17 @@ _FIXED_SCHEDULE = {
 }
 _PRIOR_SETTINGS = ("num_steps", "guidance_scale", "clamp")
 _PLAIN_SETTINGS = ("size", "num_frames", "guidance_scale")
+# Settings that earlier pipelines lack.
+_LATER_SETTINGS = ("sizes", "stride", "frame_rate", "depth")
+# What says to any scheduler of diffusers which process the UNet was trained for.
+_TRAINED_SCHEDULE = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "rescale_betas_zero_snr",
+    "prediction_type",
+)
 
 
 def write_index(folder: Path, settings: Mapping[str, Any], prior: Mapping[str, Any]) -> None:
@@ -64,6 +75,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         return {
             **read_schedule(scheduler),
             **{name: index[name] for name in _PLAIN_SETTINGS},
+            **{name: index[name] for name in _LATER_SETTINGS if index.get(name) is not None},
             "prior": {name: index[f"prior_{name}"] for name in _PRIOR_SETTINGS},
         }
     except KeyError as error:
@@ -72,7 +84,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def model_index(settings: Mapping[str, Any], prior: Mapping[str, Any]) -> dict[str, Any]:
     """Returns model_index.json: the class of each part, and the settings of the pipeline."""
-    sampling = dict(settings["prior"])
+    sampling, schedule = dict(settings["prior"]), scheduler_config(settings)
     if sampling.get("clamp") is None:
         sampling["clamp"] = read_own(prior).get(CLAMP, 5.0)
     return {
@@ -81,6 +93,8 @@ def model_index(settings: Mapping[str, Any], prior: Mapping[str, Any]) -> dict[s
         **{folder: place for part in PARTS.values() for folder, place in part.exported.items()},
         "scheduler": ("diffusers", "DDIMScheduler"),
         **{name: settings[name] for name in _PLAIN_SETTINGS},
+        **{name: settings[name] for name in _LATER_SETTINGS if settings.get(name) is not None},
+        "trained_schedule": {name: schedule[name] for name in _TRAINED_SCHEDULE},
         **{f"prior_{name}": sampling[name] for name in _PRIOR_SETTINGS},
     }
 

@@ -6,32 +6,37 @@
 
     pipe = DiffusionPipeline.from_pretrained(DIR, custom_pipeline=DIR, trust_remote_code=True)
     edit = pipe(load_video("clip.mp4")[:8], prompt="a blue ball over snow", structure_level=1)
-    export_to_video(edit.frames, "out.mp4", fps=8)
+    export_to_video(edit.frames[0], "out.mp4", fps=8)
 
-The file needs torch, diffusers and transformers only. Letters in shapes: b batch, n frames, h w
-space, c channels, l tokens, d embedding width.
+This file and the `gen1_*.py` beside it need torch, diffusers and transformers only. Letters in
+shapes: b batch, n frames, h w space, c channels, l tokens, d embedding width.
 """
 
 import dataclasses
 import inspect
 import json
-import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
-NUM_LEVELS = 8  # structure levels t_s, 0 … 7
-# Mean and standard deviation of CLIP's training images, red green blue in [0, 1].
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+from .gen1_checks import as_list, check_inputs
+from .gen1_encoders import EncodersMixin
+from .gen1_frames import best_size, fit, place_inside, to_pictures, to_tensor, to_videos
+from .gen1_structure import blur, clip_depth, level_embedding, normalise_clip
+
+# This file and those that it imports. It imports all of them itself, because diffusers looks no
+# deeper for the files of a local folder.
+SOURCES = ("pipeline", "gen1_checks", "gen1_encoders", "gen1_frames", "gen1_structure")
 
 
 @dataclasses.dataclass
@@ -39,19 +44,30 @@ class Gen1PipelineOutput(BaseOutput):
     """The result of an edit.
 
     Attributes:
-      frames: [n H W 3], float in [0, 1] (`output_type` "np") or uint8 ("uint8"), or PIL images
-        ("pil").
-      structure: [n H W] in [-1, 1], the blurred depth that the model saw.
+      frames: the edited videos, by `output_type`: "np" [b n H W 3] floats in [0, 1], "uint8" the
+        same in 8 bits, "pt" a tensor [b n 3 H W], "pil" a list of lists, "latent" [b c n h w].
+      structure: [b n H W] in [-1, 1], the blurred depth that the model saw.
     """
 
     frames: Any
     structure: np.ndarray
 
 
-class Gen1Pipeline(DiffusionPipeline):
-    """Edits one clip at a time. `size` and `num_frames` are those of the training clips."""
+class Gen1Pipeline(EncodersMixin, DiffusionPipeline):
+    """Edits videos. `size` and `num_frames` are those of the clips in training."""
+
+    # Read here, because diffusers copies the files of every local pipeline into one folder.
+    _sources = {name: Path(__file__).with_name(f"{name}.py").read_text("utf-8") for name in SOURCES}
 
     model_cpu_offload_seq = "depth_estimator->text_encoder->prior->image_encoder->unet->vae"
+    _optional_components = [
+        "depth_estimator",
+        "image_encoder",
+        "text_encoder",
+        "tokenizer",
+        "prior",
+    ]
+    _callback_tensor_inputs = ["latents", "image_embeds"]
 
     def __init__(
         self,
@@ -69,6 +85,11 @@ class Gen1Pipeline(DiffusionPipeline):
         prior_num_steps: int = 25,
         prior_guidance_scale: float = 4.0,
         prior_clamp: float = 5.0,
+        trained_schedule: dict | None = None,
+        sizes: list | None = None,
+        stride: int | None = None,
+        frame_rate: float | None = None,
+        depth: dict | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -88,109 +109,246 @@ class Gen1Pipeline(DiffusionPipeline):
             prior_num_steps=prior_num_steps,
             prior_guidance_scale=prior_guidance_scale,
             prior_clamp=prior_clamp,
+            trained_schedule=trained_schedule,
+            sizes=sizes,
+            stride=stride,
+            frame_rate=frame_rate,
+            depth=depth,
         )
+        self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)
 
     @torch.no_grad()
     def __call__(
         self,
-        frames: Any,
-        prompt: str | None = None,
+        video: Any = None,
+        prompt: str | list[str] | None = None,
         image: Any = None,
         *,
-        depth: Any = None,
         structure_level: int = 0,
         temporal_scale: float = 1.0,
         guidance_scale: float | None = None,
-        num_inference_steps: int = 50,
+        per_frame: bool = False,
+        negative_prompt: str | list[str] | None = None,
+        depth: Any = None,
         height: int | None = None,
         width: int | None = None,
-        generator: torch.Generator | None = None,
+        video_fit: str = "crop",
+        num_inference_steps: int = 50,
+        num_videos_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
         prior_noise: Tensor | None = None,
+        image_embeds: Tensor | None = None,
         output_type: str = "np",
-    ) -> Gen1PipelineOutput:
-        """Edits a clip.
+        return_dict: bool = True,
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("latents",),
+        decode_chunk_size: int = 16,
+        frames: Any = None,
+    ) -> Gen1PipelineOutput | tuple:
+        """Edits a video, or a batch of videos of one length.
 
         Args:
-          frames: n frames, as PIL images or as uint8 [n H W 3].
-          prompt: the wanted content in words; either this or `image` is given.
-          image: a picture whose look is wanted, PIL or uint8 [H W 3].
-          depth: [n H W] inverse depth, or any map that stands in for it, instead of the estimate.
+          video: a list of Pillow images, floats in [0, 1] or 8 bits [n H W 3], or a tensor
+            [n 3 H W]; a batch is a list of these, or one array with an axis more.
+          prompt: the wanted content in words. One prompt serves all videos, and one video all
+            prompts; otherwise there are as many of each.
+          image: a picture whose look is wanted, instead of `prompt`; or a list of them.
           structure_level: t_s; 0 keeps every detail of the depth, 7 keeps nearly nothing.
           temporal_scale: ω_t; above 1 is smoother over time. At 0 the prediction without content
             sees each frame alone, and the step from it towards the content still sees all frames.
           guidance_scale: ω, how strictly the content is followed; None is the model's own default.
-          num_inference_steps: DDIM steps.
-          height, width: the size to edit at; None is that of `frames`.
-          generator: the source of the noise.
-          latents: [n h w c] initial noise, instead of the generator's.
-          prior_noise: [1 + prior steps, d] noise of the prior, instead of the generator's.
-          output_type: "np", "uint8" or "pil".
+          per_frame: whether each frame is edited alone, without any temporal layer; ω_t then has
+            no effect.
+          negative_prompt: what the prior leads away from; the empty text by default.
+          depth: [n H W] or [b n H W] inverse depth, or any map that stands in for it, instead of
+            the estimate.
+          height, width: the size to edit at; by default the size of training that is nearest in
+            shape.
+          video_fit: "crop" scales videos to cover that size, and cuts their borders off; "pad" adds
+            their mirror image around them, and cuts it off from the result.
+          num_inference_steps: steps of the scheduler.
+          num_videos_per_prompt: edits of each pair of video and prompt.
+          eta: η of DDIM; other schedulers ignore it.
+          generator: the source of the noise, or a list with one for each edit.
+          latents: [b c n h w] initial noise, instead of the generator's.
+          prior_noise: [b, 1 + prior steps, d] noise of the prior, instead of the generator's.
+          image_embeds: [b d] content that `text_content` or `image_content` made, instead of
+            `prompt` and `image`.
+          output_type: "np", "pt", "pil", "uint8" or "latent"; see `Gen1PipelineOutput`.
+          return_dict: False returns a tuple (frames, structure).
+          callback_on_step_end: called as (pipeline, step, timestep, tensors); what it returns
+            takes the place of the tensors.
+          callback_on_step_end_tensor_inputs: of "latents" and "image_embeds".
+          decode_chunk_size: frames that the autoencoder decodes at a time.
+          frames: an earlier name of `video`.
 
         Raises:
           ValueError: an argument is not accepted; the message says what is.
         """
-        if (prompt is None) == (image is None):
-            raise ValueError("give either a prompt or an image to take the content from")
-        if structure_level not in range(NUM_LEVELS):
-            raise ValueError(f"structure_level {structure_level}; 0 to {NUM_LEVELS - 1}")
-        if output_type not in ("np", "uint8", "pil"):
-            raise ValueError(f"output_type {output_type!r}; np, uint8 or pil")
-        pixels = to_tensor(frames, "frames", self._execution_device)
-        if (height or width) and (height, width) != tuple(pixels.shape[2:]):
-            pixels = resize(pixels, height or pixels.shape[2], width or pixels.shape[3])
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        if pixels.shape[2] % factor or pixels.shape[3] % factor:
-            raise ValueError(
-                f"frames of {pixels.shape[2]} x {pixels.shape[3]}: sides must be multiples of "
-                f"{factor}; give height and width"
+        videos = to_videos(frames if video is None else video)
+        if callback_on_step_end is not None:
+            callback_on_step_end_tensor_inputs = getattr(
+                callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs
             )
-        if depth is None:
-            depth = self.estimate_depth(pixels)
-        depth = torch.as_tensor(depth, dtype=torch.float32, device=pixels.device)
-        if depth.shape != pixels[:, 0].shape:
-            raise ValueError(f"depth of {tuple(depth.shape)}; {tuple(pixels[:, 0].shape)}")
+        check_inputs(
+            self, prompt, image, image_embeds, negative_prompt, structure_level, temporal_scale,
+            guidance_scale, per_frame, video_fit, num_inference_steps, depth, output_type,
+            callback_on_step_end_tensor_inputs,
+        )  # fmt: skip
+        self._guidance_scale = guidance_scale
+        if guidance_scale is None:
+            self._guidance_scale = self.config.guidance_scale
+        self._interrupt = False
+        device = self._execution_device
+        source = videos[0].shape[1:3]
+        trained = best_size(source, self.config.sizes or [self.config.size or source])
+        size = height or trained[0], width or trained[1]
+        if any(side % self.vae_scale_factor for side in size):
+            raise ValueError(
+                f"videos of {size[0]} x {size[1]}: sides must be multiples of "
+                f"{self.vae_scale_factor}; give height and width"
+            )
 
-        if prompt is not None:
-            content = self.text_content(prompt, generator, prior_noise)
+        # ---- how many edits of what
+        pictures = None if image is None else to_pictures(image)
+        prompts = None if prompt is None else as_list(prompt)
+        contents = next(x for x in (prompts, pictures, image_embeds) if x is not None)
+        negative = as_list(negative_prompt or "")
+        counts = len(videos), len(contents), len(negative)
+        count = max(counts)
+        if set(counts) - {1, count}:
+            raise ValueError(
+                f"{counts[0]} videos, {counts[1]} prompts, images or image_embeds, and {counts[2]} "
+                "negative prompts; as many of each, or one for all"
+            )
+        shapes = {each.shape[: 3 if video_fit == "pad" else 1] for each in videos}
+        if len(shapes) > 1:
+            raise ValueError(f"videos of {sorted(shapes)} frames; a batch has videos of one shape")
+        total = count * num_videos_per_prompt
+        if isinstance(generator, list) and len(generator) != total:
+            raise ValueError(f"{len(generator)} generators for {total} edits; one for each")
+
+        def for_each_edit(x: Any) -> Any:
+            index = [i // num_videos_per_prompt % len(x) for i in range(total)]
+            return x[index] if isinstance(x, Tensor) else [x[i] for i in index]
+
+        # ---- structure
+        if depth is None:
+            pixels = [to_tensor(fit(each, size, video_fit), device) for each in videos]
+            depth = torch.stack([self.estimate_depth(each) for each in pixels])
+            depth = clip_depth(depth, *(self.config.depth or {}).get("range", (0, 1)))
         else:
-            content = self.image_content(to_tensor(image, "image", pixels.device))
+            shape = len(videos), len(videos[0]), size
+            depth = self.prepare_depth(depth, *shape, video_fit, device)
         seen = blur(normalise_clip(depth), structure_level)
-        structure = self.encode(seen[:, None].expand(-1, 3, -1, -1))
+        structure = torch.stack([self.encode(each[:, None].expand(-1, 3, -1, -1)) for each in seen])
+        seen, structure = for_each_edit(seen), for_each_edit(structure)
+
+        # ---- content and noise
+        if image_embeds is not None:
+            content = for_each_edit(image_embeds.to(device, torch.float32))
+        elif pictures is not None:
+            content = [self.image_content(to_tensor(each[None], device)) for each in pictures]
+            content = for_each_edit(torch.cat(content))
+        else:
+            content = self.text_content(
+                for_each_edit(prompts), generator, prior_noise, for_each_edit(negative)
+            )
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        self._num_timesteps = len(self.scheduler.timesteps)
+        latents = self.prepare_latents(latents, structure, generator)
+        accepted = inspect.signature(self.scheduler.step).parameters
+        options = {"eta": eta, "generator": generator}
+        options = {name: value for name, value in options.items() if name in accepted}
+
+        # ---- denoising
+        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            if self._interrupt:
+                continue
+            v = self.guided_prediction(
+                self.scheduler.scale_model_input(latents, t),
+                t, content, structure, structure_level, temporal_scale, self._guidance_scale,
+                per_frame,
+            )  # fmt: skip
+            latents = self.scheduler.step(v, t, latents, **options).prev_sample
+            if callback_on_step_end is not None:
+                tensors = {"latents": latents, "image_embeds": content}
+                tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                returned = callback_on_step_end(self, i, t, tensors) or {}
+                latents = returned.get("latents", latents)
+                content = returned.get("image_embeds", content)
+
+        # ---- frames
+        edited = latents
+        if output_type != "latent":
+            edited = self.decode_latents(latents, decode_chunk_size)
+            if video_fit == "pad":
+                rows, columns = place_inside(source, size)
+                edited, seen = edited[..., rows, columns], seen[..., rows, columns]
+        if output_type == "uint8":
+            edited = ((edited + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+            edited = edited.permute(0, 2, 3, 4, 1).cpu().numpy()
+        elif output_type != "latent":
+            edited = self.video_processor.postprocess_video(edited, output_type)
+        self.maybe_free_model_hooks()
+        output = Gen1PipelineOutput(frames=edited, structure=seen.cpu().numpy())
+        return output if return_dict else (output.frames, output.structure)
+
+    @property
+    def guidance_scale(self) -> float:
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    def save_config(self, save_directory: str | os.PathLike, **options: Any) -> None:
+        """Writes the source files and model_index.json, so that the folder loads again.
+
+        `save_pretrained` calls this after the models, and before it uploads the folder.
+        """
+        folder = Path(save_directory)
+        (folder / "unet").mkdir(parents=True, exist_ok=True)
+        for name, source in self._sources.items():
+            (folder / f"{name}.py").write_text(source, "utf-8")
+        if (unet := self._own_unet()) is not None:
+            shutil.copyfile(inspect.getfile(unet), folder / "unet" / "video_unet.py")
+        super().save_config(save_directory, **options)
+
+    def to_json_string(self) -> str:
+        """Returns model_index.json, which names the classes by those files."""
+        index = json.loads(super().to_json_string())
+        index["_class_name"] = [SOURCES[0], type(self).__name__]
+        if (unet := self._own_unet()) is not None:
+            index["unet"] = ["video_unet", unet.__name__]
+        return json.dumps(index, indent=2) + "\n"
+
+    def _own_unet(self) -> type | None:
+        """Returns the UNet's class, without the wrapper of `torch.compile`; None if diffusers'."""
+        unet = type(getattr(self.unet, "_orig_mod", self.unet))
+        return None if unet.__module__.partition(".")[0] == "diffusers" else unet
+
+    # ---- noise and guidance
+
+    def prepare_latents(self, latents: Tensor | None, structure: Tensor, generator: Any) -> Tensor:
+        """Returns the noise to begin with [b c n h w]: what is given, or drawn."""
+        b, c, n, h, w = structure.shape
+        device = structure.device
         if latents is None:
-            shape = tuple(structure.shape)
-            latents = torch.randn(shape, generator=generator, device=_device_of(generator))
-        latents = latents.to(pixels.device, torch.float32)
+            noise = randn_tensor((b, n, h, w, c), generator, device, torch.float32)
+            latents = noise.permute(0, 4, 1, 2, 3)
+        elif latents.ndim == 4:  # [n h w c], an earlier layout
+            latents = latents.permute(3, 0, 1, 2)[None]
         if latents.shape != structure.shape:
             raise ValueError(f"latents of {tuple(latents.shape)}; {tuple(structure.shape)}")
-        if guidance_scale is None:
-            guidance_scale = self.config.guidance_scale
-
-        self.scheduler.set_timesteps(num_inference_steps, device=pixels.device)
-        for t in self.progress_bar(self.scheduler.timesteps):
-            v = self.guided_prediction(
-                latents, t, content, structure, structure_level, temporal_scale, guidance_scale
-            )
-            latents = self.scheduler.step(v, t, latents).prev_sample
-        video = self.decode(latents)
-        self.maybe_free_model_hooks()
-        if output_type == "np":
-            video = video.astype(np.float32) / 255
-        if output_type == "pil":
-            video = self.numpy_to_pil(video.astype(np.float32) / 255)
-        return Gen1PipelineOutput(frames=video, structure=seen.cpu().numpy())
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
-        """Saves as diffusers does, with the two source files, so that the folder loads again."""
-        super().save_pretrained(save_directory, **options)
-        folder = Path(save_directory)
-        shutil.copyfile(inspect.getfile(type(self)), folder / "pipeline.py")
-        shutil.copyfile(inspect.getfile(type(self.unet)), folder / "unet" / "video_unet.py")
-        index = json.loads((folder / self.config_name).read_text())
-        index |= {"_class_name": ["pipeline", "Gen1Pipeline"], "unet": ["video_unet", "VideoUNet"]}
-        (folder / self.config_name).write_text(json.dumps(index, indent=2) + "\n")
-
-    # ---- guidance
+        return latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
 
     @torch.no_grad()
     def guided_prediction(
@@ -202,221 +360,30 @@ class Gen1Pipeline(DiffusionPipeline):
         level: int,
         temporal_scale: float,
         guidance_scale: float,
+        per_frame: bool = False,
     ) -> Tensor:
-        """Returns v~ = v_img(∅) + ω_t (v_vid(∅) - v_img(∅)) + ω (v_vid(c) - v_vid(∅)) [n h w c].
+        """Returns v~ = v_img(∅) + ω_t (v_vid(∅) - v_img(∅)) + ω (v_vid(c) - v_vid(∅)).
 
-        The three predictions are one call. Its last branch skips the temporal layers.
+        The three predictions are one call. Its last branch skips the temporal layers. With
+        `per_frame` it is v_img(∅) + ω (v_img(c) - v_img(∅)), of two branches that skip them.
+        Latents, structure and result are [b c n h w], the content is [b d].
         """
-        embedding = level_embedding(level).to(latents).expand(*latents.shape[:-1], -1)
-        sample = torch.cat([latents, structure, embedding], dim=-1)
-        sample = sample[None, None].expand(1, 3, -1, -1, -1, -1).to(self.unet.dtype)
+        sample = torch.cat([latents, structure], dim=1).movedim(1, -1)
+        embedding = level_embedding(level).to(latents).expand(*sample.shape[:-1], -1)
+        sample = torch.cat([sample, embedding], dim=-1).to(self.unet.dtype)
         null = torch.zeros_like(content)
-        context = torch.stack([content, null, null], dim=1)[:, :, None]  # [1 3 l=1 d]
-        branches = self.unet(sample, t.reshape(1), context, num_video_branches=2)
-        video_content, video_null, image_null = branches[0].float()
+        context = [content, null] if per_frame else [content, null, null]
+        sample = torch.stack([sample] * len(context), dim=1)  # [b g n h w c]
+        branches = self.unet(
+            sample,
+            t.reshape(1).expand(len(latents)),
+            torch.stack(context, dim=1)[:, :, None],  # [b g l=1 d]
+            num_video_branches=0 if per_frame else 2,
+        )
+        predictions = branches.float().movedim(-1, 2).unbind(1)
+        if per_frame:
+            image_content, image_null = predictions
+            return image_null + guidance_scale * (image_content - image_null)
+        video_content, video_null, image_null = predictions
         towards_video = temporal_scale * (video_null - image_null)
         return image_null + towards_video + guidance_scale * (video_content - video_null)
-
-    # ---- frames and latents
-
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Images [n 3 H W] in [-1, 1] → scaled latents [n h w c], the distribution's mean."""
-        mean = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean.float()
-        return (mean * self.vae.config.scaling_factor).permute(0, 2, 3, 1)
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> np.ndarray:
-        """Scaled latents [n h w c] → frames [n H W 3] uint8."""
-        flat = (latents / self.vae.config.scaling_factor).permute(0, 3, 1, 2)
-        images = self.vae.decode(flat.to(self.vae.dtype)).sample.float()
-        frames = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return frames.permute(0, 2, 3, 1).cpu().numpy()
-
-    # ---- structure
-
-    @torch.no_grad()
-    def estimate_depth(self, pixels: Tensor) -> Tensor:
-        """Frames [n 3 H W] in 0 … 255 → inverse depth [n H W], up to a scale and a shift."""
-        model, (height, width) = self.depth_estimator, pixels.shape[2:]
-        patch = model.config.patch_size
-        ratio = model.config.image_size / min(height, width)
-        rows, columns = (max(1, round(side * ratio / patch)) for side in (height, width))
-        x = resize(pixels, rows * patch, columns * patch) / 127.5 - 1
-        # The parts are called one by one: transformers' own forward takes square images only.
-        states = model.dpt(x.to(model.dtype), output_hidden_states=True).hidden_states
-        states = [states[1 + i] for i in sorted(model.config.backbone_out_indices)]
-        depth = model.head(model.neck(states, rows, columns)).float()[:, None]
-        if depth.shape[2:] != x.shape[2:]:
-            depth = F.interpolate(depth, x.shape[2:], mode="bilinear", align_corners=False)
-        if depth.shape[2:] != (height, width):
-            depth = F.interpolate(depth, (height, width), mode="bilinear", antialias=True)
-        return depth[:, 0]
-
-    # ---- content
-
-    @torch.no_grad()
-    def image_content(self, image: Tensor) -> Tensor:
-        """Picture [1 3 H W] in 0 … 255 → content [1 d]."""
-        size = self.image_encoder.config.image_size
-        height, width = image.shape[2:]
-        shorter = min(height, width)
-        x = resize(image, *(size * side // shorter for side in (height, width)))
-        top, left = (x.shape[2] - size) // 2, (x.shape[3] - size) // 2
-        x = x[:, :, top : top + size, left : left + size] / 255
-        mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
-        x = ((x - mean) / std).to(self.image_encoder.dtype)
-        return to_content(self.image_encoder(x).image_embeds.float())
-
-    @torch.no_grad()
-    def text_content(
-        self, prompt: str, generator: torch.Generator | None = None, noise: Tensor | None = None
-    ) -> Tensor:
-        """Prompt → content [1 d]: the prior samples an image embedding (unCLIP, ancestral)."""
-        if not prompt.strip():
-            raise ValueError("the prompt is empty; say what the video should look like")
-        prior, steps = self.prior, self.config.prior_num_steps
-        null, text = (self._text_condition(words) for words in ("", prompt))
-        embed, hidden, mask = (torch.cat(pair) for pair in zip(null, text, strict=True))
-        shape = (1 + steps, prior.config.clip_embed_dim or prior.config.embedding_dim)
-        if noise is None:
-            noise = torch.randn(shape, generator=generator, device=_device_of(generator))
-        noise = noise.to(embed.device, torch.float32)
-        if noise.shape != shape:
-            raise ValueError(f"prior_noise of {tuple(noise.shape)}; {shape}")
-
-        x = noise[:1]
-        for i, (t, x0_scale, x_scale, noise_scale) in enumerate(prior_steps(steps)):
-            x0_null, x0_text = prior(
-                x.expand(2, -1).to(prior.dtype), t, embed, hidden, mask
-            ).predicted_image_embedding.float()
-            x0 = x0_null + self.config.prior_guidance_scale * (x0_text - x0_null)
-            x0 = x0.clamp(-self.config.prior_clamp, self.config.prior_clamp)
-            x = x0_scale * x0 + x_scale * x + noise_scale * noise[1 + i]
-        return to_content(prior.post_process_latents(x).float())
-
-    def _text_condition(self, prompt: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Prompt → embedding [1 d], states [1 l e], mask [1 l] up to the first end of text."""
-        tokens = self.tokenizer(
-            prompt,
-            padding="max_length",
-            truncation=True,
-            max_length=self.text_encoder.config.max_position_embeddings,
-            return_tensors="pt",
-        ).input_ids.to(self._execution_device)
-        out = self.text_encoder(tokens)
-        end = self.text_encoder.config.eos_token_id
-        ended = tokens == (tokens.max() if end == 2 else end)
-        mask = ended.cumsum(-1) - ended.long() < 1
-        embed = out.text_embeds.float()
-        # The prior's config.json says in which length it reads the embedding; public files, which
-        # read CLIP's own, say nothing.
-        own = self.prior.config.get("_gen1") or {}
-        if own.get("text_embedding_scale") == "content":
-            embed = to_content(embed)
-        return embed.to(self.prior.dtype), out.last_hidden_state.to(self.prior.dtype), mask
-
-
-# ---- pure functions
-
-
-def to_tensor(images: Any, what: str, device: torch.device) -> Tensor:
-    """PIL images or uint8 [(n) H W 3] → [n 3 H W] float32 in 0 … 255."""
-    if isinstance(images, (list, tuple)):
-        images = [np.asarray(x.convert("RGB") if hasattr(x, "convert") else x) for x in images]
-        images = np.stack(images) if images else np.zeros((0, 0, 0, 3), np.uint8)
-    elif hasattr(images, "convert"):
-        images = np.asarray(images.convert("RGB"))
-    images = torch.as_tensor(np.array(images))
-    images = images[None] if images.ndim == 3 else images
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != torch.uint8 or not len(images):
-        raise ValueError(
-            f"{what} of {images.dtype} {tuple(images.shape)}; PIL images or uint8 [n H W 3]"
-        )
-    return images.to(device).permute(0, 3, 1, 2).float()
-
-
-def resize(x: Tensor, height: int, width: int) -> Tensor:
-    """Resizes [n 3 H W] as Pillow does: bicubic, antialiased, one axis after the other, 8 bits."""
-    if x.shape[2:] == (height, width):
-        return x
-    for size in ((x.shape[2], width), (height, width)):
-        x = F.interpolate(x, size, mode="bicubic", antialias=True).round().clamp(0, 255)
-    return x
-
-
-def to_content(embedding: Tensor) -> Tensor:
-    """CLIP embedding [b d] → content [b d]: its direction, with unit variance (length √d)."""
-    norm = embedding.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-    return embedding / norm * embedding.shape[-1] ** 0.5
-
-
-def level_embedding(level: int) -> Tensor:
-    """Level t_s → sinusoidal embedding [4]."""
-    angles = level * torch.tensor([1.0, 0.25])
-    return torch.cat([angles.cos(), angles.sin()])
-
-
-def normalise_clip(depth: Tensor) -> Tensor:
-    """Depth [n H W] → [-1, 1] by the extremes of the clip; those of each frame would flicker."""
-    low, high = depth.min(), depth.max()
-    return 2 * (depth - low) / (high - low) - 1 if high > low else torch.zeros_like(depth)
-
-
-def blur(depth: Tensor, level: int) -> Tensor:
-    """Depth [n H W] → after t_s rounds of blur and x1/2, resampled to its size [n H W]."""
-    rows, columns = (blur_matrix(size, level).to(depth) for size in depth.shape[1:])
-    return rows @ depth @ columns.T
-
-
-def blur_matrix(size: int, level: int) -> Tensor:
-    """Returns [size size]: `level` times (1 4 6 4 1)/16 and x1/2, then linear resampling."""
-    matrix = np.eye(size)
-    for _ in range(level):
-        length = len(matrix)
-        taps = np.array([1, 4, 6, 4, 1]) / 16
-        if length % 2 == 0:  # samples lie between pairs
-            taps = np.convolve(taps, [0.5, 0.5])
-        half = np.zeros((-(-length // 2), length))
-        for i in range(len(half)):
-            for k, weight in enumerate(taps):
-                half[i, np.clip(2 * i - 2 + k, 0, length - 1)] += weight
-        matrix = half @ matrix
-    if level:
-        length = len(matrix)
-        places = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
-        distance = np.abs(places[:, None] - np.arange(length))
-        matrix = np.maximum(0, 1 - distance) @ matrix
-    return torch.from_numpy(matrix.astype(np.float32))
-
-
-def prior_steps(num_steps: int, num_timesteps: int = 1000) -> list[tuple[int, float, float, float]]:
-    """Returns the prior's ancestral steps: (t, scale of x_0, scale of x_t, scale of the noise).
-
-    The schedule is the squared cosine with the small variance, as in diffusers' UnCLIPScheduler.
-    """
-
-    def alpha_bar(t: float) -> float:
-        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    edges = [alpha_bar(i / num_timesteps) for i in range(num_timesteps + 1)]
-    betas = [
-        min(1 - after / before, 0.999) for before, after in zip(edges, edges[1:], strict=False)
-    ]
-    betas = np.asarray(betas, np.float32)
-    alpha_bars = np.cumprod((np.float32(1) - betas).astype(np.float64)).astype(np.float32)
-    stride = (num_timesteps - 1) / (num_steps - 1)
-    timesteps = (np.arange(num_steps) * stride).round()[::-1].astype(int)
-    steps = []
-    for t, t_next in zip(timesteps, [*timesteps[1:], -1], strict=True):
-        a, a_next = alpha_bars[t], alpha_bars[t_next] if t_next >= 0 else np.float32(1)
-        beta = betas[t] if t - t_next == 1 else 1 - a / a_next
-        variance = (1 - a_next) / (1 - a) * beta if t > 0 else 0.0
-        x0_scale = np.sqrt(a_next) * beta / (1 - a)
-        x_scale = np.sqrt(1 - beta) * (1 - a_next) / (1 - a)
-        steps.append((int(t), float(x0_scale), float(x_scale), float(np.sqrt(variance))))
-    return steps
-
-
-def _device_of(generator: torch.Generator | None) -> torch.device:
-    return torch.device("cpu") if generator is None else generator.device

@@ -11,12 +11,12 @@ The tensors of `state_dict()` without "temporal" in their keys are those of diff
 `UNet2DConditionModel`, under the same keys.
 
 Tensors are [(b g n) c h w] inside, channels-last in memory: b batch, g guidance branch, n frames.
-A temporal layer works on the first `num_video_branches` branches only. An image is a video of one
-frame, and skips the temporal layers exactly. Each temporal layer adds a zero-initialised projection
-to its input. So the network equals the image network on each frame before it is trained on video.
+A temporal layer works on the first `num_video_branches` branches, and not on videos of one frame.
+It adds a projection that begins at 0, so that training begins with the image network.
 """
 
 import math
+from collections import OrderedDict
 from typing import NamedTuple
 
 import torch
@@ -41,14 +41,12 @@ class Axes(NamedTuple):
     frames: int
     video_branches: int
 
-    @property
-    def temporal(self) -> bool:
-        return self.video_branches > 0 and self.frames > 1
 
-
-def on_video_branches(layer: nn.Module, x: Tensor, axes: Axes) -> Tensor:
-    """Applies `layer` ([b g n s c] → same) to the video branches of x [(b g n) c h w]."""
+def on_video_branches(layer: nn.Module | None, x: Tensor, axes: Axes) -> Tensor:
+    """Applies `layer` ([b g n s c] → same), if any, to the video branches of x [(b g n) c h w]."""
     b, g, n, k = axes
+    if layer is None or k == 0 or n == 1:
+        return x
     flat, channels, height, width = x.shape
     split = x.permute(0, 2, 3, 1).reshape(b, g, n, height * width, channels)
     split = layer(split) if k == g else torch.cat([layer(split[:, :k]), split[:, k:]], dim=1)
@@ -83,18 +81,19 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         context = x if context is None else context
-
-        def split_heads(y: Tensor) -> Tensor:
-            return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
         q, k, v = (
-            split_heads(projection(y))
+            projection(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection, y in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
         )
         if self.upcast:
             q, k, v = q.float(), k.float(), v.float()
         y = F.scaled_dot_product_attention(q, k, v).to(x.dtype)
         return self.to_out[0](y.transpose(1, 2).flatten(2))
+
+
+def named(**layers: nn.Module) -> nn.Module:
+    """Returns layers that are applied one after another, under the names of diffusers' tensors."""
+    return nn.Sequential(OrderedDict(layers))
 
 
 class GEGLU(nn.Module):
@@ -109,33 +108,25 @@ class GEGLU(nn.Module):
         return hidden * F.gelu(gate)
 
 
-class FeedForward(nn.Module):
-    """A GEGLU that is four times as wide inside, and a projection back."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        # diffusers has a dropout where the identity stands.
-        layers = [GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)]
-        self.net = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+def feed_forward(channels: int) -> nn.Module:
+    """Returns a GEGLU that is four times as wide inside, and a projection back."""
+    # diffusers has a dropout where the identity stands.
+    layers = [GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)]
+    return named(net=nn.Sequential(*layers))
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention (if `context_channels`), feed-forward; pre-norm residuals."""
+    """Self-attention, cross-attention (if `context_width`), feed-forward; pre-norm residuals."""
 
-    def __init__(
-        self, channels: int, heads: int, context_channels: int | None, upcast: bool = False
-    ):
+    def __init__(self, channels: int, heads: int, context_width: int | None, upcast: bool = False):
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = Attention(channels, heads, channels, upcast)
-        if context_channels is not None:
+        if context_width is not None:
             self.norm2 = nn.LayerNorm(channels)
-            self.attn2 = Attention(channels, heads, context_channels, upcast)
+            self.attn2 = Attention(channels, heads, context_width, upcast)
         self.norm3 = nn.LayerNorm(channels)
-        self.ff = FeedForward(channels)
+        self.ff = feed_forward(channels)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x = x + self.attn1(self.norm1(x))
@@ -144,52 +135,51 @@ class TransformerBlock(nn.Module):
         return x + self.ff(self.norm3(x))
 
 
+class PointwiseConv(nn.Conv2d):
+    """A 1x1 convolution, as the matrix product that it is, of tokens [b l c]."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.linear(tokens, self.weight.flatten(1), self.bias)
+
+
 class SpatialTransformer(nn.Module):
     """diffusers' `Transformer2DModel`: x [(b g n) c h w], context [(b g n) l d]."""
 
-    def __init__(
-        self,
-        channels: int,
-        heads: int,
-        groups: int,
-        context_channels: int,
-        use_linear: bool,
-        upcast: bool,
-    ):
+    def __init__(self, channels: int, heads: int, config: "VideoUNet"):
         super().__init__()
 
         def projection() -> nn.Module:
-            return nn.Linear(channels, channels) if use_linear else nn.Conv2d(channels, channels, 1)
+            linear = config.use_linear_projection
+            return nn.Linear(channels, channels) if linear else PointwiseConv(channels)
 
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.norm = nn.GroupNorm(config.norm_num_groups, channels, eps=1e-6)
         self.proj_in = projection()
-        block = TransformerBlock(channels, heads, context_channels, upcast)
+        block = TransformerBlock(
+            channels, heads, config.cross_attention_dim, config.upcast_attention
+        )
         self.transformer_blocks = nn.ModuleList([block])
         self.proj_out = projection()
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-
-        def project(layer: nn.Module, tokens: Tensor) -> Tensor:
-            # A 1x1 convolution is the same matrix product.
-            return F.linear(tokens, layer.weight.flatten(1), layer.bias)
-
         h = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
-        h = self.transformer_blocks[0](project(self.proj_in, h), context)
-        h = project(self.proj_out, h).unflatten(1, (height, width))
+        h = self.transformer_blocks[0](self.proj_in(h), context)
+        h = self.proj_out(h).unflatten(1, x.shape[2:])
         return x + h.permute(0, 3, 1, 2)
 
 
 class TemporalTransformer(nn.Module):
     """The spatial transformer along frames: x [b g n s c]; the frames of one place are tokens."""
 
-    def __init__(self, channels: int, heads: int, groups: int, max_frames: int):
+    def __init__(self, channels: int, heads: int, config: "VideoUNet"):
         super().__init__()
-        self.max_frames = max_frames
-        self.position_embedding = nn.Parameter(0.02 * torch.randn(max_frames, channels))
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.max_frames = config.max_frames
+        self.position_embedding = nn.Parameter(0.02 * torch.randn(config.max_frames, channels))
+        self.norm = nn.GroupNorm(config.norm_num_groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
-        block = TransformerBlock(channels, heads, context_channels=None)
+        block = TransformerBlock(channels, heads, context_width=None)
         self.transformer_blocks = nn.ModuleList([block])
         self.proj_out = nn.Linear(channels, channels)
         nn.init.zeros_(self.proj_out.weight)
@@ -209,13 +199,12 @@ class TemporalTransformer(nn.Module):
 class ResnetBlock(nn.Module):
     """Two 3x3 convolutions with the timestep added between them; a temporal one follows each."""
 
-    def __init__(
-        self, channels: int, features: int, temb_width: int, groups: int, eps: float, temporal: bool
-    ):
+    def __init__(self, channels: int, features: int, config: "VideoUNet"):
         super().__init__()
+        groups, eps, temporal = config.norm_num_groups, config.norm_eps, config.temporal
         self.norm1 = nn.GroupNorm(groups, channels, eps)
         self.conv1 = nn.Conv2d(channels, features, 3, padding=1)
-        self.time_emb_proj = nn.Linear(temb_width, features)
+        self.time_emb_proj = nn.Linear(4 * config.block_out_channels[0], features)
         self.norm2 = nn.GroupNorm(groups, features, eps)
         self.conv2 = nn.Conv2d(features, features, 3, padding=1)
         self.temporal_conv1 = TemporalConv(features) if temporal else None
@@ -224,36 +213,11 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor, axes: Axes) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        if self.temporal_conv1 is not None and axes.temporal:
-            h = on_video_branches(self.temporal_conv1, h, axes)
+        h = on_video_branches(self.temporal_conv1, h, axes)
         h = h + self.time_emb_proj(temb)[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
-        if self.temporal_conv2 is not None and axes.temporal:
-            h = on_video_branches(self.temporal_conv2, h, axes)
+        h = on_video_branches(self.temporal_conv2, h, axes)
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
-
-
-class Downsample(nn.Module):
-    """Halves the size by one 3x3 convolution of stride 2."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-
-class Upsample(nn.Module):
-    """Doubles the size (nearest), crops to `size`, which may be odd; then one 3x3 convolution."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
-        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return self.conv(x[..., : size[0], : size[1]])
 
 
 class Block(nn.Module):
@@ -264,49 +228,30 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self,
-        inputs: list[int],
-        features: int,
-        heads: int,
-        num_attentions: int,
-        downsample: bool,
-        upsample: bool,
-        config: "VideoUNet",
-    ):
+        self, inputs: list[int], features: int, heads: int, num_attentions: int,
+        downsample: bool, upsample: bool, config: "VideoUNet",
+    ):  # fmt: skip
         super().__init__()
-        groups, temporal = config.norm_num_groups, config.temporal
-        temb_width = 4 * config.block_out_channels[0]
-        self.resnets = nn.ModuleList(
-            ResnetBlock(channels, features, temb_width, groups, config.norm_eps, temporal)
-            for channels in inputs
-        )
+        self.resnets = nn.ModuleList(ResnetBlock(width, features, config) for width in inputs)
         self.attentions = nn.ModuleList(
-            SpatialTransformer(
-                features,
-                heads,
-                groups,
-                config.cross_attention_dim,
-                config.use_linear_projection,
-                config.upcast_attention,
-            )
-            for _ in range(num_attentions)
+            SpatialTransformer(features, heads, config) for _ in range(num_attentions)
         )
         self.temporal_attentions = nn.ModuleList(
-            TemporalTransformer(features, heads, groups, config.max_frames)
-            for _ in range(num_attentions if temporal else 0)
+            TemporalTransformer(features, heads, config)
+            for _ in range(num_attentions if config.temporal else 0)
         )
         self.gradient_checkpointing = False  # set by `enable_gradient_checkpointing()`
-        self.downsamplers = nn.ModuleList([Downsample(features)] if downsample else [])
-        self.upsamplers = nn.ModuleList([Upsample(features)] if upsample else [])
+
+        def resample(stride: int) -> nn.Module:
+            return named(conv=nn.Conv2d(features, features, 3, stride, padding=1))
+
+        self.downsamplers = nn.ModuleList([resample(stride=2)] if downsample else [])
+        self.upsamplers = nn.ModuleList([resample(stride=1)] if upsample else [])
 
     def forward(
-        self,
-        x: Tensor,
-        temb: Tensor,
-        context: Tensor,
-        axes: Axes,
+        self, x: Tensor, temb: Tensor, context: Tensor, axes: Axes,
         skips: list[Tensor] | None = None,
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
         """Returns the result and the output of every layer. `skips`, if given, are used up."""
         outputs = []
         for i in range(len(self.resnets)):
@@ -321,7 +266,8 @@ class Block(nn.Module):
             x = layer(x)
             outputs.append(x)
         for layer in self.upsamplers:
-            x = layer(x, skips[-1].shape[2:])
+            height, width = skips[-1].shape[2:]  # may be odd
+            x = layer(F.interpolate(x, scale_factor=2.0)[..., :height, :width])
         return x, outputs
 
     def layer(self, i: int, x: Tensor, temb: Tensor, context: Tensor, axes: Axes) -> Tensor:
@@ -329,21 +275,9 @@ class Block(nn.Module):
         x = self.resnets[i](x, temb, axes)
         if i < len(self.attentions):
             x = self.attentions[i](x, context)
-            if axes.temporal and len(self.temporal_attentions):
+            if len(self.temporal_attentions):
                 x = on_video_branches(self.temporal_attentions[i], x, axes)
         return x
-
-
-class TimestepMLP(nn.Module):
-    """diffusers' `TimestepEmbedding`."""
-
-    def __init__(self, channels: int, features: int):
-        super().__init__()
-        self.linear_1 = nn.Linear(channels, features)
-        self.linear_2 = nn.Linear(features, features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear_2(F.silu(self.linear_1(x)))
 
 
 def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
@@ -398,7 +332,10 @@ class VideoUNet(ModelMixin, ConfigMixin):
         last = len(widths) - 1
 
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
-        self.time_embedding = TimestepMLP(widths[0], 4 * widths[0])
+        width = 4 * widths[0]
+        self.time_embedding = named(
+            linear_1=nn.Linear(widths[0], width), act=nn.SiLU(), linear_2=nn.Linear(width, width)
+        )
 
         self.down_blocks, skips, channels = nn.ModuleList(), [widths[0]], widths[0]
         for i, kind in enumerate(down_block_types):
