@@ -49,7 +49,7 @@ def tell_scale(folder: Path) -> str:
     length = np.mean(mean**2 + (std - _ADDED_DEVIATION) ** 2)
     is_set = mean.any() or (std != 1).any()
     # The weights may have been rounded to bfloat16.
-    return "content" if is_set and abs(length - 1) < 2e-3 else "raw"
+    return "content" if is_set and abs(length - 1) < 5e-3 else "raw"
 
 
 def read_clamp(prior: Path) -> float | None:
