@@ -65,6 +65,7 @@ CHOICES = {
     "random_positions": Choice({"loss.random_positions": True}, is_long=True),
     "depth_range": Choice(encoded={"depth.range": "0.01,0.99"}),
     "no_average": Choice(averaged=False),
+    "longer_average": Choice({"ema_share": 0.3}),
 }
 
 
