@@ -36,7 +36,8 @@ METRICS = (
     "prompt_consistency",
     "flicker",
 )
-DRAWN_FIELDS = "latents,latents_logvar,structure,structure_level,content"
+# What the choices are compared with, whatever the demo's own settings are now.
+BASE = {"loss.latents_drawn": False, "loss.random_positions": False, "ema_share": 0.1}
 BASELINE = "baseline"
 LONG = 16  # frames; the stages train clips of 8
 
@@ -47,23 +48,23 @@ class Choice:
 
     Attributes:
       stages: settings of the two stages that differ from the baseline's.
-      encoded: settings of the encoded world that differ, which is then encoded anew.
+      depth_range: quantiles of a clip's depth that the structure spans.
       averaged: whether the last stage's moving average is edited with, or its newest parameters,
         those of the baseline's own run.
       is_long: whether clips of 16 frames are edited too.
     """
 
     stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    encoded: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    depth_range: str = "0,1"
     averaged: bool = True
     is_long: bool = False
 
 
 CHOICES = {
     BASELINE: Choice(is_long=True),
-    "latents_drawn": Choice({"loss.latents_drawn": True, "data.fields": DRAWN_FIELDS}),
+    "latents_drawn": Choice({"loss.latents_drawn": True}),
     "random_positions": Choice({"loss.random_positions": True}, is_long=True),
-    "depth_range": Choice(encoded={"depth.range": "0.01,0.99"}),
+    "depth_range": Choice(depth_range="0.01,0.99"),
     "no_average": Choice(averaged=False),
     "longer_average": Choice({"ema_share": 0.3}),
 }
@@ -97,15 +98,10 @@ def main() -> None:
 
 def train(run: Path, folder: Path, choice: Choice, seed: int) -> None:
     """Trains the stages of a choice and assembles its pipeline, unless they are there."""
-    encoded = run / "encoded"
-    if choice.encoded:  # once for all seeds
-        link(run, folder.parent, [part for part in GIVEN if part != "encoded"])
-        run_parts(
-            folder.parent, ["encoded"], {f"encoded.{k}": v for k, v in choice.encoded.items()}
-        )
-        encoded = folder.parent / "encoded"
-    link(encoded.parent, folder, ["encoded"])
-    link(run, folder, GIVEN)
+    world = folder.parents[1] / f"range_{choice.depth_range}"  # encoded once for all seeds
+    link(run, world, [part for part in GIVEN if part != "encoded"])
+    run_parts(world, ["encoded"], {"encoded.depth.range": choice.depth_range})
+    link(world, folder, GIVEN)
     settings = {
         f"{stage}.{key}": value
         for stage, num_steps in STAGES.items()
@@ -117,6 +113,7 @@ def train(run: Path, folder: Path, choice: Choice, seed: int) -> None:
             "optimizer.warmup_steps": 20,
             "data.batch_size": 4,
             "data.image_fraction": 0,
+            **BASE,
             **choice.stages,
         }.items()
     }

@@ -151,7 +151,8 @@ def clip_bytes(footage: str | None) -> dict[str, float]:
         found[f"encoded_float16_{k}_levels"] = layout(k, "float16").size
     found["encoded_float32_8_levels"] = layout(8, "float32").size
     eight = layout(8, "float16")
-    found["read_a_step_float16"] = eight.first.itemsize + eight.plane.itemsize
+    # Beside the first entry, the latents' variance and one level.
+    found["read_a_step_float16"] = eight.first.itemsize + 2 * eight.plane.itemsize
     return found
 
 

@@ -11,6 +11,7 @@ folder where the command is run, and `~/` is the home folder.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -114,22 +115,27 @@ def training(name: str, objective: str, **fields) -> ConfigDict:
     return make("train", name=name, objective=objective, **fields)
 
 
-def stage(name: str, init_from: str, **fields) -> ConfigDict:
+def stage(name: str, init_from: str, data: Mapping[str, Any], **fields) -> ConfigDict:
     """Returns the config of one of the UNet's training stages (section 4.1 of the paper).
 
     Args:
       name: the stage's name.
       init_from: model folder of the stage before; empty: random parameters.
+      data: the part's `data`, of encoded clips and images.
       **fields: values in place of those of `training`.
     """
+    if "fields" in data:  # drawn latents need their variance too
+        data = {**data, "fields": ("latents_logvar", *data["fields"])}
     return training(
         name,
         "diffusion",
         init_from=init_from,
+        data=data,
         frozen=model_folders("vae"),  # decodes pictures; the training data are encoded already
-        # Whether latents are drawn from the autoencoder's distribution or are its mean. True needs
-        # latents_logvar among data.fields.
-        loss={"latents_drawn": False},
+        # Drawn from the autoencoder's distribution, latents gave better edits than their mean did.
+        # Random positions train all rows of the tables of frame positions, so that clips longer
+        # than those of training can be edited. docs/results.md compares both.
+        loss={"latents_drawn": True, "random_positions": True},
         **fields,
     )
 

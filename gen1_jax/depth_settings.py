@@ -23,7 +23,7 @@ class DepthSettings:
         "in MiDaS; shorter_side: the shorter side gets it, as in pipelines without this key",
     )
     range: tuple[float, float] = setting(
-        (0.0, 1.0),
+        (0.01, 0.99),
         "quantiles of a clip's inverse depth that become −1 and 1, beyond which it is clipped; "
         "0,1: its least and its greatest value",
         low=0,
@@ -41,7 +41,7 @@ class DepthSettings:
 
 
 # Of pipelines and encoded data that were made before they recorded any.
-UNRECORDED = DepthSettings(resizing="shorter_side")
+UNRECORDED = DepthSettings(resizing="shorter_side", range=(0.0, 1.0))
 
 
 def read_depth_settings(recorded: Mapping[str, Any], where: str) -> DepthSettings:

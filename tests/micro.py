@@ -68,8 +68,8 @@ def get_config(part: str = "all") -> ConfigDict:
             config.data.buckets = ((16, 16),)
     if part == "encoded":
         config.batch_size = BATCH
-        # As before the setting was there: the golden losses are of such data.
-        config.depth.resizing = "shorter_side"
+        # As before the settings were there: the golden losses are of such data.
+        config.depth.resizing, config.depth.range = "shorter_side", (0.0, 1.0)
     if part == "pipeline":
         config.settings.prior.num_steps = 2
     return config

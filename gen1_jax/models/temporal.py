@@ -143,7 +143,7 @@ class TemporalTransformer(nn.Module):
             h = h + position[:n, None].astype(h.dtype)
         else:
             rows = first_frame[:, None] + jnp.arange(n)
-            h = h + position[rows][:, :, None].astype(h.dtype)
+            h = h + jnp.take(position, rows, axis=0)[:, :, None].astype(h.dtype)
         block = TransformerBlock(
             self.heads, self.dtype, along_frames=True, name="transformer_blocks_0"
         )
