@@ -6,16 +6,14 @@ therefore resume a job that was stopped. (Devices of another kind, a CPU with an
 threads, and another `batch_size` may round differently.)
 """
 
-import dataclasses
 import hashlib
-import json
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +23,16 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from gen1_jax.conditioning import Conditioner, EncoderParams
+from gen1_jax.data_pipelines.encoded.records import make_layout
+from gen1_jax.data_pipelines.encoded.writer import META, EncodedWriter, check_same, clean
+from gen1_jax.data_pipelines.settings import Source
+from gen1_jax.data_pipelines.to_encode import (
+    Raw,
+    complete_source,
+    describe_source,
+    open_records,
+    read_pace,
+)
 from gen1_jax.depth_settings import KEY, DepthSettings, read_depth_settings
 from gen1_jax.diffusion.structure import NUM_LEVELS
 from gen1_jax.distributed import (
@@ -41,50 +49,11 @@ from gen1_jax.made_from import check_encoded
 from gen1_jax.resolve import check_encoding
 from gen1_jax.runtime import naming_what_to_lower
 from gen1_jax.tokenizer import load_tokenizer
-from gen1_jax.video.fitting import kept_area
-from gen1_jax.video.selection import describe_size
 from gen1_jax.weights.digest import digest_params, digest_tokenizer
-
-if TYPE_CHECKING:
-    from gen1_jax.data_pipelines.settings import Source
 
 # The keys of a config that the stored numbers depend on, beside the data and models. `batch_size`
 # is not among them: a job that ran out of memory is resumed with a smaller one.
 SETTINGS = ("levels_per_clip", "precision", "records_per_shard", "dtype", "seed")
-PATHS = ("world", "folder")  # keys of `data` that may change: a data set may be moved
-
-
-class Raw(NamedTuple):
-    """Clips or images to encode, of one kind and one split.
-
-    Attributes:
-      folder: where the encoded records go, relative to the part's folder.
-      source: examples by number: frames [n H W 3] uint8, and a caption where there is one.
-      size: (H, W) that frames are scaled to cover and cropped to in the middle; None leaves them as
-        they are.
-      are_images: whether they are images, whose size is not that of the clips.
-    """
-
-    folder: str
-    source: Sequence[dict]
-    size: tuple[int, int] | None = None
-    are_images: bool = False
-
-    def clip(self, index: int) -> dict:
-        """Returns an example with its frames at the wanted size."""
-        from gen1_jax.data_pipelines.transforms import FitTo
-
-        clip = self.source[index]
-        if self.size is None:
-            return clip
-        return FitTo(self.size, random_crop=False).random_map(clip, None)
-
-    def describe_crop(self) -> str:
-        """Returns what is cut off from clips; "" if nothing is."""
-        if self.size is None or self.are_images or not len(self.source):
-            return ""
-        own = self.source[0]["frames"].shape[1:3]
-        return describe_size(own, self.size) if kept_area(own, self.size) < 1 else ""
 
 
 def encode(config, workdir: Path, progress: bool, mesh: Mesh | None = None) -> None:
@@ -160,7 +129,7 @@ class Encoder:
         conditioner: Conditioner,
         encoder_params: EncoderParams,
         config: Any,
-        data: "Source",
+        data: Source,
         mesh: Mesh | None = None,
     ):
         self._config, self._data = config, data
@@ -173,11 +142,8 @@ class Encoder:
         self._function = conditioner.encode_record
         self._encode = jax.jit(self._function, out_shardings=self._sharding)
 
-    def make_writer(self, raw: Raw, folder: Path):
+    def make_writer(self, raw: Raw, folder: Path) -> EncodedWriter:
         """Returns the writer of a folder, which records everything that its bytes depend on."""
-        from gen1_jax.data_pipelines.encoded.records import make_layout
-        from gen1_jax.data_pipelines.encoded.writer import EncodedWriter
-
         if not len(raw.source):
             raise UserError(f"{raw.folder} holds no records to encode; at least one is needed")
         first, config = raw.clip(0), self._config
@@ -192,7 +158,7 @@ class Encoder:
             count=len(raw.source),
             records_per_shard=config.records_per_shard,
             settings=_settings(config)
-            | {"data": _describe(self._data), "models": self._models}
+            | {"data": describe_source(self._data), "models": self._models}
             | ({"tokenizer": digest_tokenizer(config.tokenizer)} if config.tokenizer else {})
             | {"first_record": hashlib.sha256(first["frames"].tobytes()).hexdigest()},
         )
@@ -266,90 +232,24 @@ class Encoder:
         return self._tokenizer.encode_captions([clip.get("caption", "")])[0]
 
 
-def complete_source(data: Mapping[str, Any], splits: Sequence[str]) -> "Source":
-    """Returns the checked settings of an encoding part's `data`, with the size of clips filled in.
-
-    Raises:
-      UserError: the form is not a raw one, a setting is wrong, data are missing, or there are
-        several folders, whose records would have the same names.
-    """
-    from gen1_jax.data_pipelines.settings import World, check_source
-    from gen1_jax.data_pipelines.sources import open_raw
-
-    source = check_source(data)
-    if isinstance(source, World):
-        return source
-    if not isinstance(source.folder, str):
-        raise UserError(f"data.folder is {source.folder}; one folder is accepted")
-    if source.size is None:  # ingested clips are all of one size
-        for split in splits:
-            for opened in open_raw(source, split, required=False):
-                if opened.clips is not None:
-                    size = opened.clips.examples[0]["frames"].shape[1:3]
-                    return dataclasses.replace(source, size=size)
-    return source
-
-
-def open_records(data: "Source", split: str) -> list[Raw]:
-    """Opens the records of a split of raw data; without that split, warns and returns none.
-
-    Raises:
-      UserError: data are missing.
-    """
-    from gen1_jax.data_pipelines.settings import World
-    from gen1_jax.data_pipelines.sources import NO_VALIDATION, open_raw
-
-    clip_size = None if isinstance(data, World) else data.size
-    opened = open_raw(data, split, required=False)
-    if not opened and split == "validation":
-        warnings.warn(
-            f"{data.folder} has no split 'validation', so that training will measure no held-out "
-            f"loss; {NO_VALIDATION}",
-            stacklevel=2,
-        )
-    return [
-        Raw(records.name, records.examples, records.size or clip_size, records.size is not None)
-        for each in opened
-        for records in each.records()
-    ]
-
-
-def read_pace(data: "Source", raw: Raw) -> dict[str, float]:
-    """Returns how far apart the frames of raw clips are, as far as it is known; see `Footage`."""
-    from gen1_jax.data_pipelines.footage.reader import open_footage
-    from gen1_jax.data_pipelines.settings import World
-
-    if isinstance(data, World):
-        return {"stride": 1}
-    return open_footage(data.folder).pace(Path(raw.folder).name)
-
-
 def _settings(config) -> dict[str, Any]:
     """Returns the settings of a config that the stored numbers depend on, as JSON gives them."""
     depth = read_depth_settings(config.to_dict(), "config").to_json()
     return {name: config[name] for name in SETTINGS} | {KEY: depth}
 
 
-def _describe(data: "Source") -> dict[str, Any]:
-    """Returns the settings of the data that the stored numbers depend on, as JSON gives them."""
-    settings = {k: v for k, v in dataclasses.asdict(data).items() if k not in PATHS}
-    return json.loads(json.dumps(settings))
-
-
-def _finished(config, data: "Source", raw: Raw, folder: Path) -> bool:
+def _finished(config, data: Source, raw: Raw, folder: Path) -> bool:
     """Returns whether a folder is finished, and if so removes what stopped jobs left in it.
 
     Raises:
       UserError: the folder was made with other settings, or of another number of records.
     """
-    from gen1_jax.data_pipelines.encoded.writer import META, check_same, clean
-
     known = read_json(folder / META)
     if known is None:
         return False
     wanted = _settings(config) | {"count": len(raw.source)}
     if not raw.are_images:
-        wanted["data"] = _describe(data)
+        wanted["data"] = describe_source(data)
     if KEY not in known and wanted[KEY] == DepthSettings().to_json():
         # Nobody asked for this; training and edits follow what an earlier version encoded.
         del wanted[KEY]
@@ -364,8 +264,6 @@ def _check_encoders(config, folders: Sequence[Path]) -> dict[str, Any]:
     Raises:
       UserError: they were made with others.
     """
-    from gen1_jax.data_pipelines.encoded.writer import META
-
     for folder in folders:
         if (known := read_json(folder / META)) is not None:
             check_encoded("encoded", known, folder, config)

@@ -215,6 +215,7 @@ def test_no_model_imports_another():
             "config",
             "layers",
             "preprocess",
+            "remat",
             "temporal",
             "transformer",
         )

@@ -1,5 +1,6 @@
 """`gen1 precompute`: the same bytes however it is run; training from them is training from raw."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from gen1_jax.data_pipelines.encoded.reader import EncodedSource
 from gen1_jax.data_pipelines.encoded.writer import EncodedWriter
 from gen1_jax.data_pipelines.footage import records
 from gen1_jax.data_pipelines.sources import make_stream
+from gen1_jax.depth_settings import DepthSettings
 from gen1_jax.errors import UserError
 from gen1_jax.training.objectives import make_objective
 from gen1_jax.weights.folder import load_model
@@ -250,10 +252,11 @@ def test_footage_is_read_encoded_as_it_is_read_raw(micro_run, quick, footage, tm
         meta = json.loads(path.read_text())
         assert meta.pop("depth")["resizing"] == "shorter_side"
         path.write_text(json.dumps(meta))
-    options = {"precision": "float32", "depth.resizing": "minimal"}
+    defaults = dataclasses.asdict(DepthSettings())
+    options = {"precision": "float32"} | {f"depth.{key}": x for key, x in defaults.items()}
     encode_footage(micro_run, footage, tmp_path, **options)
     with pytest.raises(UserError, match=r"begun with depth .*shorter_side.* now it is .*0\.5"):
-        encode_footage(micro_run, footage, tmp_path, **options, **{"depth.range": (0.0, 0.5)})
+        encode_footage(micro_run, footage, tmp_path, **options | {"depth.range": (0.0, 0.5)})
     shared = {"batch_size": 2, "image_batch_size": 3, "image_fraction": 0.5, "num_frames": 4}
     shared |= {"levels": (0, 2, 5), "num_threads": 0}
     raw = {"form": "footage", "folder": str(footage), "random_crop": False}

@@ -21,7 +21,7 @@ from gen1_jax.config import (
 from gen1_jax.configs import base, schema, tiny
 from gen1_jax.errors import UserError
 from gen1_jax.files import write_json
-from gen1_jax.models.unet import REMAT
+from gen1_jax.models.remat import REMAT
 from gen1_jax.pipeline import ENCODERS, MODELS
 from gen1_jax.resolve import describe_models
 from gen1_jax.settings import describe, list_kinds

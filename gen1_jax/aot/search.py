@@ -22,7 +22,7 @@ def search(
     Args:
       make_work: (remat, microbatches) → the program.
       target: the chips.
-      remats: names in `gen1_jax.models.unet.REMAT`, the one that recomputes least first.
+      remats: names in `gen1_jax.models.remat.REMAT`, the one that recomputes least first.
       examples_per_chip: of a batch; each of its divisors is a number of microbatches.
     """
     divisors = [n for n in range(1, examples_per_chip + 1) if examples_per_chip % n == 0]

@@ -181,7 +181,7 @@ def search(args, config, target):
     from gen1_jax.aot import search
     from gen1_jax.aot.programs import batch_shapes
     from gen1_jax.distributed import FRAMES
-    from gen1_jax.models.unet import REMAT
+    from gen1_jax.models.remat import REMAT
 
     if target.mesh.shape[FRAMES] > 1 and not args.images:
         raise UserError(

@@ -25,6 +25,7 @@ from gen1_jax.models.config import (
     write_config,
 )
 from gen1_jax.models.layers import Conv, Dense, GroupNorm, timestep_embedding
+from gen1_jax.models.remat import rematerialised
 from gen1_jax.models.temporal import Axes, TemporalConv, TemporalTransformer, on_video_branches
 from gen1_jax.models.transformer import SpatialTransformer
 
@@ -47,32 +48,6 @@ FIXED_SETTINGS = {
     "resnet_time_scale_shift": "default",
     "time_embedding_type": "positional",
 }
-
-
-def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive.name in ("dot_general", "conv_general_dilated")
-
-
-# Each policy says how much the backward pass keeps of a residual block or a transformer:
-# everything, the results of products and convolutions outside attention, or only its inputs.
-REMAT = {
-    "none": None,
-    "products": _is_product,
-    "layer": jax.checkpoint_policies.nothing_saveable,
-}
-
-
-def rematerialised(cls: type[nn.Module], remat: str, static: tuple[int, ...] = ()) -> Any:
-    """Returns the module's class with its inner values computed again in the backward pass.
-
-    Args:
-      cls: The module's class.
-      remat: A name in REMAT.
-      static: Positions of the arguments of `__call__` that are no arrays.
-    """
-    if remat == "none":
-        return cls
-    return nn.remat(cls, policy=REMAT[remat], static_argnums=static)
 
 
 class ResnetBlock(nn.Module):
@@ -247,7 +222,7 @@ class VideoUNet(nn.Module):
       upcast_attention: Whether queries and keys are float32, as Stable Diffusion 2.1 needs them.
       temporal: Whether there are temporal layers; the image model has none.
       max_frames: Rows of each learned table of frame positions.
-      remat: A name in REMAT.
+      remat: A name in `remat.REMAT`.
       dtype: Compute type; None computes in the sample's.
     """
 

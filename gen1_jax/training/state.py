@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from gen1_jax.distributed import MIN_SIZE_TO_SHARD, SHARDING, state_sharding
 from gen1_jax.errors import UserError
-from gen1_jax.models.unet import REMAT
+from gen1_jax.models.remat import REMAT
 from gen1_jax.randomness import stream_seed
 from gen1_jax.weights.folder import init_params, load_model, module_from_config, param_template
 from gen1_jax.weights.merge import MergeReport, merge_params

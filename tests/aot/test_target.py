@@ -21,7 +21,8 @@ from gen1_jax.aot.target import Work, make_target, measure, read_out_of_memory
 from gen1_jax.commands import compile_step
 from gen1_jax.errors import UserError
 from gen1_jax.hardware import CHIPS
-from gen1_jax.models.unet import REMAT, VideoUNet
+from gen1_jax.models.remat import REMAT
+from gen1_jax.models.unet import VideoUNet
 from gen1_jax.weights.folder import module_from_config, param_template
 
 CONFIG = f"{micro.__file__}"

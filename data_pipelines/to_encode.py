@@ -1,0 +1,104 @@
+"""The raw records that `gen1 precompute` encodes, one kind and one split at a time."""
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gen1_jax.data_pipelines.footage.reader import open_footage
+from gen1_jax.data_pipelines.settings import Source, World, check_source
+from gen1_jax.data_pipelines.sources import NO_VALIDATION, open_raw
+from gen1_jax.data_pipelines.transforms import FitTo
+from gen1_jax.errors import UserError
+from gen1_jax.video.fitting import kept_area
+from gen1_jax.video.selection import describe_size
+
+_PATHS = ("world", "folder")  # keys of `data` that may change: a data set may be moved
+
+
+class Raw(NamedTuple):
+    """Clips or images to encode, of one kind and one split.
+
+    Attributes:
+      folder: where the encoded records go, relative to the part's folder.
+      source: examples by number: frames [n H W 3] uint8, and a caption where there is one.
+      size: (H, W) that frames are scaled to cover and cropped to in the middle; None leaves them as
+        they are.
+      are_images: whether they are images, whose size is not that of the clips.
+    """
+
+    folder: str
+    source: Sequence[dict]
+    size: tuple[int, int] | None = None
+    are_images: bool = False
+
+    def clip(self, index: int) -> dict:
+        """Returns an example with its frames at the wanted size."""
+        clip = self.source[index]
+        if self.size is None:
+            return clip
+        return FitTo(self.size, random_crop=False).random_map(clip, None)
+
+    def describe_crop(self) -> str:
+        """Returns what is cut off from clips; "" if nothing is."""
+        if self.size is None or self.are_images or not len(self.source):
+            return ""
+        own = self.source[0]["frames"].shape[1:3]
+        return describe_size(own, self.size) if kept_area(own, self.size) < 1 else ""
+
+
+def complete_source(data: Mapping[str, Any], splits: Sequence[str]) -> Source:
+    """Returns the checked settings of an encoding part's `data`, with the size of clips filled in.
+
+    Raises:
+      UserError: the form is not a raw one, a setting is wrong, data are missing, or there are
+        several folders, whose records would have the same names.
+    """
+    source = check_source(data)
+    if isinstance(source, World):
+        return source
+    if not isinstance(source.folder, str):
+        raise UserError(f"data.folder is {source.folder}; one folder is accepted")
+    if source.size is None:  # ingested clips are all of one size
+        for split in splits:
+            for opened in open_raw(source, split, required=False):
+                if opened.clips is not None:
+                    size = opened.clips.examples[0]["frames"].shape[1:3]
+                    return dataclasses.replace(source, size=size)
+    return source
+
+
+def open_records(data: Source, split: str) -> list[Raw]:
+    """Opens the records of a split of raw data; without that split, warns and returns none.
+
+    Raises:
+      UserError: data are missing.
+    """
+    clip_size = None if isinstance(data, World) else data.size
+    opened = open_raw(data, split, required=False)
+    if not opened and split == "validation":
+        warnings.warn(
+            f"{data.folder} has no split 'validation', so that training will measure no held-out "
+            f"loss; {NO_VALIDATION}",
+            stacklevel=2,
+        )
+    return [
+        Raw(records.name, records.examples, records.size or clip_size, records.size is not None)
+        for each in opened
+        for records in each.records()
+    ]
+
+
+def read_pace(data: Source, raw: Raw) -> dict[str, float]:
+    """Returns how far apart the frames of raw clips are, as far as it is known; see `Footage`."""
+    if isinstance(data, World):
+        return {"stride": 1}
+    return open_footage(data.folder).pace(Path(raw.folder).name)
+
+
+def describe_source(data: Source) -> dict[str, Any]:
+    """Returns the settings of the data that the stored numbers depend on, as JSON gives them."""
+    settings = {k: v for k, v in dataclasses.asdict(data).items() if k not in _PATHS}
+    return json.loads(json.dumps(settings))
