@@ -89,24 +89,26 @@ def check_training(config: Any, workdir: Path) -> dict[str, Any]:
     Raises:
       UserError: a model or the data are not those that another part, or this one, was made with.
     """
-    name, names, data = config.name, _used_by(config), identify(config.data.to_dict())
+    name, data = config.name, identify(config.data.to_dict())
+    begun = _read_begun(workdir)
+    # A finished part's `model` may say only what differs from that of `init_from`.
+    names = tuple(dict.fromkeys((*_used_by(config), *begun.get("models", {}))))
     members = [Known(folder, _choose(found, names)) for folder, found in data.encoders.items()]
     for kind, folder in config.frozen.items():
         members += [*_models({kind: folder}), *_records((folder,), names)]
-    members += _models({TOKENIZER: config.data.get("tokenizer")})
+    place = config if config.objective == "prior" else config.data  # the prior's data hold tokens
+    members += _models({TOKENIZER: place.get("tokenizer")})
     current = {key: digest for each in members for key, digest in each.digests.items()}
     members += _records((config.init_from,), names)
-    begun = read_json(workdir / MADE_FROM)
-    if begun:
-        members.append(Known(str(workdir), _choose(begun.get("models", {}), names)))
+    members.append(Known(str(workdir), begun.get("models", {})))
     check_together(name, members)
     found = {
-        "models": _choose(current, names),
+        "models": {**begun.get("models", {}), **_choose(current, names)},
         "init_from": _origin(config.init_from, _digest_of(config.init_from), workdir),
         "data": _origin(data.folder, data.digest, workdir),
     }
     for key, folder in (("init_from", config.init_from), ("data", data.folder)):
-        before, now = (begun or {}).get(key) or {}, found[key]
+        before, now = begun.get(key) or {}, found[key]
         same_place = now["folder"] and before.get("folder") == now["folder"]
         if same_place and now["digest"] and before.get("digest") not in (None, now["digest"]):
             raise UserError(
@@ -122,6 +124,12 @@ def check_training(config: Any, workdir: Path) -> dict[str, Any]:
 def has_record(workdir: Path) -> bool:
     """Returns whether it is known what a part was made from."""
     return (workdir / MADE_FROM).exists()
+
+
+def _read_begun(workdir: Path) -> dict[str, Any]:
+    """Returns the record of a part; {} if there is none, or if nothing has come of it yet."""
+    is_begun = any((workdir / name).exists() for name in ("checkpoints", "model"))
+    return (read_json(workdir / MADE_FROM) or {}) if is_begun else {}
 
 
 def _used_by(config: Any) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from micro_run import load
+from ml_collections import ConfigDict
 
 from gen1_jax.config import MADE_FROM
 from gen1_jax.errors import UserError
@@ -141,6 +142,29 @@ def test_a_stage_of_another_autoencoder_starts_no_stage(micro_run, tmp_path):
     refused(
         config, run / "video", f"{run / 'image'} was made with another autoencoder", "0000000000"
     )
+
+
+def test_a_part_that_never_saved_anything_was_made_from_nothing(micro_run, tmp_path):
+    config, workdir = resolve_training(load(micro_run, "image")), tmp_path / "image"
+    record = check_training(config, workdir)
+    write_json(workdir / MADE_FROM, {"models": {"vae": "0" * 64}, "init_from": {"folder": "../x"}})
+    assert check_training(config, workdir) == record
+    (workdir / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=f"{workdir} was made with another autoencoder"):
+        check_training(config, workdir)
+
+
+def test_a_finished_part_is_checked_for_all_that_it_was_made_from(micro_run, tmp_path):
+    """Also if its config does not say which models these are, since its model is like another."""
+    run = tmp_path / "run"
+    shutil.copytree(micro_run / "video" / "model", run / "video" / "model")
+    config = load(micro_run, "structure", init_from=str(run / "video" / "model"))
+    record = finish(config, run / "structure")
+    config.model = ConfigDict({"like": "init_from"})
+    run_part(config, run / "structure", progress=False)
+    record["models"]["depth"] = "0" * 64
+    write_json(run / "structure" / MADE_FROM, record)
+    refused(config, run / "structure", "with the depth model 0000000000; accepted: parts made with")
 
 
 def test_data_that_changed_are_refused(micro_run, tmp_path):
