@@ -98,11 +98,11 @@ def for_each_clip(name: str, value: Any, b: int) -> np.ndarray:
     return np.broadcast_to(value, (b,))
 
 
-def fill_up(value: Any, b: int, more: int) -> Any:
-    """Returns values [b ...] with `more` copies of the last one; one value for all stays it."""
-    if np.ndim(value) == 0 or len(value) != b:
-        return value
-    return np.concatenate([value, np.repeat(np.asarray(value)[-1:], more, axis=0)])
+def fill_up(values: Any, more: int) -> Any:
+    """Returns values [b ...] with `more` copies of the last one."""
+    if not more:
+        return values
+    return np.concatenate([values, np.repeat(np.asarray(values)[-1:], more, axis=0)])
 
 
 def check_seed(seed: Any) -> None:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -312,7 +311,7 @@ class VideoEditor:
         controls.check()
         frames = as_pixels("clips", frames, "b n H W 3")
         b, n, height, width, _ = frames.shape
-        keys = jax.vmap(jax.random.key)(seeds_of(seed, b))
+        seeds = seeds_of(seed, b)
         self._check_clip(frames.shape[1:])
         shape = (b, self.unet.cross_attention_dim)
         if np.shape(content) != shape:
@@ -320,26 +319,27 @@ class VideoEditor:
                 f"content of {list(np.shape(content))}; {list(shape)} is accepted, one for each "
                 "clip, of text_content or image_content"
             )
-        parts, frame_parts = batch_parts(self.mesh), self.mesh.shape[FRAMES]
-        if n % frame_parts:
-            raise UserError(f"clips of {n} frames do not divide over {frame_parts} devices")
-        if more := -b % parts:  # copies of the last clip fill up the devices
-            given = {"structure_map": structure_map, "seed": seed, **vars(controls)}
-            given = {name: fill_up(value, b, more) for name, value in given.items()}
-            filled = (fill_up(x, b, more) for x in (frames, content))
-            return self.edit_batch(*filled, **given)[:b]
+        if n % self.mesh.shape[FRAMES]:
+            raise UserError(
+                f"clips of {n} frames do not divide over {self.mesh.shape[FRAMES]} devices"
+            )
         guidance = controls.guidance_scale
         guidance = self.settings["guidance_scale"] if guidance is None else guidance
         per_clip = [
-            jnp.asarray(for_each_clip(name, value, b), dtype)
+            for_each_clip(name, value, b).astype(dtype)
             for name, value, dtype in (
-                ("structure_level", controls.structure_level, jnp.int32),
-                ("temporal_scale", controls.temporal_scale, jnp.float32),
-                ("guidance_scale", guidance, jnp.float32),
+                ("structure_level", controls.structure_level, np.int32),
+                ("temporal_scale", controls.temporal_scale, np.float32),
+                ("guidance_scale", guidance, np.float32),
             )
         ]
+        more = -b % batch_parts(self.mesh)  # copies of the last clip fill up the devices
         if structure_map is not None:
-            structure_map = as_maps(structure_map, frames.shape[:-1])
+            structure_map = fill_up(as_maps(structure_map, frames.shape[:-1]), more)
+        frames, content, seeds, *per_clip = (
+            fill_up(x, more) for x in (frames, content, seeds, *per_clip)
+        )
+        keys = jax.vmap(jax.random.key)(seeds)
         task = f"editing {n} frames of {height}x{width}"
         lower = "the number or the size of the frames (--frames, --size)"
         if b > 1:
@@ -359,7 +359,7 @@ class VideoEditor:
                     self.params, *arguments, int(controls.steps), bool(controls.per_frame)
                 )
             edits = zip(np.asarray(edited), np.asarray(seen), frames, strict=True)
-            return [Edit(*parts) for parts in edits]
+            return [Edit(*parts) for parts in edits][:b]
 
     def estimate_depth(self, frames: np.ndarray) -> jax.Array:
         """Clips [b n H W 3] uint8 → inverse depth [b n H W], on the devices of the clips."""

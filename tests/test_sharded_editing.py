@@ -132,3 +132,8 @@ def test_clips_fill_up_the_devices_and_frames_must_divide(editors):
     np.testing.assert_array_equal(alone.source, frames[0])
     with pytest.raises(UserError, match="clips of 6 frames do not divide over 4 devices"):
         editors[1].edit_batch(frames[:, :6], content, steps=1)
+    # Two values for one clip are no values for the clip and its copy.
+    with pytest.raises(UserError, match=r"temporal_scale of \[2\]; .* or \[1\]"):
+        editors[1].edit_batch(frames[:1], content[:1], temporal_scale=[0.5, 1.0], steps=2)
+    with pytest.raises(UserError, match=r"structure map of \[2, .*; \[1, 8, 32, 32\]"):
+        editors[1].edit_batch(frames[:1], content[:1], structure_map=np.zeros((2, 8, 32, 32)))
