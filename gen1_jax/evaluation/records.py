@@ -24,8 +24,9 @@ METRICS = (
     "flicker",
 )
 # What an edit depends on beside its clip and the controls. `start` and `stride` are of the frames
-# taken from the video; `model` is the digest of all parts of the pipeline.
-RUN = ("model", "dtype", "num_steps", "frames", "start", "stride", "height", "width")
+# taken from the video, and `pixels` is their digest, since another file may have the same name;
+# `model` is the digest of all parts of the pipeline.
+RUN = ("model", "dtype", "num_steps", "frames", "start", "stride", "height", "width", "pixels")
 # Two records are of the same edit if they agree in these fields.
 KEY = ("clip", "video", "prompt", "method", "seed", *CONTROLS, *RUN)
 

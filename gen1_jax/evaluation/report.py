@@ -16,7 +16,6 @@ from gen1_jax.video.io import write_video
 
 # The measures that metrics.json names first, as those of the first setting.
 HEADLINE = ("colour_accuracy", "structure_correlation", "frame_consistency", "prompt_consistency")
-LAST_PICTURE = "edits.gif"  # `picture_edits` writes it after all other pictures
 
 _LABELS = {"temporal_scale": "ω_t", "structure_level": "t_s", "guidance_scale": "ω"}
 
@@ -300,7 +299,7 @@ def picture_edits(rows: list[dict[str, np.ndarray]], folder: Path) -> None:
     half = -(-len(panels) // 2)
     panels += [np.zeros_like(panels[0])] * (2 * half - len(panels))
     columns = [np.concatenate(column, axis=1) for column in (panels[:half], panels[half:])]
-    write_video(folder / LAST_PICTURE, np.concatenate(columns, axis=2), fps=8, overwrite=True)
+    write_video(folder / "edits.gif", np.concatenate(columns, axis=2), fps=8, overwrite=True)
 
 
 def _to_and_fro(clip: np.ndarray, times: int = 4) -> np.ndarray:

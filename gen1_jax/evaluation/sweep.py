@@ -1,5 +1,6 @@
 """A sweep: every clip is edited at every setting of the controls, and each edit is measured."""
 
+import hashlib
 import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -173,6 +174,7 @@ def key_of(item: Item, run: Mapping[str, Any]) -> dict[str, Any]:
         "stride": item.stride,
         "height": height,
         "width": width,
+        "pixels": hashlib.sha256(item.frames.tobytes()).hexdigest()[:16],
     }
 
 
@@ -193,6 +195,7 @@ class _Batch:
         with naming_what_to_lower("reading clips and prompts", "the clips edited together"):
             self._content = editor.text_content(prompts, [noise_seed(seed, p) for p in prompts])
             self.depth = np.asarray(editor.estimate_depth(self.frames))
+            self._structure = np.asarray(editor.conditioner.clip_depth(self.depth))
 
     def edit(self, setting: Setting, num_steps: int) -> list[Edit]:
         """Returns the edits of all clips at a setting."""
@@ -201,7 +204,7 @@ class _Batch:
         return self._editor.edit_batch(
             self.frames,
             self._content,
-            structure_map=self._editor.conditioner.clip_depth(self.depth),
+            structure_map=self._structure,
             seed=self._seeds,
             steps=num_steps,
             per_frame=per_frame,

@@ -1,5 +1,7 @@
 """The evaluation part of a config: held-out clips of the world, edited, measured and pictured."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +9,12 @@ from tqdm import tqdm
 
 from gen1_jax.editing import Edit, VideoEditor
 from gen1_jax.evaluation.items import Item, world_items
-from gen1_jax.evaluation.report import LAST_PICTURE, picture_edits, write_summary
-from gen1_jax.evaluation.sweep import make_grid, run_sweep
+from gen1_jax.evaluation.report import picture_edits, write_summary
+from gen1_jax.evaluation.sweep import key_of, make_grid, run_of, run_sweep
+from gen1_jax.files import read_json, write_json
 from gen1_jax.video.pictures import colour_depth
+
+PICTURES = "pictures.json"  # the digest of the edits that the pictures show
 
 
 def evaluate_world(config, workdir: Path, progress: bool) -> None:
@@ -29,7 +34,10 @@ def evaluate_world(config, workdir: Path, progress: bool) -> None:
     )
     (workdir / "videos").mkdir(parents=True, exist_ok=True)
     pictured = {item.clip for item in items[: config.num_pictured]}
-    done = (workdir / LAST_PICTURE).exists()
+    run = run_of(editor, config.num_steps) | {"seed": config.seed}
+    edits = [key_of(item, run) | s for item in items[: config.num_pictured] for s in grid]
+    shown = {"edits": hashlib.sha256(json.dumps(edits).encode()).hexdigest()}
+    done = read_json(workdir / PICTURES) == shown
     rows: dict[str, dict[str, np.ndarray]] = {}  # clip → title → frames
 
     def on_edit(item: Item, setting: dict, edit: Edit) -> None:
@@ -48,13 +56,15 @@ def evaluate_world(config, workdir: Path, progress: bool) -> None:
         seed=config.seed,
         palette=palette,
         on_edit=on_edit,
-        # An evaluation that was stopped has records of its edits, but no pictures of them.
+        # An evaluation that was stopped has records of its edits, but no pictures of them; one of
+        # another model or other settings has pictures, but not of these edits.
         is_missing=lambda item, setting: not done and item.clip in pictured,
         progress=progress,
     )
     tqdm.write(write_summary(records, workdir))
     if rows.keys() == pictured and all(len(row) == 2 + len(grid) for row in rows.values()):
         picture_edits(list(rows.values()), workdir)
+        write_json(workdir / PICTURES, shown)
     tqdm.write(f"pictures, table and metrics are in {workdir}")
 
 

@@ -1,5 +1,6 @@
 """The sweep: what is measured, what is not made twice, what is replaced."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -162,6 +163,13 @@ def test_records_of_other_frames_or_another_type_do_not_count(sweep, tmp_path, c
     assert sweep(grid=GRID[:1]) == (whole, [])
 
 
+def test_records_of_another_video_of_the_same_name_do_not_count(sweep, world):
+    first, _ = sweep(grid=GRID[:1], items=world[0][:2])
+    other = dataclasses.replace(world[0][1], frames=world[0][1].frames[:, ::-1])
+    records, edited = sweep(grid=GRID[:1], items=[world[0][0], other])
+    assert edited == [("1", 0)] and records[0] == first[0] != records[1] != first[1]
+
+
 def test_records_of_another_model_or_number_of_steps_do_not_count(sweep, editor, monkeypatch):
     first, _ = sweep(grid=GRID[:1])
     records, edited = sweep(grid=GRID[:1], num_steps=2)
@@ -211,8 +219,11 @@ def test_the_evaluation_part_makes_its_pictures_once(
     names = {p.name for p in tmp_path.rglob("*") if p.is_file()}
     assert names == {
         *("records.jsonl", "table.md", "metrics.json", "trends.png", "contact_sheet.png"),
-        *("controls.png", "edits.gif", "edit_00.mp4", "edit_01.mp4"),
+        *("controls.png", "edits.gif", "edit_00.mp4", "edit_01.mp4", "pictures.json"),
     }
     assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 4
     monkeypatch.setattr(evaluation, "picture_edits", broken)
     evaluation.evaluate_world(config, tmp_path, False)  # all is there
+    config.structure_level = (7, 0)  # the records of both are there, the pictures show another edit
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.evaluate_world(config, tmp_path, False)
