@@ -33,7 +33,7 @@ import numpy as np
 
 from gen1_jax.errors import UserError
 from gen1_jax.settings import show
-from gen1_jax.video.fitting import CROP, Size, best_size, check_fit
+from gen1_jax.video.fitting import CROP, PAD, Size, best_size, check_fit
 from gen1_jax.video.opening import open_file, open_folder
 from gen1_jax.video.pace import Pace, longest_stride
 from gen1_jax.video.paths import as_path
@@ -137,6 +137,16 @@ def read_video(
         frames, selection = _select(source, start, stride, num_frames, sizes, fit, path)
         selection = dataclasses.replace(selection, pace=wanted)
     total = selection.total
+    if pace and total and len(frames) < (num_frames or 0):
+        # The file stated no number of frames, or too large a one; now they are counted.
+        closer = longest_stride(wanted, total - start, num_frames)
+        if closer < stride:
+            video = read_video(
+                path, num_frames=num_frames, stride=closer, start=start, size=size, fit=fit,
+                shorter=shorter,
+            )  # fmt: skip
+            known = {"total": total, "total_is_exact": True, "pace": wanted}
+            return dataclasses.replace(video, taken=dataclasses.replace(video.taken, **known))
     if total == 0:
         raise UserError(f"{path}: not a video, or too damaged to read even one frame; {ACCEPTED}")
     least = 1 if shorter else num_frames or 1
@@ -206,10 +216,13 @@ def _select(
         while target is not None and target < end:
             if image is None:
                 image = picture.rgb()
-                source_size = image.shape[:2]
-                # A stream may change its size midway, but all frames of an array have one size.
+                # A stream may change its size midway, but all frames of an array have one size, and
+                # padding lies in one place.
                 if shape is None:
+                    source_size = image.shape[:2]
                     shape = best_size(source_size, sizes) if sizes else source_size
+                elif fit == PAD:
+                    image = resize_frame(image, source_size)
                 image = resize_frame(image, shape, fit)
             frames.append(image)
             if len(frames) * image.nbytes > _MAX_BYTES:

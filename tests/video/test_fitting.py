@@ -7,7 +7,7 @@ from video_files import clip
 from gen1_jax.data_pipelines.footage.keys import BUCKETS
 from gen1_jax.errors import UserError
 from gen1_jax.video.fitting import best_size, kept_area, place_inside
-from gen1_jax.video.io import read_video, write_video
+from gen1_jax.video.io import read_video, resize_frame, write_video
 from gen1_jax.video.maps import fit_map
 
 
@@ -77,3 +77,17 @@ def test_the_nearest_of_several_sizes_is_taken(tmp_path):
     for size in ([], [(16, 28), (28,)], [(16, 28), 3]):
         with pytest.raises(UserError, match="two whole numbers .* or several such"):
             read_video(tmp_path / "portrait", size=size)
+
+
+def test_pictures_of_several_shapes_have_their_padding_in_one_place(tmp_path):
+    """The caller cuts one padding off all frames: later pictures take the shape of the first."""
+    first, second = clip(1, 64, 16), clip(1, 16, 64)
+    for name, frames in (("0", first), ("1", second)):
+        write_video(tmp_path / name, frames, 12)
+        next((tmp_path / name).iterdir()).rename(tmp_path / f"{name}.png")
+        (tmp_path / name).rmdir()
+    video = read_video(tmp_path, size=(32, 32), fit="pad")
+    rows, columns = video.taken.inside
+    assert video.taken.source_size == (64, 16) and columns == slice(12, 20)
+    expected = resize_frame(resize_frame(second[0], (64, 16)), (32, 8))
+    np.testing.assert_array_equal(video.frames[1][rows, columns], expected)

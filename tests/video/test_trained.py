@@ -48,6 +48,14 @@ def test_a_video_is_read_as_in_training(tmp_path):
     assert len(trained.read(path, num_frames=3)) == 3
 
 
+def test_a_short_video_that_states_no_length_is_taken_closer_together(tmp_path):
+    path = encode(tmp_path / "stream.h264", clip(20), fps=25)  # without a container
+    trained = TrainedClips.of(SETTINGS | {"stride": 10, "frame_rate": 25.0}, max_frames=32)
+    video = trained.read(path)
+    assert video.taken.describe() == "frames 1 to 19 of 20, every 6th (every 10th in training)"
+    np.testing.assert_array_equal(video.frames, read_video(path).frames[:19:6])
+
+
 def test_a_pipeline_that_knows_no_pace_takes_neighbouring_frames(tmp_path):
     path = encode(tmp_path / "a.mp4", clip(8), fps=30)
     earlier = TrainedClips.of(SETTINGS, max_frames=3)
