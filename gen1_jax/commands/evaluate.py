@@ -161,7 +161,8 @@ def run(args) -> None:
         table = write_summary(records, args.output)
     print(table)
     made = f", the edits in {args.output / FOLDER}" if shown else ""
-    print(f"measures of {len(grid)} settings are in {args.output / 'metrics.json'}{made}")
+    what = "one setting" if len(grid) == 1 else f"{len(grid)} settings"
+    print(f"measures of {what} are in {args.output / 'metrics.json'}{made}")
 
 
 def check_arguments(args) -> dict:
@@ -223,8 +224,9 @@ def find_items(args, editor) -> tuple:
         )
         palette = None
         if said := [f"{item.clip}: {item.taken}" for item in items if item.taken]:
-            more = f" (and {len(said) - 1} more clips likewise)" if len(said) > 1 else ""
-            print(said[0] + more)
+            more = len(said) - 1
+            likewise = f" (and {more} more clip{'s' if more > 1 else ''} likewise)" if more else ""
+            print(said[0] + likewise)
     devices, frames = editor.mesh.shape[FRAMES], len(items[0].frames)
     if frames % devices:
         raise UserError(f"--mesh frames={devices} does not divide the {frames} frames of a clip")
