@@ -145,7 +145,6 @@ def stage(name: str, init_from: str, **fields) -> ConfigDict:
             "clip_norm": 1.0,
         },
         "num_steps": STEPS.get(name, 1000),
-        "ema_decay": 0.999,
     }
     config |= fields
     config["model"] = {"like": "init_from", **config["model"]}

@@ -263,7 +263,9 @@ def stage(name: str, init_from: str, **fields) -> ConfigDict:
             "b2": 0.999,
             "clip_norm": 1.0,
         },
+        # The average spans a fifth of the stage so far, and at most 10,000 steps.
         ema_decay=0.9999,
+        ema_share=0.2,
         dtype="bfloat16",  # parameters, their average and AdamW's moments stay float32
         mesh=MESH,
         log_every=50,

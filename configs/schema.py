@@ -97,6 +97,9 @@ class Training:
     frozen: Mapping[Encoder, str] = setting(
         {}, "model folders of the encoders that the loss or the pictures need"
     )
+    tokenizer: str = setting(
+        "../tokenizer", "turns texts into tokens; the prior reads the empty text, for no caption"
+    )
     data: Mapping[str, Any] = setting({}, "what is trained on; see the forms of data")
     depth: DepthSettings = setting(
         DepthSettings(),
@@ -106,16 +109,12 @@ class Training:
     num_steps: int = setting(1000, "length of the run, in steps", low=1)
     ema_decay: float = setting(
         0.995,
-        "highest decay of the parameters' moving average, which is saved and sampled from; it "
-        "spans at most 1 / (1 - decay) steps",
+        "of the parameters' moving average, which is saved; it spans 1 / (1 - decay) steps at most",
         low=0,
         high=1,
     )
     ema_share: float = setting(
-        0.1,
-        "share of the part's steps so far that the moving average spans, at most",
-        low=0,
-        high=1,
+        0.1, "share of the part's steps so far that the average spans at most", low=0, high=1
     )
     dtype: Dtype = setting("float32", "compute type; bfloat16 suits accelerators")
     mesh: Mesh = setting(Mesh(), "devices along each axis of the mesh")
@@ -161,6 +160,9 @@ class AutoencoderLoss:
 
     kl_weight: float = setting(1e-6, "weight of the KL term", low=0)
     initial_logvar: float = setting(-6.0, "log variance of the latents at the start")
+    calibration_examples: int = setting(
+        1024, "images whose latents give the scaling factor, over all processes", low=1
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,6 +186,9 @@ class PriorLoss:
 
     drop_rate: float = setting(
         0.1, "share of captions that the empty prompt replaces, for guidance", low=0, high=1
+    )
+    calibration_examples: int = setting(
+        8192, "embeddings that give their mean and deviation, over all processes", low=2
     )
 
 

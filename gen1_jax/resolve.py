@@ -27,22 +27,17 @@ from gen1_jax.errors import UserError
 from gen1_jax.models.prior import SCALE, read_own
 from gen1_jax.pipeline import ENCODERS
 from gen1_jax.settings import to_dict
+from gen1_jax.tokenizer import load_tokenizer
 from gen1_jax.weights import prior_scale
 from gen1_jax.weights.folder import module_from_config, read_config
 from gen1_jax.weights.starting import (
     ReadConfig,
     check_start,
+    check_widths,
     read_model_config,
     read_parts,
     resolve_model,
 )
-
-# Width of an image embedding → a public CLIP that has it.
-_PUBLIC_CLIPS = {
-    768: "openai/clip-vit-large-patch14",
-    1024: "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-}
-
 
 # ---- a trained part
 
@@ -82,11 +77,21 @@ def resolve_training(
     shapes = read_shapes(data) if has_data and data.form == ENCODED else {}
     if _is_open(model):
         model = _fill_prior(model, shapes, frozen, name=name, read=read)
+    if config.objective == "prior" and shapes:
+        length, stored = load_tokenizer(config.tokenizer).context_length, shapes["tokens"][-1]
+        if length != stored:
+            raise UserError(
+                f"{name}: {config.tokenizer} makes texts of {length} tokens, and {data.folder} "
+                f"holds texts of {stored}; accepted: the tokenizer that it was encoded with"
+            )
     module = module_from_config(model, where=f"{name}: model")
     if config.objective == "diffusion":
         if data.form != ENCODED:
             frozen = _add_encoders(frozen, name)
         _check_unet(module, data, shapes, frozen, name=name, read=read)
+        is_new = not config.init_from or any("temporal" in new for new in merge["new"])
+        if is_new and not begun and not config.loss.get("random_positions"):
+            _check_positions(module, data, name)
     fields = needed_fields(config.objective, data.form, module, config.loss.to_dict())
     if data.fields is None:
         data = dataclasses.replace(data, fields=fields)
@@ -243,31 +248,13 @@ def _check_unet(
         )
 
 
-def check_widths(unet: Any, width: int, channels: int, *, name: str, where: str) -> None:
-    """Checks that a UNet takes the embeddings of a CLIP and the latents of an autoencoder.
-
-    Args:
-      unet: the UNet's module.
-      width: width of an image embedding.
-      channels: channels of the latents.
-      name: the part's name, for messages.
-      where: where the embeddings come from, for messages.
-
-    Raises:
-      UserError: they do not fit.
-    """
-    wanted = unet.cross_attention_dim
-    if width != wanted:
-        public = f", such as {_PUBLIC_CLIPS[wanted]}" if wanted in _PUBLIC_CLIPS else ""
+def _check_positions(unet: Any, data: Any, name: str) -> None:
+    """Raises UserError if a new UNet would take clips whose positions are never trained."""
+    if unet.temporal and data.image_fraction != 1 and data.num_frames < unet.max_frames:
         raise UserError(
-            f"{name}: the UNet's cross_attention_dim is {wanted}, and image embeddings of {where} "
-            f"have {width} numbers; accepted: a CLIP whose projection_dim is {wanted}{public} "
-            "(`gen1 import --clip`, then `gen1 precompute`), or a UNet of that width"
-        )
-    if channels != unet.out_channels:
-        raise UserError(
-            f"{name}: the UNet predicts latents of {unet.out_channels} channels, and those of "
-            f"{where} have {channels}; accepted: the autoencoder that belongs to the UNet"
+            f"{name}: model.max_frames is {unet.max_frames}, and clips of {data.num_frames} frames "
+            "train no position beyond; accepted: --set loss.random_positions=true, or "
+            f"model.max_frames={data.num_frames}"
         )
 
 

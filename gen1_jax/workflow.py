@@ -21,9 +21,6 @@ from gen1_jax.config import (
 )
 from gen1_jax.depth_settings import KEY, UNRECORDED, read_depth_settings
 from gen1_jax.distributed import (
-    batch_parts,
-    check_batch,
-    check_clips_at_once,
     check_shared,
     is_lead,
     make_mesh,
@@ -33,6 +30,7 @@ from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
 from gen1_jax.randomness import stream_seed
 from gen1_jax.runtime import naming_what_to_lower
+from gen1_jax.training_checks import check_batches, check_settings
 
 
 def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
@@ -201,6 +199,7 @@ def train_on(
     import jax.numpy as jnp
 
     from gen1_jax.conditioning import Conditioner
+    from gen1_jax.tokenizer import load_tokenizer
     from gen1_jax.training.loop import is_finished, train
     from gen1_jax.training.objectives import make_objective
     from gen1_jax.training.state import make_module, make_optimizer
@@ -218,6 +217,9 @@ def train_on(
         dtype=jnp.dtype(config.dtype),
         depth_settings=read_depth_settings(config.to_dict(), config.name),
     )
+    null_tokens = None
+    if config.objective == "prior":
+        null_tokens = load_tokenizer(config.tokenizer).encode([""])
     lower = "data.batch_size or data.image_batch_size, or raise microbatches, or set remat=layer"
     with naming_what_to_lower(f"training {config.name}", lower):
         return train(
@@ -225,7 +227,9 @@ def train_on(
             make_batches,
             name=config.name,
             module=module,
-            objective=make_objective(config.objective, module, conditioner, config.loss.to_dict()),
+            objective=make_objective(
+                config.objective, module, conditioner, config.loss.to_dict(), null_tokens
+            ),
             optimizer=make_optimizer(num_steps=config.num_steps, **config.optimizer),
             encoder_params=encoder_params,
             mesh=mesh,
@@ -254,57 +258,6 @@ def train_on(
             progress=progress,
             profile=profile,
         )
-
-
-def check_settings(config) -> ConfigDict:
-    """Returns the config of a trained part, checked, with its defaults.
-
-    Raises:
-      UserError: a value that cannot be trained with.
-    """
-    config = check_config(config, config.get("name", "config"))
-    if config.mesh.frames != 1 and config.objective != "diffusion":
-        raise UserError(
-            f"{config.name}: mesh.frames is {config.mesh.frames}; this part accepts 1: only the "
-            "UNet's stages shard the frames of a clip"
-        )
-    if config.reduce_once != "no" and (
-        config.mesh.frames != 1 or config.objective == "contrastive"
-    ):
-        raise UserError(
-            f"{config.name}: reduce_once is {config.reduce_once}; this part accepts 'no': CLIP's "
-            "loss compares all examples of a batch, and mesh.frames shares out a clip's frames"
-        )
-    return config
-
-
-def check_batches(config, mesh) -> None:
-    """Checks, before anything is read or compiled, that a part's batches can be divided.
-
-    Raises:
-      UserError: they do not divide over the devices, or into microbatches.
-    """
-    data, parts = config.data, config.microbatches
-    images = data.get("image_fraction", 0)
-    for key, num_frames, is_read in (
-        ("batch_size", data.get("num_frames", 1), images < 1),
-        ("image_batch_size", 1, images > 0),
-    ):
-        if not is_read or key not in data:
-            continue
-        check_batch(data[key], num_frames, mesh)
-        if data[key] % parts:
-            raise UserError(
-                f"{config.name}: data.{key} is {data[key]}, which does not divide into {parts} "
-                f"microbatches; a multiple of {parts} is accepted"
-            )
-        check_clips_at_once(data[key], num_frames, parts, mesh)
-        if config.reduce_once != "no" and data[key] % (parts * batch_parts(mesh)):
-            raise UserError(
-                f"{config.name}: data.{key} is {data[key]}; with reduce_once each of "
-                f"{batch_parts(mesh)} devices computes {parts} microbatches of its own: a multiple "
-                f"of {parts * batch_parts(mesh)} is accepted"
-            )
 
 
 def read_trained(folder: Path, weights: str) -> tuple[Any, Any, str]:

@@ -25,6 +25,7 @@ from gen1_jax.distributed import check_shared, make_mesh, replicated
 from gen1_jax.training.checkpoint import Checkpoints
 from gen1_jax.training.signals import stop_on_signals
 from gen1_jax.training.state import make_optimizer, new_state
+from gen1_jax.training.statistics import gather_statistics
 from gen1_jax.training.validation import HeldOutLoss
 
 
@@ -144,9 +145,18 @@ def held_out_loss(mesh, content: np.ndarray) -> float:
     return held_out.measure(state.ema, {})["image"]
 
 
-def a_held_out_loss_of_which_each_has_half(folder: Path, mesh) -> str:
+def statistics(content: np.ndarray) -> tuple[float, float]:
+    """Gathers mean and deviation of the first number of this process's share of one batch."""
+    batches = iter([Batch(content=content)])
+    moments = lambda batch: (batch.content.mean(0), batch.content.var(0))  # noqa: E731
+    mean, deviation = gather_statistics(moments, batches, len(CONTENT))
+    return mean[0], deviation[0]
+
+
+def a_batch_of_which_each_has_half(folder: Path, mesh) -> str:
     share = np.split(CONTENT, 2)[jax.process_index()]
-    return f"held-out loss {held_out_loss(make_mesh(), share):.5f}"
+    mean, deviation = statistics(share)
+    return f"held-out loss {held_out_loss(make_mesh(), share):.5f}, {mean:.5f} ± {deviation:.5f}"
 
 
 FAULTS = {
@@ -158,7 +168,7 @@ FAULTS = {
         a_folder_that_is_not_shared,
         checkpoints_that_one_does_not_see,
         a_signal_to_one,
-        a_held_out_loss_of_which_each_has_half,
+        a_batch_of_which_each_has_half,
     )
 }
 

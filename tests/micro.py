@@ -64,6 +64,8 @@ def get_config(part: str = "all") -> ConfigDict:
         config.optimizer.warmup_steps = 1
         config.split_from = 512  # so that the largest of its small parameters are sharded
         config.data.batch_size = config.data.image_batch_size = BATCH
+        if part in ("autoencoder", "prior"):
+            config.loss.calibration_examples = 32
         if config.data.form == "raw":
             config.data.buckets = ((16, 16),)
     if part == "encoded":

@@ -18,9 +18,10 @@ from gen1_jax.data_pipelines.moving_shapes.builder import CONFIGS as WORLDS
 from gen1_jax.pipeline import MODELS, SETTINGS
 from gen1_jax.training.objectives import make_objective
 from gen1_jax.training.state import choose_trained, make_optimizer
+from gen1_jax.training_checks import check_settings
 from gen1_jax.weights.folder import module_from_config, param_template
 from gen1_jax.weights.merge import merge_params
-from gen1_jax.workflow import KINDS, check_settings
+from gen1_jax.workflow import KINDS
 
 CONFIGS = {"tiny": tiny, "demo": demo, "paper": paper}
 CONFIGS |= {"node": node, "gpu24": gpu24, "v5e16": v5e16, "paper_vit_h": paper_vit_h}
@@ -135,6 +136,17 @@ def test_parts_fit_together(name):
     # The latents that a stage asks for are those of the frames that an edit will have.
     factor = 2 ** (len(get("autoencoder").model.block_out_channels) - 1)
     assert get("blur").data.buckets == (tuple(side // factor for side in settings.size),)
+
+
+@pytest.mark.parametrize("name", ["own", "paper", "node", "v5e16", "gpu24"])
+def test_both_bounds_of_the_moving_average_act(name):
+    """In all stages the share bounds what it spans at first, and the decay at some stage's end."""
+    configs = [load_config(f"{name}:{stage}") for stage in ("image", "video", "structure", "blur")]
+    at_end = [1 + config.ema_share * config.num_steps for config in configs]
+    most = [1 / (1 - config.ema_decay) for config in configs]
+    assert any(share > bound for share, bound in zip(at_end, most, strict=True))
+    for config, *spans in zip(configs, at_end, most, strict=True):
+        assert config.num_steps / 50 < min(spans) < config.num_steps / 4
 
 
 def test_the_demo_is_the_tiny_run_with_less_of_it():

@@ -69,6 +69,7 @@ FLOORS = {
     "gen1_jax.made_from": 5,
     "gen1_jax.precompute": 5,
     "gen1_jax.resolve": 5,
+    "gen1_jax.training_checks": 5,
     "gen1_jax.trained_on": 5,
     "gen1_jax.workflow": 5,
     # the command line, which parses and prints

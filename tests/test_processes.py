@@ -138,12 +138,14 @@ def test_what_happens_to_one_process_happens_to_all(tmp_path, fault, said):
         assert "OSError: " in done.stdout
 
 
-def test_two_processes_measure_the_held_out_loss_that_one_measures(tmp_path):
+def test_two_processes_measure_the_loss_and_the_statistics_that_one_measures(tmp_path):
     want = held_out_loss(make_mesh(devices=jax.devices()[:1]), CONTENT)
-    done = launch(2, 1, "tests/fault_job.py", "a_held_out_loss_of_which_each_has_half", tmp_path)
+    mean, deviation = CONTENT[:, 0].mean(), CONTENT[:, 0].std()
+    done = launch(2, 1, "tests/fault_job.py", "a_batch_of_which_each_has_half", tmp_path)
     assert done.returncode == 0, done.stdout[-3000:]
     for process in (0, 1):
-        assert f"[{process}] held-out loss {want:.5f}" in done.stdout.splitlines()
+        said = f"[{process}] held-out loss {want:.5f}, {mean:.5f} ± {deviation:.5f}"
+        assert said in done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from gen1_jax.resolve import (
     resolve_planned,
     resolve_training,
 )
+from gen1_jax.tokenizer import train_tokenizer
 from gen1_jax.trained_on import resolve_pipeline
 from gen1_jax.weights.folder import module_from_config, param_template
 from gen1_jax.weights.merge import plan_merge
@@ -67,6 +68,7 @@ def made(request, tmp_path_factory):
     write_model(run, "clip", clip | {"projection_dim": WIDTH})
     for name in ("clips/train", "clips/validation", "images_12x12/train"):
         write_folder(run / "encoded" / name)
+    train_tokenizer(["a red ball"], run / "tokenizer", context_length=7)
     return run
 
 
@@ -114,6 +116,14 @@ def test_a_prior_takes_its_widths_from_clip(run):
     assert (config.model.embedding_dim, config.model.num_embeddings) == (WIDTH, 7)
     assert config.data.fields == ("content", "tokens")
     assert module_from_config(config.model.to_dict()).embedding_dim == WIDTH
+
+
+def test_a_prior_reads_the_empty_text_of_the_tokenizer_that_encoded_the_captions(run):
+    with pytest.raises(UserError, match="no tokenizer in .*nowhere; accepted: a folder with"):
+        resolve(run, "prior", f"tokenizer={run / 'nowhere'}")
+    train_tokenizer(["a red ball"], run / "tokenizer", context_length=8)
+    with pytest.raises(UserError, match="makes texts of 8 tokens, and .*encoded holds texts of 7;"):
+        resolve(run, "prior")
 
 
 def test_the_pipeline_takes_its_sizes_from_the_encoded_clips(run):
@@ -254,6 +264,11 @@ def one_line(error) -> str:
             "video",
             ["init_from=../unet/model", "model.max_frames=3"],
             "clips have 4 frames, and the model's max_frames is 3",
+        ),
+        (
+            "video",
+            ["init_from=../unet/model", "loss.random_positions=False"],
+            "max_frames is 32, and clips of 4 frames train no .*random_positions=true, or .*=4$",
         ),
     ],
 )

@@ -60,7 +60,9 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     conditioner, encoder_params = describe_encoders(
         models, jnp.dtype(config.dtype), mesh, depth_settings
     )
-    objective = make_objective(config.objective, module, conditioner, config.loss.to_dict())
+    null_tokens = np.zeros((1, config.model.get("num_embeddings", 0)), np.int32)  # of any text
+    surroundings = conditioner, config.loss.to_dict(), null_tokens
+    objective = make_objective(config.objective, module, *surroundings)
     optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
     trains = config.get("trains", ())
     state = state_template(module, optimizer, mesh, config.sharding, config.split_from, trains)
@@ -78,9 +80,8 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     # An encoded batch needs no encoder. The frozen models then only serve the preview pictures;
     # they occupy memory, but are not part of the step.
     idle = not objective.runs_encoders(batch)
-    plain = make_objective(  # without remat, so that nothing is counted twice
-        config.objective, _make_module(config, "none"), conditioner, config.loss.to_dict()
-    )
+    # Without remat, so that nothing is counted twice.
+    plain = make_objective(config.objective, _make_module(config, "none"), *surroundings)
     key = _placed(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh))
     model_flops = count_training_flops(
         plain.loss, are_trained(state), *_unplaced((state.params, encoder_params, batch, key))

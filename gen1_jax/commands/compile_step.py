@@ -101,7 +101,7 @@ def load(args) -> ConfigDict:
         kind, or a setting cannot be run with.
     """
     from gen1_jax.resolve import resolve_planned
-    from gen1_jax.workflow import check_settings
+    from gen1_jax.training_checks import check_settings
 
     for what, names in (
         ("train", ("images", "microbatches", "remat", "search")),

@@ -82,8 +82,8 @@ def make_plan(args) -> dict:
     from gen1_jax.aot.plan import cache_folder, has_compiler, plan_part
     from gen1_jax.aot.target import describe_target
     from gen1_jax.resolve import describe_models, resolve_planned
+    from gen1_jax.training_checks import check_settings
     from gen1_jax.weights.importing import RECORD
-    from gen1_jax.workflow import check_settings
 
     compiles = not args.no_compile and has_compiler(args.chips)
     load = partial(configs.load_other_part, args.config)

@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -38,7 +39,6 @@ from gen1_jax.training.state import (
     TrainState,
     are_trained,
     averaged_params,
-    choose_like,
     create_state,
     describe_trained,
     join_params,
@@ -147,8 +147,8 @@ def train(
     if state is None:
         options = {"name": name, "seed": seed, "init_from": init_from, "merge": merge}
         options["trains"] = trains
-        state = create_state(module, optimizer, template, **options)
-        state = _prepare(state, objective, encoder_params, batches, keeps=bool(init_from))
+        state, new = create_state(module, optimizer, template, **options)
+        state = _prepare(state, objective, encoder_params, batches, new)
     options = {"dtype": dtype, "ema_decay": ema_decay, "ema_share": ema_share}
     options |= {"microbatches": microbatches, "trains": trains, "reduce_once": reduce_once}
     step_fn = make_step(objective.loss, optimizer, template, **options)
@@ -245,7 +245,8 @@ def train(
                 log.write(done + 1, bad_steps.total, flops.total)
 
         # ---- the finished model
-        _finish(workdir, objective, module, state, batches, finished)
+        finish = objective.finish if not init_from else None
+        _finish(workdir, finish, module, state, batches, finished)
     return workdir / "model"
 
 
@@ -297,24 +298,28 @@ def _prepare(
     objective: Objective,
     encoder_params: EncoderParams,
     batches: Iterator[Batch],
-    keeps: bool,
+    new: frozenset[str],
 ) -> TrainState:
-    """Sets the parameters that are statistics of the data; the stream goes back to its place.
+    """Prepares the parameters that the objective names; the stream goes back to its place.
 
     Args:
       state: the state of step 0.
       objective: prepares the parameters.
       encoder_params: parameters of the frozen encoders.
       batches: the stream.
-      keeps: whether parameters that are not trained keep their values: those of `init_from`.
+      new: "/"-paths of the parameters that may be prepared. Others came with `init_from`, and keep
+        their values.
     """
+    prepared = new.intersection(objective.prepares)
+    if not prepared:
+        return state
     place = batches.get_state()
     before = to_host(state.params)
     after = objective.prepare(before, encoder_params, (batch.widened() for batch in batches))
     batches.set_state(place)
-    if keeps and after is not before:
-        after = join_params(before, choose_like(after, state.ema))
-    return state if after is before else replace_params(state, after)
+    flat = traverse_util.flatten_dict(after, sep="/")
+    after = traverse_util.unflatten_dict({path: flat[path] for path in prepared}, sep="/")
+    return replace_params(state, join_params(before, after))
 
 
 def _write_records(workdir: Path, records: Mapping[str, Mapping[str, Any] | None]) -> None:
@@ -327,7 +332,7 @@ def _write_records(workdir: Path, records: Mapping[str, Mapping[str, Any] | None
 
 def _finish(
     workdir: Path,
-    objective: Objective,
+    finish: Callable[[nn.Module, Any, Iterator[Batch]], nn.Module] | None,
     module: nn.Module,
     state: TrainState,
     batches: Iterator[Batch],
@@ -335,8 +340,9 @@ def _finish(
 ) -> None:
     """Writes the moving average as the model, and then what the run came to."""
     average = to_host(averaged_params(state))
+    if finish:
+        module = finish(module, average, (batch.widened() for batch in batches))
     if is_lead():
-        module = objective.finish(module, average, (batch.widened() for batch in batches))
         save_model(workdir / "model", module, average)
         write_json(workdir / FINISHED, finished)
     if jax.process_count() > 1:

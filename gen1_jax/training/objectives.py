@@ -23,10 +23,10 @@ from gen1_jax.diffusion.structure import model_input
 from gen1_jax.errors import UserError
 from gen1_jax.models.preprocess import preprocess_for_clip, preprocess_for_depth
 from gen1_jax.training import previews
+from gen1_jax.training.statistics import gather_statistics
 
 Params = Any
 Loss = Callable[[Params, EncoderParams, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-CALIBRATION_BATCHES = 8
 
 
 def _keep(params: Params, encoder_params: EncoderParams, batches: Iterator[Batch]) -> Params:
@@ -44,24 +44,38 @@ class Objective:
     Attributes:
       loss: the training loss.
       preview: pictures or numbers of a fixed batch.
-      prepare: runs before the first step and sets parameters that are statistics of the data (the
-        prior's mean and deviation).
-      finish: runs after the last step and sets settings that are statistics of the trained model
-        (the autoencoder's scale).
+      prepares: "/"-paths of the parameters that `prepare` sets.
+      prepare: runs before the first step, on all processes, and sets new parameters: those that are
+        statistics of the data (the prior's mean and deviation), or start elsewhere than others.
+      finish: runs after the last step, on all processes, where the model did not start from
+        another, and sets settings that are statistics of the trained model (the autoencoder's
+        scale).
       runs_encoders: whether the loss of this batch runs frozen encoders, if there are any.
     """
 
     loss: Loss
     preview: previews.Preview = previews.no_preview
+    prepares: tuple[str, ...] = ()
     prepare: Callable[[Params, EncoderParams, Iterator[Batch]], Params] = _keep
     finish: Callable[[nn.Module, Params, Iterator[Batch]], nn.Module] = _keep_module
     runs_encoders: Callable[[Batch], bool] = lambda batch: True
 
 
 def make_objective(
-    name: str, module: nn.Module, conditioner: Conditioner, settings: dict[str, Any]
+    name: str,
+    module: nn.Module,
+    conditioner: Conditioner,
+    settings: dict[str, Any],
+    null_tokens: Any = None,
 ) -> Objective:
     """Returns the objective `name` with its `settings`.
+
+    Args:
+      name: a name in `OBJECTIVES`.
+      module: the module that is trained.
+      conditioner: the frozen encoders.
+      settings: keywords of the objective.
+      null_tokens: tokens of the empty text [1 l], which the prior needs.
 
     Raises:
       UserError: an unknown name or setting.
@@ -75,6 +89,8 @@ def make_objective(
         raise UserError(
             f"objective {name} has no setting {unknown[0]!r}; accepted: {', '.join(accepted)}"
         )
+    if name == "prior":
+        return prior(module, conditioner, null_tokens, **settings)
     return make(module, conditioner, **settings)
 
 
@@ -87,6 +103,7 @@ def autoencoder(
     *,
     kl_weight: float = 1e-6,
     initial_logvar: float = -6.0,
+    calibration_examples: int = 1024,
 ) -> Objective:
     """Trains an autoencoder: mean |x − D(z)| and (x − D(z))², plus the KL of q(z|x) to N(0, 1).
 
@@ -95,6 +112,7 @@ def autoencoder(
       conditioner: not used.
       kl_weight: the weight of the KL term.
       initial_logvar: the log variance of q(z|x) at the start.
+      calibration_examples: examples whose latents give the scale, over all processes.
     """
 
     def loss(params, encoder_params, batch, key):
@@ -117,15 +135,17 @@ def autoencoder(
     def moments(params, frames):
         images = rearrange(frames, "b n h w c -> (b n) h w c").astype(jnp.float32) / 127.5 - 1
         mean, _ = module.apply({"params": params}, images, method="encode")
-        return mean.mean(), jnp.square(mean).mean()
+        return mean.mean(), mean.var()
 
     def finish(module, params, batches):
         """Sets `scaling_factor` so that latents have unit variance; SD's 0.18215 was found so."""
-        values = [moments(params, next(batches).frames) for _ in range(CALIBRATION_BATCHES)]
-        first, second = np.mean(np.asarray(values, np.float64), axis=0)
-        return module.clone(scaling_factor=float((second - first**2) ** -0.5))
+        _, deviation = gather_statistics(
+            lambda batch: moments(params, batch.frames), batches, calibration_examples
+        )
+        return module.clone(scaling_factor=float(1 / deviation))
 
-    return Objective(loss, previews.reconstruction(module), prepare, finish)
+    preview = previews.reconstruction(module)
+    return Objective(loss, preview, ("quant_conv/bias",), prepare, finish)
 
 
 # ---- CLIP
@@ -221,26 +241,28 @@ def depth(
 # ---- prior
 
 
-def prior(module: nn.Module, conditioner: Conditioner, *, drop_rate: float = 0.1) -> Objective:
+def prior(
+    module: nn.Module,
+    conditioner: Conditioner,
+    null_tokens: Any,
+    *,
+    drop_rate: float = 0.1,
+    calibration_examples: int = 8192,
+) -> Objective:
     """Trains the prior: x_0-prediction of the standardised image embedding.
 
     Args:
       module: the prior.
       conditioner: holds CLIP, whose text tower the prior reads.
+      null_tokens: the tokenizer's tokens of the empty text [1 l].
       drop_rate: the share of captions that the empty prompt replaces, for guidance.
+      calibration_examples: embeddings that give the mean and the deviation, over all processes.
     """
-
     conditioner = dataclasses.replace(conditioner, prior=module)
-
-    def null_tokens(tokens):
-        """Returns the empty prompt [1 l]: start, then end-of-text, which pads too."""
-        first = tokens[:1, :1]
-        end = tokens[:1, -1:]  # the last token of any caption is end-of-text or padding
-        return jnp.concatenate([first, jnp.repeat(end, tokens.shape[1] - 1, axis=1)], axis=1)
 
     def loss(params, encoder_params, batch, key):
         text = conditioner.text_condition(encoder_params, batch.tokens)
-        null = conditioner.text_condition(encoder_params, null_tokens(batch.tokens))
+        null = conditioner.text_condition(encoder_params, null_tokens)
         x0 = module.standardise(params, batch.content)
 
         def predict(*arguments):
@@ -251,15 +273,15 @@ def prior(module: nn.Module, conditioner: Conditioner, *, drop_rate: float = 0.1
         return prior_diffusion.prior_loss(predict, x0, text, key, null, drop_rate), {}
 
     def prepare(params, encoder_params, batches):
-        content = np.concatenate([next(batches).content for _ in range(CALIBRATION_BATCHES)])
-        return {
-            **params,
-            "clip_mean": content.mean(0, keepdims=True),
-            "clip_std": content.std(0, keepdims=True) + 1e-4,
-        }
+        def moments(batch):
+            return batch.content.mean(0, keepdims=True), batch.content.var(0, keepdims=True)
+
+        mean, deviation = gather_statistics(moments, batches, calibration_examples)
+        found = {"clip_mean": mean, "clip_std": deviation + 1e-4}
+        return params | {name: x.astype(np.float32) for name, x in found.items()}
 
     preview = previews.content_cosine(module, conditioner, null_tokens)
-    return Objective(loss, preview, prepare=prepare)
+    return Objective(loss, preview, ("clip_mean", "clip_std"), prepare)
 
 
 # ---- video diffusion

@@ -96,22 +96,20 @@ def depth_maps(estimate: Callable[[Any, jax.Array], jax.Array]) -> Preview:
     return preview
 
 
-def content_cosine(
-    module: nn.Module, conditioner: Conditioner, null_tokens: Callable[[jax.Array], jax.Array]
-) -> Preview:
+def content_cosine(module: nn.Module, conditioner: Conditioner, null_tokens: jax.Array) -> Preview:
     """Previews a prior: the mean cosine of sampled and true image embeddings.
 
     Args:
       module: the prior.
       conditioner: holds CLIP.
-      null_tokens: the captions' tokens [b l] → those of the empty prompt [1 l].
+      null_tokens: tokens of the empty prompt [1 l].
     """
 
     @jax.jit
     def sample(params, encoder_params, tokens):
         sampler = dataclasses.replace(conditioner, prior=module)
         return sampler.text_content(
-            {**encoder_params, "prior": params}, tokens, null_tokens(tokens), jax.random.key(0)
+            {**encoder_params, "prior": params}, tokens, null_tokens, jax.random.key(0)
         )
 
     def preview(params, encoder_params, batch):

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -278,7 +277,7 @@ def create_state(
     init_from: str = "",
     merge: Mapping[str, Sequence[str]] | None = None,
     trains: Sequence[str] = (),
-) -> TrainState:
+) -> tuple[TrainState, frozenset[str]]:
     """Creates the state of step 0, sharded from the start.
 
     The parameters alone are drawn on one device; they are placed before the rest of the state is
@@ -295,6 +294,9 @@ def create_state(
         `merge_params`.
       trains: patterns of the parameters that are trained; see `choose_trained`.
 
+    Returns:
+      The state, and the "/"-paths of the parameters that `init_from` did not bring.
+
     Raises:
       UserError: the model of `init_from` cannot be read or does not fit.
     """
@@ -304,25 +306,22 @@ def create_state(
     key = jax.random.key(stream_seed(seed, name, "creation"))
     if loaded is None:
         params = init_params(module, key)
+        new = traverse_util.flatten_dict(params, sep="/")
     else:
         drawn = init_params(module, key, known=loaded)
         params, report = merge_params(drawn, loaded, **(merge or {}))
+        new = report.new
         tqdm.write(f"{name}: from {init_from}: {report}")
         if said := describe_untrained(report, template.ema):
             tqdm.write(f"{name}: {said}")
     params = place(jax.device_get(params), template.params)
     sharding = jax.tree.map(lambda x: x.sharding, template)
     make = partial(new_state, optimizer, trains=trains)
-    return jax.jit(make, out_shardings=sharding)(params)
+    return jax.jit(make, out_shardings=sharding)(params), frozenset(new)
 
 
 def replace_params(state: TrainState, params: Any) -> TrainState:
-    """Returns the state with other parameters (host arrays) and an average that starts from them.
-
-    Each process has seen its own share of the data, so the parameters of process 0 count.
-    """
-    if jax.process_count() > 1:
-        params = multihost_utils.broadcast_one_to_all(params)
+    """Returns the state with other parameters, host arrays, from which its average starts."""
     params = place(params, state.params)
     ema = jax.tree.map(jnp.copy, choose_like(params, state.ema))
     return state.replace(params=params, ema=ema)

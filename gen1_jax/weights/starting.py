@@ -24,10 +24,17 @@ from gen1_jax.weights.naming import MismatchError
 ReadConfig = Callable[[Path], dict[str, Any]]  # model folder → the content of its config.json
 
 LIKE, START = "like", "init_from"
+SCALE = "scaling_factor"  # of an autoencoder's latents
 # Fields that change no parameter and no output: what diffusers' files say of the training.
 _NO_EFFECT = ("sample_size",)
 # Part of a parameter's name → the fields of the UNet that it comes from.
 _CAUSES = {"temporal": ("temporal", "max_frames"), "conv_in/": ("in_channels",)}
+
+# Width of an image embedding → a public CLIP that has it.
+_PUBLIC_CLIPS = {
+    768: "openai/clip-vit-large-patch14",
+    1024: "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+}
 
 
 class NotDescribed(UserError):
@@ -51,10 +58,13 @@ def resolve_model(
     """
     changes = dict(model)
     like = changes.pop(LIKE, None)
-    if like is None:
-        if model or not init_from:
-            return changes
-        like = START
+    if like is None and (model or not init_from):
+        if init_from and model.get("_class_name") == "AutoencoderKL" and SCALE not in model:
+            # What was trained on its latents knows their scale.
+            before = read_model_config(init_from, name=name, read=read)
+            changes[SCALE] = module_from_config(before, where=init_from).scaling_factor
+        return changes
+    like = START if like is None else like
     if not isinstance(like, str):
         raise UserError(
             f"{name}: model.like is {show(like)}; accepted: 'init_from', or a model folder"
@@ -140,6 +150,34 @@ def _check_inputs(module: Any, what: str) -> None:
         raise UserError(
             f"{what} is {known}; accepted: a UNet of {image} input channels, as of text-to-image "
             f"models, or of {structured}, as of ours"
+        )
+
+
+def check_widths(unet: Any, width: int, channels: int, *, name: str, where: str) -> None:
+    """Checks that a UNet takes the embeddings of a CLIP and the latents of an autoencoder.
+
+    Args:
+      unet: the UNet's module.
+      width: width of an image embedding.
+      channels: channels of the latents.
+      name: the part's name, for messages.
+      where: where the embeddings come from, for messages.
+
+    Raises:
+      UserError: they do not fit.
+    """
+    wanted = unet.cross_attention_dim
+    if width != wanted:
+        public = f", such as {_PUBLIC_CLIPS[wanted]}" if wanted in _PUBLIC_CLIPS else ""
+        raise UserError(
+            f"{name}: the UNet's cross_attention_dim is {wanted}, and image embeddings of {where} "
+            f"have {width} numbers; accepted: a CLIP whose projection_dim is {wanted}{public} "
+            "(`gen1 import --clip`, then `gen1 precompute`), or a UNet of that width"
+        )
+    if channels != unet.out_channels:
+        raise UserError(
+            f"{name}: the UNet predicts latents of {unet.out_channels} channels, and those of "
+            f"{where} have {channels}; accepted: the autoencoder that belongs to the UNet"
         )
 
 

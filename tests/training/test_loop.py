@@ -15,16 +15,18 @@ import pytest
 from conftest import compile_fast
 from micro_run import SMALL, load
 from safetensors.numpy import load_file
+from tiny_unet import flat
 
 from gen1_jax import cli
 from gen1_jax.conditioning import Conditioner
 from gen1_jax.data_pipelines.sources import make_stream
 from gen1_jax.errors import UserError
+from gen1_jax.resolve import resolve_training
 from gen1_jax.training import objectives
 from gen1_jax.training.checkpoint import Checkpoints
 from gen1_jax.training.objectives import Objective
 from gen1_jax.training.signals import Preempted, Stopped
-from gen1_jax.weights.folder import load_model
+from gen1_jax.weights.folder import load_model, save_model
 from gen1_jax.workflow import train_on
 
 
@@ -48,10 +50,32 @@ def test_the_prior_keeps_the_statistics_of_its_data(micro_run, quick, tmp_path):
     config = load(micro_run, "prior", **SMALL, log_every=5, num_steps=5, **decay)
     folder = train_on(config, tmp_path, stream(config), progress=False)
     batches = stream(config)()
+    # 32 examples, as tests/micro.py says: 8 batches of 4.
     content = np.concatenate([next(batches).content for _ in range(8)]).astype(np.float32)
     _, params = load_model(folder)
     np.testing.assert_allclose(params["clip_mean"][0], content.mean(0), atol=1e-5)
     np.testing.assert_allclose(params["clip_std"][0], content.std(0), atol=2e-4)
+
+
+@pytest.mark.parametrize("part", ["autoencoder", "prior"])
+def test_fine_tuning_keeps_what_the_model_before_found_out(micro_run, quick, tmp_path, part):
+    """At a rate of 0 nothing changes: no log variance, statistics or scale of latents."""
+    before, (was, want) = tmp_path / "before", load_model(micro_run / part / "model")
+    was = was.clone(scaling_factor=0.7) if part == "autoencoder" else was
+    save_model(before, was, want)
+    config = load(micro_run, part, **SMALL, num_steps=1, sample_every=0, init_from=str(before))
+    config.optimizer.learning_rate = 0.0
+    config = resolve_training(config)
+    now, got = load_model(train_on(config, tmp_path / "w", stream(config), progress=False))
+    assert now.to_config() == was.to_config()
+    for path, value in flat(want).items():
+        np.testing.assert_allclose(flat(got)[path], value, rtol=2e-7, err_msg=path)
+
+
+def test_clip_compares_all_examples_of_a_batch(micro_run, tmp_path):
+    config = load(micro_run, "clip", microbatches=2)
+    with pytest.raises(UserError, match="clip: microbatches is 2; this part accepts 1"):
+        train_on(config, tmp_path / "w", stream(config), progress=False)
 
 
 def test_a_run_over_eight_devices_logs_the_losses_of_one(
@@ -99,6 +123,7 @@ def test_a_run_that_does_not_fit_the_memory_names_what_to_lower(micro_run, monke
         ("keep_checkpoints", 0, "1 or more"),
         ("seed", -1, "0 to"),
         ("dtype", "float33", "bfloat16"),
+        ("dtype", "float16", "gradients below 6e-8 vanish; bfloat16 and float32 are accepted"),
         ("objective", "guess", "'autoencoder', 'contrastive'"),
         ("loss", {"kl": 1.0}, "kl_weight"),
         ("frozen", {"unet": "x"}, "frozen.vae, frozen.clip"),

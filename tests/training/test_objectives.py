@@ -14,6 +14,8 @@ from gen1_jax.conditioning import Conditioner
 from gen1_jax.data_pipelines.sources import make_stream
 from gen1_jax.diffusion.process import make_schedule, target
 from gen1_jax.errors import UserError
+from gen1_jax.models.prior import PriorTransformer
+from gen1_jax.tokenizer import load_tokenizer
 from gen1_jax.training.objectives import make_objective
 from gen1_jax.weights.folder import load_model, module_from_config
 
@@ -25,7 +27,9 @@ def setting(root, part: str, **changes):
     config = load(root, part, **changes)
     module, params = load_model(root / part / "model")
     conditioner, encoder_params = Conditioner.load(config.frozen.to_dict())
-    objective = make_objective(config.objective, module, conditioner, config.loss.to_dict())
+    settings = config.loss.to_dict()
+    null = load_tokenizer(root / "tokenizer").encode([""])
+    objective = make_objective(config.objective, module, conditioner, settings, null)
     return objective, params, encoder_params, next(make_stream(config.data, 0))
 
 
@@ -176,14 +180,34 @@ def test_min_snr_gamma_weighs_each_example_by_its_timestep():
 
 
 def test_the_prior_prepares_the_statistics_of_its_data():
-    objective = make_objective("prior", None, Conditioner(), {})
+    settings = {"calibration_examples": 71}  # 8 of the batches
+    objective = make_objective("prior", PriorTransformer(), Conditioner(), settings)
     params = {"clip_mean": np.zeros((1, 3)), "clip_std": np.ones((1, 3)), "x": 5}
-    content = 2 + 3 * normal(0, 8, 10, 3)
-    prepared = objective.prepare(params, {}, (Batch(content=c) for c in content))
-    rows = content.reshape(-1, 3)
+    content = 200 + 3 * normal(0, 12, 10, 3) + np.arange(12)[:, None, None]
+    batches = iter([Batch(content=c.astype(np.float32)) for c in content])
+    prepared = objective.prepare(params, {}, batches)
+    rows = content[:8].reshape(-1, 3)
+    assert len(list(batches)) == 4
     np.testing.assert_allclose(prepared["clip_mean"], rows.mean(0, keepdims=True), rtol=1e-5)
     np.testing.assert_allclose(prepared["clip_std"], rows.std(0, keepdims=True), rtol=1e-3)
     assert prepared["x"] == 5 and params["clip_std"].sum() == 3
+
+
+def test_the_prior_drops_captions_for_the_tokenizer_s_empty_text(micro_run, quick):
+    """Where every caption is dropped, the loss is that of empty captions, whatever pads them."""
+    _, params, encoder_params, batch = setting(micro_run, "prior")
+    module, _ = load_model(micro_run / "prior" / "model")
+    conditioner, _ = Conditioner.load(load(micro_run, "prior").frozen.to_dict())
+    padding = 7  # no end-of-text, as Stable Diffusion 2's tokenizer pads
+    null = load_tokenizer(micro_run / "tokenizer").encode([""])
+    null = np.where(np.arange(null.shape[1]) < 2, null, padding)
+    losses = []
+    for drop_rate, tokens in ((1.0, batch.tokens), (0.0, np.repeat(null, batch.size, axis=0))):
+        settings = {"drop_rate": drop_rate}
+        loss = make_objective("prior", module, conditioner, settings, null).loss
+        arguments = params, encoder_params, batch.replace(tokens=tokens), jax.random.key(0)
+        losses.append(float(jax.jit(loss)(*arguments)[0]))
+    np.testing.assert_allclose(*losses, rtol=1e-6)
 
 
 def test_depth_is_learned_up_to_a_scale_and_a_shift_and_the_right_way_up(micro_run, quick):

@@ -29,7 +29,7 @@ def start(config):
     template = state_template(module, optimizer, mesh)
     options = {"name": config.name, "seed": config.seed, "init_from": config.init_from}
     options["merge"] = config.merge.to_dict()
-    return create_state(module, optimizer, template, **options), module
+    return create_state(module, optimizer, template, **options)[0], module
 
 
 def test_the_video_stage_starts_as_the_image_model(micro_run, quick, capsys):
@@ -86,13 +86,22 @@ class Stream:
         pass
 
 
-@pytest.mark.parametrize(("keeps", "mean"), [(True, 0.0), (False, 5.0)])
-def test_what_is_not_trained_keeps_the_values_of_the_model_before(keeps, mean):
-    """Without such a model, statistics of the data are set whether they are trained or not."""
+@pytest.mark.parametrize(
+    ("new", "mean", "bias"),
+    [(("mean", "bias"), 5.0, 5.0), (("bias",), 0.0, 5.0), (("mean",), 5.0, 0.0), ((), 0.0, 0.0)],
+)
+def test_what_a_model_before_brought_is_not_prepared(new, mean, bias):
+    """New parameters are prepared, whether they are trained or not."""
     params = {"mean": np.zeros(2, np.float32), "bias": np.zeros(2, np.float32)}
     optimizer = make_optimizer(num_steps=2, learning_rate=0.1, warmup_steps=0)
     state = jax.jit(lambda params: new_state(optimizer, params, ("bias",)))(params)
-    objective = Objective(None, prepare=lambda params, *_: jax.tree.map(lambda x: x + 5, params))
-    after = _prepare(state, objective, {}, Stream(), keeps)
-    assert after.params["mean"][0] == mean and after.params["bias"][0] == after.ema["bias"][0] == 5
+
+    def prepare(params, *_):
+        assert new, "read data for nothing"
+        return jax.tree.map(lambda x: x + 5, params)
+
+    objective = Objective(None, prepares=("mean", "bias"), prepare=prepare)
+    after = _prepare(state, objective, {}, Stream(), frozenset(new))
+    assert after.params["mean"][0] == mean
+    assert after.params["bias"][0] == after.ema["bias"][0] == bias
     assert after.ema.keys() == {"bias"}

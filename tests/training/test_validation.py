@@ -17,7 +17,8 @@ from gen1_jax.distributed import make_mesh, replicated
 from gen1_jax.errors import UserError
 from gen1_jax.training.state import make_optimizer, new_state
 from gen1_jax.training.validation import HeldOutLoss
-from gen1_jax.workflow import check_settings, train_on
+from gen1_jax.training_checks import check_settings
+from gen1_jax.workflow import train_on
 
 
 def toy_loss(params, encoder_params, batch, key):
