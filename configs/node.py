@@ -50,7 +50,6 @@ class Recipe(NamedTuple):
       trains: patterns of the parameters that a stage trains; a stage that is absent trains all.
       warmup_steps: of every stage.
       ema_decay: of every stage.
-      ema_share: of every stage.
       prediction_type: what the network predicts.
       remat: what the backward pass computes again.
       reduce_once: the type in which gradients are reduced once a step, or "no".
@@ -69,8 +68,7 @@ class Recipe(NamedTuple):
     steps: Mapping[str, int]
     trains: Mapping[str, tuple[str, ...]] = {}
     warmup_steps: int = 1000
-    ema_decay: float = 0.9999
-    ema_share: float = 0.2
+    ema_decay: float = 0.9998
     prediction_type: str = "v_prediction"
     remat: str = "none"
     reduce_once: str = "no"
@@ -162,7 +160,6 @@ def make_parts(recipe: Recipe) -> dict[str, Callable[[], ConfigDict]]:
                 "clip_norm": 1.0,
             },
             ema_decay=recipe.ema_decay,
-            ema_share=recipe.ema_share,
             dtype="bfloat16",  # trained parameters, their average and moments stay float32
             mesh=recipe.mesh,
             microbatches=recipe.microbatches,

@@ -263,9 +263,7 @@ def stage(name: str, init_from: str, **fields) -> ConfigDict:
             "b2": 0.999,
             "clip_norm": 1.0,
         },
-        # The average spans a fifth of the stage so far, and at most 10,000 steps.
-        ema_decay=0.9999,
-        ema_share=0.2,
+        ema_decay=0.9998,  # the average spans a tenth of the stage so far, at most 5,000 steps
         dtype="bfloat16",  # parameters, their average and AdamW's moments stay float32
         mesh=MESH,
         log_every=50,

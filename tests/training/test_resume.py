@@ -1,5 +1,6 @@
 """A run that was killed, stopped or interrupted ends with the same parameters, bit for bit."""
 
+import json
 import logging
 import os
 import random
@@ -106,13 +107,20 @@ def test_a_stage_that_trains_some_parameters_resumes_and_is_exported_whole(
     np.testing.assert_array_equal(averaged[name], end[name])
 
 
-def test_what_a_run_prepares_from_data_is_prepared_once(micro_run, quick, tmp_path, rng):
+def test_what_a_run_prepares_from_data_is_prepared_once(micro_run, quick, tmp_path, rng, capsys):
     """The prior's statistics are those of the first batches, which the first steps read again."""
     config = load(micro_run, "prior", **SMALL, num_steps=3, checkpoint_every=1, sample_every=0)
     expected = run(config, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="broken off"):
         run(config, tmp_path / "broken", 8 + rng.randint(1, 2))
+    assert "goes on with its own" not in capsys.readouterr().out
+    # Earlier versions gave all parts the same random numbers, and their checkpoints name no part.
+    for place in (tmp_path / "broken" / "checkpoints").glob("*/data/metadata"):
+        known = json.loads(place.read_text())
+        assert known.pop("part") == "prior"
+        place.write_text(json.dumps(known))
     assert run(config, tmp_path / "broken") == expected
+    assert "of all parts of a run; goes on with its own" in capsys.readouterr().out
     for change, words in (
         ({"num_steps": 2}, "beyond num_steps=2"),
         ({"model.num_layers": 2, "num_steps": 9}, "of another model"),
