@@ -98,7 +98,11 @@ def _count_equation(equation: Any, wanted: list[bool]) -> tuple[int, list[bool]]
 
 def _count_scan(params: dict[str, Any], wanted: list[bool]) -> tuple[int, list[bool]]:
     """Counts a loop: a carry that depends on a wanted input in one turn does so in the next."""
-    body, constants, carries = params["jaxpr"].jaxpr, params["num_consts"], params["num_carry"]
+    body = params["jaxpr"].jaxpr
+    if "ft_in" in params:  # jax 0.11
+        constants, carries, _ = (len(list(part)) for part in params["ft_in"].unpack())
+    else:
+        constants, carries = params["num_consts"], params["num_carry"]
     wanted = list(wanted)
     while True:
         flops, outputs = _count(body, wanted)
