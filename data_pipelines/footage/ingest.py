@@ -30,6 +30,7 @@ from gen1_jax.data_pipelines.footage.outcomes import REASONS
 from gen1_jax.data_pipelines.footage.runner import LOCAL, Runner
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import read_json, write_json
+from gen1_jax.text import name_of
 
 _FORMAT = 1  # format of chunks; an ingest of another format cannot be resumed
 _EARLIER = {"min_kept": 0.0}  # settings that earlier versions did not have, with their meaning
@@ -114,7 +115,7 @@ def ingest(
         groups = cut_groups(job.inputs, count, _MOST_INPUTS[kind])
         _make_chunks(job, groups, runner, kind, progress)
         numbers = _make_data_set(job, kind, len(groups), data_dir, runner)
-        report = {"kind": kind, "source": where, **numbers, "asked": asked}
+        report = {"kind": kind, "source": name_of(where), **numbers, "asked": asked}
         reports.write_inputs(job, len(groups), out / reports.INPUTS)
         reports.write_report(report, out)
         shutil.rmtree(work)

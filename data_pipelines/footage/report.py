@@ -12,6 +12,7 @@ from gen1_jax.data_pipelines.footage.duplicates import read_final
 from gen1_jax.data_pipelines.footage.keys import TRAIN, VALIDATION
 from gen1_jax.data_pipelines.footage.outcomes import REASONS, UNWANTED, Outcome
 from gen1_jax.files import replacing, write_json
+from gen1_jax.text import name_of
 
 REPORT, INPUTS = "report.json", "inputs.jsonl"
 
@@ -25,7 +26,8 @@ def write_inputs(job: Job, num_chunks: int, file: Path) -> None:
         for _, final in read_final(job, num_chunks):
             for fields in final["outcomes"]:
                 reason = Outcome.from_json(fields).reason
-                out.write(json.dumps({**fields, "reason": reason}) + "\n")
+                path = name_of(fields["path"])  # strict readers refuse half a surrogate pair
+                out.write(json.dumps({**fields, "path": path, "reason": reason}) + "\n")
 
 
 def count(job: Job, num_chunks: int) -> dict:

@@ -106,6 +106,7 @@ def test_images_of_every_kind(tmp_path):
     assert {name: row["reason"] for name, row in rows.items() if row["reason"]} == reasons
     assert report["inputs"] == len(rows) == 10 + len(reasons)
     assert report["used"] == len(found) == 10
+    assert rows["na\\xefve.jpg"]["kept"] == 1  # no half of a surrogate pair, which readers refuse
     assert report["captions_mended"] == 2
     assert {name for name, row in rows.items() if row["caption_mended"]} == {
         "alpha.png",
