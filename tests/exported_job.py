@@ -103,6 +103,8 @@ def batches(pipe):
     last = edit(pipe, None, prompts[1], generator=seeded(3))
     assert np.abs(many.frames[3].astype(int) - last.frames[0]).max() <= 1
     assert len(many.frames) == 4
+    backwards = edit(pipe, GIVEN["frames"][::-1], generator=(seeded(),), decode_chunk_size=None)
+    assert np.array_equal(backwards.frames, edit(pipe, GIVEN["frames"][::-1].copy()).frames)
 
 
 # ---- what comes out, and what is called
@@ -139,9 +141,34 @@ def refusals(pipe):
     refused(partial(edit, pipe, image=GIVEN["frames"][0]), "either a prompt or an image")
     refused(partial(edit, pipe, prompt=["a", " "]), "empty")
     refused(partial(edit, pipe, prompt=7), "7", "text")
-    refused(partial(edit, pipe, num_inference_steps=0), "num_inference_steps 0", "1 to 1000")
-    refused(partial(edit, pipe, structure_level=8), "0 to 7")
-    refused(partial(edit, pipe, temporal_scale=float("nan")), "temporal_scale nan")
+    for name, values, words in (
+        ("num_inference_steps", (0, 2.0, 1001, None), "1 to 1000"),
+        ("structure_level", (8, 1.0, "1"), "0 to 7"),
+        ("num_videos_per_prompt", (0, 1.5), "1 or more"),
+        ("decode_chunk_size", (0, -1), "1 or more"),
+        ("height", (0, -16, "16"), "1 or more"),
+        ("temporal_scale", (float("nan"), "1", None), "a finite number"),
+        ("guidance_scale", (float("inf"), [1.0], 1j), "a finite number"),
+        ("eta", (float("nan"), None), "a finite number"),
+        ("eta", (7, -1), "0 to 1"),
+        ("generator", (3, [3]), "torch.Generator"),
+        ("callback_on_step_end", (3,), "a function"),
+        ("prompt", ("\udc80", ["a", "\ud800"]), "no Unicode"),
+        ("negative_prompt", ("\udc80",), "no Unicode"),
+        ("latents", (np.zeros(3), [0.0]), "a tensor"),
+        ("latents", (torch.full((1, 4, 4, 8, 12), np.nan),), "not all numbers are finite"),
+        ("prior_noise", (np.zeros(3),), "a tensor"),
+        ("depth", ("a", [None] * 4, np.zeros((4, 0, 0)), np.full((4, 16, 24), np.nan)), "[1 4 H W"),
+    ):
+        for value in values:
+            refused(partial(edit, pipe, **{name: value}), name, words)
+    for embeds in (np.zeros((1, 8)), torch.zeros(8), torch.zeros(1, 7)):
+        refused(partial(edit, pipe, prompt=None, image_embeds=embeds), "image_embeds")
+    for image in (3, [None], [GIVEN["frames"]]):
+        refused(partial(edit, pipe, prompt=None, image=image), "image of")
+    refused(partial(edit, pipe, negative_prompt=[]), "0 negative")
+    refused(partial(pipe, prompt=PROMPT), "no video")
+    refused(partial(edit, pipe, frames=GIVEN["frames"]), "give video alone")
     refused(partial(edit, pipe, temporal_scale=2, per_frame=True), "per_frame")
     refused(partial(edit, pipe, video_fit="fill"), "crop or pad")
     refused(partial(edit, pipe, output_type="gif"), "'gif'", "latent")
@@ -176,9 +203,9 @@ class Oracle(torch.nn.Module):
 
     dtype, device = torch.float32, torch.device("cpu")
 
-    def __init__(self, alphas):
+    def __init__(self, alphas, config):
         super().__init__()
-        self.alphas = alphas.double().numpy()
+        self.alphas, self.config = alphas.double().numpy(), config
 
     def forward(self, sample, t, context, num_video_branches):
         log_snr = np.log(self.alphas / (1 - self.alphas))
@@ -197,7 +224,7 @@ def every_scheduler(pipe):
     """
     config, unet, ddim = pipe.scheduler.config, pipe.unet, pipe.scheduler
     embeds = pipe.text_content(PROMPT, seeded())
-    pipe.unet = Oracle(ddim.alphas_cumprod)
+    pipe.unet = Oracle(ddim.alphas_cumprod, unet.config)
     arrives = partial(
         edit, pipe, prompt=None, image_embeds=embeds, num_inference_steps=50, output_type="latent"
     )
@@ -216,6 +243,9 @@ def every_scheduler(pipe):
         for scheduler, words in (
             (diffusers.FlowMatchEulerDiscreteScheduler.from_config(config), "no scheduler of"),
             (diffusers.EDMEulerScheduler.from_config(config), "no scheduler of"),
+            (diffusers.DDIMInverseScheduler.from_config(config), "data into noise"),
+            (diffusers.DPMSolverMultistepInverseScheduler.from_config(config), "data into noise"),
+            (diffusers.RePaintScheduler.from_config(config), "original_image and mask"),
             (diffusers.EulerDiscreteScheduler(), "prediction_type 'epsilon'"),
             (diffusers.DDIMScheduler(prediction_type="v_prediction"), "another noise schedule"),
         ):

@@ -1,11 +1,14 @@
 """Checks of what a caller gives for an edit. A ValueError says what is accepted."""
 
+import inspect
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, SchedulerMixin
+from torch import Tensor
 
 from .gen1_structure import NUM_LEVELS
 
@@ -18,23 +21,23 @@ def check_inputs(
     image: Any,
     image_embeds: Any,
     negative_prompt: Any,
-    structure_level: int,
-    temporal_scale: float,
-    guidance_scale: float | None,
-    per_frame: bool,
-    video_fit: str,
-    num_inference_steps: int,
     depth: Any,
+    generator: Any,
+    video_fit: str,
     output_type: str,
+    callback_on_step_end: Any,
     callback_on_step_end_tensor_inputs: Any,
 ) -> None:
-    """Raises ValueError about the first argument that is not accepted."""
+    """Raises ValueError about the first argument that is not accepted; see `check_numbers` too."""
     if sum(x is not None for x in (prompt, image, image_embeds)) != 1:
         raise ValueError("give either a prompt or an image to take the content from")
-    for words in (prompt, negative_prompt):
+    for name, words in (("prompt", prompt), ("negative_prompt", negative_prompt)):
         is_listed = isinstance(words, (list, tuple)) and all(isinstance(x, str) for x in words)
         if words is not None and not isinstance(words, str) and not is_listed:
-            raise ValueError(f"prompt {words!r}; a text or a list of texts")
+            raise ValueError(f"{name} {words!r}; a text or a list of texts")
+        for text in as_list("" if words is None else words):
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise ValueError(f"{name} {text!a} is no Unicode text")
     if prompt is not None and not all(x.strip() for x in as_list(prompt)):
         raise ValueError("the prompt is empty; say what the video should look like")
     if negative_prompt is not None and prompt is None:
@@ -46,25 +49,75 @@ def check_inputs(
     for name in sorted(needed):
         if getattr(pipe, name) is None:
             raise ValueError(f"this needs {name}, which the pipeline was loaded without")
-    if structure_level not in range(NUM_LEVELS):
-        raise ValueError(f"structure_level {structure_level}; 0 to {NUM_LEVELS - 1}")
-    for name, scale in (("temporal_scale", temporal_scale), ("guidance_scale", guidance_scale)):
-        if scale is not None and not math.isfinite(scale):
-            raise ValueError(f"{name} {scale}; a finite number")
-    if per_frame and temporal_scale != 1:
-        raise ValueError("temporal_scale has no effect with per_frame; give one of them")
+    if image_embeds is not None:
+        check_tensor("image_embeds", image_embeds)
+        width = pipe.unet.config.cross_attention_dim
+        if image_embeds.ndim != 2 or image_embeds.shape[1] != width:
+            raise ValueError(f"image_embeds of {tuple(image_embeds.shape)}; [b {width}]")
+    generators = generator if isinstance(generator, (list, tuple)) else [generator]
+    if generator is not None and not all(isinstance(x, torch.Generator) for x in generators):
+        raise ValueError(f"generator {generator!r}; a torch.Generator, or a list of them")
     if video_fit not in ("crop", "pad"):
         raise ValueError(f"video_fit {video_fit!r}; crop or pad")
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type {output_type!r}; {', '.join(OUTPUT_TYPES)}")
+    if callback_on_step_end is not None and not callable(callback_on_step_end):
+        raise ValueError(f"callback_on_step_end {callback_on_step_end!r}; a function")
     for name in callback_on_step_end_tensor_inputs:
         if name not in pipe._callback_tensor_inputs:
             accepted = ", ".join(pipe._callback_tensor_inputs)
             raise ValueError(f"callback_on_step_end_tensor_inputs {name!r}; {accepted}")
     check_scheduler(pipe.scheduler, pipe.config.trained_schedule)
+
+
+def check_numbers(
+    pipe: DiffusionPipeline,
+    structure_level: int,
+    temporal_scale: float,
+    guidance_scale: float | None,
+    per_frame: bool,
+    height: int | None,
+    width: int | None,
+    num_inference_steps: int,
+    num_videos_per_prompt: int,
+    eta: float,
+    decode_chunk_size: int | None,
+) -> None:
+    """Raises ValueError about the first number that is not accepted."""
     num_timesteps = pipe.scheduler.config.num_train_timesteps
-    if num_inference_steps not in range(1, num_timesteps + 1):
-        raise ValueError(f"num_inference_steps {num_inference_steps}; 1 to {num_timesteps}")
+    for name, value, least, most in (
+        ("structure_level", structure_level, 0, NUM_LEVELS - 1),
+        ("height", height, 1, None),
+        ("width", width, 1, None),
+        ("num_inference_steps", num_inference_steps, 1, num_timesteps),
+        ("num_videos_per_prompt", num_videos_per_prompt, 1, None),
+        ("decode_chunk_size", decode_chunk_size, 1, None),
+    ):
+        if value is None and name in ("height", "width", "decode_chunk_size"):
+            continue
+        whole = isinstance(value, numbers.Integral)  # also of NumPy
+        if not whole or value < least or (most is not None and value > most):
+            accepted = f"{least} or more" if most is None else f"{least} to {most}"
+            raise ValueError(f"{name} {value!r}; a whole number, {accepted}")
+    scales = {"temporal_scale": temporal_scale, "guidance_scale": guidance_scale, "eta": eta}
+    for name, value in scales.items():
+        if value is None and name == "guidance_scale":
+            continue
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise ValueError(f"{name} {value!r}; a finite number")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta {eta}; 0 to 1")
+    if per_frame and temporal_scale != 1:
+        raise ValueError("temporal_scale has no effect with per_frame; give one of them")
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Raises ValueError if something is no tensor of finite floats."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name} of {kind}; a tensor of floats")
+    if not value.isfinite().all():
+        raise ValueError(f"{name}: not all numbers are finite")
 
 
 def check_scheduler(scheduler: SchedulerMixin, trained: Mapping[str, Any] | None) -> None:
@@ -89,6 +142,17 @@ def check_scheduler(scheduler: SchedulerMixin, trained: Mapping[str, Any] | None
     expected = DDIMScheduler(**trained).alphas_cumprod
     if alphas.shape != expected.shape or not torch.allclose(alphas.cpu(), expected, atol=1e-6):
         raise ValueError(f"{name} has another noise schedule than the training had; {fix}")
+    parameters = list(inspect.signature(scheduler.step).parameters.values())
+    needs = [x.name for x in parameters[3:] if x.default is x.empty and x.kind is not x.VAR_KEYWORD]
+    if needs:
+        raise ValueError(f"{name} needs {' and '.join(needs)} in each step, which no edit has")
+
+
+def check_timesteps(scheduler: SchedulerMixin) -> None:
+    """Raises ValueError if a scheduler, whose timesteps are set, goes from data to noise."""
+    if scheduler.timesteps[0] < scheduler.timesteps[-1]:
+        name = type(scheduler).__name__
+        raise ValueError(f"{name} makes data into noise; DDIM, Euler, DPM++, UniPC or alike")
 
 
 def as_list(value: Any) -> list:

@@ -12,6 +12,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
+from .gen1_checks import check_tensor
 from .gen1_frames import fit, resize
 from .gen1_structure import estimate_depth
 
@@ -33,12 +34,12 @@ class EncodersMixin:
         return (mean * self.vae.config.scaling_factor).movedim(1, 0)
 
     @torch.no_grad()
-    def decode_latents(self, latents: Tensor, decode_chunk_size: int = 16) -> Tensor:
+    def decode_latents(self, latents: Tensor, decode_chunk_size: int | None = 16) -> Tensor:
         """Scaled latents [b c n h w] → frames [b 3 n H W], about -1 to 1."""
         flat = (latents / self.vae.config.scaling_factor).movedim(1, 2).flatten(0, 1)
         images = [
             self.vae.decode(chunk.to(self.vae.dtype)).sample.float()
-            for chunk in flat.split(decode_chunk_size)
+            for chunk in flat.split(decode_chunk_size or len(flat))
         ]
         return torch.cat(images).unflatten(0, (len(latents), -1)).movedim(2, 1)
 
@@ -56,14 +57,21 @@ class EncodersMixin:
         """Returns depth that a caller gave, [b n H W] or [n H W], fitted to `size`.
 
         Raises:
-          ValueError: it is for another number of videos or frames.
+          ValueError: it is no such array, or for another number of videos or frames.
         """
-        if isinstance(depth, (list, tuple)):
-            depth = np.stack([np.asarray(each) for each in depth])
-        depth = torch.as_tensor(depth).to("cpu", torch.float32)
+        shape = f"finite numbers [{b} {n} H W]"
+        try:
+            if isinstance(depth, (list, tuple)):
+                depth = np.stack([np.asarray(each) for each in depth])
+            if not isinstance(depth, Tensor):
+                depth = torch.from_numpy(np.asarray(depth).astype(np.float32))
+        except (TypeError, ValueError):  # what cannot be one array of numbers
+            raise ValueError(f"depth of {type(depth).__name__}; {shape}") from None
+        depth = depth.to("cpu", torch.float32)
         depth = depth[None] if depth.ndim == 3 else depth
-        if depth.ndim != 4 or depth.shape[:2] != (b, n) or not depth.isfinite().all():
-            raise ValueError(f"depth of {tuple(depth.shape)}; finite numbers [{b} {n} H W]")
+        wrong = depth.ndim != 4 or depth.shape[:2] != (b, n) or not depth.numel()
+        if wrong or not depth.isfinite().all():
+            raise ValueError(f"depth of {tuple(depth.shape)}; {shape}")
         fitted = [fit(each, size, how) for each in depth.numpy()]
         return torch.tensor(np.stack(fitted), device=device)
 
@@ -104,6 +112,7 @@ class EncodersMixin:
         shape = (len(prompts), 1 + len(steps), width)
         if noise is None:
             noise = randn_tensor(shape, generator, embed.device, torch.float32)
+        check_tensor("prior_noise", noise)
         noise = noise[None] if noise.ndim == 2 else noise
         noise = noise.to(embed.device, torch.float32)
         if noise.shape != shape:

@@ -23,6 +23,8 @@ def to_videos(value: Any) -> list[np.ndarray]:
     Raises:
       ValueError: it is no video; the message says what is accepted.
     """
+    if value is None:
+        raise ValueError(f"no video; {VIDEO}")
     if isinstance(value, (list, tuple)):
         if not len(value):
             raise ValueError(f"video is empty; {VIDEO}")
@@ -38,8 +40,12 @@ def to_pictures(value: Any) -> list[np.ndarray]:
     Raises:
       ValueError: it is no picture; the message says what is accepted.
     """
-    pictures = [value] if _is_picture(value) else list(value)
-    return [to_8_bits(picture, "image") for picture in pictures]
+    several = isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 4
+    pictures = [to_8_bits(each, "image") for each in (value if several else [value])]
+    for picture in pictures:
+        if picture.ndim != 3:
+            raise ValueError(f"image of {list(picture.shape)}; a picture or a list of pictures")
+    return pictures
 
 
 def to_8_bits(value: Any, what: str) -> np.ndarray:
@@ -65,7 +71,7 @@ def to_8_bits(value: Any, what: str) -> np.ndarray:
             f"{what} of {array.dtype} {list(array.shape)}; Pillow images, arrays [... H W 3] or "
             "tensors [... 3 H W] of 8 bits or of floats in [0, 1]"
         )
-    return array
+    return np.ascontiguousarray(array)  # PyTorch reads no array backwards, such as video[::-1]
 
 
 def best_size(size: Size, sizes: Sequence[Size]) -> Size:

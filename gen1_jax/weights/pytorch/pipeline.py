@@ -29,7 +29,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
-from .gen1_checks import as_list, check_inputs
+from .gen1_checks import as_list, check_inputs, check_numbers, check_tensor, check_timesteps
 from .gen1_encoders import EncodersMixin
 from .gen1_frames import best_size, fit, place_inside, to_pictures, to_tensor, to_videos
 from .gen1_structure import blur, clip_depth, level_embedding, normalise_clip
@@ -145,7 +145,7 @@ class Gen1Pipeline(EncodersMixin, DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("latents",),
-        decode_chunk_size: int = 16,
+        decode_chunk_size: int | None = 16,
         frames: Any = None,
     ) -> Gen1PipelineOutput | tuple:
         """Edits a video, or a batch of videos of one length.
@@ -182,21 +182,26 @@ class Gen1Pipeline(EncodersMixin, DiffusionPipeline):
           callback_on_step_end: called as (pipeline, step, timestep, tensors); what it returns
             takes the place of the tensors.
           callback_on_step_end_tensor_inputs: of "latents" and "image_embeds".
-          decode_chunk_size: frames that the autoencoder decodes at a time.
+          decode_chunk_size: frames that the autoencoder decodes at a time; None is all.
           frames: an earlier name of `video`.
 
         Raises:
           ValueError: an argument is not accepted; the message says what is.
         """
+        if video is not None and frames is not None:
+            raise ValueError("give video alone; frames is an earlier name of it")
         videos = to_videos(frames if video is None else video)
         if callback_on_step_end is not None:
             callback_on_step_end_tensor_inputs = getattr(
                 callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs
             )
         check_inputs(
-            self, prompt, image, image_embeds, negative_prompt, structure_level, temporal_scale,
-            guidance_scale, per_frame, video_fit, num_inference_steps, depth, output_type,
-            callback_on_step_end_tensor_inputs,
+            self, prompt, image, image_embeds, negative_prompt, depth, generator, video_fit,
+            output_type, callback_on_step_end, callback_on_step_end_tensor_inputs,
+        )  # fmt: skip
+        check_numbers(
+            self, structure_level, temporal_scale, guidance_scale, per_frame, height, width,
+            num_inference_steps, num_videos_per_prompt, eta, decode_chunk_size,
         )  # fmt: skip
         self._guidance_scale = guidance_scale
         if guidance_scale is None:
@@ -212,11 +217,15 @@ class Gen1Pipeline(EncodersMixin, DiffusionPipeline):
                 f"{self.vae_scale_factor}; give height and width"
             )
 
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        check_timesteps(self.scheduler)
+        self._num_timesteps = len(self.scheduler.timesteps)
+
         # ---- how many edits of what
         pictures = None if image is None else to_pictures(image)
         prompts = None if prompt is None else as_list(prompt)
         contents = next(x for x in (prompts, pictures, image_embeds) if x is not None)
-        negative = as_list(negative_prompt or "")
+        negative = as_list("" if negative_prompt is None else negative_prompt)
         counts = len(videos), len(contents), len(negative)
         count = max(counts)
         if set(counts) - {1, count}:
@@ -228,8 +237,10 @@ class Gen1Pipeline(EncodersMixin, DiffusionPipeline):
         if len(shapes) > 1:
             raise ValueError(f"videos of {sorted(shapes)} frames; a batch has videos of one shape")
         total = count * num_videos_per_prompt
-        if isinstance(generator, list) and len(generator) != total:
-            raise ValueError(f"{len(generator)} generators for {total} edits; one for each")
+        if isinstance(generator, (list, tuple)):
+            generator = list(generator)
+            if len(generator) != total:
+                raise ValueError(f"{len(generator)} generators for {total} edits; one for each")
 
         def for_each_edit(x: Any) -> Any:
             index = [i // num_videos_per_prompt % len(x) for i in range(total)]
@@ -257,8 +268,6 @@ class Gen1Pipeline(EncodersMixin, DiffusionPipeline):
             content = self.text_content(
                 for_each_edit(prompts), generator, prior_noise, for_each_edit(negative)
             )
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        self._num_timesteps = len(self.scheduler.timesteps)
         latents = self.prepare_latents(latents, structure, generator)
         accepted = inspect.signature(self.scheduler.step).parameters
         options = {"eta": eta, "generator": generator}
@@ -342,9 +351,10 @@ class Gen1Pipeline(EncodersMixin, DiffusionPipeline):
         b, c, n, h, w = structure.shape
         device = structure.device
         if latents is None:
-            noise = randn_tensor((b, n, h, w, c), generator, device, torch.float32)
-            latents = noise.permute(0, 4, 1, 2, 3)
-        elif latents.ndim == 4:  # [n h w c], an earlier layout
+            latents = randn_tensor((b, n, h, w, c), generator, device, torch.float32)
+            latents = latents.permute(0, 4, 1, 2, 3)
+        check_tensor("latents", latents)
+        if latents.ndim == 4:  # [n h w c], an earlier layout
             latents = latents.permute(3, 0, 1, 2)[None]
         if latents.shape != structure.shape:
             raise ValueError(f"latents of {tuple(latents.shape)}; {tuple(structure.shape)}")
