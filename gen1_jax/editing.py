@@ -162,6 +162,7 @@ class VideoEditor:
         conditioner = conditioner.with_end_token(tokenizer.end_id)
         params = {**params, "unet": unet_params}
         try:
+            TrainedClips.of(settings, unet.max_frames)  # refuses what is wrong
             return cls(unet, conditioner, params, tokenizer, settings, mesh)
         except (KeyError, TypeError) as error:
             raise UserError(f"{folder / SETTINGS_FILE} has a wrong setting: {error}") from error

@@ -1,9 +1,12 @@
 """Reads a video as a model was trained: as many frames, at its pace, in one of its sizes."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from gen1_jax.errors import UserError
+from gen1_jax.settings import show
 from gen1_jax.video.fitting import CROP, Size
 from gen1_jax.video.io import Video, read_video
 from gen1_jax.video.pace import Pace
@@ -26,12 +29,23 @@ class TrainedClips(NamedTuple):
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], max_frames: int) -> "TrainedClips":
-        """Returns what gen1.json says of the training, for a UNet of so many frames at most."""
+        """Returns what gen1.json says of the training, for a UNet of so many frames at most.
+
+        Raises:
+          UserError: the pace, which a user may add to gen1.json, is no pace.
+        """
         sizes = settings.get("sizes") or [settings["size"]]
+        stride, rate = settings.get("stride") or 1, settings.get("frame_rate") or None
+        if not isinstance(stride, int) or stride < 1:
+            raise UserError(f"gen1.json: stride is {show(stride)}; a whole number is accepted")
+        if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
+            raise UserError(
+                f"gen1.json: frame_rate is {show(rate)}; a number of frames a second is accepted"
+            )
         return cls(
             min(settings["num_frames"], max_frames),
             tuple((height, width) for height, width in sizes),
-            Pace(settings.get("stride") or 1, settings.get("frame_rate")),
+            Pace(stride, rate),
         )
 
     def read(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from video_files import clip, encode
 
+from gen1_jax.errors import UserError
 from gen1_jax.video.io import read_video, write_video
 from gen1_jax.video.pace import Pace, longest_stride
 from gen1_jax.video.trained import TrainedClips
@@ -62,3 +63,14 @@ def test_a_pipeline_that_knows_no_pace_takes_neighbouring_frames(tmp_path):
     assert earlier.sizes == ((48, 64),) and earlier.num_frames == 3
     assert earlier.read(path).taken.describe() == "frames 1 to 3 of 8"
     assert TrainedClips.of(SETTINGS | {"stride": 1}, 3).pace == earlier.pace
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("stride", "4"), ("stride", -1), ("stride", 1.5)]
+    + [("frame_rate", value) for value in ("24", -3, float("nan"))],
+)
+def test_a_pace_that_a_user_wrote_wrongly_is_refused(name, value):
+    with pytest.raises(UserError, match=f"^gen1.json: {name} is .* is accepted$"):
+        TrainedClips.of(SETTINGS | {name: value}, max_frames=4)
+    assert TrainedClips.of(SETTINGS | {"stride": 4, "frame_rate": 0}, 4).pace == Pace(4)
