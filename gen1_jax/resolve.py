@@ -75,15 +75,10 @@ def resolve_training(
         check_start(model, config.init_from, merge, name=name, read=read)
     data = complete(data) if has_data else fill(data, {"image_fraction": IMAGE_FRACTION})
     shapes = read_shapes(data) if has_data and data.form == ENCODED else {}
-    if _is_open(model):
-        model = _fill_prior(model, shapes, frozen, name=name, read=read)
     if config.objective == "prior" and shapes:
-        length, stored = load_tokenizer(config.tokenizer).context_length, shapes["tokens"][-1]
-        if length != stored:
-            raise UserError(
-                f"{name}: {config.tokenizer} makes texts of {length} tokens, and {data.folder} "
-                f"holds texts of {stored}; accepted: the tokenizer that it was encoded with"
-            )
+        _check_captions(config, data.folder, shapes)
+    if _is_open(model):
+        model = _fill_prior(model, frozen, name=name, read=read)
     module = module_from_config(model, where=f"{name}: model")
     if config.objective == "diffusion":
         if data.form != ENCODED:
@@ -155,9 +150,23 @@ def _is_open(model: Mapping[str, Any]) -> bool:
     return any(model.get(key, 0) is None for key in ("embedding_dim", "num_embeddings"))
 
 
+def _check_captions(config: ConfigDict, folder: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises UserError unless encoded data hold captions as long as the tokenizer makes them."""
+    if "tokens" not in shapes:
+        raise UserError(
+            f"{config.name}: the encoded data hold no captions, which a prior learns from; encode "
+            "with a tokenizer (`gen1 import --clip`, or --tokenizer)"
+        )
+    length, stored = load_tokenizer(config.tokenizer).context_length, shapes["tokens"][-1]
+    if length != stored:
+        raise UserError(
+            f"{config.name}: {config.tokenizer} makes texts of {length} tokens, and {folder} holds "
+            f"texts of {stored}; accepted: the tokenizer that it was encoded with"
+        )
+
+
 def _fill_prior(
     model: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
     frozen: Mapping[str, str],
     *,
     name: str,
@@ -166,11 +175,6 @@ def _fill_prior(
     """Returns a prior's config.json with the widths of CLIP, where they were left open."""
     if "clip" not in frozen:
         raise UserError(f"{name}: frozen has no clip, whose text the prior reads")
-    if shapes and "tokens" not in shapes:
-        raise UserError(
-            f"{name}: the encoded data hold no captions, which a prior learns from; encode with a "
-            "tokenizer (`gen1 import --clip`, or --tokenizer)"
-        )
     clip = module_from_config(
         read_model_config(frozen["clip"], name=name, read=read), where=frozen["clip"]
     )

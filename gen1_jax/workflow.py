@@ -219,7 +219,9 @@ def train_on(
     )
     null_tokens = None
     if config.objective == "prior":
-        null_tokens = load_tokenizer(config.tokenizer).encode([""])
+        tokenizer = load_tokenizer(config.tokenizer)
+        null_tokens = tokenizer.encode([""])
+        conditioner = conditioner.with_end_token(tokenizer.end_id)
     lower = "data.batch_size or data.image_batch_size, or raise microbatches, or set remat=layer"
     with naming_what_to_lower(f"training {config.name}", lower):
         return train(

@@ -21,7 +21,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gen1_jax.batch import Batch
 from gen1_jax.commands.processes import joined
-from gen1_jax.distributed import check_shared, make_mesh, replicated
+from gen1_jax.distributed import check_shared, make_mesh, on_lead, replicated
+from gen1_jax.errors import UserError
 from gen1_jax.training.checkpoint import Checkpoints
 from gen1_jax.training.signals import stop_on_signals
 from gen1_jax.training.state import make_optimizer, new_state
@@ -153,10 +154,27 @@ def statistics(content: np.ndarray) -> tuple[float, float]:
     return mean[0], deviation[0]
 
 
+def what_the_lead_finds() -> str:
+    """Only process 0 can look; what it finds, or why it refuses, reaches both."""
+
+    def look() -> dict:
+        assert jax.process_index() == 0
+        return {"an é": [jax.process_index()]}
+
+    def refuse() -> dict:
+        raise UserError(f"refused by {look()}")
+
+    try:
+        on_lead(refuse)
+    except UserError as error:
+        return f"{on_lead(look)}, {error}"
+
+
 def a_batch_of_which_each_has_half(folder: Path, mesh) -> str:
     share = np.split(CONTENT, 2)[jax.process_index()]
     mean, deviation = statistics(share)
-    return f"held-out loss {held_out_loss(make_mesh(), share):.5f}, {mean:.5f} ± {deviation:.5f}"
+    loss = f"held-out loss {held_out_loss(make_mesh(), share):.5f}"
+    return f"{loss}, {mean:.5f} ± {deviation:.5f}; {what_the_lead_finds()}"
 
 
 FAULTS = {

@@ -141,10 +141,11 @@ def test_what_happens_to_one_process_happens_to_all(tmp_path, fault, said):
 def test_two_processes_measure_the_loss_and_the_statistics_that_one_measures(tmp_path):
     want = held_out_loss(make_mesh(devices=jax.devices()[:1]), CONTENT)
     mean, deviation = CONTENT[:, 0].mean(), CONTENT[:, 0].std()
+    of_the_lead = "{'an é': [0]}, refused by {'an é': [0]}"
     done = launch(2, 1, "tests/fault_job.py", "a_batch_of_which_each_has_half", tmp_path)
     assert done.returncode == 0, done.stdout[-3000:]
     for process in (0, 1):
-        said = f"[{process}] held-out loss {want:.5f}, {mean:.5f} ± {deviation:.5f}"
+        said = f"[{process}] held-out loss {want:.5f}, {mean:.5f} ± {deviation:.5f}; {of_the_lead}"
         assert said in done.stdout.splitlines()
 
 

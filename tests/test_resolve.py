@@ -124,6 +124,13 @@ def test_a_prior_reads_the_empty_text_of_the_tokenizer_that_encoded_the_captions
     train_tokenizer(["a red ball"], run / "tokenizer", context_length=8)
     with pytest.raises(UserError, match="makes texts of 8 tokens, and .*encoded holds texts of 7;"):
         resolve(run, "prior")
+    for meta in (run / "encoded").rglob("meta.json"):  # encoded without captions
+        known = json.loads(meta.read_text())
+        known["fields"].pop("tokens")
+        meta.write_text(json.dumps(known))
+    for widths in ((), ("model.embedding_dim=5", "model.num_embeddings=7")):
+        with pytest.raises(UserError, match="prior: the encoded data hold no captions, which a"):
+            resolve(run, "prior", *widths)
 
 
 def test_the_pipeline_takes_its_sizes_from_the_encoded_clips(run):

@@ -3,6 +3,7 @@
 That a stopped run goes on to the same numbers stands in test_resume.py.
 """
 
+import dataclasses
 import itertools
 import os
 import signal
@@ -22,6 +23,7 @@ from gen1_jax.conditioning import Conditioner
 from gen1_jax.data_pipelines.sources import make_stream
 from gen1_jax.errors import UserError
 from gen1_jax.resolve import resolve_training
+from gen1_jax.tokenizer import load_tokenizer
 from gen1_jax.training import objectives
 from gen1_jax.training.checkpoint import Checkpoints
 from gen1_jax.training.objectives import Objective
@@ -55,6 +57,22 @@ def test_the_prior_keeps_the_statistics_of_its_data(micro_run, quick, tmp_path):
     _, params = load_model(folder)
     np.testing.assert_allclose(params["clip_mean"][0], content.mean(0), atol=1e-5)
     np.testing.assert_allclose(params["clip_std"][0], content.std(0), atol=2e-4)
+
+
+def test_a_prior_s_clip_knows_the_tokenizer_s_end(micro_run, quick, tmp_path, monkeypatch):
+    """A CLIP that an earlier version imported still says OpenAI's 2; see `with_end_token`."""
+    clip, params = load_model(micro_run / "clip" / "model")
+    text = dataclasses.replace(clip.text_config, eos_token_id=2)
+    save_model(tmp_path / "clip", clip.clone(text_config=text), params)
+
+    def look(module, conditioner, *arguments, **settings):
+        raise StopIteration(conditioner.clip.text_config.eos_token_id)
+
+    monkeypatch.setattr(objectives, "prior", look)
+    config = load(micro_run, "prior", **SMALL, **{"frozen.clip": str(tmp_path / "clip")})
+    with pytest.raises(StopIteration) as found:
+        train_on(config, tmp_path / "w", stream(config), progress=False)
+    assert found.value.value == load_tokenizer(micro_run / "tokenizer").end_id
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "prior"])
