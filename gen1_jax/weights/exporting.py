@@ -22,6 +22,7 @@ from gen1_jax.files import replacing_folder
 from gen1_jax.models.clip import with_end_token
 from gen1_jax.pipeline import MODELS, PARTS, read_settings
 from gen1_jax.tokenizer import load_tokenizer
+from gen1_jax.video.selection import ordinal
 from gen1_jax.weights.clip_towers import split_towers
 from gen1_jax.weights.folder import read_config, read_model, write_model
 from gen1_jax.weights.naming import params_to_state_dict
@@ -126,6 +127,14 @@ def model_card(
       origin: a word on where the UNet's weights come from.
     """
     height, width = settings["size"]
+    num_frames, stride = settings["num_frames"], settings.get("stride") or 1
+    rate, taken, fps, pace = settings.get("frame_rate"), f":{num_frames}", 8, ""
+    if stride > 1:
+        taken = f":{num_frames * stride}:{stride}"
+        pace = f", every {ordinal(stride)} frame of a video"
+    if rate:
+        fps = max(1, round(rate / stride))
+        pace += f"{'' if pace else ', each frame of a video'} of {rate:g} frames a second"
     rows = "\n".join(f"| `{name}` | {count:,} |" for name, count in counts.items())
     return f"""---
 library_name: diffusers
@@ -145,9 +154,9 @@ from diffusers.utils import export_to_video, load_video
 
 folder = "."  # this folder
 pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
-video = load_video("clip.mp4")[:{settings["num_frames"]}]
+video = load_video("clip.mp4")[{taken}]
 edit = pipe(video, prompt="…")
-export_to_video(edit.frames[0], "out.mp4", fps=8)
+export_to_video(edit.frames[0], "out.mp4", fps={fps})
 ```
 
 | control | argument | |
@@ -163,9 +172,10 @@ The other arguments are those of diffusers' video pipelines, such as `negative_p
 them. Every scheduler of diffusion serves that is made by `from_config(pipe.scheduler.config)`.
 `enable_model_cpu_offload()` and `enable_sequential_cpu_offload()` work.
 
-The model was trained on clips of {settings["num_frames"]} frames at {height} x {width}. Videos are
-scaled and cropped to the size of training that is nearest in shape, unless `height` and `width` are
-given. The weights are {dtype}. The UNet's weights are {origin}.
+The model was trained on clips of {num_frames} frames at {height} x {width}{pace}.
+The pipeline takes the frames that it is given, and leaves none out. Videos are scaled and cropped
+to the size of training that is nearest in shape, unless `height` and `width` are given. The weights
+are {dtype}. The UNet's weights are {origin}.
 
 | model | parameters |
 |---|---|

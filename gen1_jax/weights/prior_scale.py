@@ -12,8 +12,8 @@ import numpy as np
 
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
-from gen1_jax.models.prior import OWN, SCALE, read_own
-from gen1_jax.weights.public import SAMPLER_FILES
+from gen1_jax.models.prior import CLAMP, OWN, SCALE, read_own
+from gen1_jax.weights.public import CONFIG, SAMPLER_FILES
 from gen1_jax.weights.tensor_files import TensorFiles
 
 # Our training adds this to the deviation, so that no standardised number is infinite.
@@ -53,11 +53,18 @@ def tell_scale(folder: Path) -> str:
 
 
 def read_clamp(prior: Path) -> float | None:
-    """Returns the bound that the sampler beside a public prior clamps to; None if there is none.
+    """Returns the bound that a prior's sampler clamps to; None if nothing says it.
+
+    Its config.json says it if it was made here, and otherwise the sampler beside it.
+
+    Args:
+      prior: a model folder of a prior.
 
     Raises:
       UserError: the sampler is not of the kind that ours is.
     """
+    if (own := read_own(read_json(prior / CONFIG) or {}).get(CLAMP)) is not None:
+        return own
     for name in SAMPLER_FILES:
         path = prior.parent / name
         config = read_json(path)

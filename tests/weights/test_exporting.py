@@ -22,7 +22,7 @@ from gen1_jax.files import write_json
 from gen1_jax.pipeline import MODELS
 from gen1_jax.training.checkpoint import Checkpoints
 from gen1_jax.training.state import make_optimizer, new_state
-from gen1_jax.weights.exporting import export_pipeline
+from gen1_jax.weights.exporting import export_pipeline, model_card
 from gen1_jax.weights.folder import module_from_config
 from gen1_jax.weights.importing import import_pipeline
 from gen1_jax.weights.naming import params_to_state_dict
@@ -110,6 +110,22 @@ def test_the_schedule_is_written_as_diffusers_reads_it():
     config = scheduler_config(settings)
     assert config["rescale_betas_zero_snr"] and config["timestep_spacing"] == "trailing"
     assert config["prediction_type"] == "v_prediction" and not config["set_alpha_to_one"]
+
+
+@pytest.mark.parametrize(
+    ("pace", "taken", "words"),
+    [
+        ({}, "[:8]", "fps=8) 32 x 48. The"),
+        ({"stride": 1, "frame_rate": 12.0}, "[:8]", "fps=12) 32 x 48, each frame of a video of 12"),
+        ({"stride": 4, "frame_rate": 30.0}, "[:32:4]", "fps=8) every 4th frame of a video of 30"),
+        ({"stride": 2}, "[:16:2]", "fps=8) 48, every 2nd frame of a video. The"),
+    ],
+)
+def test_the_card_takes_frames_at_the_pace_of_training(pace, taken, words):
+    settings = {"size": (32, 48), "num_frames": 8, "guidance_scale": 2.0} | pace
+    card = " ".join(model_card(settings, {"unet": 1}, "float32", "its own").split())
+    fps, _, said = words.partition(" ")
+    assert f'load_video("clip.mp4"){taken} edit' in card and fps in card and said in card
 
 
 # ---- what goes wrong

@@ -137,5 +137,12 @@ def test_the_clamp_is_that_of_the_sampler_beside_the_prior(public, capsys, chang
         _, (line,) = gen1(capsys, run, "--prior", public, code=2)
         assert expected in line and not run.exists()
     else:
-        gen1(capsys, run, "--prior", public)
+        out, _ = gen1(capsys, run, "--prior", public)
         assert load_model(run / "prior" / "model")[0].clip_sample_range == expected
+        assert ("no UnCLIPScheduler" in out) == (changes.get("_class_name") is not None)
+        # What a prior's own file says goes before the sampler beside it.
+        own = {OWN: {"text_embedding_scale": "raw", "clip_sample_range": 3.0}}
+        edit_config(public, lambda config: config | own)
+        out, _ = gen1(capsys, run, "--prior", public, "--overwrite")
+        assert load_model(run / "prior" / "model")[0].clip_sample_range == 3
+        assert "no UnCLIPScheduler" not in out
