@@ -41,7 +41,7 @@ def make_models(seed: int = 0) -> dict[str, nn.Module]:
     tower = {
         "hidden_size": WIDTH,
         "intermediate_size": 24,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 1,
         "num_attention_heads": HEADS,
         "projection_dim": WIDTH,
         "hidden_act": "quick_gelu",
@@ -90,7 +90,7 @@ def make_models(seed: int = 0) -> dict[str, nn.Module]:
         "prior": diffusers.PriorTransformer(
             num_attention_heads=HEADS,
             attention_head_dim=8,
-            num_layers=2,
+            num_layers=1,
             embedding_dim=WIDTH,
             num_embeddings=CONTEXT,
         ),
@@ -221,7 +221,8 @@ class Reference:
         content = embedding / embedding.norm() * embedding.shape[-1] ** 0.5
 
         depth = self.depth(frames)
-        scaled = 2 * (depth - depth.min()) / (depth.max() - depth.min()) - 1
+        least, most = torch.quantile(depth, torch.tensor([0.01, 0.99]))
+        scaled = 2 * (depth.clamp(least, most) - least) / (most - least) - 1
         seen = blur(scaled, structure_level)
         vae, unet = self.models["vae"], self.models["unet"]
         scale = vae.config.scaling_factor

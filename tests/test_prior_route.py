@@ -18,10 +18,10 @@ from gen1_jax.pipeline import ENCODERS
 from gen1_jax.tokenizer import load_tokenizer, train_tokenizer
 
 PROMPTS = ["a blue ball over snow", "snow!"]
-WIDTH, LENGTH, STEPS, GUIDANCE = 16, 16, 6, 4.0
-TOWER = {"hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 2}
+WIDTH, LENGTH, STEPS, GUIDANCE = 16, 16, 4, 4.0
+TOWER = {"hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 1}
 TOWER |= {"num_attention_heads": 2, "projection_dim": WIDTH}
-PRIOR = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2}
+PRIOR = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1}
 PRIOR |= {"embedding_dim": WIDTH, "num_embeddings": LENGTH}
 # The folder of the sampler, its clamp, and the tokenizer's padding. Both publish the end token; "!"
 # is that of Stable Diffusion 2.
@@ -54,9 +54,11 @@ def make_public(folder, sampler, clamp, padding):
         ),
     }
     with torch.no_grad():
-        for name, spread in (("text_encoder", 0.5), ("prior", 1.0)):
+        for name, spread in (("text_encoder", 0.5), ("prior", 0.5)):
             for parameter in parts[name].parameters():
                 parameter.normal_(std=spread)
+        parts["prior"].proj_to_clip_embeddings.weight.normal_(std=2.0)  # so that the clamp acts
+        parts["text_encoder"].text_projection.weight.normal_(std=0.1)  # the length is not √d
         parts["prior"].clip_std.uniform_(0.3, 0.6)
     for name, part in parts.items():
         part.save_pretrained(folder / name)
