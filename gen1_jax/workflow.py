@@ -19,7 +19,7 @@ from gen1_jax.config import (
     load_saved_config,
     resolve_paths,
 )
-from gen1_jax.depth_settings import KEY, UNRECORDED, read_depth_settings
+from gen1_jax.depth_settings import KEY, UNRECORDED, DepthSettings, read_depth_settings
 from gen1_jax.distributed import (
     check_shared,
     is_lead,
@@ -155,7 +155,12 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> str:
 
 def _describe_finished(config, workdir: Path) -> str:
     """Says that a part was trained before, and what to do if other settings are wanted now."""
+    from gen1_jax.data_pipelines.settings import ENCODED
+
     steps, model = config.num_steps, workdir / "model"
+    given = read_depth_settings(config.to_dict(), config.name)
+    if config.data.get("form") == ENCODED and given == DepthSettings():
+        config.depth = None  # encoded data said their own when the part was trained
     changed = changed_settings(config, workdir)
     if not changed:
         return f"finished before, with {steps} steps; {model}"
