@@ -301,8 +301,10 @@ def test_options_change_what_is_dropped(tmp_path):
     assert made(max_clips=1) == (4, {"too short"})
     assert made(min_motion=100.0) == (0, {"near-still", "too short"})
     assert made(min_luma=250.0) == (0, {"too dark", "too short"})
-    assert made(size=(100, 64)) == (0, {"too small", "too short"})
-    assert made(size=(100, 64), max_upscale=2.0) == (len(STARTS), {"too short"})
+    assert made(size=(100, 64)) == (0, {"too little kept", "too short"})
+    assert made(size=(100, 64), min_kept=0.0) == (0, {"too small", "too short"})
+    larger = made(size=(100, 64), min_kept=0.0, max_upscale=2.0)
+    assert larger == (len(STARTS), {"too short"})
 
 
 def test_an_ingest_without_a_clip_leaves_nothing(tmp_path):
