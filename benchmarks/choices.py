@@ -36,7 +36,7 @@ METRICS = (
     "prompt_consistency",
     "flicker",
 )
-# What the choices are compared with, whatever the demo's own settings are now.
+# The baseline of all comparisons. It stays, although the demo's own settings have changed.
 BASE = {"loss.latents_drawn": False, "loss.random_positions": False, "ema_share": 0.1}
 BASELINE = "baseline"
 LONG = 16  # frames; the stages train clips of 8

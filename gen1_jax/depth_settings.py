@@ -40,7 +40,7 @@ class DepthSettings:
         return {"resizing": self.resizing, "range": list(self.range)}
 
 
-# Of pipelines and encoded data that were made before they recorded any.
+# Pipelines and encoded data that record no settings were made with these.
 UNRECORDED = DepthSettings(resizing="shorter_side", range=(0.0, 1.0))
 
 

@@ -1,4 +1,4 @@
-"""What each part was made from, so that parts which do not belong together are refused by name.
+"""Records what each part was made from, and refuses parts that do not belong together.
 
 A trained part's folder holds `made_from.json`: the digests of the encoders and the tokenizer that
 its data were made with, of the model that it started from, and of its data. Encoded data name

@@ -63,7 +63,7 @@ def refused(config, workdir: Path, *words: str) -> str:
 
 @pytest.mark.parametrize("part", ["clip", "autoencoder"])
 def test_a_folder_has_the_digest_of_its_parameters(micro_run, part):
-    """That of an encoded folder's meta.json, which folders encoded long ago have too."""
+    """The digest is the one in an encoded folder's meta.json, where older folders have it too."""
     digest = digest_model(micro_run / part / "model")
     assert digest == digest_params(load_model(micro_run / part / "model")[1])
     meta = read_json(micro_run / "encoded" / "train" / "meta.json")

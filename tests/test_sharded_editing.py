@@ -86,7 +86,7 @@ def test_an_edit_over_a_mesh_is_the_same_edit(editors):
 
 
 def test_an_evaluation_over_a_mesh_has_the_same_measures(editors, micro_run, tmp_path):
-    """Of a single clip, too few for the devices: the batch is filled up."""
+    """A single clip is too few for the devices, so the batch is filled up."""
     items, palette = world_items(micro_run / "world", "test", "test", 1)
     options = {"num_steps": 2, "batch_size": 2, "palette": palette, "progress": False}
     found = [

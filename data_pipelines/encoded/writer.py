@@ -25,7 +25,7 @@ from gen1_jax.files import read_json, remove_parts, replacing, write_json
 META, JOB = "meta.json", ".job.json"
 PACE = "pace"  # key of meta.json
 RECORDS_PER_SHARD = 1024
-# What settings were in folders that do not record them yet.
+# Older folders do not record these settings; the values are those that they were made with.
 _UNRECORDED = {KEY: UNRECORDED.to_json()}
 
 

@@ -19,7 +19,7 @@ def gather_statistics(
 
     Args:
       moments: mean and variance of a batch.
-      batches: this process's shares of batches. Those of all processes are of one size.
+      batches: this process's shares of batches. The shares of all processes have one size.
       examples: how many examples to read, over all processes; the last batch is read whole.
     """
     parts, sizes = [], []

@@ -1,4 +1,4 @@
-"""What a checkpoint is that we do not read, and what its owner can do: one line for each kind.
+"""Names the kinds of checkpoints that we do not read, and says what their owners can do.
 
 The kinds are those that people have: adapters, quantised weights, whole models in one file, models
 of other designs, and other frameworks' files.
