@@ -262,7 +262,7 @@ def priors(rows: int) -> Iterator[Result]:
 def cosines(rows: int) -> Iterator[Result]:
     """Directions of embeddings, and the mean cosine of neighbours as the metrics compute it."""
     from gen1_jax.conditioning import to_content
-    from gen1_jax.evaluation.metrics import frame_consistency
+    from gen1_jax.evaluation.metrics.consistency import frame_consistency
 
     embeddings = normal(21, rows // 8, 8, 4)
     content = jax.jit(to_content)(embeddings)

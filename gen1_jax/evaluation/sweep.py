@@ -15,8 +15,10 @@ from tqdm import tqdm
 from gen1_jax.distributed import batch_parts, clip_sharding, replicated
 from gen1_jax.editing import Edit, VideoEditor
 from gen1_jax.errors import UserError
-from gen1_jax.evaluation import metrics
 from gen1_jax.evaluation.items import Item, Palette
+from gen1_jax.evaluation.metrics.colour import flicker, mask_iou
+from gen1_jax.evaluation.metrics.consistency import frame_consistency, prompt_consistency
+from gen1_jax.evaluation.metrics.structure import structure_correlation, structure_error
 from gen1_jax.evaluation.records import append_records, read_records, record_key
 from gen1_jax.runtime import naming_what_to_lower
 
@@ -239,13 +241,13 @@ class _Measure:
         if all(item.depth is not None for item in items):
             truth = np.stack([item.depth for item in items])
         columns = {
-            "prompt_consistency": metrics.prompt_consistency(images, texts),
-            "structure_error": metrics.structure_error(depth, truth),
-            "structure_correlation": metrics.structure_correlation(depth, truth),
+            "prompt_consistency": prompt_consistency(images, texts),
+            "structure_error": structure_error(depth, truth),
+            "structure_correlation": structure_correlation(depth, truth),
         }
         if frames.shape[1] > 1:
-            columns["frame_consistency"] = metrics.frame_consistency(images)
-            columns["flicker"] = metrics.flicker(frames, batch.frames)
+            columns["frame_consistency"] = frame_consistency(images)
+            columns["flicker"] = flicker(frames, batch.frames)
         if self._palette and all(item.mask is not None and item.colour for item in items):
             masks = np.stack([item.mask for item in items])
             found = [self._palette.colour_of(f, m)[0] for f, m in zip(frames, masks, strict=True)]
@@ -253,7 +255,7 @@ class _Measure:
                 float(f == i.colour) for f, i in zip(found, items, strict=True)
             ]
             rgb = np.array([self._palette.rgb[item.colour] for item in items], np.uint8)
-            columns["mask_iou"] = metrics.mask_iou(frames, masks, rgb)
+            columns["mask_iou"] = mask_iou(frames, masks, rgb)
         rows = [
             {name: float(values[i]) for name, values in columns.items()} for i in range(len(items))
         ]

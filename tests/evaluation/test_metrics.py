@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gen1_jax.evaluation import metrics
+from gen1_jax.evaluation.metrics import colour, consistency, structure
+from gen1_jax.video.pixels import rgb_to_lab
 
 RNG = np.random.default_rng(0)
 
@@ -11,19 +12,20 @@ RNG = np.random.default_rng(0)
 def test_frame_consistency_by_hand():
     clip = np.array([[[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]], [[1.0, 0.0], [3.0, 0.0], [-1.0, 0.0]]])
     half = np.sqrt(0.5)
-    np.testing.assert_allclose(metrics.frame_consistency(clip), [half, 0.0], atol=1e-12)
+    np.testing.assert_allclose(consistency.frame_consistency(clip), [half, 0.0], atol=1e-12)
     with pytest.raises(ValueError, match="n >= 2"):
-        metrics.frame_consistency(clip[:, :1])
+        consistency.frame_consistency(clip[:, :1])
 
 
 def test_prompt_consistency_by_hand():
     images = np.array([[[2.0, 0.0], [0.0, 5.0]]])
-    np.testing.assert_allclose(metrics.prompt_consistency(images, [[3.0, 4.0]]), [(0.6 + 0.8) / 2])
+    found = consistency.prompt_consistency(images, [[3.0, 4.0]])
+    np.testing.assert_allclose(found, [(0.6 + 0.8) / 2])
 
 
 def test_align_depth_is_least_squares():
     pred, target = RNG.normal(size=(2, 2, 3, 4, 5))
-    aligned = metrics.align_depth(pred, target)
+    aligned = structure.align_depth(pred, target)
     for i in range(2):
         x = np.stack([pred[i].ravel(), np.ones(pred[i].size)], axis=1)
         (a, b), *_ = np.linalg.lstsq(x, target[i].ravel(), rcond=None)
@@ -33,34 +35,34 @@ def test_align_depth_is_least_squares():
 def test_structure_ignores_scale_and_shift():
     depth = RNG.normal(size=(3, 4, 8, 8))
     same = depth * np.array([0.1, 3.0, 7.0])[:, None, None, None] + 5
-    np.testing.assert_allclose(metrics.structure_error(same, depth), 0, atol=1e-7)
-    np.testing.assert_allclose(metrics.structure_correlation(same, depth), 1)
-    np.testing.assert_allclose(metrics.structure_correlation(-same, depth), -1)
+    np.testing.assert_allclose(structure.structure_error(same, depth), 0, atol=1e-7)
+    np.testing.assert_allclose(structure.structure_correlation(same, depth), 1)
+    np.testing.assert_allclose(structure.structure_correlation(-same, depth), -1)
 
 
 def test_structure_of_noise_and_constants():
     depth, noise = RNG.normal(size=(2, 2, 4, 16, 16))
     expected = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(noise, depth, strict=True)]
-    correlation = metrics.structure_correlation(noise, depth)
+    correlation = structure.structure_correlation(noise, depth)
     np.testing.assert_allclose(correlation, expected, atol=1e-12)
     # with both optimal, the error is what the correlation leaves over
     np.testing.assert_allclose(
-        metrics.structure_error(noise, depth), np.sqrt(1 - correlation**2), atol=1e-12
+        structure.structure_error(noise, depth), np.sqrt(1 - correlation**2), atol=1e-12
     )
     flat = np.ones_like(depth)
-    np.testing.assert_allclose(metrics.structure_error(flat, depth), 1)
-    np.testing.assert_allclose(metrics.structure_correlation(flat, depth), 0)
+    np.testing.assert_allclose(structure.structure_error(flat, depth), 1)
+    np.testing.assert_allclose(structure.structure_correlation(flat, depth), 0)
 
 
 def test_structure_is_that_of_the_clip_not_of_frames():
     """Frames that are right each up to its own shift flicker: the clip's measure must see it."""
     depth = RNG.normal(size=(1, 4, 8, 8))
     flickering = depth + np.array([0.0, 3.0, 0.0, 3.0])[None, :, None, None]
-    assert metrics.structure_correlation(flickering, depth)[0] < 0.7
+    assert structure.structure_correlation(flickering, depth)[0] < 0.7
 
 
 def test_lab_of_known_colours():
-    lab = metrics.rgb_to_lab([[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 0, 255]])
+    lab = rgb_to_lab([[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 0, 255]])
     known = [[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20], [32.30, 79.19, -107.86]]
     np.testing.assert_allclose(lab, known, atol=0.02)
 
@@ -71,9 +73,9 @@ def test_mask_iou_counts_pixels():
     mask[:, :, :4, :5] = True  # 20 pixels
     frames[:, :, 2:6, :5] = (214, 32, 38)  # 20 pixels, half of them in the mask
     frames[0, :, 3] = (200, 24, 30)  # shaded, and 5 pixels more; still red
-    iou = metrics.mask_iou(frames, mask, np.array([[214, 32, 38], [34, 74, 214]]))
+    iou = colour.mask_iou(frames, mask, np.array([[214, 32, 38], [34, 74, 214]]))
     np.testing.assert_allclose(iou, [10 / 35, 0])
-    whole = metrics.mask_iou(np.full((1, 2, 4, 4, 3), 9), np.ones((1, 2, 4, 4)), (9, 9, 9))
+    whole = colour.mask_iou(np.full((1, 2, 4, 4, 3), 9), np.ones((1, 2, 4, 4)), (9, 9, 9))
     assert whole == 1
 
 
@@ -81,18 +83,18 @@ def test_flicker_is_of_what_stands_still():
     source = np.full((1, 4, 16, 16, 3), 100, np.uint8)
     for i in range(4):
         source[0, i, :4, 4 * i : 4 * i + 4] = 250  # moves, and is no flicker
-    assert metrics.flicker(source, source) == 0
+    assert colour.flicker(source, source) == 0
     wavering = source.copy()
     wavering[0, ::2] -= 20
-    step = np.linalg.norm(np.diff(metrics.rgb_to_lab([[100] * 3, [80] * 3]), axis=0))
-    assert metrics.flicker(wavering, source)[0] == pytest.approx(step, abs=1e-9)
-    assert metrics.flicker(wavering, source)[0] > metrics.flicker(source, source)[0]
+    step = np.linalg.norm(np.diff(rgb_to_lab([[100] * 3, [80] * 3]), axis=0))
+    assert colour.flicker(wavering, source)[0] == pytest.approx(step, abs=1e-9)
+    assert colour.flicker(wavering, source)[0] > colour.flicker(source, source)[0]
     noise = RNG.integers(0, 256, (1, 3, 4, 4, 3), np.uint8)
-    assert np.isnan(metrics.flicker(noise, noise, still=0.0))[0]
+    assert np.isnan(colour.flicker(noise, noise, still=0.0))[0]
 
 
 def test_measures_take_jax_arrays():
     import jax.numpy as jnp
 
     clip = jnp.ones((1, 3, 4))
-    np.testing.assert_allclose(metrics.frame_consistency(clip), [1.0], rtol=1e-6)
+    np.testing.assert_allclose(consistency.frame_consistency(clip), [1.0], rtol=1e-6)
