@@ -149,7 +149,7 @@ def edit(folder: Path, args, is_long: bool) -> dict[int, list[dict]]:
     """Edits held-out clips by a trained pipeline; returns the records by the clips' length."""
     from gen1_jax.editing import VideoEditor
     from gen1_jax.evaluation.items import world_items
-    from gen1_jax.evaluation.sweep import make_grid, run_sweep
+    from gen1_jax.evaluation.sweep import run_sweep
 
     editor = VideoEditor.load(folder / "pipeline")
     items, palette = world_items(args.run / "world", None, "test", args.clips)
@@ -158,8 +158,8 @@ def edit(folder: Path, args, is_long: bool) -> dict[int, list[dict]]:
         found[len(clips[0].frames)] = run_sweep(
             editor,
             clips,
-            make_grid(),
-            folder / f"records_of_{len(clips[0].frames)}.jsonl",
+            [{}],
+            folder / f"records_of_{len(clips[0].frames)}",
             num_steps=args.steps,
             batch_size=16,
             palette=palette,

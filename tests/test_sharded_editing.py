@@ -11,8 +11,9 @@ from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.distributed import batch_sharding, clip_sharding, make_mesh, replicated
 from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
+from gen1_jax.evaluation.cells import make_grid
 from gen1_jax.evaluation.items import world_items
-from gen1_jax.evaluation.sweep import make_grid, run_sweep
+from gen1_jax.evaluation.sweep import run_sweep
 from gen1_jax.models.unet import VideoUNet
 
 SETTINGS = {
@@ -90,7 +91,7 @@ def test_an_evaluation_over_a_mesh_has_the_same_measures(editors, micro_run, tmp
     items, palette = world_items(micro_run / "world", "test", "test", 1)
     options = {"num_steps": 2, "batch_size": 2, "palette": palette, "progress": False}
     found = [
-        run_sweep(editor, items, make_grid(), tmp_path / f"{i}.jsonl", **options)
+        run_sweep(editor, items, make_grid(), tmp_path / str(i), **options)
         for i, editor in enumerate(editors)
     ]
     ((one,), (spread,)) = found

@@ -1,7 +1,8 @@
-"""Measure a pipeline over a grid of the three controls: consistency, structure, colours.
+"""Measure a pipeline and its rivals over a grid of controls: consistency, structure, colours.
 
     gen1 evaluate --prompts prompts.jsonl --temporal-scale 0.5 1 1.5 -o runs/evaluation
     gen1 evaluate --world runs/demo/world --clips 32 -o runs/evaluation
+    gen1 evaluate --world runs/demo/world --method gen1 gen1-per-frame -o runs/evaluation
 
 A prompt file holds a JSON object a line, {"video": PATH, "prompt": TEXT}, with paths relative to
 the file. A clip of the world is asked for another colour and measured against the truth too: does
@@ -10,15 +11,22 @@ its object take that colour, does the object keep its mask, does the depth stay.
 The output folder holds records.jsonl (a line an edit), table.md and metrics.json (the means of each
 setting), trends.png if a control varies, and videos/CLIP/SETTING.mp4. Records and videos are
 written as edits are made. To resume an evaluation that was stopped, give the same command again.
+
+Several processes, each on its own devices, share one evaluation:
+
+    python launch/local.py --processes 2 -- gen1 evaluate --world … -o … --processes 2
 """
 
 import contextlib
 from pathlib import Path
 
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
+from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
+from gen1_jax.evaluation.methods.registry import METHODS, check_methods
+from gen1_jax.evaluation.metrics.table import DEFAULT, check_metrics
 
-HELP = "measure edits over a grid of the three controls"
+HELP = "measure edits, and those of rival methods, over a grid of the controls"
 
 
 def add_arguments(parser) -> None:
@@ -49,6 +57,12 @@ def add_arguments(parser) -> None:
     )
     add_control_arguments(parser)
     parser.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="measure only these (all that cost little and that the clips allow)",
+    )
+    parser.add_argument(
         "--frames",
         type=int,
         metavar="N",
@@ -73,13 +87,32 @@ def add_arguments(parser) -> None:
         metavar="N",
         help="number of clips edited together (%(default)s)",
     )
+    parser.add_argument(
+        "--save-videos",
+        type=float,
+        default=20.0,
+        metavar="GB",
+        help="keep the edits as videos, of so many gigabytes at most (%(default)g)",
+    )
     parser.add_argument("--no-videos", action="store_true", help="write no videos of the edits")
-    add_device_arguments(parser)
+    add_device_arguments(
+        parser,
+        mesh="use several devices of each process: data=N shards the clips, frames=N the frames of "
+        "each clip (all on accelerators, one CPU)",
+        dtype="bfloat16 on accelerators, float32 on CPUs",
+    )
+    add_processes_argument(parser)
     parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
 
 def add_control_arguments(parser) -> None:
-    """Adds the controls under the names that `gen1 edit` has, each with several values."""
+    """Adds methods, and controls under the names of `gen1 edit`, each with several values."""
+    parser.add_argument(
+        "--method",
+        nargs="+",
+        metavar="NAME",
+        help=f"one or several of {', '.join(METHODS)} (gen1)",
+    )
     parser.add_argument(
         "--structure-level",
         type=int,
@@ -104,6 +137,14 @@ def add_control_arguments(parser) -> None:
         help="how strictly the prompt is followed: one value or several (the model's own default)",
     )
     parser.add_argument(
+        "--strength",
+        type=float,
+        nargs="+",
+        metavar="S",
+        help="of methods that start from the noised source: the share of the noise, above 0 to 1: "
+        "one value or several (0.6)",
+    )
+    parser.add_argument(
         "--one-at-a-time",
         action="store_true",
         help="vary one control while the others keep their first value, not every combination",
@@ -111,58 +152,105 @@ def add_control_arguments(parser) -> None:
     parser.add_argument(
         "--per-frame",
         action="store_true",
-        help="measure a baseline too, which edits each frame alone",
+        help="the same as --method gen1 gen1-per-frame",
     )
     parser.add_argument("--steps", type=int, default=25, help="sampling steps (%(default)s)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the noise and of the colours (%(default)s)"
+        "--seed",
+        type=int,
+        nargs="+",
+        default=[0],
+        metavar="N",
+        help="seed of the noise: one or several; the first is that of the world's colours too (0)",
     )
 
 
 def run(args) -> None:
+    controls = check_arguments(args)
+    with joined(args):
+        evaluate(args, controls)
+
+
+def evaluate(args, controls: dict) -> None:
+    """Runs the evaluation, as one process or as one of several."""
+    import jax
+
+    from gen1_jax.distributed import check_shared, is_lead
     from gen1_jax.editing import VideoEditor
+    from gen1_jax.evaluation.cells import settings_of
+    from gen1_jax.evaluation.judges import Judges
+    from gen1_jax.evaluation.methods.registry import make_methods
+    from gen1_jax.evaluation.records import holding
     from gen1_jax.evaluation.report import write_summary
-    from gen1_jax.evaluation.sweep import (
-        full_grid,
-        make_grid,
-        run_of,
-        run_sweep,
-        with_baseline,
-    )
+    from gen1_jax.evaluation.sweep import run_of, run_sweep
     from gen1_jax.evaluation.videos import FOLDER, EditVideos
     from gen1_jax.files import making_folder
     from gen1_jax.runtime import keep_programs
 
-    controls = check_arguments(args)
-    grid = make_grid(**controls) if args.one_at_a_time else full_grid(**controls)
-    grid = with_baseline(grid) if args.per_frame else grid
     keep_programs()
-    editor = VideoEditor.load(args.model, dtype=args.dtype, mesh=make_mesh_of(args))
+    on_cpu = jax.default_backend() == "cpu"
+    dtype = args.dtype or ("float32" if on_cpu else "bfloat16")
+    editor = VideoEditor.load(args.model, dtype=dtype, mesh=own_mesh(args, on_cpu))
+    methods = make_methods(method_names(args), editor)
+    judges = Judges(editor)
+    grid = settings_of(methods, args.one_at_a_time, **controls)
     items, palette = find_items(args, editor)
-    videos = EditVideos(args.output, args.seed, run_of(editor, args.steps))
+    by_name = {method.name: method for method in methods}
+    videos = EditVideos(
+        args.output,
+        run_of(editor, args.steps) | judges.identity,
+        lambda method, item: by_name[method].identity(item),
+        args.save_videos * 1e9 / args.processes,
+    )
     shown = {} if args.no_videos else {"on_edit": videos.write, "is_missing": videos.is_missing}
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(making_folder(args.output))
         except OSError as error:
             raise UserError(f"--output {args.output} cannot be made: {error.strerror}") from error
+        check_shared(args.output)
+        stack.enter_context(holding(args.output))
         records = run_sweep(
             editor,
             items,
             grid,
-            args.output / "records.jsonl",
+            args.output,
+            methods=methods,
+            judges=judges,
+            metrics=args.metrics or DEFAULT,
             num_steps=args.steps,
             batch_size=args.batch_size,
-            seed=args.seed,
+            seeds=args.seed,
             palette=palette,
             progress=not args.no_progress,
             **shown,
         )
+        if not is_lead():
+            return
         table = write_summary(records, args.output)
     print(table)
     made = f", the edits in {args.output / FOLDER}" if shown else ""
     what = "one setting" if len(grid) == 1 else f"{len(grid)} settings"
     print(f"measures of {what} are in {args.output / 'metrics.json'}{made}")
+    if videos.left_out:
+        print(
+            f"{videos.left_out} edits have no video: --save-videos {args.save_videos:g} GB is full"
+        )
+
+
+def own_mesh(args, on_cpu: bool):
+    """Returns the mesh of this process's own devices that `--mesh` asks for."""
+    import jax
+
+    from gen1_jax.distributed import make_mesh
+
+    own = jax.local_devices()
+    return make_mesh_of(args, devices=own) or make_mesh(devices=own[:1] if on_cpu else own)
+
+
+def method_names(args) -> list[str]:
+    """Returns the names of the methods, gen1 alone where none is asked for."""
+    return [*(args.method or ["gen1"]), *(["gen1-per-frame"] if args.per_frame else [])]
 
 
 def check_arguments(args) -> dict:
@@ -178,8 +266,19 @@ def check_arguments(args) -> dict:
     guidance = None if args.guidance_scale is None else np.asarray(args.guidance_scale)
     temporal = np.asarray(args.temporal_scale)
     Controls(args.structure_level, temporal, guidance, args.steps).check()
-    if not 0 <= args.seed < 2**31:
-        raise UserError(f"--seed {args.seed}; 0 to {2**31 - 1} are accepted")
+    for seed in args.seed:
+        if not 0 <= seed < 2**31:
+            raise UserError(f"--seed {seed}; 0 to {2**31 - 1} are accepted")
+    for strength in args.strength or ():
+        if not 0 < strength <= 1:
+            raise UserError(f"--strength {strength:g}; above 0, up to 1 is accepted")
+    if not args.save_videos > 0:
+        raise UserError(
+            f"--save-videos {args.save_videos:g}; a number of gigabytes above 0 is accepted; "
+            "--no-videos writes none"
+        )
+    check_methods(method_names(args))
+    check_metrics(args.metrics or ())
     for name in ("frames", "stride", "start", "size"):
         if args.world and getattr(args, name) is not None:
             raise UserError(f"--{name} goes with --prompts; clips of --world are taken whole")
@@ -194,9 +293,10 @@ def check_arguments(args) -> dict:
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}; {least} or more is accepted")
     return {
-        "structure_level": args.structure_level,
         "temporal_scale": args.temporal_scale,
+        "structure_level": args.structure_level,
         "guidance_scale": args.guidance_scale or [None],
+        **({"strength": args.strength} if args.strength else {}),
     }
 
 
@@ -207,7 +307,9 @@ def find_items(args, editor) -> tuple:
     from gen1_jax.evaluation.items import file_items, world_items
 
     if args.world:
-        items, palette = world_items(args.world, args.builder, "test", args.clips or 32, args.seed)
+        items, palette = world_items(
+            args.world, args.builder, "test", args.clips or 32, args.seed[0]
+        )
     else:
         most, own = editor.unet.max_frames, editor.settings["num_frames"]
         frames = args.frames or min(own, most)

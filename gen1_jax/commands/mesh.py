@@ -8,12 +8,13 @@ AXES = ("data", "frames")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def add_device_arguments(parser, mesh: str = "") -> None:
+def add_device_arguments(parser, mesh: str = "", dtype: str = "float32") -> None:
     """Adds `--mesh` and `--dtype`.
 
     Args:
       parser: the command's.
       mesh: help for `--mesh`; by default that of a command that edits clips.
+      dtype: the type without the option, in words.
     """
     parser.add_argument(
         "--mesh",
@@ -25,7 +26,7 @@ def add_device_arguments(parser, mesh: str = "") -> None:
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="type that the models compute in (float32); bfloat16 suits accelerators and needs "
+        help=f"type that the models compute in ({dtype}); bfloat16 suits accelerators and needs "
         "less memory, though weights stay float32",
     )
 

@@ -1,11 +1,14 @@
 """The clips that an evaluation edits, from the moving-shapes world or from a prompt file."""
 
 import dataclasses
+import functools
+import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,10 +26,16 @@ class Item:
       clip: its name in the records.
       video: what it was taken from. Clips of one video are not independent of each other.
       frames: `[n H W 3]` uint8.
-      prompt: what it should become.
+      prompt: what it should become; may be empty if there is an `image`.
+      image: `[H W 3]` uint8, a picture to take the content from, in place of the prompt.
+      source_prompt: what the source shows, in words; empty: not known.
       depth: `[n H W]` true inverse depth.
-      mask: `[n H W]` bool, the object that the prompt recolours.
+      mask: `[n H W]` bool, the object that the prompt changes.
       colour: the colour that the prompt names.
+      kind: kind of edit, such as object, surface, environment or style; empty: not known.
+      camera: how the camera moves: still, moving or shaky; empty: not known.
+      wanted: on the world, what the edit should have: colour, texture, background, shape.
+      truth: on the world, all that is known of the source.
       fps: frames per second.
       start: number of its first frame in the video, from 0 on.
       stride: frames of the video from one of its frames to the next.
@@ -37,13 +46,33 @@ class Item:
     video: str
     frames: np.ndarray
     prompt: str
+    image: np.ndarray | None = None
+    source_prompt: str = ""
     depth: np.ndarray | None = None
     mask: np.ndarray | None = None
     colour: str | None = None
+    kind: str = ""
+    camera: str = ""
+    wanted: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    truth: Mapping[str, Any] | None = None
     fps: float | Fraction = 8
     start: int = 0
     stride: int = 1
     taken: str = ""
+
+    @functools.cached_property
+    def pixels(self) -> str:
+        """Sixteen letters that tell the frames apart from those of another clip of this name."""
+        return hashlib.sha256(self.frames.tobytes()).hexdigest()[:16]
+
+    @functools.cached_property
+    def given(self) -> str:
+        """Sixteen letters of all else that the edit and its measures depend on."""
+        digest = hashlib.sha256(f"{self.source_prompt}\0{self.colour}".encode())
+        digest.update(json.dumps([self.wanted, self.truth], sort_keys=True).encode())
+        for array in (self.image, self.depth, self.mask):
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,34 +1,47 @@
-"""The records of an evaluation, in a JSONL file that grows as they come and is read to resume.
+"""The records of an evaluation, in JSONL files that grow as they come and are read to resume.
 
-A record is a flat dict, one for each clip and setting of the controls: `{"clip": "...", "video":
-"...", "prompt": "...", "temporal_scale": 1.0, ..., "frame_consistency": 0.97, ...}`.
+A record is a flat dict, one for each cell (clip, method, setting of the controls, seed): `{"clip":
+"...", "prompt": "...", "method": "gen1", "temporal_scale": 1.0, ..., "frame_consistency": 0.97}`.
+Each process of a job appends to a file of its own, and all files are read together.
 """
 
+import contextlib
+import fcntl
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from gen1_jax.distributed import is_lead
 from gen1_jax.errors import UserError
+from gen1_jax.evaluation.metrics.table import TABLE
 
-CONTROLS = ("temporal_scale", "structure_level", "guidance_scale")
-METHODS = ("gen1", "per_frame")  # the second edits each frame alone: a baseline
-METRICS = (
-    "frame_consistency",
-    "prompt_consistency",
-    "structure_error",
-    "structure_correlation",
-    "colour_accuracy",
-    "mask_iou",
-    "flicker",
+CONTROLS = ("temporal_scale", "structure_level", "guidance_scale", "strength")
+METRICS = tuple(TABLE)
+# What an edit and its measures depend on beside its clip and the controls. `start` and `stride` are
+# of the frames taken from the video, and `pixels` is their digest, since another file may have the
+# same name; `given` is the digest of what else is known of the clip, `model` that of all parts of
+# the pipeline, `rival` that of what a rival method needs beside it, `metric_clip` that of the CLIP
+# that measures, where it is not the pipeline's.
+RUN = ("model", "dtype", "num_steps", "metric_clip")
+CLIP = (
+    "clip",
+    "video",
+    "prompt",
+    "frames",
+    "start",
+    "stride",
+    "height",
+    "width",
+    "pixels",
+    "given",
 )
-# What an edit depends on beside its clip and the controls. `start` and `stride` are of the frames
-# taken from the video, and `pixels` is their digest, since another file may have the same name;
-# `model` is the digest of all parts of the pipeline.
-RUN = ("model", "dtype", "num_steps", "frames", "start", "stride", "height", "width", "pixels")
-# Two records are of the same edit if they agree in these fields.
-KEY = ("clip", "video", "prompt", "method", "seed", *CONTROLS, *RUN)
+# Two records are of the same cell if they agree in these fields.
+KEY = ("method", "seed", *CONTROLS, *CLIP, *RUN, "rival")
+# Earlier names of methods → the names now.
+OLDER_METHODS = {"per_frame": "gen1-per-frame"}
 
 Record = Mapping[str, object]
 
@@ -36,6 +49,90 @@ Record = Mapping[str, object]
 def record_key(record: Record) -> tuple:
     """Returns the fields of `KEY` that the record has. Numbers compare by value: 1 equals 1.0."""
     return tuple((name, record[name]) for name in KEY if name in record)
+
+
+# ---- files
+
+
+def records_path(folder: Path, process: int = 0) -> Path:
+    """Returns the file that a process of a job appends to."""
+    return folder / (f"records-{process:05d}.jsonl" if process else "records.jsonl")
+
+
+def records_paths(folder: Path) -> list[Path]:
+    """Returns the files of all processes that have written, the first process's first."""
+    return sorted(folder.glob("records.jsonl")) + sorted(folder.glob("records-[0-9]*.jsonl"))
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Keeps other evaluations from writing into a folder meanwhile; a job's first process does it.
+
+    Raises:
+      UserError: another one is writing there.
+    """
+    if not is_lead():
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another evaluation is writing there; wait for it, or give another "
+                "folder (--processes lets one job share its work)"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def read_all(folder: Path) -> tuple[list[dict], int]:
+    """Returns the records of all processes, and the number of torn lines; see `read_records`."""
+    records, torn = {}, 0
+    for path in records_paths(folder):
+        found, unfinished = read_records(path)
+        for record in found:
+            known = records.setdefault(record_key(record), record)
+            if len(record) >= len(known):  # one of an earlier version has fewer measures
+                records[record_key(record)] = record
+        torn += unfinished
+    return list(records.values()), torn
+
+
+class Growth:
+    """Reads what the other processes of a job append, from now on.
+
+    Args:
+      folder: of the records.
+      own: number of this process, whose file is left out.
+    """
+
+    def __init__(self, folder: Path, own: int):
+        self._folder, self._own = folder, records_path(folder, own)
+        self._read = {path: path.stat().st_size for path in records_paths(folder)}
+
+    def read(self, wait: float = 0) -> Iterator[dict]:
+        """Yields the whole records that have been appended since the last call.
+
+        Args:
+          wait: seconds to sleep first.
+        """
+        time.sleep(wait)
+        for path in records_paths(self._folder):
+            if path == self._own:
+                continue
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                lines = file.read()
+            lines = lines[: lines.rfind(b"\n") + 1]
+            self._read[path] = self._read.get(path, 0) + len(lines)
+            for line in lines.splitlines():
+                with contextlib.suppress(ValueError):  # the end of a line that a killed job left
+                    yield json.loads(line)
 
 
 def append_records(path: str | os.PathLike, records: Iterable[Record]) -> int:
@@ -95,6 +192,8 @@ def read_records(path: str | os.PathLike) -> tuple[list[dict], int]:
         except ValueError:  # JSON or UTF-8 that breaks off
             record = None
         if isinstance(record, dict):
+            if record.get("method") in OLDER_METHODS:
+                record["method"] = OLDER_METHODS[record["method"]]
             records[record_key(record) or len(records)] = record
         else:
             torn += 1

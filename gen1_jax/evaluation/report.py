@@ -68,7 +68,7 @@ def metrics_of(records: Sequence[Record], rows: Sequence[Mapping]) -> dict:
     }
     settings = []
     for row in ordered:
-        controls = {name: row[name] for name in fields if name in row}
+        controls = {name: row[name] for name in fields if row.get(name) is not None}
         counts = {"records": row["count"], "videos": row["videos"]}
         settings.append({**controls, **counts, **_as_json(row)})
     for setting, changes in zip(settings[1:], _changes(records), strict=True):

@@ -1,16 +1,17 @@
 """The edits of an evaluation as videos: a folder for each clip, a file for each setting.
 
 The folder's name ends in letters of all else that the edits depend on, such as the model and the
-number of frames. So no video is taken for that of another evaluation.
+number of frames. So no video is taken for that of another evaluation. Records name their videos.
 """
 
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gen1_jax.editing import Edit
+import numpy as np
+
 from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.records import CONTROLS
 from gen1_jax.evaluation.sweep import key_of
@@ -25,31 +26,53 @@ class EditVideos:
 
     Args:
       folder: folder of the evaluation.
-      seed: seed of the noise, which is a part of each name.
       run: what all edits share, of `run_of`.
+      identity: returns what a method's edits of a clip depend on; see `Method.identity`.
+      most_bytes: of all videos that this process writes, in bytes. Edits beyond have no video.
+
+    Attributes:
+      left_out: number of edits that have no video, because `most_bytes` was reached.
     """
 
-    def __init__(self, folder: Path, seed: int, run: Mapping[str, object]):
-        self._folder, self._seed, self._run = folder / FOLDER, seed, run
+    def __init__(
+        self,
+        folder: Path,
+        run: Mapping[str, object],
+        identity: Callable[[str, Item], Mapping[str, str]] = lambda method, item: {},
+        most_bytes: float = float("inf"),
+    ):
+        self._root, self._run, self._identity = folder, run, identity
+        self._left, self.left_out = most_bytes, 0
 
     def path(self, item: Item, setting: Mapping[str, object]) -> Path:
         """Returns the path of an edit's video."""
-        controls = [f"{name.replace('_', '-')}-{setting[name]:g}" for name in CONTROLS]
-        method = [] if setting["method"] == "gen1" else [str(setting["method"]).replace("_", "-")]
-        return self._place(item) / f"{'_'.join([*method, *controls, f'seed-{self._seed}'])}.mp4"
+        controls = [
+            f"{name.replace('_', '-')}-{setting[name]:g}" for name in CONTROLS if name in setting
+        ]
+        method = [] if setting["method"] == "gen1" else [str(setting["method"])]
+        if rival := self._identity(str(setting["method"]), item):
+            method.append(f"{zlib.crc32(json.dumps(rival).encode()):08x}")
+        name = "_".join([*method, *controls, f"seed-{setting['seed']}"])
+        return self._place(item) / f"{name}.mp4"
 
     def is_missing(self, item: Item, setting: Mapping[str, object]) -> bool:
-        """Returns whether an edit has no video yet."""
-        return not self.path(item, setting).exists()
+        """Returns whether an edit has no video yet, and there is room for one."""
+        return self._left > 0 and not self.path(item, setting).exists()
 
-    def write(self, item: Item, setting: Mapping[str, object], edit: Edit) -> None:
-        """Writes the video of an edit."""
-        source = self._place(item) / "source.mp4"
+    def write(self, item: Item, setting: Mapping[str, object], frames: np.ndarray) -> dict:
+        """Writes the video of an edit if there is room; returns its place, for the record."""
+        if self._left <= 0:
+            self.left_out += 1
+            return {}
+        source, path = self._place(item) / "source.mp4", self.path(item, setting)
         if not source.exists():
             write_video(source, item.frames, item.fps)
-        write_video(self.path(item, setting), edit.frames, item.fps, overwrite=True)
+            self._left -= source.stat().st_size
+        write_video(path, frames, item.fps, overwrite=True)
+        self._left -= path.stat().st_size
+        return {"output": path.relative_to(self._root).as_posix()}
 
     def _place(self, item: Item) -> Path:
         words = re.sub(r"[^\w-]+", "-", f"{item.clip}_{item.prompt[:_LONGEST]}").strip("-_")
         depends = json.dumps(key_of(item, self._run), sort_keys=True)
-        return self._folder / f"{words}_{zlib.crc32(depends.encode()):08x}"
+        return self._root / FOLDER / f"{words}_{zlib.crc32(depends.encode()):08x}"

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from gen1_jax.editing import Edit, VideoEditor
+from gen1_jax.editing import VideoEditor
+from gen1_jax.evaluation.cells import make_grid
 from gen1_jax.evaluation.items import Item, world_items
+from gen1_jax.evaluation.records import holding
 from gen1_jax.evaluation.report import picture_edits, write_summary
-from gen1_jax.evaluation.sweep import key_of, make_grid, run_of, run_sweep
+from gen1_jax.evaluation.sweep import key_of, run_of, run_sweep
 from gen1_jax.files import read_json, write_json
 from gen1_jax.video.pictures import colour_depth
 
@@ -30,7 +32,9 @@ def evaluate_world(config, workdir: Path, progress: bool) -> None:
         config.world, config.builder, config.split, config.num_clips, config.seed
     )
     grid = make_grid(
-        tuple(config.structure_level), tuple(config.temporal_scale), tuple(config.guidance_scale)
+        structure_level=tuple(config.structure_level),
+        temporal_scale=tuple(config.temporal_scale),
+        guidance_scale=tuple(config.guidance_scale),
     )
     (workdir / "videos").mkdir(parents=True, exist_ok=True)
     pictured = {item.clip for item in items[: config.num_pictured]}
@@ -40,27 +44,28 @@ def evaluate_world(config, workdir: Path, progress: bool) -> None:
     done = read_json(workdir / PICTURES) == shown
     rows: dict[str, dict[str, np.ndarray]] = {}  # clip → title → frames
 
-    def on_edit(item: Item, setting: dict, edit: Edit) -> None:
+    def on_edit(item: Item, setting: dict, frames: np.ndarray) -> None:
         if item.clip in pictured:
             source = {"source": item.frames, "depth": colour_depth(item.depth)}
             row = rows.setdefault(item.clip, source)
-            row[_edit_title(setting, grid[0], item.prompt)] = edit.frames
+            row[_edit_title(setting, grid[0], item.prompt)] = frames
 
-    records = run_sweep(
-        editor,
-        items,
-        grid,
-        workdir / "records.jsonl",
-        num_steps=config.num_steps,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        palette=palette,
-        on_edit=on_edit,
-        # An evaluation that was stopped has records of its edits, but no pictures of them; one of
-        # another model or other settings has pictures, but not of these edits.
-        is_missing=lambda item, setting: not done and item.clip in pictured,
-        progress=progress,
-    )
+    with holding(workdir):
+        records = run_sweep(
+            editor,
+            items,
+            grid,
+            workdir,
+            num_steps=config.num_steps,
+            batch_size=config.batch_size,
+            seeds=(config.seed,),
+            palette=palette,
+            on_edit=on_edit,
+            # An evaluation that was stopped has records of its edits, but no pictures of them; one
+            # of another model or other settings has pictures, but not of these edits.
+            is_missing=lambda item, setting: not done and item.clip in pictured,
+            progress=progress,
+        )
     tqdm.write(write_summary(records, workdir))
     if rows.keys() == pictured and all(len(row) == 2 + len(grid) for row in rows.values()):
         picture_edits(list(rows.values()), workdir)

@@ -8,12 +8,15 @@ import pytest
 
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation import world as evaluation
+from gen1_jax.evaluation.cells import make_grid, settings_of
 from gen1_jax.evaluation.items import world_items
+from gen1_jax.evaluation.methods.gen1 import Gen1, Gen1PerFrame
 from gen1_jax.evaluation.records import RUN
 from gen1_jax.evaluation.report import HEADLINE, write_summary
-from gen1_jax.evaluation.sweep import full_grid, make_grid, run_sweep, with_baseline
+from gen1_jax.evaluation.sweep import run_sweep
 
-GRID = make_grid((0, 7), (1.0,), (None,))
+GRID = make_grid(structure_level=(0, 7))
+METHODS = (Gen1(), Gen1PerFrame())
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,8 @@ def sweep(editor, world, quick, tmp_path):
             editor,
             changes.pop("items", items),
             changes.pop("grid", GRID),
-            tmp_path / "records.jsonl",
+            tmp_path,
+            methods=METHODS,
             on_edit=lambda item, setting, _: edited.append(
                 (item.clip[-1], setting["structure_level"])
             ),
@@ -53,14 +57,22 @@ def close(records: list[dict], others: list[dict]) -> bool:
 
 
 def test_one_control_varies_around_the_first_values():
-    grid = make_grid((0, 3), (1.0, 0.5), (4.0,))
+    grid = make_grid(structure_level=(0, 3), temporal_scale=(1.0, 0.5), guidance_scale=(4.0,))
     assert [tuple(s.values()) for s in grid] == [(0, 1.0, 4.0), (3, 1.0, 4.0), (0, 0.5, 4.0)]
-    assert make_grid() == [{"structure_level": 0, "temporal_scale": 1.0, "guidance_scale": None}]
+    assert make_grid() == [{}]
 
 
 def test_a_full_grid_has_every_combination_once():
-    grid = full_grid(structure_level=(0, 3), temporal_scale=(1.0, 0.5, 1.0))
+    grid = make_grid(False, structure_level=(0, 3), temporal_scale=(1.0, 0.5, 1.0))
     assert [tuple(s.values()) for s in grid] == [(0, 1.0), (0, 0.5), (3, 1.0), (3, 0.5)]
+
+
+def test_each_method_has_the_controls_that_it_takes():
+    settings = settings_of(METHODS, temporal_scale=(0.5, 1.0), structure_level=(0, 3))
+    assert [(s["method"], s.get("temporal_scale"), s["structure_level"]) for s in settings] == [
+        *(("gen1", scale, level) for scale in (0.5, 1.0) for level in (0, 3)),
+        *(("gen1-per-frame", None, level) for level in (0, 3)),
+    ]
 
 
 def test_records_hold_the_settings_and_the_measures(sweep, editor, tmp_path):
@@ -119,7 +131,7 @@ def test_noise_follows_the_clip_and_not_the_batch(sweep, world, tmp_path):
     records, _ = sweep(grid=GRID[:1], batch_size=2, items=world[0][2:])
     assert close(records, whole[2:])
     (tmp_path / "records.jsonl").unlink()
-    records, _ = sweep(grid=GRID[:1], seed=1)
+    records, _ = sweep(grid=GRID[:1], seeds=(1,))
     assert not close([record | {"seed": 0} for record in records], whole)
 
 
@@ -136,17 +148,43 @@ def test_depth_and_content_are_computed_once_for_all_settings(sweep, editor, mon
 
 
 def test_the_baseline_edits_each_frame_alone(sweep, tmp_path):
-    grid = make_grid((0,), (0.5, 1.0), (None,))
-    assert [s["temporal_scale"] for s in with_baseline(grid)] == [0.5, 1.0, 1.0]
     plain, _ = sweep(grid=GRID[:1])
-    records, edited = sweep(grid=with_baseline(GRID[:1]))
+    records, edited = sweep(grid=settings_of(METHODS))
     assert len(edited) == 3 and records[:3] == plain
-    assert {r["method"] for r in records[3:]} == {"per_frame"}
-    assert not close([r | {"method": "gen1"} for r in records[3:]], plain)
-    assert "per_frame" in write_summary(records, tmp_path)
+    assert {r["method"] for r in records[3:]} == {"gen1-per-frame"}
+    assert all("temporal_scale" not in record for record in records[3:])
+    like = [r | {"method": "gen1", "temporal_scale": 1.0} for r in records[3:]]
+    assert not close(sorted_keys(like), sorted_keys(plain))
+    assert "gen1-per-frame" in write_summary(records, tmp_path)
     first, second = json.loads((tmp_path / "metrics.json").read_text())["settings"]
-    assert (first["method"], second["method"]) == ("gen1", "per_frame") and "change" in second
+    assert (first["method"], second["method"]) == ("gen1", "gen1-per-frame")
+    assert "change" in second and "temporal_scale" not in second
     assert not (tmp_path / "trends.png").exists()  # no control varies
+
+
+def sorted_keys(records: list[dict]) -> list[dict]:
+    return [dict(sorted(record.items())) for record in records]
+
+
+def test_several_seeds_are_cells_of_their_own(sweep):
+    first, _ = sweep(grid=GRID[:1])
+    records, edited = sweep(grid=GRID[:1], seeds=(0, 1))
+    assert len(edited) == 3 and records[:3] == first
+    assert [r["seed"] for r in records] == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_record_counts_only_with_all_measures(sweep, tmp_path, capsys):
+    """An earlier version took fewer measures; another one more is asked for now."""
+    few, edited = sweep(grid=GRID[:1], metrics=("frame_consistency",))
+    assert len(edited) == 3 and not any("flicker" in record for record in few)
+    whole, edited = sweep(grid=GRID[:1])
+    assert len(edited) == 3 and close(
+        [{k: r[k] for k in f} for r, f in zip(whole, few, strict=True)], few
+    )
+    said = "".join(capsys.readouterr())
+    assert "3 records lack measures" in said and "flicker" in said
+    assert sweep(grid=GRID[:1]) == (whole, [])
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 6
 
 
 def test_records_of_other_frames_or_another_type_do_not_count(sweep, tmp_path, capsys):

@@ -1,0 +1,60 @@
+"""A batch of clips to edit, with what all methods and all settings share: computed once."""
+
+import zlib
+from collections.abc import Sequence
+from functools import cached_property
+
+import jax
+import numpy as np
+
+from gen1_jax.editing import VideoEditor
+from gen1_jax.evaluation.items import Item
+from gen1_jax.runtime import naming_what_to_lower
+
+
+class Clips:
+    """Clips of one size and length, all with prompts or all with pictures, edited together.
+
+    What is computed of them is computed when a method first asks for it, and kept.
+
+    Attributes:
+      editor: the pipeline, whose encoders serve all methods.
+      items: the clips.
+      frames: `[b n H W 3]` uint8.
+      seeds: the seed of each clip's noise, `[b]`. It follows from the seed of the evaluation and
+        the name of the video, so that a clip has the same noise in all settings and any batch.
+    """
+
+    def __init__(self, editor: VideoEditor, items: Sequence[Item], seed: int):
+        self.editor, self.items, self._seed = editor, items, seed
+        self.frames = np.stack([item.frames for item in items])
+        self.seeds = [noise_seed(seed, item.video) for item in items]
+
+    @cached_property
+    def content(self) -> jax.Array:
+        """The content of prompts, or of the pictures given in their place, `[b d]`."""
+        images = [item.image for item in self.items]
+        with naming_what_to_lower("reading prompts", "the clips edited together (--batch-size)"):
+            if all(image is None for image in images):
+                prompts = [item.prompt for item in self.items]
+                seeds = [noise_seed(self._seed, prompt) for prompt in prompts]
+                return self.editor.text_content(prompts, seeds)
+            # Pictures may have different sizes.
+            found = [self.editor.image_content(image[None]) for image in images]
+        return np.concatenate([np.asarray(each) for each in found])
+
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """Estimated inverse depth, `[b n H W]`."""
+        with naming_what_to_lower("estimating depth", "the clips edited together (--batch-size)"):
+            return np.asarray(self.editor.estimate_depth(self.frames))
+
+    @cached_property
+    def structure_map(self) -> np.ndarray:
+        """The depth that structure is made of, `[b n H W]`."""
+        return np.asarray(self.editor.conditioner.clip_depth(self.depth))
+
+
+def noise_seed(seed: int, name: str) -> int:
+    """Returns the seed of the noise of what has this name, in an evaluation of this seed."""
+    return zlib.crc32(f"{seed} {name}".encode("utf-8", "surrogatepass"))

@@ -1,0 +1,85 @@
+"""What measures look at: a batch of edits beside their sources, each part computed once."""
+
+from functools import cached_property
+
+import numpy as np
+
+from gen1_jax.evaluation.clips import Clips
+from gen1_jax.evaluation.items import Palette
+from gen1_jax.evaluation.judges import Judges
+
+
+class Seen:
+    """Clips as the judges see them: what is computed of frames alone.
+
+    Attributes:
+      frames: `[b n H W 3]` uint8.
+    """
+
+    def __init__(self, frames: np.ndarray, judges: Judges):
+        self.frames, self._judges = frames, judges
+
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """CLIP embeddings of all frames, `[b n d]`."""
+        return self._judges.embed(self.frames)
+
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """Estimated inverse depth, `[b n H W]`."""
+        return self._judges.estimate_depth(self.frames)
+
+
+class Source(Seen):
+    """The clips that are edited, which all settings share."""
+
+    def __init__(self, clips: Clips, judges: Judges, palette: Palette | None = None):
+        super().__init__(clips.frames, judges)
+        self._clips, self.items, self.palette = clips, clips.items, palette
+
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """The depth that the editor has estimated already, `[b n H W]`."""
+        return self._clips.depth
+
+    @cached_property
+    def true_depth(self) -> np.ndarray:
+        """The true inverse depth where it is known, else the estimated one, `[b n H W]`."""
+        if any(item.depth is None for item in self.items):
+            return self.depth
+        return np.stack([item.depth for item in self.items])
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """`[b n H W]` bool, the objects that the prompts change."""
+        return np.stack([item.mask for item in self.items])
+
+    @cached_property
+    def texts(self) -> np.ndarray:
+        """CLIP embeddings of the prompts, `[b d]`."""
+        return self._judges.embed_text([item.prompt for item in self.items])
+
+
+class Evidence:
+    """A batch of edits and their sources.
+
+    Attributes:
+      output: the edits.
+      source: the clips that were edited.
+    """
+
+    def __init__(self, frames: np.ndarray, source: Source, judges: Judges):
+        self.output, self.source = Seen(frames, judges), source
+
+    @cached_property
+    def found_colours(self) -> list[str]:
+        """The colour of each output's object, by the palette's judge."""
+        colour_of = self.source.palette.colour_of
+        pairs = zip(self.output.frames, self.source.masks, strict=True)
+        return [colour_of(frames, mask)[0] for frames, mask in pairs]
+
+    @cached_property
+    def wanted_rgb(self) -> np.ndarray:
+        """The colours that the prompts name, `[b 3]` uint8."""
+        rgb = self.source.palette.rgb
+        return np.array([rgb[item.colour] for item in self.source.items], np.uint8)

@@ -1,0 +1,44 @@
+"""The networks that measure, sharded over the editor's devices."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from einops import rearrange
+
+from gen1_jax.distributed import clip_sharding, replicated
+from gen1_jax.editing import VideoEditor
+
+
+class Judges:
+    """The pipeline's own CLIP and depth network.
+
+    Attributes:
+      identity: what records hold of them, beside the pipeline's own digest; see `records.RUN`.
+    """
+
+    def __init__(self, editor: VideoEditor):
+        conditioner = editor.conditioner
+        self._editor, self.identity = editor, {}
+        self._clips = clip_sharding(editor.mesh)
+        self._embed_text = jax.jit(conditioner.embed_text)
+
+        def embed(params, frames):
+            images = conditioner.embed_images(params, rearrange(frames, "b n h w c -> (b n) h w c"))
+            return rearrange(images, "(b n) d -> b n d", b=len(frames))
+
+        whole = replicated(editor.mesh)
+        self._embed = jax.jit(embed, in_shardings=(whole, self._clips), out_shardings=self._clips)
+
+    def embed(self, frames: np.ndarray) -> np.ndarray:
+        """Clips [b n H W 3] uint8 → CLIP embeddings of all frames [b n d], in CLIP's own scale."""
+        return np.asarray(self._embed(self._editor.params, jax.device_put(frames, self._clips)))
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts → CLIP embeddings [b d], in CLIP's own scale."""
+        tokens = self._editor.tokenizer.encode(list(texts))
+        return np.asarray(self._embed_text(self._editor.params, tokens))
+
+    def estimate_depth(self, frames: np.ndarray) -> np.ndarray:
+        """Clips [b n H W 3] uint8 → inverse depth [b n H W]."""
+        return np.asarray(self._editor.estimate_depth(frames))
