@@ -23,8 +23,7 @@ from pathlib import Path
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
-from gen1_jax.evaluation.methods.registry import METHODS, check_methods
-from gen1_jax.evaluation.metrics.table import DEFAULT, check_metrics
+from gen1_jax.evaluation.methods.names import NAMES, check_methods
 
 HELP = "measure edits, and those of rival methods, over a grid of the controls"
 
@@ -111,7 +110,7 @@ def add_control_arguments(parser) -> None:
         "--method",
         nargs="+",
         metavar="NAME",
-        help=f"one or several of {', '.join(METHODS)} (gen1)",
+        help=f"one or several of {', '.join(NAMES)} (gen1)",
     )
     parser.add_argument(
         "--structure-level",
@@ -180,6 +179,7 @@ def evaluate(args, controls: dict) -> None:
     from gen1_jax.evaluation.cells import settings_of
     from gen1_jax.evaluation.judges import Judges
     from gen1_jax.evaluation.methods.registry import make_methods
+    from gen1_jax.evaluation.metrics.table import DEFAULT
     from gen1_jax.evaluation.records import holding
     from gen1_jax.evaluation.report import write_summary
     from gen1_jax.evaluation.sweep import run_of, run_sweep
@@ -262,6 +262,7 @@ def check_arguments(args) -> dict:
     import numpy as np
 
     from gen1_jax.controls import Controls
+    from gen1_jax.evaluation.metrics.table import check_metrics
 
     guidance = None if args.guidance_scale is None else np.asarray(args.guidance_scale)
     temporal = np.asarray(args.temporal_scale)
