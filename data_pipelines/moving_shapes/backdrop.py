@@ -103,8 +103,8 @@ def render_backdrop(
       offset: position of the scene on the tile, in texels.
       pan: [n 1 1] float32, camera displacement to the right, in scene units.
       dolly: [n 1 1] float32, camera displacement forwards, in scene units.
-      xs: [1 1 w] float32 screen coordinates.
-      ys: [1 h 1] float32 screen coordinates.
+      xs: [1 1 w] float32 screen coordinates; [n h w] if the camera shakes.
+      ys: [1 h 1] float32 screen coordinates; [n h w] if the camera shakes.
 
     Returns:
       Three colour planes [n h w] float32 in 0..255, and inverse depth [n h w] float32.

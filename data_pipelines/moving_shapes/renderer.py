@@ -2,7 +2,9 @@
 
 Content (colour, texture, background look) and structure (shape, place, motion, camera, background
 geometry) are drawn from two independent random streams, so that either can be kept while the other
-changes. The renderer is pure NumPy; an 8-frame clip of 64x64 takes a few milliseconds on one core.
+changes. Any attribute can also be replaced, which leaves all else as it is: so the truth of an edit
+is known, and every edit that might have been asked for can be rendered beside it. The renderer is
+pure NumPy; an 8-frame clip of 64x64 takes a few milliseconds on one core.
 
 In screen coordinates, x points right and y points down; both are 0 at the centre, and y is in
 -1..1. A point at scene position X and inverse depth q has the screen coordinate x = X q.
@@ -11,17 +13,21 @@ In screen coordinates, x points right and y points down; both are 0 at the centr
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from gen1_jax.data_pipelines.moving_shapes import backdrop, solids
+from gen1_jax.data_pipelines.moving_shapes.shake import before_shake, draw_shake, shaken
 from gen1_jax.data_pipelines.moving_shapes.vocabulary import (
+    ATTRIBUTES,
     BACKGROUNDS,
     CAMERAS,
     COLOURS,
     MOTIONS,
     NUM_TEMPLATES,
+    SHAKY,
     SHAPES,
     TEXTURES,
     compose_caption,
@@ -31,7 +37,7 @@ from gen1_jax.errors import UserError
 _STONE_TONES = ((96, 96, 100), (150, 148, 146), (206, 204, 200), (58, 58, 64))
 _PAN = 0.45  # distance that the camera moves sideways over a clip, in scene units
 _DOLLY = 0.36  # distance that it moves forwards or backwards
-_TURNING = tuple(s for s in SHAPES if s not in ("ball", "ring"))  # shapes that visibly spin
+TURNING = tuple(s for s in SHAPES if s not in ("ball", "ring"))  # shapes that visibly spin
 
 
 @dataclass(frozen=True)
@@ -53,16 +59,28 @@ class Clip:
     truth: dict
 
 
-def render(seed: int, *, num_frames: int = 8, size: int | tuple[int, int] = 64) -> Clip:
+def render(
+    seed: int,
+    *,
+    num_frames: int = 8,
+    size: int | tuple[int, int] = 64,
+    changes: Mapping[str, str] | None = None,
+    camera: str | None = None,
+) -> Clip:
     """Renders the clip of a seed.
 
     Args:
       seed: a non-negative integer; the same seed gives the same bytes.
       num_frames: n; the motion fills the clip, whatever its number of frames.
       size: side of the square frames, or (h, w); at least 16 pixels.
+      changes: attribute (of vocabulary.ATTRIBUTES) → value in place of the one drawn. All else
+        stays as it is. Another shape has the same centre, angle and area.
+      camera: one of vocabulary.CAMERAS, or SHAKY, in place of the one drawn. The hero may then be
+        in another place, from which it stays inside the frame.
 
     Raises:
-      UserError: the seed is negative, there are no frames, or they are too small.
+      UserError: the seed is negative, there are no frames, they are too small, or there is no such
+        attribute, value or camera.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if seed < 0:
@@ -72,10 +90,23 @@ def render(seed: int, *, num_frames: int = 8, size: int | tuple[int, int] = 64) 
             f"cannot render {num_frames} frames of {height}x{width}; "
             "at least 1 frame of 16x16 is accepted"
         )
-    content = _draw_content(_stream(seed, 0))
-    structure = _draw_structure(_stream(seed, 1), num_frames, width / height)
+    changes = dict(changes or {})
+    for name, value in changes.items():
+        if value not in ATTRIBUTES.get(name, ()):
+            accepted = ", ".join(ATTRIBUTES.get(name, ATTRIBUTES))
+            what = f"{name} {value!r}" if name in ATTRIBUTES else f"attribute {name!r}"
+            raise UserError(f"unknown {what}; one of: {accepted}")
+    if camera not in (None, SHAKY, *CAMERAS):
+        raise UserError(f"unknown camera {camera!r}; one of: {', '.join((*CAMERAS, SHAKY))}")
+    shape = changes.pop("shape", None)
+    content = {**_draw_content(_stream(seed, 0)), **changes}
+    structure = _draw_structure(_stream(seed, 1), num_frames, width / height, camera)
+    if shape is not None:
+        structure["hero"] = _reshaped(structure["hero"], shape)
+    if camera == SHAKY:
+        structure = shaken(structure, draw_shake(_stream(seed, 2), num_frames))
     frames, depth, mask = _rasterise(content, structure, num_frames, height, width)
-    return Clip(frames, depth, mask, content.pop("caption")(structure), _truth(content, structure))
+    return Clip(frames, depth, mask, _caption(content, structure), _truth(content, structure))
 
 
 def _stream(seed: int, use: int) -> np.random.Generator:
@@ -88,30 +119,39 @@ def _draw_content(rng: np.random.Generator) -> dict:
     texture = str(rng.choice(TEXTURES))
     background = str(rng.choice(BACKGROUNDS))
     template, say_plain = int(rng.integers(NUM_TEMPLATES)), bool(rng.random() < 0.3)
-
-    def caption(structure: dict) -> str:
-        hero = structure["hero"]
-        return compose_caption(
-            colour, texture, hero["shape"], structure["motion"], background, template, say_plain
-        )
-
     return {
         "colour": colour,
         "texture": texture,
         "background": background,
         "offset": tuple(rng.uniform(0, backdrop.TILE, 2)),
         "tones": [int(i) for i in rng.permutation(len(_STONE_TONES))],
-        "caption": caption,
+        "template": template,
+        "say_plain": say_plain,
     }
 
 
-def _draw_structure(rng: np.random.Generator, num_frames: int, aspect: float) -> dict:
-    """Draws the structure: what is where, and how it moves.
+def _caption(content: dict, structure: dict) -> str:
+    return compose_caption(
+        content["colour"],
+        content["texture"],
+        structure["hero"]["shape"],
+        structure["motion"],
+        content["background"],
+        content["template"],
+        content["say_plain"],
+    )
+
+
+def _draw_structure(
+    rng: np.random.Generator, num_frames: int, aspect: float, camera: str | None = None
+) -> dict:
+    """Draws the structure: what is where, and how it moves, for the camera drawn or the one given.
 
     A path has a value for each frame, as an array [n] float32.
     """
     t = np.linspace(0, 1, num_frames, dtype=np.float32) if num_frames > 1 else np.zeros(1, "f4")
-    motion, camera = str(rng.choice(MOTIONS)), str(rng.choice(CAMERAS))
+    motion, drawn = str(rng.choice(MOTIONS)), str(rng.choice(CAMERAS))
+    camera = camera or drawn
     sideways = {"pan left": -1.0, "pan right": 1.0}.get(camera, 0.0)
     forwards = {"zoom in": 1.0, "zoom out": -1.0}.get(camera, 0.0)
     view = {
@@ -133,7 +173,7 @@ def _draw_structure(rng: np.random.Generator, num_frames: int, aspect: float) ->
 def _draw_hero(
     rng: np.random.Generator, t: np.ndarray, motion: str, view: dict, aspect: float
 ) -> dict:
-    shape = str(rng.choice(_TURNING if motion == "spinning" else SHAPES))
+    shape = str(rng.choice(TURNING if motion == "spinning" else SHAPES))
     q = rng.uniform(0.52, 0.66)
     area = rng.uniform(0.19, 0.26) * 4 * aspect  # 19 to 26 % of the frame
     radius = min(math.sqrt(area / solids.unit_area(shape)), 0.8 * min(1.0, aspect))
@@ -170,6 +210,12 @@ def _draw_hero(
         "angle": angle.astype(np.float32),
         "q": seen_q,
     }
+
+
+def _reshaped(hero: dict, shape: str) -> dict:
+    """Returns a hero of another shape and the same area."""
+    larger = np.float32(math.sqrt(solids.unit_area(hero["shape"]) / solids.unit_area(shape)))
+    return {**hero, "shape": shape, "radius": hero["radius"] * larger}
 
 
 def _draw_extras(rng: np.random.Generator, hero: dict, view: dict, aspect: float) -> list[dict]:
@@ -218,10 +264,11 @@ def _rasterise(
     ys = ((np.arange(height, dtype=np.float32) + np.float32(0.5)) * pixel - 1)[None, :, None]
     xs = (np.arange(width, dtype=np.float32) + np.float32(0.5) - width / np.float32(2)) * pixel
     xs = xs[None, None, :].astype(np.float32)
+    scene = before_shake(structure["shake"], xs, ys) if "shake" in structure else (xs, ys)
     moving = structure["camera"] != "still"
     pan, dolly = (structure["view"][k][: n if moving else 1, None, None] for k in ("pan", "dolly"))
     planes, inverse = backdrop.render_backdrop(
-        content["background"], structure["geometry"], content["offset"], pan, dolly, xs, ys
+        content["background"], structure["geometry"], content["offset"], pan, dolly, *scene
     )
     canvas = np.empty((3, n, height, width), np.float32)
     for channel, plane in zip(canvas, planes, strict=True):

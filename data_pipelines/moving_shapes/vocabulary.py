@@ -37,6 +37,7 @@ MOTIONS = (
     "growing",
 )
 CAMERAS = ("still", "pan left", "pan right", "zoom in", "zoom out")
+SHAKY = "shaky"  # a camera held by hand, which no clip of a data set has
 GEOMETRIES = ("floor", "room", "wall", "slope")
 
 
@@ -58,6 +59,14 @@ LOOKS: dict[str, Look] = {
     "a calm sea": Look((66, 104, 128), (116, 152, 168), (184, 198, 206)),
 }
 BACKGROUNDS = tuple(LOOKS)
+
+# What an edit may change: attribute → its values.
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "colour": tuple(COLOURS),
+    "texture": TEXTURES,
+    "background": BACKGROUNDS,
+    "shape": SHAPES,
+}
 
 # The first template is the canonical one, which `edit_prompt` uses.
 _TEMPLATES = (
