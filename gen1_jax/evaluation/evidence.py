@@ -7,6 +7,7 @@ import numpy as np
 from gen1_jax.evaluation.clips import Clips
 from gen1_jax.evaluation.items import Palette
 from gen1_jax.evaluation.judges import Judges
+from gen1_jax.video.flow import Flow, estimate_flow
 
 
 class Seen:
@@ -28,6 +29,11 @@ class Seen:
     def depth(self) -> np.ndarray:
         """Estimated inverse depth, `[b n H W]`."""
         return self._judges.estimate_depth(self.frames)
+
+    @cached_property
+    def flow(self) -> Flow:
+        """Optical flow of consecutive frames."""
+        return estimate_flow(self.frames)
 
 
 class Source(Seen):
@@ -69,7 +75,12 @@ class Evidence:
     """
 
     def __init__(self, frames: np.ndarray, source: Source, judges: Judges):
-        self.output, self.source = Seen(frames, judges), source
+        self.output, self.source, self._judges = Seen(frames, judges), source, judges
+
+    @cached_property
+    def distances(self) -> list[np.ndarray]:
+        """Distances of output and source in the autoencoder's features; see `perceptual.py`."""
+        return self._judges.compare(self.output.frames, self.source.frames)
 
     @cached_property
     def found_colours(self) -> list[str]:

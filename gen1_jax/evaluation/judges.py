@@ -1,6 +1,7 @@
 """The networks that measure, sharded over the editor's devices."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ from einops import rearrange
 
 from gen1_jax.distributed import clip_sharding, replicated
 from gen1_jax.editing import VideoEditor
+from gen1_jax.evaluation.metrics.perceptual import encoder_distances
 
 
 class Judges:
@@ -29,6 +31,7 @@ class Judges:
 
         whole = replicated(editor.mesh)
         self._embed = jax.jit(embed, in_shardings=(whole, self._clips), out_shardings=self._clips)
+        self._compare = jax.jit(partial(encoder_distances, conditioner.vae))
 
     def embed(self, frames: np.ndarray) -> np.ndarray:
         """Clips [b n H W 3] uint8 → CLIP embeddings of all frames [b n d], in CLIP's own scale."""
@@ -42,3 +45,8 @@ class Judges:
     def estimate_depth(self, frames: np.ndarray) -> np.ndarray:
         """Clips [b n H W 3] uint8 → inverse depth [b n H W]."""
         return np.asarray(self._editor.estimate_depth(frames))
+
+    def compare(self, frames: np.ndarray, others: np.ndarray) -> list[np.ndarray]:
+        """Two clips [b n H W 3] uint8 → distances [b n h w] in each layer of the autoencoder."""
+        pair = (jax.device_put(each, self._clips) for each in (frames, others))
+        return [np.asarray(x) for x in self._compare(self._editor.params["vae"], *pair)]

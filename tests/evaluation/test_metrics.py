@@ -52,6 +52,23 @@ def test_structure_of_noise_and_constants():
     flat = np.ones_like(depth)
     np.testing.assert_allclose(structure.structure_error(flat, depth), 1)
     np.testing.assert_allclose(structure.structure_correlation(flat, depth), 0)
+    assert np.isnan(structure.structure_error(depth, flat)).all()
+
+
+def test_depth_against_the_truth_by_hand():
+    """Inverse depths 1/4, 1/2, 1: depths 4, 2, 1, with another scale and shift."""
+    true = np.array([0.25, 0.5, 1.0, 0.0]).reshape(1, 1, 2, 2)
+    pred = 3 * true + 2
+    np.testing.assert_allclose(structure.depth_abs_rel(pred, true), [0], atol=1e-12)
+    np.testing.assert_allclose(structure.depth_accuracy(pred, true), [1])
+    flat = np.ones_like(true)  # aligned to the mean, 0.4375; the pixel at infinity is left out
+    expected = np.mean([abs(0.4375 - t) / 0.4375 for t in (0.25, 0.5, 1)])
+    np.testing.assert_allclose(structure.depth_abs_rel(flat, true), [expected])
+    np.testing.assert_allclose(structure.depth_accuracy(flat, true), [1 / 3])
+    inverted = structure.depth_abs_rel(np.array([[[[0.9, 0.4, 0.6, -5]]]]), np.ones((1, 1, 1, 4)))
+    assert np.isfinite(inverted).all()
+    assert np.isnan(structure.depth_abs_rel(pred, 0 * true)[0])
+    assert np.isnan(structure.depth_accuracy(pred, 0 * true)[0])
 
 
 def test_structure_is_that_of_the_clip_not_of_frames():
@@ -78,6 +95,25 @@ def test_mask_iou_counts_pixels():
     whole = colour.mask_iou(np.full((1, 2, 4, 4, 3), 9), np.ones((1, 2, 4, 4)), (9, 9, 9))
     assert whole == 1
 
+    assert np.isnan(colour.mask_iou(frames, 0 * mask, (9, 9, 9))).all()
+
+
+def test_path_error_is_that_of_the_largest_patch():
+    rgb = (214, 32, 38)
+    mask = np.zeros((1, 3, 20, 20), bool)
+    frames = np.full((1, 3, 20, 20, 3), 120, np.uint8)
+    for i in range(3):
+        mask[0, i, 4:8, 2 + i : 6 + i] = True  # 16 pixels: size 4
+        frames[0, i, 4:8, 2 + 3 * i : 6 + 3 * i] = rgb  # 0, 2 and 4 pixels ahead
+    frames[0, :, 17:19, 1] = rgb  # a smaller patch
+    np.testing.assert_allclose(colour.path_error(frames, mask, rgb), [(0 + 0.5 + 1) / 3])
+    frames[0, 2] = 120  # nothing has the colour
+    np.testing.assert_allclose(colour.path_error(frames, mask, rgb), [0.25])
+    mask[0, 1] = False  # the object is hidden
+    np.testing.assert_allclose(colour.path_error(frames, mask, rgb), [0])
+    assert np.isnan(colour.path_error(frames, mask, (9, 9, 255))[0])
+    assert np.isnan(colour.path_error(frames, 0 * mask, rgb)[0])
+
 
 def test_flicker_is_of_what_stands_still():
     source = np.full((1, 4, 16, 16, 3), 100, np.uint8)
@@ -91,6 +127,7 @@ def test_flicker_is_of_what_stands_still():
     assert colour.flicker(wavering, source)[0] > colour.flicker(source, source)[0]
     noise = RNG.integers(0, 256, (1, 3, 4, 4, 3), np.uint8)
     assert np.isnan(colour.flicker(noise, noise, still=0.0))[0]
+    assert np.isnan(colour.flicker(noise[:, :1], noise[:, :1]))[0]
 
 
 def test_measures_take_jax_arrays():

@@ -11,7 +11,14 @@ import numpy as np
 
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation.items import Item
-from gen1_jax.evaluation.metrics import colour, consistency, structure
+from gen1_jax.evaluation.metrics import (
+    colour,
+    consistency,
+    drift,
+    motion,
+    similarity,
+    structure,
+)
 from gen1_jax.settings import closest
 
 if TYPE_CHECKING:
@@ -20,7 +27,9 @@ if TYPE_CHECKING:
 # What a clip may need to have for a measure.
 NEEDS: dict[str, Callable[[Item], bool]] = {
     "two frames": lambda item: len(item.frames) > 1,
+    "two windows": lambda item: len(item.frames) >= 2 * drift.WINDOW,
     "a prompt": lambda item: bool(item.prompt),
+    "a true depth": lambda item: item.depth is not None,
     "a mask": lambda item: item.mask is not None,
     "a colour": lambda item: item.colour is not None,
 }
@@ -97,6 +106,87 @@ TABLE: dict[str, Metric] = {
         source="this project",
         scale="Lab units",
         needs=("two frames",),
+        higher_is_better=False,
+    ),
+    "warp_error": Metric(
+        lambda e: motion.warp_error(e.output.frames, e.source.flow),
+        source="Lai et al. 2018, with the source's flow",
+        scale="mean square of values in 0 to 1",
+        backbone="OpenCV's DIS",
+        needs=("two frames",),
+        higher_is_better=False,
+    ),
+    "motion_fidelity": Metric(
+        lambda e: motion.motion_fidelity(e.output.flow, e.source.flow),
+        source="this project: by flow; by tracks it is Yatim et al. 2024",
+        scale="cosine",
+        backbone="OpenCV's DIS",
+        needs=("two frames",),
+    ),
+    "motion_error": Metric(
+        lambda e: motion.motion_error(e.output.flow, e.source.flow),
+        source="this project: end-point error over the source's speed",
+        scale="0: the same; 1: as standing still",
+        backbone="OpenCV's DIS",
+        needs=("two frames",),
+        higher_is_better=False,
+    ),
+    "embedding_drift": Metric(
+        lambda e: drift.embedding_drift(e.output.embeddings, e.source.embeddings),
+        source="this project, after FramePack's contrast of start and end (2025)",
+        scale="1 − cosine, less the source's",
+        backbone="CLIP",
+        needs=("two windows",),
+        higher_is_better=False,
+    ),
+    "colour_drift": Metric(
+        lambda e: drift.colour_drift(e.output.frames, e.source.frames),
+        source="this project, of Reinhard's statistics (2001)",
+        scale="Lab units, less the source's",
+        needs=("two windows",),
+        higher_is_better=False,
+    ),
+    "psnr_outside": Metric(
+        lambda e: similarity.psnr_outside(e.output.frames, e.source.frames, e.source.masks),
+        source="of the pixels outside the mask",
+        scale="dB, at most 60",
+        needs=("a mask",),
+    ),
+    "ssim_outside": Metric(
+        lambda e: similarity.ssim_outside(e.output.frames, e.source.frames, e.source.masks),
+        source="Wang et al. 2004, of the pixels outside the mask",
+        scale="−1 to 1",
+        needs=("a mask",),
+    ),
+    "feature_distance_outside": Metric(
+        lambda e: similarity.distance_outside(e.distances, e.source.masks),
+        source="this project: the form of LPIPS (2018) on the autoencoder's features",
+        scale="0 to 4",
+        backbone="the pipeline's autoencoder",
+        needs=("a mask",),
+        higher_is_better=False,
+        is_default=False,
+    ),
+    "depth_abs_rel": Metric(
+        lambda e: structure.depth_abs_rel(e.output.depth, e.source.true_depth),
+        source="Eigen et al. 2014, aligned as by MiDaS (2020)",
+        scale="share of the true depth",
+        backbone="depth network",
+        needs=("a true depth",),
+        higher_is_better=False,
+    ),
+    "depth_accuracy": Metric(
+        lambda e: structure.depth_accuracy(e.output.depth, e.source.true_depth),
+        source="Eigen et al. 2014: δ < 1.25, aligned as by MiDaS (2020)",
+        scale="0 to 1",
+        backbone="depth network",
+        needs=("a true depth",),
+    ),
+    "path_error": Metric(
+        lambda e: colour.path_error(e.output.frames, e.source.masks, e.wanted_rgb),
+        source="this project: the world's truth",
+        scale="the object's sizes",
+        needs=("a mask", "a colour"),
         higher_is_better=False,
     ),
 }
