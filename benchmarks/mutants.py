@@ -305,7 +305,8 @@ MUTANTS = (
     ),
     Mutant(
         "statistics: several prompts on a video count as videos",
-        'r.get("video", r.get("clip", number))', 'r.get("clip", number)',
+        "values.setdefault(name, []).append(value)",
+        "values.setdefault(len(values), []).append(value)",
         "tests/evaluation/test_statistics.py",
     ),
 )  # fmt: skip

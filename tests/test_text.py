@@ -3,15 +3,13 @@
 import json
 import os
 
-import numpy as np
 import pytest
 
 from gen1_jax import cli
 from gen1_jax.errors import UserError
-from gen1_jax.evaluation.items import file_items
+from gen1_jax.evaluation.prompts.reading import read_prompts
 from gen1_jax.files import read_json
 from gen1_jax.text import check_text, decode_text, mend_text, name_of, read_lines
-from gen1_jax.video.io import write_video
 
 # Characters at which `str.splitlines` ends a line, and a byte-order mark.
 INSIDE = "a\u2028b\u0085c\x0bd\x0ce\x1cf\u2029g\rh"
@@ -50,7 +48,6 @@ def test_json_may_begin_with_a_byte_order_mark(tmp_path):
 
 
 def test_prompt_files(tmp_path):
-    write_video(tmp_path / "clip.mp4", np.zeros((2, 16, 16, 3), np.uint8), fps=8)
     path = tmp_path / "prompts.jsonl"
 
     def write(*prompts, **options):
@@ -58,11 +55,10 @@ def test_prompt_files(tmp_path):
         path.write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
 
     write("snow\u2028\u0085falls", "a ball", ensure_ascii=False)
-    found = file_items(path, (16, 16), 2)
-    assert [item.prompt for item in found] == ["snow\u2028\u0085falls", "a ball"]
+    assert [row.prompt for row in read_prompts(path).rows] == ["snow\u2028\u0085falls", "a ball"]
     write("a ball", "a \ud83d ball")
     with pytest.raises(UserError, match="jsonl, line 2: prompt is no Unicode text: character 3"):
-        file_items(path, (16, 16), 2)
+        read_prompts(path)
 
 
 def test_a_command_line_that_is_no_utf8(capsys, tmp_path):

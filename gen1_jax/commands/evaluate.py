@@ -5,8 +5,9 @@
     gen1 evaluate --world runs/demo/world --method gen1 gen1-per-frame -o runs/evaluation
 
 A prompt file holds a JSON object a line, {"video": PATH, "prompt": TEXT}, with paths relative to
-the file. A clip of the world is asked for another colour and measured against the truth too: does
-its object take that colour, does the object keep its mask, does the depth stay.
+the file. docs/evaluating.md lists other forms, among them those of public benchmarks. A clip of the
+world is asked for another colour and measured against the truth too: does its object take that
+colour, does the object keep its mask, does the depth stay.
 
 The output folder holds records.jsonl (a line an edit), table.md and metrics.json (the means of each
 setting), trends.png if a control varies, and videos/CLIP/SETTING.mp4. Records and videos are
@@ -22,6 +23,12 @@ from pathlib import Path
 
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
 from gen1_jax.commands.processes import add_processes_argument, joined
+from gen1_jax.commands.prompts import (
+    add_prompt_arguments,
+    check_prompt_arguments,
+    load_prompt_items,
+    results_of,
+)
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation.methods.names import NAMES, check_methods
 
@@ -36,7 +43,12 @@ def add_arguments(parser) -> None:
         help="pipeline folder (%(default)s)",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt file (JSONL)")
+    source.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="prompts: JSON lines, a CSV, or a file or folder of a public benchmark",
+    )
     source.add_argument(
         "--world", type=Path, metavar="DIR", help="folder of a moving-shapes data set"
     )
@@ -61,24 +73,7 @@ def add_arguments(parser) -> None:
         metavar="NAME",
         help="measure only these (all that cost little and that the clips allow)",
     )
-    parser.add_argument(
-        "--frames",
-        type=int,
-        metavar="N",
-        help="with --prompts, number of frames of each clip (as many as the model was trained on)",
-    )
-    parser.add_argument(
-        "--stride",
-        type=int,
-        metavar="N",
-        help="with --prompts, take every N-th frame (as far apart in time as in training)",
-    )
-    parser.add_argument(
-        "--start", type=int, metavar="N", help="with --prompts, first frame to take (0)"
-    )
-    parser.add_argument(
-        "--size", metavar="HxW", help="with --prompts, size of the frames (the size trained on)"
-    )
+    add_prompt_arguments(parser)
     parser.add_argument(
         "--batch-size",
         type=int,
@@ -194,15 +189,22 @@ def evaluate(args, controls: dict) -> None:
     methods = make_methods(method_names(args), editor)
     judges = Judges(editor)
     grid = settings_of(methods, args.one_at_a_time, **controls)
-    items, palette = find_items(args, editor)
+    items, palette, prompts = find_items(args, editor)
     by_name = {method.name: method for method in methods}
+    run = run_of(editor, args.steps) | judges.identity
     videos = EditVideos(
         args.output,
-        run_of(editor, args.steps) | judges.identity,
+        run,
         lambda method, item: by_name[method].identity(item),
         args.save_videos * 1e9 / args.processes,
     )
-    shown = {} if args.no_videos else {"on_edit": videos.write, "is_missing": videos.is_missing}
+    results = results_of(args, prompts, run, videos)
+    keepers = [*([] if args.no_videos else [videos]), *([results] if results else [])]
+
+    def keep(item, setting, frames) -> dict:
+        notes = [keeper.write(item, setting, frames) for keeper in keepers]
+        return {name: value for each in notes for name, value in each.items()}
+
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(making_folder(args.output))
@@ -222,16 +224,23 @@ def evaluate(args, controls: dict) -> None:
             batch_size=args.batch_size,
             seeds=args.seed,
             palette=palette,
+            on_edit=keep,
+            is_missing=lambda *cell: any(each.is_missing(*cell) for each in keepers),
             progress=not args.no_progress,
-            **shown,
         )
         if not is_lead():
             return
-        table = write_summary(records, args.output)
+        folders = results.finish() if results else []
+        left_out = prompts.left_out if prompts else []
+        table = write_summary(records, args.output, left_out)
     print(table)
-    made = f", the edits in {args.output / FOLDER}" if shown else ""
+    made = "" if args.no_videos else f", the edits in {args.output / FOLDER}"
     what = "one setting" if len(grid) == 1 else f"{len(grid)} settings"
     print(f"measures of {what} are in {args.output / 'metrics.json'}{made}")
+    if folders:
+        print(f"for the scripts of {prompts.layout.name}: {', '.join(map(str, folders))}")
+    if left_out:
+        print(f"{len(left_out)} prompts were left out, the first: {left_out[0]}")
     if videos.left_out:
         print(
             f"{videos.left_out} edits have no video: --save-videos {args.save_videos:g} GB is full"
@@ -280,9 +289,6 @@ def check_arguments(args) -> dict:
         )
     check_methods(method_names(args))
     check_metrics(args.metrics or ())
-    for name in ("frames", "stride", "start", "size"):
-        if args.world and getattr(args, name) is not None:
-            raise UserError(f"--{name} goes with --prompts; clips of --world are taken whole")
     for name in ("builder", "clips"):
         if args.prompts and getattr(args, name) is not None:
             raise UserError(f"--{name} goes with --world; --prompts takes every line of its file")
@@ -293,6 +299,7 @@ def check_arguments(args) -> dict:
         value = getattr(args, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}; {least} or more is accepted")
+    check_prompt_arguments(args)
     return {
         "temporal_scale": args.temporal_scale,
         "structure_level": args.structure_level,
@@ -302,35 +309,24 @@ def check_arguments(args) -> dict:
 
 
 def find_items(args, editor) -> tuple:
-    """Returns the clips to edit, and the judge of their colours where the truth is known."""
-    from gen1_jax.commands.edit import parse_size
-    from gen1_jax.distributed import FRAMES
-    from gen1_jax.evaluation.items import file_items, world_items
+    """Returns the clips to edit, the judge of their colours, and the prompts of a prompt file.
 
+    The judge is None where the truth is not known, and the prompts are where there is no such file.
+    """
+    from gen1_jax.distributed import FRAMES, is_lead
+    from gen1_jax.evaluation.items import world_items
+
+    palette, prompts = None, None
     if args.world:
         items, palette = world_items(
             args.world, args.builder, "test", args.clips or 32, args.seed[0]
         )
     else:
-        most, own = editor.unet.max_frames, editor.settings["num_frames"]
-        frames = args.frames or min(own, most)
-        if frames > most:
-            raise UserError(f"--frames {frames}; this model takes at most {most} at a time")
-        size = parse_size(args.size, editor.settings["size"], editor.conditioner.vae.spatial_factor)
-        items = file_items(
-            args.prompts,
-            size,
-            frames,
-            args.stride or editor.trained.pace,
-            args.start or 0,
-            size_is_models=args.size is None,
-        )
-        palette = None
-        if said := [f"{item.clip}: {item.taken}" for item in items if item.taken]:
-            more = len(said) - 1
-            likewise = f" (and {more} more clip{'s' if more > 1 else ''} likewise)" if more else ""
-            print(said[0] + likewise)
-    devices, frames = editor.mesh.shape[FRAMES], len(items[0].frames)
-    if frames % devices:
-        raise UserError(f"--mesh frames={devices} does not divide the {frames} frames of a clip")
-    return items, palette
+        prompts, items = load_prompt_items(args, editor, is_lead() and not args.no_progress)
+    devices = editor.mesh.shape[FRAMES]
+    for frames in sorted({len(item.frames) for item in items}):
+        if frames % devices:
+            raise UserError(
+                f"--mesh frames={devices} does not divide the {frames} frames of a clip"
+            )
+    return items, palette, prompts

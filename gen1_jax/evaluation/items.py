@@ -1,10 +1,9 @@
-"""The clips that an evaluation edits, from the moving-shapes world or from a prompt file."""
+"""The clips that an evaluation edits; `prompts` reads those of users, here are the world's."""
 
 import dataclasses
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -13,9 +12,6 @@ from typing import Any
 import numpy as np
 
 from gen1_jax.errors import UserError
-from gen1_jax.text import check_text, read_lines
-from gen1_jax.video.io import read_video
-from gen1_jax.video.pace import Pace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,70 +133,3 @@ def world_items(
             )
         )
     return items, Palette(COLOURS, colour_of)
-
-
-def file_items(
-    path: Path,
-    size: tuple[int, int],
-    num_frames: int,
-    stride: int | Pace = 1,
-    start: int = 0,
-    *,
-    size_is_models: bool = False,
-) -> list[Item]:
-    """Returns the items of a prompt file: a JSON object a line, {"video": PATH, "prompt": TEXT}.
-
-    Args:
-      path: the file. Videos are relative to its folder.
-      size: (height, width) that frames are brought to, in pixels.
-      num_frames: frames of each clip.
-      stride: source frames from one frame to the next, or the pace from which they follow.
-      start: number of the first frame, from 0 on.
-      size_is_models: whether `size` is that of the model, and not one that the user chose.
-
-    Raises:
-      UserError: naming the line that is wrong.
-    """
-    items = []
-    lines = read_lines(path, 'a prompt file, lines of {"video": PATH, "prompt": TEXT},')
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            video, prompt = entry["video"], entry["prompt"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise UserError(
-                f'{path}, line {number}: {{"video": PATH, "prompt": TEXT}} is accepted, '
-                f"not {line[:60]!r}"
-            ) from None
-        if not isinstance(video, str) or not isinstance(prompt, str) or not prompt.strip():
-            raise UserError(f"{path}, line {number}: video and prompt must be texts, not empty")
-        for key in ("video", "prompt"):
-            check_text(entry[key], f"{path}, line {number}: {key}")
-        try:
-            clip = read_video(
-                path.parent / video, num_frames=num_frames, stride=stride, start=start, size=size
-            )
-        except UserError as error:
-            raise UserError(f"{path}, line {number}: {error}") from error
-        taken = clip.taken.describe(
-            frame_flags="--start, --frames, --stride",
-            size_flags="--size",
-            size_is_models=size_is_models,
-        )
-        items.append(
-            Item(
-                clip=f"{video}#{number}",
-                video=os.path.normpath(video),
-                frames=clip.frames,
-                prompt=prompt,
-                fps=clip.fps or Item.fps,
-                start=start,
-                stride=clip.taken.stride,
-                taken=taken,
-            )
-        )
-    if not items:
-        raise UserError(f"{path}: holds no prompts")
-    return items

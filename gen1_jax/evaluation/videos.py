@@ -44,16 +44,19 @@ class EditVideos:
         self._root, self._run, self._identity = folder, run, identity
         self._left, self.left_out = most_bytes, 0
 
-    def path(self, item: Item, setting: Mapping[str, object]) -> Path:
-        """Returns the path of an edit's video."""
+    def name(self, item: Item, setting: Mapping[str, object]) -> str:
+        """Returns the name of a setting, which no other has."""
         controls = [
             f"{name.replace('_', '-')}-{setting[name]:g}" for name in CONTROLS if name in setting
         ]
         method = [] if setting["method"] == "gen1" else [str(setting["method"])]
         if rival := self._identity(str(setting["method"]), item):
             method.append(f"{zlib.crc32(json.dumps(rival).encode()):08x}")
-        name = "_".join([*method, *controls, f"seed-{setting['seed']}"])
-        return self._place(item) / f"{name}.mp4"
+        return "_".join([*method, *controls, f"seed-{setting['seed']}"])
+
+    def path(self, item: Item, setting: Mapping[str, object]) -> Path:
+        """Returns the path of an edit's video."""
+        return self._place(item) / f"{self.name(item, setting)}.mp4"
 
     def is_missing(self, item: Item, setting: Mapping[str, object]) -> bool:
         """Returns whether an edit has no video yet, and there is room for one."""
@@ -73,6 +76,6 @@ class EditVideos:
         return {"output": path.relative_to(self._root).as_posix()}
 
     def _place(self, item: Item) -> Path:
-        words = re.sub(r"[^\w-]+", "-", f"{item.clip}_{item.prompt[:_LONGEST]}").strip("-_")
+        words = re.sub(r"[^\w-]+", "-", f"{item.clip[-32:]}_{item.prompt[:_LONGEST]}").strip("-_")
         depends = json.dumps(key_of(item, self._run), sort_keys=True)
         return self._root / FOLDER / f"{words}_{zlib.crc32(depends.encode()):08x}"
