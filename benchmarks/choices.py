@@ -23,8 +23,8 @@ from typing import Any
 
 from common import GEN1, make_parser, print_figures, run_command
 
-from gen1_jax.evaluation.report import format_table
 from gen1_jax.evaluation.statistics import compare, interval_of
+from gen1_jax.evaluation.tables import format_table
 from gen1_jax.runtime import keep_freed_memory, keep_programs
 
 STAGES = {"structure": 80, "blur": 30}  # steps

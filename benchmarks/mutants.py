@@ -305,8 +305,7 @@ MUTANTS = (
     ),
     Mutant(
         "statistics: several prompts on a video count as videos",
-        "values.setdefault(name, []).append(value)",
-        "values.setdefault(len(values), []).append(value)",
+        'r.get("video", r.get("clip", number))', 'r.get("clip", number)',
         "tests/evaluation/test_statistics.py",
     ),
 )  # fmt: skip

@@ -6,11 +6,14 @@ starts have them too.
 
 import atexit
 import fcntl
+import itertools
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import pytest
 
 # The suite needs no accelerator. To run it on one, name it with the CPU, which callbacks need:
@@ -134,3 +137,35 @@ def compile_fast(monkeypatch, root, devices: int = 1) -> None:
     monkeypatch.setattr(jax, "jit", quick_jit)
     monkeypatch.setattr(workflow, "make_mesh", partial(make_mesh, devices=used))
     monkeypatch.setattr(encoding, "make_mesh", lambda devices: make_mesh(devices=used))
+
+
+@pytest.fixture
+def sweep() -> Callable[..., list[dict]]:
+    """Records as a model with the paper's trends would give them."""
+
+    def make(clips: int = 8) -> list[dict]:
+        rng = np.random.default_rng(0)
+        records = []
+        for clip in range(clips):
+            base = rng.normal(0, 0.05)
+            for temporal, level in itertools.product((0.5, 1.0, 1.5), (0, 3, 7)):
+                noise = rng.normal(0, 0.005, 3)
+                records.append(
+                    {
+                        "clip": f"clip{clip}",
+                        "prompt": "a red ball",
+                        "temporal_scale": temporal,
+                        "structure_level": level,
+                        "guidance_scale": 4.0,
+                        "frame_consistency": 0.85 + 0.06 * temporal + base + noise[0],
+                        "prompt_consistency": 0.3
+                        - 0.03 * temporal
+                        + 0.01 * level
+                        + base
+                        + noise[1],
+                        "structure_correlation": 0.95 - 0.04 * level + noise[2],
+                    }
+                )
+        return records
+
+    return make

@@ -10,8 +10,9 @@ from tqdm import tqdm
 from gen1_jax.editing import VideoEditor
 from gen1_jax.evaluation.cells import make_grid
 from gen1_jax.evaluation.items import Item, world_items
+from gen1_jax.evaluation.pictures import picture_edits
 from gen1_jax.evaluation.records import holding
-from gen1_jax.evaluation.report import picture_edits, write_summary
+from gen1_jax.evaluation.report import write_summary
 from gen1_jax.evaluation.sweep import key_of, run_of, run_sweep
 from gen1_jax.files import read_json, write_json
 from gen1_jax.video.pictures import colour_depth

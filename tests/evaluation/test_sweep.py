@@ -94,7 +94,7 @@ def test_records_hold_the_settings_and_the_measures(sweep, editor, tmp_path):
             assert -1 <= record[name] <= 1, name  # below 0 for random models only
     assert "structure level" in write_summary(records, tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert set(metrics) == {*HEADLINE, "settings"}
+    assert set(metrics) == {*HEADLINE, "measures", "settings"}
     settings = metrics.pop("settings")
     base = [r["frame_consistency"] for r in records if r["structure_level"] == 0]
     np.testing.assert_allclose(metrics["frame_consistency"], np.mean(base))
