@@ -232,7 +232,7 @@ def evaluate(args, controls: dict) -> None:
             return
         folders = results.finish() if results else []
         left_out = prompts.left_out if prompts else []
-        table = write_summary(records, args.output, left_out)
+        table = write_summary(records, args.output, left_out=left_out)
     print(table)
     made = "" if args.no_videos else f", the edits in {args.output / FOLDER}"
     what = "one setting" if len(grid) == 1 else f"{len(grid)} settings"
