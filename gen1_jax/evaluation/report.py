@@ -18,6 +18,7 @@ from gen1_jax.evaluation.tables import (
     varied,
     verdict_of,
 )
+from gen1_jax.evaluation.trade_off import has_trade_off, plot_trade_off
 from gen1_jax.files import replacing, write_json
 
 # The measures that tables and metrics.json show first.
@@ -32,7 +33,7 @@ def write_summary(
     shown: Sequence[str] | None = None,
     left_out: Sequence[str] = (),
 ) -> str:
-    """Writes table.md, metrics.json and, if a control varies, trends.png.
+    """Writes table.md, metrics.json, and plots of what varies: trends.png and trade_off.png.
 
     Args:
       records: of all clips and settings, in the order of the grid.
@@ -58,6 +59,8 @@ def write_summary(
     # Clips of a single frame have no frame consistency to plot.
     if varied_controls(records) and any("frame_consistency" in record for record in records):
         plot_trends(records, folder / "trends.png")
+    if has_trade_off(records):
+        plot_trade_off(records, folder / "trade_off.png")
     return _as_text(records, rows, changes, shown)
 
 

@@ -114,11 +114,15 @@ def verdict_of(metric: str, change: Change) -> str | None:
 
 def explain_marks(rows: Sequence[Mapping[str, object]]) -> str:
     """Returns a sentence on the marks of a table of differences."""
-    count = sum(isinstance(value, Change) for row in rows for value in row.values())
-    return (
+    changes = [value for row in rows for value in row.values() if isinstance(value, Change)]
+    said = (
         f"✓ better, ✗ worse, * different where neither is better, all beyond doubt: p < {DOUBT:g} "
-        f"after Holm's correction for the table's {count} comparisons."
+        f"after Holm's correction for the table's {len(changes)} comparisons."
     )
+    videos = max((change.count for change in changes), default=0)
+    if len(changes) * 2.0 ** (1 - videos) >= DOUBT:  # the least p-value that signs can give
+        said += f" {videos} videos are too few for any of them: give more, or fewer --metrics."
+    return said
 
 
 def format_table(rows: Sequence[Mapping[str, object]], markdown: bool = False) -> str:
