@@ -15,6 +15,8 @@ class Chip(NamedTuple):
       interconnect: bytes/s that the chip sends to other chips over all its links together. Makers
         who count both directions give twice that.
       source: the page that the figures come from.
+      clock: cycles/s of a TPU's cores, at which its compiler's schedule is read. None where the
+        compiler has no such schedule.
       matrix_width: side of a TPU's matrix unit. A matrix product with a shorter side takes as
         long as one with this side. None for other accelerators.
     """
@@ -24,16 +26,17 @@ class Chip(NamedTuple):
     memory: float
     interconnect: float
     source: str
+    clock: float | None = None
     matrix_width: int | None = None
 
 
 _TPU = "docs.cloud.google.com/tpu/docs, page of the version"
 _GIB = 2**30
 CHIPS = {
-    "v4": Chip(275e12, 1228e9, 30.75 * _GIB, 300e9, _TPU, 128),
-    "v5e": Chip(197e12, 819e9, 15.75 * _GIB, 200e9, _TPU, 128),
-    "v5p": Chip(459e12, 2765e9, 95.73 * _GIB, 600e9, _TPU, 128),
-    "v6e": Chip(918e12, 1640e9, 31.24 * _GIB, 400e9, _TPU, 256),
+    "v4": Chip(275e12, 1228e9, 30.75 * _GIB, 300e9, _TPU, matrix_width=128),
+    "v5e": Chip(197e12, 819e9, 15.75 * _GIB, 200e9, _TPU, 1.503e9, 128),
+    "v5p": Chip(459e12, 2765e9, 95.73 * _GIB, 600e9, _TPU, 1.75e9, 128),
+    "v6e": Chip(918e12, 1640e9, 31.24 * _GIB, 400e9, _TPU, matrix_width=256),
     "h100": Chip(989e12, 3350e9, 80e9, 450e9, "nvidia.com, H100 SXM data sheet"),
     "h200": Chip(989e12, 4800e9, 141e9, 450e9, "nvidia.com, H200 SXM data sheet"),
     "a100": Chip(312e12, 2039e9, 80e9, 300e9, "nvidia.com, A100 80GB SXM data sheet"),

@@ -177,6 +177,36 @@ class Program:
             read[0], written = 0, min(written, sum(shape.stored_bytes for shape in operands[1]))
         return sum(read) + written
 
+    # ---- the schedule
+
+    def scheduled_cycles(self) -> int:
+        """Returns the cycles that a TPU's compiler expects, where no two instructions overlap.
+
+        Kernels of Pallas carry no estimate, and count as none; see `kernel_seconds`.
+        """
+        return sum(
+            self.runs[where] * instruction.cycles
+            for instruction, where in self._each()
+            if where not in self._fused and instruction.opcode != "while"
+        )
+
+    def kernel_seconds(self, flops: float, bandwidth: float) -> float:
+        """Returns the time of the Pallas kernels at a chip's peaks, each at the longer of its two.
+
+        Args:
+          flops: FLOP/s of the chip.
+          bandwidth: bytes/s of its main memory.
+        """
+        return sum(
+            self.runs[where]
+            * max(
+                (instruction.kernel_cost("flops") or 0) / flops,
+                (instruction.kernel_cost("bytes_accessed") or 0) / bandwidth,
+            )
+            for instruction, where in self._each()
+            if where not in self._fused and _KERNEL in instruction.attributes
+        )
+
     # ---- collectives
 
     def collectives(self, num_chips: int) -> dict[str, Traffic]:

@@ -71,6 +71,12 @@ class Instruction:
         said = re.search(rf'"cost_estimate":\{{[^}}]*"{what}":"(\d+)"', self.attributes)
         return int(said[1]) if said else None
 
+    @property
+    def cycles(self) -> int:
+        """How many cycles a TPU's compiler expects the instruction to take; 0 if it says none."""
+        said = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
+        return int(said[1]) if said else 0
+
     def called(self) -> dict[str, str]:
         """Returns the computations that the instruction runs, by attribute.
 

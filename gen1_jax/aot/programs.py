@@ -185,6 +185,76 @@ def sample_work(
     )
 
 
+def cell_work(
+    config: Any,
+    pipeline: Mapping[str, Any],
+    models: Mapping[str, dict],
+    target: Target,
+    batch_size: int,
+    num_steps: int,
+) -> Work:
+    """Describes what a cell of `gen1 evaluate` runs: an edit, and the networks that measure it.
+
+    The structure is encoded, the clip sampled and decoded, and its frames are embedded by CLIP and
+    their depth is estimated. What all settings of a clip share (depth and content of the source)
+    is left out.
+
+    Args:
+      config: the config of a UNet stage with structure.
+      pipeline: the settings of the pipeline part.
+      models: the content of config.json of the pipeline's other models, by name.
+      target: the chips to compile for.
+      batch_size: number of clips over all chips.
+      num_steps: number of DDIM steps.
+
+    Raises:
+      UserError: the clips do not divide over the chips.
+    """
+    mesh = target.mesh
+    if batch_size % batch_parts(mesh):
+        raise UserError(
+            f"a batch of {batch_size} clips does not divide over {batch_parts(mesh)} parts"
+        )
+    module = _make_module(config).clone(remat="none")
+    schedule = make_schedule(**pipeline["schedule"])
+    conditioner, encoder_params = describe_encoders(
+        models, jnp.dtype(config.dtype), mesh, DepthSettings()
+    )
+    params = _placed({**encoder_params, "unet": param_template(module)}, replicated(mesh))
+    size = (batch_size, pipeline["num_frames"], *pipeline["size"])
+    factor = conditioner.vae.spatial_factor
+    latents = (*size[:2], size[2] // factor, size[3] // factor, LATENT_CHANNELS)
+
+    def cell(params, depth, noise, content, level):
+        latents = sample_latents(
+            module,
+            params["unet"],
+            schedule,
+            noise,
+            content,
+            conditioner.encode_structure(params, depth, level),
+            level,
+            guidance_scale=pipeline["guidance_scale"],
+            num_steps=num_steps,
+            spacing=pipeline["spacing"],
+        )
+        frames = conditioner.decode(params, latents)
+        embeddings = conditioner.embed_images(params, frames.reshape(-1, *frames.shape[2:]))
+        return frames, embeddings, conditioner.estimate_depth(params, frames)
+
+    shapes = (
+        jax.ShapeDtypeStruct(size, jnp.float32),
+        jax.ShapeDtypeStruct(latents, jnp.float32),
+        jax.ShapeDtypeStruct((batch_size, module.cross_attention_dim), jnp.float32),
+        jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    )
+    arguments = (params, *_placed(shapes, batch_sharding(mesh)))
+    settings = {"what": "cell", "batch": {"frames": [*size, 3]}, "num_steps": num_steps}
+    return Work(
+        partial(jax.jit(cell).lower, *arguments), settings, _size(params), _count(cell, *arguments)
+    )
+
+
 def encode_work(
     config: Any, pipeline: Mapping[str, Any], models: Mapping[str, dict], target: Target
 ) -> Work:

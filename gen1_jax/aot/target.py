@@ -97,6 +97,9 @@ class Report:
       interconnect_seconds: time for the sent bytes at the peak of its interconnect.
       mfu_bound: upper bound of the model FLOPs utilisation: model FLOPs over what the peak would
         compute in the longest of the three times.
+      scheduled_seconds: time by the schedule of a TPU's compiler, where no two instructions
+        overlap; Pallas kernels, of which it says nothing, count at the chip's peaks. It is no
+        measurement.
       lower_seconds: how long lowering took.
       compile_seconds: how long compiling took.
       refused: why the compiler cannot compile the program on any amount of memory; else None.
@@ -119,6 +122,7 @@ class Report:
     memory_seconds: float | None = None
     interconnect_seconds: float | None = None
     mfu_bound: float | None = None
+    scheduled_seconds: float | None = None
     lower_seconds: float = 0.0
     compile_seconds: float = 0.0
     refused: str | None = None
@@ -238,6 +242,9 @@ def measure(work: Work, target: Target) -> Report:
             "interconnect_seconds": sum(c.sent for c in collectives.values()) / chip.interconnect,
         }
         bounds["mfu_bound"] = work.model_flops / mesh.size / (chip.flops * max(bounds.values()))
+    if chip and chip.clock:
+        bounds["scheduled_seconds"] = program.scheduled_cycles() / chip.clock
+        bounds["scheduled_seconds"] += program.kernel_seconds(chip.flops, chip.bandwidth)
     return Report(
         settings,
         work.parameters,

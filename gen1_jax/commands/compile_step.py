@@ -39,9 +39,10 @@ def add_arguments(parser) -> None:
     parser.add_argument("--topology", "--chips", required=True, help=TOPOLOGY)
     parser.add_argument(
         "--what",
-        choices=("train", "sample", "encode"),
+        choices=("train", "sample", "cell", "encode"),
         default="train",
-        help="compile the train step (default), guided sampling, or the encoders",
+        help="compile the train step (default), guided sampling, a cell of an evaluation (an edit "
+        "and its measures), or the encoders",
     )
     parser.add_argument(
         "--images", action="store_true", help="train: compile the step of an image batch"
@@ -58,9 +59,9 @@ def add_arguments(parser) -> None:
         help="train: try values of --remat and --microbatches, and report the fastest that fits",
     )
     parser.add_argument(
-        "--batch-size", type=int, help="sample: number of clips (one for each chip)"
+        "--batch-size", type=int, help="sample, cell: number of clips (one for each chip)"
     )
-    parser.add_argument("--steps", type=int, help=f"sample: DDIM steps ({STEPS})")
+    parser.add_argument("--steps", type=int, help=f"sample, cell: DDIM steps ({STEPS})")
     add_set_argument(parser, "mesh.fsdp=8")
     parser.add_argument("--workdir", type=Path, help=WORKDIR)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
@@ -104,13 +105,14 @@ def load(args) -> ConfigDict:
     from gen1_jax.training_checks import check_settings
 
     for what, names in (
-        ("train", ("images", "microbatches", "remat", "search")),
-        ("sample", ("batch_size", "steps")),
+        (("train",), ("images", "microbatches", "remat", "search")),
+        (("sample", "cell"), ("batch_size", "steps")),
     ):
         for name in names:
             given = getattr(args, name)
-            if given is not None and given is not False and args.what != what:
-                raise UserError(f"--{name.replace('_', '-')} goes with --what {what} only")
+            if given is not None and given is not False and args.what not in what:
+                accepted = " or ".join(what)
+                raise UserError(f"--{name.replace('_', '-')} goes with --what {accepted} only")
     if args.search and (args.microbatches or args.remat):
         raise UserError("--search tries every --microbatches and --remat: give neither")
     overrides = list(args.set)
@@ -128,8 +130,10 @@ def load(args) -> ConfigDict:
         raise UserError(
             f"--config {args.config}: this part is not trained; name one that is, e.g. paper:blur"
         )
-    if args.what == "sample" and config.objective != "diffusion":
-        raise UserError(f"--config {args.config}: --what sample takes a stage of the UNet")
+    if args.what in ("sample", "cell") and config.objective != "diffusion":
+        raise UserError(f"--config {args.config}: --what {args.what} takes a stage of the UNet")
+    if args.what == "cell" and config.model.in_channels <= config.model.out_channels:
+        raise UserError(f"--config {args.config}: --what cell takes a stage with structure")
     return resolve_planned(check_settings(config), other_part(args), args.workdir)
 
 
@@ -173,7 +177,8 @@ def make_work(args, config, target):
     if batch_size < 1 or not 1 <= steps <= 1000:
         raise UserError("--batch-size: 1 or more is accepted; --steps: 1 to 1000")
     models = describe({name: folder for name, folder in pipeline.folders.items() if name != "unet"})
-    return programs.sample_work(config, settings, models, target, batch_size, steps)
+    make = programs.sample_work if args.what == "sample" else programs.cell_work
+    return make(config, settings, models, target, batch_size, steps)
 
 
 def search(args, config, target):
@@ -233,6 +238,12 @@ def table(report) -> str:
             rows.append((f"{name} takes", f"{seconds:.4g} s at least"))
     if report.mfu_bound is not None:
         rows.append(("MFU", f"{report.mfu_bound:.1%} at most"))
+    if report.scheduled_seconds is not None:
+        rows.append(("scheduled", f"{report.scheduled_seconds:.4g} s by the compiler's clock"))
+    if s["what"] == "cell" and report.scheduled_seconds:
+        (clips, *_) = s["batch"]["frames"]
+        hourly = 3600 * clips / s["chips"] / report.scheduled_seconds
+        rows.append(("cells an hour", f"{hourly:.0f} a chip, by the same clock"))
     rows.append(("compiled in", f"{report.lower_seconds + report.compile_seconds:.0f} s"))
     rows += [("note", note) for note in report.notes]
     lines = [f"{name:<20} {value}" for name, value in rows]

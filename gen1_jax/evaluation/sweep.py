@@ -6,7 +6,7 @@ processes of a job share the work: each takes a part of the list, in which all s
 stand together, and works on its own devices.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,7 @@ def run_sweep(
     kinds = [(item.frames.shape, metrics_for(item, metrics), item.image is None) for item in items]
     others = Growth(folder, jax.process_index())
     records = _find_records(folder, keys, [kind[1] for kind in kinds])
+    places = {record_key(key): place for place, key in keys.items()}
     wanted = _agree([p for p in keys if not records[p] or is_missing(items[p[0]], settings[p[1]])])
     units = list(_share_out(kinds, wanted, batch_size, batch_parts(editor.mesh)))
     count, own = jax.process_count(), jax.process_index()
@@ -134,9 +135,11 @@ def run_sweep(
         append_records(records_path(folder, own), fresh.values())
         records |= fresh
         bar.update(sum((i, k) in wanted for i in group))
-        bar.update(sum(1 for _ in others.read()))
-    if count > 1:
-        records = _wait_for_all(folder, others, keys, records, bar)
+        bar.update(_take(others.read(), places, records))
+    if count > 1:  # if one fails, the cluster or jax ends this one too
+        while not all(records.values()):
+            bar.update(_take(others.read(wait=0.5), places, records))
+        multihost_utils.sync_global_devices("evaluated")  # the others' videos are there too
     bar.close()
     return [records[i, k] for k in range(len(settings)) for i in range(len(items))]
 
@@ -224,13 +227,14 @@ def _share_out(
     """Yields what is edited together: items, the same filled up to a whole batch, and a setting.
 
     Items of one kind (frames' shape, measures, prompt or picture) go together, and all settings of
-    a batch follow one another.
+    a batch follow one another. The batches depend on the items alone: whatever is left to do, by
+    however many processes, a clip stands at its place beside the same others. So its edit is the
+    same to the last bit.
     """
-    clips = sorted({i for i, _ in wanted})
     settings = sorted({k for _, k in wanted})
-    for kind in dict.fromkeys(kinds[i] for i in clips):
-        alike = [i for i in clips if kinds[i] == kind]
-        size = -(-min(batch_size, sum(each == kind for each in kinds)) // parts) * parts
+    for kind in dict.fromkeys(kinds):
+        alike = [i for i, each in enumerate(kinds) if each == kind]
+        size = -(-min(batch_size, len(alike)) // parts) * parts
         for start in range(0, len(alike), size):
             group = tuple(alike[start : start + size])
             padded = group + group[-1:] * (size - len(group))  # batches of one shape compile once
@@ -239,17 +243,12 @@ def _share_out(
                     yield group, padded, k
 
 
-def _wait_for_all(folder: Path, others: Growth, keys: Mapping, records: dict, bar: tqdm) -> dict:
-    """Waits until all processes have written; if one fails, the cluster or jax ends this one too.
-
-    Returns:
-      The records of all cells.
-    """
-    missing = {record_key(keys[p]): p for p, record in records.items() if not record}
-    while missing:
-        for record in others.read(wait=0.5):
-            bar.update()
-            if (place := missing.pop(record_key(record), None)) is not None:
-                records[place] = record
-    multihost_utils.sync_global_devices("evaluated")  # videos too
-    return records
+def _take(found: Iterable[dict], places: Mapping[tuple, tuple[int, int]], records: dict) -> int:
+    """Puts what other processes have written to its place; returns the number of new records."""
+    count = 0
+    for record in found:
+        place = places.get(record_key(record))
+        if place is not None and not records[place]:
+            records[place] = record
+            count += 1
+    return count
