@@ -104,7 +104,7 @@ def run_sweep(
     records = _find_records(folder, keys, [kind[1] for kind in kinds])
     places = {record_key(key): place for place, key in keys.items()}
     wanted = _agree([p for p in keys if not records[p] or is_missing(items[p[0]], settings[p[1]])])
-    units = list(_share_out(kinds, wanted, batch_size, batch_parts(editor.mesh)))
+    units = list(share_out(kinds, wanted, batch_size, batch_parts(editor.mesh)))
     count, own = jax.process_count(), jax.process_index()
     units = units[own * len(units) // count : (own + 1) * len(units) // count]
     bar = tqdm(
@@ -221,7 +221,7 @@ def _agree(wanted: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
     return {(int(i), int(k)) for i, k in multihost_utils.broadcast_one_to_all(own)}
 
 
-def _share_out(
+def share_out(
     kinds: Sequence, wanted: set[tuple[int, int]], batch_size: int, parts: int
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], int]]:
     """Yields what is edited together: items, the same filled up to a whole batch, and a setting.
