@@ -49,6 +49,7 @@ def test_json_may_begin_with_a_byte_order_mark(tmp_path):
 
 def test_prompt_files(tmp_path):
     path = tmp_path / "prompts.jsonl"
+    (tmp_path / "clip.mp4").touch()
 
     def write(*prompts, **options):
         lines = (json.dumps({"video": "clip.mp4", "prompt": x}, **options) for x in prompts)

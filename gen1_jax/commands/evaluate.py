@@ -240,7 +240,7 @@ def evaluate(args, controls: dict) -> None:
     if folders:
         print(f"for the scripts of {prompts.layout.name}: {', '.join(map(str, folders))}")
     if left_out:
-        print(f"{len(left_out)} prompts were left out, the first: {left_out[0]}")
+        print(f"left out, since they cannot be read: {len(left_out)}, the first: {left_out[0]}")
     if videos.left_out:
         print(
             f"{videos.left_out} edits have no video: --save-videos {args.save_videos:g} GB is full"

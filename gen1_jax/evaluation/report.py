@@ -51,7 +51,7 @@ def write_summary(
     with replacing(folder / "table.md") as part:
         text = _as_markdown(rows, changes, by_group)
         if left_out:
-            text += f"\n{len(left_out)} prompts were left out:\n\n"
+            text += f"\nLeft out, since they cannot be read ({len(left_out)}):\n\n"
             text += "".join(f"- {line}\n" for line in left_out)
         part.write_text(text, encoding="utf-8")
     more = {"left_out": list(left_out)} if left_out else {}

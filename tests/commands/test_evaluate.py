@@ -27,19 +27,32 @@ def evaluate(capsys, pipeline, *arguments):
 
 def test_a_prompt_file_is_evaluated(capsys, pipeline, prompt_file, tmp_path):
     out = tmp_path / "out"
+    with prompt_file.open("a") as file:
+        file.write('{"video": "lost.mp4", "prompt": "a star"}\n')
     command = ["--prompts", prompt_file, "-o", out, "--frames", "3", "--batch-size", "2"]
-    command += ["--structure-level", "7", "0"]
+    command += ["--structure-level", "7", "0", "--keep-going", "--write-results"]
     code, text, err = evaluate(capsys, pipeline, *command)
     assert code == 0, err
     assert "frame consistency" in text and ": frames 1 to 3 of 8 (--start, " in text
     assert "(and 2 more clips likewise)" in text
-    names = {"records.jsonl", "table.md", "metrics.json", "trends.png", "videos"}
+    names = {"records.jsonl", "table.md", "metrics.json", "videos", "results"}
+    names |= {"trends.png", "trade_off.png"}
     assert {p.name for p in out.iterdir()} == names
     metrics = json.loads((out / "metrics.json").read_text())
+    (left_out,) = metrics["left_out"]
+    assert "jsonl, line 5: " in left_out and "lost.mp4: no such file" in left_out
+    assert left_out in text and left_out in (out / "table.md").read_text()
     assert [s["structure_level"] for s in metrics["settings"]] == [7, 0]
     assert metrics["settings"][0]["frame_consistency"]["mean"] == metrics["frame_consistency"]
     assert "colour_accuracy" not in metrics | metrics["settings"][0]
     assert len((out / "records.jsonl").read_text().splitlines()) == 6
+
+    # Results are there in the form of the prompts' layout, with a list of them.
+    for folder in (out / "results").iterdir():
+        listed = (folder / "edits.csv").read_text().splitlines()
+        assert len(listed) == 4 and "a.mp4,a red ball" in listed[1]
+        assert (folder / listed[1].rpartition(",")[2] / "00002.png").exists()
+    assert len(list((out / "results").iterdir())) == 2
 
     # Each edit has a video; one that is lost is made again, and no other.
     folders = sorted((out / "videos").iterdir())

@@ -288,11 +288,9 @@ def test_lists_of_results_name_the_edits(tmp_path):
 def test_other_runs_have_other_results(tmp_path):
     prompts = read_prompts(v2vbench(tmp_path))
     item = load_items(prompts, TRAINED)[0]
-    made = [
-        LayoutResults(tmp_path, prompts, {"model": m}, lambda *_: "gen1").folder(item, {})
-        for m in "aba"
-    ]
-    assert made[0] == made[2] != made[1]
+    writers = [LayoutResults(tmp_path, prompts, {"model": m}, lambda *_: "seed-0") for m in "aba"]
+    made = [writer.folder(item, {"method": "gen1"}) for writer in writers]
+    assert made[0] == made[2] != made[1] and made[0].name.startswith("gen1_seed-0_")
 
 
 def test_our_own_lines_have_results_too(tmp_path):

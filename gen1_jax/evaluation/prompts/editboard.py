@@ -1,6 +1,6 @@
 """EditBoard: a CSV of source videos, masks and prompts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +24,7 @@ class EditBoard:
 
     name = "editboard"
     form = "EditBoard's CSV"
-    up = 1
+    up: Mapping[str, int] = {"csv": 1}
 
     def fits(self, document: Document) -> bool:
         return {_SOURCE, _EDIT, "target_prompt"} <= set(document.header)

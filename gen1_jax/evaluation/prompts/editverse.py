@@ -23,7 +23,7 @@ class EditVerse:
 
     name = "editverse"
     form = "EditVerseBench's test.json"
-    up = 0
+    up: Mapping[str, int] = {}
 
     def fits(self, document: Document) -> bool:
         content = document.content

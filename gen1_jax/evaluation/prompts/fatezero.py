@@ -25,7 +25,7 @@ class FateZero:
 
     name = "fatezero"
     form = "FateZero's YAML configs"
-    up = 2
+    up: Mapping[str, int] = {"yaml": 2}
 
     def fits(self, document: Document) -> bool:
         content = document.content

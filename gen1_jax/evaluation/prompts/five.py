@@ -32,7 +32,7 @@ class Five:
 
     name = "five"
     form = "FiVE's JSON of edits"
-    up = 1
+    up: Mapping[str, int] = {"json": 1}
 
     def fits(self, document: Document) -> bool:
         keys = {"video_name", "save_dir", "target_prompt"}

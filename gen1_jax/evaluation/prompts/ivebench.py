@@ -1,7 +1,7 @@
 """IVEBench: 600 videos with one edit each, in eight categories."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +22,7 @@ class IveBench:
 
     name = "ivebench"
     form = "IVEBench's JSON"
-    up = 1
+    up: Mapping[str, int] = {}
 
     def fits(self, document: Document) -> bool:
         keys = {"src_video_name", "target_prompt"}

@@ -28,7 +28,7 @@ class Lines:
 
     name = "lines"
     form = "JSON lines or a CSV with video and prompt"
-    up = 0
+    up: Mapping[str, int] = {}
 
     def fits(self, document: Document) -> bool:
         if document.kind == "csv":

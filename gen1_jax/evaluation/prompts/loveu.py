@@ -32,7 +32,7 @@ class Loveu:
 
     name = "loveu"
     form = "LOVEU-TGVE 2023's CSV, or its YAML configs"
-    up = 3
+    up: Mapping[str, int] = {"yaml": 3}
 
     def fits(self, document: Document) -> bool:
         if document.kind == "csv":

@@ -67,9 +67,10 @@ def read_prompts(
     for document in documents:
         for place, entry in _entries(found, document):
             try:
-                roots = [root] if root else _roots(document.path, found)
+                roots = [root] if root else _roots(document, found)
                 new = found.rows(entry, place, roots)
                 for row in new:
+                    _check(row)
                     inside(Path("results"), found.target(row).edit, "name")
             except (UserError, TypeError, KeyError, AttributeError) as error:
                 line = f"{place}: {_reason(error)}"
@@ -160,10 +161,10 @@ def _try(file: Path, layout: str | None) -> tuple[Document | None, Layout | None
     return document, next((each for each in layouts if each.fits(document)), None)
 
 
-def _roots(file: Path, layout: Layout) -> list[Path]:
+def _roots(document: Document, layout: Layout) -> list[Path]:
     """Returns where paths of a layout may start: the file's folder, then its repository's."""
-    folders = [file.parent, *file.absolute().parent.parents]
-    return [folders[0], *(folders[layout.up : layout.up + 1] if layout.up else [])]
+    folder, up = document.path.parent, layout.up.get(document.kind, 0)
+    return [folder, *folder.absolute().parents[up - 1 : up]] if up else [folder]
 
 
 # ---- entries
@@ -176,6 +177,13 @@ def _entries(layout: Layout, document: Document) -> Iterator:
         raise UserError(
             f"{document.path}: is not in the form of {layout.form} ({_reason(error)})"
         ) from error
+
+
+def _check(row: Row) -> None:
+    """Refuses a row whose files are not there: a large model takes minutes to load."""
+    for named in filter(None, (row.video, row.image, row.mask)):
+        if not named.path.exists():
+            raise UserError(f"{named.path}: no such file or folder")
 
 
 def _reason(error: Exception) -> str:

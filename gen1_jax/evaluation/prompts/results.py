@@ -45,7 +45,9 @@ class LayoutResults:
 
     def folder(self, item: Item, setting: Mapping[str, object]) -> Path:
         """Returns the folder of a setting's results."""
-        return self._root / f"{self._name_of(item, setting)}_{self._run}"
+        name, method = self._name_of(item, setting), str(setting["method"])
+        name = name if name.startswith(method) else f"{method}_{name}"
+        return self._root / f"{name}_{self._run}"
 
     def is_missing(self, item: Item, setting: Mapping[str, object]) -> bool:
         """Returns whether an edit is not there yet."""

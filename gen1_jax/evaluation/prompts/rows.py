@@ -81,12 +81,12 @@ class Layout(Protocol):
     Attributes:
       name: the name that `--layout` takes.
       form: what files of this layout look like, in a few words.
-      up: from the file's folder so many folders up, paths of the layout may start too.
+      up: kind of file → so many folders above the file's, paths of the layout may start too.
     """
 
     name: str
     form: str
-    up: int
+    up: Mapping[str, int]
 
     def fits(self, document: Document) -> bool:
         """Returns whether a file is of this layout."""

@@ -23,7 +23,7 @@ class V2VBench:
 
     name = "v2vbench"
     form = "V2VBench's config.yaml"
-    up = 0
+    up: Mapping[str, int] = {}
 
     def fits(self, document: Document) -> bool:
         content = document.content
