@@ -73,6 +73,12 @@ def add_arguments(parser) -> None:
         metavar="NAME",
         help="measure only these (all that cost little and that the clips allow)",
     )
+    parser.add_argument(
+        "--lpips",
+        type=Path,
+        metavar="DIR",
+        help="measure LPIPS outside masks too, with the weights in this folder",
+    )
     add_prompt_arguments(parser)
     parser.add_argument(
         "--batch-size",
@@ -174,7 +180,8 @@ def evaluate(args, controls: dict) -> None:
     from gen1_jax.evaluation.cells import settings_of
     from gen1_jax.evaluation.judges import Judges
     from gen1_jax.evaluation.methods.registry import make_methods
-    from gen1_jax.evaluation.metrics.table import DEFAULT
+    from gen1_jax.evaluation.metrics.lpips import Lpips
+    from gen1_jax.evaluation.metrics.table import choose_metrics
     from gen1_jax.evaluation.records import holding
     from gen1_jax.evaluation.report import write_summary
     from gen1_jax.evaluation.sweep import run_of, run_sweep
@@ -183,11 +190,13 @@ def evaluate(args, controls: dict) -> None:
     from gen1_jax.runtime import keep_programs
 
     keep_programs()
+    lpips = Lpips(args.lpips) if args.lpips else None
+    metrics = choose_metrics(args.metrics, {f"lpips-{lpips.name}"} if lpips else ())
     on_cpu = jax.default_backend() == "cpu"
     dtype = args.dtype or ("float32" if on_cpu else "bfloat16")
     editor = VideoEditor.load(args.model, dtype=dtype, mesh=own_mesh(args, on_cpu))
     methods = make_methods(method_names(args), editor)
-    judges = Judges(editor)
+    judges = Judges(editor, lpips)
     grid = settings_of(methods, args.one_at_a_time, **controls)
     items, palette, prompts = find_items(args, editor)
     by_name = {method.name: method for method in methods}
@@ -219,7 +228,7 @@ def evaluate(args, controls: dict) -> None:
             args.output,
             methods=methods,
             judges=judges,
-            metrics=args.metrics or DEFAULT,
+            metrics=metrics,
             num_steps=args.steps,
             batch_size=args.batch_size,
             seeds=args.seed,

@@ -83,6 +83,11 @@ class Evidence:
         return self._judges.compare(self.output.frames, self.source.frames)
 
     @cached_property
+    def lpips(self) -> list[np.ndarray]:
+        """Distances of output and source in the layers of LPIPS; see `lpips.py`."""
+        return self._judges.lpips(self.output.frames, self.source.frames)
+
+    @cached_property
     def found_colours(self) -> list[str]:
         """The colour of each output's object, by the palette's judge."""
         colour_of = self.source.palette.colour_of

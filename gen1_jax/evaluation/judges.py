@@ -9,19 +9,20 @@ from einops import rearrange
 
 from gen1_jax.distributed import clip_sharding, replicated
 from gen1_jax.editing import VideoEditor
+from gen1_jax.evaluation.metrics.lpips import Lpips
 from gen1_jax.evaluation.metrics.perceptual import encoder_distances
 
 
 class Judges:
-    """The pipeline's own CLIP and depth network.
+    """The pipeline's own CLIP, depth network and autoencoder, and what the user gives beside them.
 
     Attributes:
       identity: what records hold of them, beside the pipeline's own digest; see `records.RUN`.
     """
 
-    def __init__(self, editor: VideoEditor):
+    def __init__(self, editor: VideoEditor, lpips: Lpips | None = None):
         conditioner = editor.conditioner
-        self._editor, self.identity = editor, {}
+        self._editor, self._lpips, self.identity = editor, lpips, {}
         self._clips = clip_sharding(editor.mesh)
         self._embed_text = jax.jit(conditioner.embed_text)
 
@@ -50,3 +51,8 @@ class Judges:
         """Two clips [b n H W 3] uint8 → distances [b n h w] in each layer of the autoencoder."""
         pair = (jax.device_put(each, self._clips) for each in (frames, others))
         return [np.asarray(x) for x in self._compare(self._editor.params["vae"], *pair)]
+
+    def lpips(self, frames: np.ndarray, others: np.ndarray) -> list[np.ndarray]:
+        """Two clips [b n H W 3] uint8 → distances [b n h w] in each layer of LPIPS."""
+        pair = (jax.device_put(each, self._clips) for each in (frames, others))
+        return [np.asarray(x) for x in self._lpips(*pair)]

@@ -4,10 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
+from gen1_jax.errors import UserError
 from gen1_jax.evaluation.judges import Judges
 from gen1_jax.evaluation.metrics import perceptual
+from gen1_jax.evaluation.metrics.lpips import NETWORKS, Lpips
 from gen1_jax.evaluation.metrics.similarity import distance_outside, psnr_outside, ssim_outside
+from gen1_jax.evaluation.metrics.table import DEFAULT, choose_metrics
 
 RNG = np.random.default_rng(0)
 
@@ -156,3 +160,89 @@ def test_distances_in_the_features_of_the_autoencoder(editor, quick):
     left, right = (maps[0][1, ..., :4].mean(), maps[0][1, ..., -4:].mean())
     assert left > 3 * right  # it says where
     assert (total[:, 2] > total[:, 1]).all()
+
+
+# ---- LPIPS
+
+
+def write_lpips(folder, network: str, **changes) -> dict:
+    """Writes random weights of LPIPS in the public names; returns them."""
+    net, rng = NETWORKS[network], np.random.default_rng(1)
+    tensors, width = {}, 3
+    sides = {0: 11, 3: 5} if network == "alex" else {}
+    widths = iter(np.repeat(net.widths, (1, 1, 1, 1, 1) if network == "alex" else (2, 2, 3, 3, 3)))
+    for layer in net.layers:
+        if hasattr(layer, "number"):
+            side, out = sides.get(layer.number, 3), int(next(widths))
+            scale = (width * side**2 / 2) ** -0.5
+            kernel = rng.standard_normal((out, width, side, side), np.float32) * scale
+            tensors[f"features.{layer.number}.weight"] = kernel
+            tensors[f"features.{layer.number}.bias"] = rng.standard_normal(out, np.float32) * 0.1
+            width = out
+    for i, out in enumerate(net.widths):
+        tensors[f"lin{i}.model.1.weight"] = rng.uniform(0, 1, (1, out, 1, 1)).astype(np.float32)
+    folder.mkdir(exist_ok=True)
+    save_file(tensors | changes, folder / "lpips.safetensors")
+    return tensors
+
+
+def torch_lpips(tensors: dict, images: list[np.ndarray]) -> np.ndarray:
+    """LPIPS on AlexNet by PyTorch, as the lpips package computes it: `[n h w 3]` twice → `[n]`."""
+    f, layers = torch.nn.functional, []
+    for image in images:
+        x = torch.from_numpy(image / np.float32(127.5) - 1).permute(0, 3, 1, 2)
+        shift, scale = torch.tensor([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]])[
+            ..., None, None
+        ]
+        x, taps = (x - shift) / scale, []
+        for number, stride, padding in ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1)):
+            if number in (3, 6):
+                x = f.max_pool2d(x, 3, 2)
+            weight, bias = (
+                torch.from_numpy(tensors[f"features.{number}.{k}"]) for k in ("weight", "bias")
+            )
+            x = f.relu(f.conv2d(x, weight, bias, stride, padding))
+            taps.append(x / (x.pow(2).sum(1, keepdim=True).sqrt() + 1e-10))
+        layers.append(taps)
+    total = 0
+    for i, (a, b) in enumerate(zip(*layers, strict=True)):
+        lin = torch.from_numpy(tensors[f"lin{i}.model.1.weight"])
+        total = total + f.conv2d((a - b) ** 2, lin).mean((1, 2, 3))
+    return total.numpy()
+
+
+def test_lpips_is_the_published_one(tmp_path, quick):
+    tensors = write_lpips(tmp_path, "alex")
+    frames, others = RNG.integers(0, 256, (2, 1, 2, 40, 56, 3), np.uint8)
+    maps = Lpips(tmp_path)(frames, others)
+    found = sum(np.asarray(layer).mean((2, 3)) for layer in maps)[0]
+    np.testing.assert_allclose(found, torch_lpips(tensors, [frames[0], others[0]]), rtol=1e-4)
+
+
+def test_lpips_tells_its_networks_apart(tmp_path):
+    write_lpips(tmp_path, "alex")
+    assert Lpips(tmp_path).name == "alex"
+    lins = {
+        f"lin{i}.model.1.weight": np.zeros((1, w, 1, 1), "f4")
+        for i, w in enumerate(NETWORKS["vgg"].widths)
+    }
+    write_lpips(tmp_path, "alex", **lins)
+    with pytest.raises(UserError, match="features.2.weight and .bias of torchvision's vgg"):
+        Lpips(tmp_path)
+    lins["lin0.model.1.weight"] = np.zeros((1, 63, 1, 1), "f4")
+    write_lpips(tmp_path, "alex", **lins)
+    with pytest.raises(UserError, match="of AlexNet or VGG16 are accepted"):
+        Lpips(tmp_path)
+    (tmp_path / "lpips.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(UserError, match="is no safetensors file"):
+        Lpips(tmp_path)
+    with pytest.raises(UserError, match="a folder with safetensors files is accepted"):
+        Lpips(tmp_path / "nothing")
+
+
+def test_a_measure_needs_its_network():
+    assert choose_metrics(None) == DEFAULT and "lpips_alex_outside" not in DEFAULT
+    assert choose_metrics(None, {"lpips-vgg"}) == (*DEFAULT, "lpips_vgg_outside")
+    assert choose_metrics(["lpips_alex_outside"], {"lpips-alex"}) == ("lpips_alex_outside",)
+    with pytest.raises(UserError, match="lpips_alex_outside needs --lpips FOLDER, with AlexNet"):
+        choose_metrics(["flicker", "lpips_alex_outside"], {"lpips-vgg"})

@@ -63,11 +63,13 @@ def distance_outside(maps: list[Array], mask: Array) -> Array:
     Args:
       maps: the distance at each place, `[b n h' w']` for each layer of features; see perceptual.py.
         The layers' means are added up, as LPIPS does (Zhang et al. 2018). A place counts by the
-        share of its pixels that lie outside the mask.
+        share of its pixels that lie outside the mask. Frames too small for a layer give NaN.
       mask: `[b n h w]` bool, what may change.
     """
     outside = ~np.asarray(mask, bool)
     total = np.zeros(outside.shape[:2])
+    if any(0 in layer.shape for layer in maps):
+        return np.full(len(outside), np.nan)
     for layer in maps:
         share = _area_share(outside, layer.shape[2:])
         weight = share.sum((2, 3))

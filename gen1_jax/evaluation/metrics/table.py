@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +34,12 @@ NEEDS: dict[str, Callable[[Item], bool]] = {
     "a colour": lambda item: item.colour is not None,
 }
 
+# Networks that are no part of a pipeline, so that the user gives them → how.
+NETWORKS = {
+    "lpips-alex": "--lpips FOLDER, with AlexNet",
+    "lpips-vgg": "--lpips FOLDER, with VGG16",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
@@ -46,7 +52,8 @@ class Metric:
       source: who defined it.
       backbone: the network that it looks through; empty: none.
       scale: its unit, or least and greatest value.
-      is_default: whether it is taken where nothing else is asked for.
+      network: the one of `NETWORKS` that it needs, if any.
+      is_default: whether it is taken where nothing else is asked for, and its network is there.
     """
 
     measure: Callable[[Evidence], Sequence[float] | np.ndarray]
@@ -55,6 +62,7 @@ class Metric:
     backbone: str = ""
     needs: tuple[str, ...] = ()
     higher_is_better: bool | None = True
+    network: str = ""
     is_default: bool = True
 
 
@@ -167,6 +175,18 @@ TABLE: dict[str, Metric] = {
         higher_is_better=False,
         is_default=False,
     ),
+    **{
+        f"lpips_{name}_outside": Metric(
+            lambda e: similarity.distance_outside(e.lpips, e.source.masks),
+            source="Zhang et al. 2018, version 0.1, outside the mask",
+            scale="0: equal",
+            backbone=backbone,
+            needs=("a mask",),
+            higher_is_better=False,
+            network=f"lpips-{name}",
+        )
+        for name, backbone in (("alex", "AlexNet"), ("vgg", "VGG16"))
+    },
     "depth_abs_rel": Metric(
         lambda e: structure.depth_abs_rel(e.output.depth, e.source.true_depth),
         source="Eigen et al. 2014, aligned as by MiDaS (2020)",
@@ -191,7 +211,7 @@ TABLE: dict[str, Metric] = {
     ),
 }
 
-DEFAULT = tuple(name for name, metric in TABLE.items() if metric.is_default)
+DEFAULT = tuple(name for name, m in TABLE.items() if m.is_default and not m.network)
 
 
 def check_metrics(names: Iterable[str]) -> None:
@@ -200,6 +220,25 @@ def check_metrics(names: Iterable[str]) -> None:
         if name not in TABLE:
             known = ", ".join(TABLE)
             raise UserError(f"no measure {name!r}{closest(name, TABLE)}; accepted: {known}")
+
+
+def choose_metrics(asked: Sequence[str] | None, given: Collection[str] = ()) -> tuple[str, ...]:
+    """Returns the measures asked for; by default, the cheap ones whose networks are there.
+
+    Args:
+      asked: names of measures; None: by default.
+      given: the `NETWORKS` that are there.
+
+    Raises:
+      UserError: a measure's network is not given.
+    """
+    if not asked:
+        more = (name for name, m in TABLE.items() if m.is_default and m.network in given)
+        return (*DEFAULT, *more)
+    for name in asked:
+        if (network := TABLE[name].network) and network not in given:
+            raise UserError(f"the measure {name} needs {NETWORKS[network]}")
+    return tuple(asked)
 
 
 def metrics_for(item: Item, names: Iterable[str] = DEFAULT) -> tuple[str, ...]:
