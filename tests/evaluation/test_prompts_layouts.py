@@ -1,6 +1,5 @@
 """The public layouts: each read from small files in its form, each written for its own scripts."""
 
-import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -9,11 +8,12 @@ import numpy as np
 import pytest
 import video_files
 import yaml
+from prompt_files import MAKERS, editboard, editverse, fatezero, put, v2vbench
 
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation.prompts.clips import load_items
 from gen1_jax.evaluation.prompts.reading import LAYOUTS, read_prompts
-from gen1_jax.evaluation.prompts.results import LayoutResults, write_frames
+from gen1_jax.evaluation.prompts.results import LayoutResults
 from gen1_jax.video.io import read_video, write_video
 from gen1_jax.video.pace import Pace
 from gen1_jax.video.trained import TrainedClips
@@ -21,171 +21,6 @@ from gen1_jax.video.trained import TrainedClips
 TRAINED = TrainedClips(3, ((16, 16),), Pace())
 
 
-def put(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
-
-
-def put_frames(path: Path, count: int = 4, picture: str = "{:05d}.jpg", first: int = 0) -> None:
-    write_frames(path, video_files.clip(count, 24, 24), 24, picture)
-    if first:
-        for file in sorted(path.iterdir(), reverse=True):
-            file.rename(path / picture.format(int(file.stem) + first))
-
-
-# ---- small files in the form of each layout; each returns what --prompts takes
-
-
-def loveu_csv(root: Path) -> Path:
-    put_frames(root / "DAVIS_480p/480p_frames/gold-fish")
-    video = root / "videvo_480p/480p_videos/swans.mp4"
-    video.parent.mkdir(parents=True)
-    write_video(video, video_files.clip(4, 24, 24), 24)
-    rows = [
-        ["Video name", "Our GT caption", "Style Change Caption", "Object Change Caption",
-         "Background Change Caption", "Multiple Changes Caption"],
-        ["DAVIS Videos:"] + [""] * 5,
-        ["gold-fish", "Several goldfish swim in a tank.", "Goldfish, impressionist style.",
-         "Several sharks swim.", "Goldfish in a pond.", "Koi fish, in a pond, in rainbow colours."],
-        [""] * 6,
-        ["Videvo Videos:"] + [""] * 5,
-        ["swans", "Swans on a lake.", "Swans, anime.", "Ducks.", "Swans, at sea.", "Both."],
-    ]  # fmt: skip
-    with (root / "LOVEU-TGVE-2023_Dataset.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    return root / "LOVEU-TGVE-2023_Dataset.csv"
-
-
-def loveu_yaml(root: Path) -> Path:
-    put_frames(root / "data/loveu-tgve-2023/DAVIS_480p/480p_frames/gold-fish")
-    put(
-        root / "configs/loveu-tgve-2023/DAVIS_480p/gold-fish.yaml",
-        """
-train_data:
-  video_path: ./data/loveu-tgve-2023/DAVIS_480p/480p_frames/gold-fish
-  prompt: Several goldfish swim in a tank.
-  num_frames: 32
-validation_data:
-  prompts:
-    style: Several goldfish swim in a tank, impressionist style.
-    object: Several sharks swim in a tank.
-seed: 33
-""",
-    )
-    return root / "configs/loveu-tgve-2023"
-
-
-def fatezero(root: Path) -> Path:
-    put_frames(root / "data/attribute/bear", picture="{:05d}.png")
-    put(
-        root / "config/attribute/bear_tiger.yaml",
-        """
-train_dataset:
-    path: "data/attribute/bear"
-    prompt: "a brown bear walking on the rock"
-    offset:
-        left: 0
-        right: 0
-validation_sample_logger_config:
-    prompts: [
-        # source prompt
-        a brown bear walking on the rock,
-        a red tiger walking on the rock,
-        a yellow leopard walking on the rock,
-    ]
-    clip_length: "${..train_dataset.n_sample_frame}"
-""",
-    )
-    return root / "config"
-
-
-def five(root: Path) -> Path:
-    put_frames(root / "data/images/0001_bus", first=1)
-    mask = np.zeros((4, 24, 24), np.uint8)
-    mask[:, :12] = 255
-    write_frames(root / "data/bmasks/0001_bus", mask, 24, "{:05d}.jpg")
-    put(
-        root / "data/edit_prompt/edit1_FiVE.json",
-        json.dumps(
-            [
-                {
-                    "video_name": "0001_bus",
-                    "editing_type_id": "3",
-                    "save_dir": "1_a red bus",
-                    "source_prompt": "A [green] bus drives.",
-                    "target_prompt": "A [red] bus drives.",
-                    "multiple_choice_question": "Which colour? a) green b) red",
-                }
-            ]
-        ),
-    )
-    return root / "data"
-
-
-def ivebench(root: Path) -> Path:
-    put_frames(root / "dog_01", picture="{:05d}.png")
-    write_video(root / "cat.mp4", video_files.clip(4, 24, 24), 24)
-    common = {"category": "Style Editing", "subcategory": "Anime", "edit_prompt": "Make it anime."}
-    return put(
-        root / "info_short.json",
-        json.dumps(
-            [
-                {"id": 1, "src_video_name": "dog_01.mp4", "source_prompt": "A dog.",
-                 "target_prompt": "A dog in anime style.", **common},
-                {"id": 2, "src_video_name": "cat.mp4", "source_prompt": "A cat.",
-                 "target_prompt": "A cat in anime style.", **common},
-            ]
-        ),
-    )  # fmt: skip
-
-
-def editboard(root: Path) -> Path:
-    put_frames(root / "sample/bear")
-    mask = np.zeros((4, 24, 24), np.uint8)
-    mask[:, :, :12] = 255
-    write_frames(root / "sample/bear_mask", mask, 24, "{:05d}.png")
-    return put(
-        root / "sample/script.csv",
-        "original_video_path,edited_video_path,semantic_mask_path,source_prompt,target_prompt\n"
-        "./sample/bear,./sample/bear_autumn,./sample/bear_mask,a brown bear,a bear in the autumn\n"
-        "./sample/bear,./sample/bear_panda,./sample/bear_mask,a brown bear,a brown panda",
-    )
-
-
-def editverse(root: Path) -> Path:
-    (root / "videos").mkdir(parents=True)
-    write_video(root / "videos/174008.mp4", video_files.clip(4, 24, 24), 24)
-    common = {"<video1> link": "https://x", "direction": "horizontal", "source_prompt": "A woman."}
-    entries = {
-        "0": {"<text>": "<video1> Add a crown.", "<video1>": "videos/174008.mp4",
-              "target_prompt": "A woman with a crown.", "type": "add object", **common},
-        "1": {"<text>": "<video1> Follow this depth.", "<video1>": "depths/174008.mp4",
-              "target_prompt": "A man.", "type": "depth to video", **common},
-    }  # fmt: skip
-    return put(root / "test.json", json.dumps(entries))
-
-
-def v2vbench(root: Path) -> Path:
-    put_frames(root / "frames/hike", picture="{:02d}.png")
-    return put(
-        root / "config.yaml",
-        """
-data:
-- video_id: hike
-  prompt: a man with a backpack hikes
-  edit:
-  - prompt: a superman with a backpack hikes
-  - prompt: a man with a backpack hikes, pixel art
-    type: style
-""",
-    )
-
-
-MAKERS = {
-    **{"loveu-csv": loveu_csv, "loveu-yaml": loveu_yaml, "fatezero": fatezero, "five": five},
-    **{"ivebench": ivebench, "editboard": editboard, "editverse": editverse, "v2vbench": v2vbench},
-}
 EXPECTED = {  # number of rows; name, prompt, source prompt and kind of the last; folder of an edit
     "loveu-csv": (
         *(8, "videvo_480p/swans/multiple", "Both.", "Swans on a lake.", "multiple"),
@@ -297,9 +132,10 @@ def test_our_own_lines_have_results_too(tmp_path):
     write_video(tmp_path / "a.mp4", video_files.clip(4, 24, 24), 24)
     path = put(tmp_path / "p.jsonl", '{"video": "a.mp4", "prompt": "a star", "name": "../x/y"}')
     prompts = read_prompts(path)
-    assert prompts.layout.target(prompts.rows[0]).edit == "edits/x-y"
+    place = prompts.layout.target(prompts.rows[0]).edit
+    assert place.startswith("edits/x-y_") and len(place) == len("edits/x-y_") + 8
     (text,) = prompts.layout.index(prompts.rows).values()
-    assert text.splitlines()[1] == "../x/y,a.mp4,a star,,,edits/x-y"
+    assert text.splitlines()[1] == f"../x/y,a.mp4,a star,,,{place}"
 
 
 # ---- what is refused
@@ -370,6 +206,12 @@ def test_links_that_lead_out_are_refused(tmp_path):
             '"x": 1',
             "entry 1: target_prompt",
         ),
+        (
+            "v2vbench",
+            "video_id: hike",
+            f"video_id: {'hike' * 99}",
+            "entry 0: video: no frames/hike",
+        ),
         ("fatezero", "left: 0", "left: 9", "offset is .*; videos are taken whole, so 0"),
         ("editverse", '"target_prompt": "A woman with a crown."', '"target_prompt": ""', "entry 0"),
         ("editboard", ",a brown panda", ",", "line 3: target_prompt is ''; a text is accepted"),
@@ -396,3 +238,35 @@ def test_rows_are_plain_data(tmp_path):
     row = read_prompts(v2vbench(tmp_path)).rows[0]
     with pytest.raises(dataclasses.FrozenInstanceError):
         row.name = "x"
+
+
+def places_of(value, at=()):
+    """Every place in nested lists and mappings, as a path of keys."""
+    keys = value if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
+    for key in keys:
+        yield (*at, key)
+        yield from places_of(value[key], (*at, key))
+
+
+@pytest.mark.parametrize("form", ["loveu-yaml", "fatezero", "five", "ivebench", "editverse"])
+def test_whatever_stands_where_the_error_is_one_line(tmp_path, form):
+    """One value after another is lost, or becomes one of another kind."""
+    path = MAKERS[form](tmp_path)
+    is_json = form not in ("loveu-yaml", "fatezero")
+    file = path if path.is_file() else next(path.rglob("*.json" if is_json else "*.yaml"))
+    load, dump = (json.loads, json.dumps) if is_json else (yaml.safe_load, yaml.safe_dump)
+    whole, refused = file.read_text(), 0
+    for place in places_of(load(whole)):
+        for value in (None, 5, "", "../x", "\0", "é" * 300, ["x"], {"x": 1}):
+            content = load(whole)
+            within = content
+            for key in place[:-1]:
+                within = within[key]
+            within[place[-1]] = value
+            file.write_text(dump(content))
+            try:
+                read_prompts(file)
+            except UserError as error:
+                assert "\n" not in str(error)
+                refused += 1
+    assert refused > 20

@@ -1,4 +1,4 @@
-"""Reads the files that hold prompts, of any layout: JSON lines, JSON, CSV and YAML."""
+"""The files that hold prompts, of any layout: JSON lines, JSON, CSV and YAML."""
 
 import csv
 import dataclasses
@@ -50,6 +50,9 @@ class Document:
             if len(cells) > len(self.header):
                 record[None] = cells[len(self.header) :]
             yield number, record
+
+
+# ---- reading
 
 
 def read_document(path: Path) -> Document:
@@ -119,3 +122,22 @@ def _read_yaml(path: Path, text: str) -> Any:
         where = f", line {mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or one_line(error)
         raise UserError(f"{path}{where}: is no YAML that is accepted: {why}") from None
+
+
+# ---- writing
+
+
+def write_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Returns the text of a CSV."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_yaml(content: Any) -> str:
+    """Returns the text of a YAML file of plain values, in their order."""
+    import yaml
+
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10**6)

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gen1_jax.evaluation.prompts.documents import Document
-from gen1_jax.evaluation.prompts.lines import write_csv
+from gen1_jax.evaluation.prompts.documents import Document, write_csv
 from gen1_jax.evaluation.prompts.rows import Row, Target, locate, text_of
 
 _SOURCE, _EDIT, _MASK = "original_video_path", "edited_video_path", "semantic_mask_path"

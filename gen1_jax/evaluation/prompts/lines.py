@@ -1,21 +1,28 @@
 """Our own prompt files: JSON lines, and CSV with the same columns."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gen1_jax.errors import UserError
-from gen1_jax.evaluation.prompts.documents import Document
-from gen1_jax.evaluation.prompts.rows import Named, Row, Target, count_of, text_of
+from gen1_jax.evaluation.prompts.documents import Document, write_csv
+from gen1_jax.evaluation.prompts.rows import (
+    Named,
+    Row,
+    Target,
+    content_name,
+    count_of,
+    text_of,
+)
 from gen1_jax.text import check_text
 
 FIELDS = (
     *("video", "prompt", "source_prompt", "image", "mask"),
     *("kind", "camera", "name", "start", "frames"),
 )
+
+_LONGEST = 48  # letters of a clip's name in that of a folder
 
 
 class Lines:
@@ -84,7 +91,8 @@ class Lines:
         return {key for key in keys if key not in FIELDS and key} if keys else set()
 
     def target(self, row: Row) -> Target:
-        return Target(f"edits/{file_name(row.name)}")
+        name = row.name.partition("#")[0][-_LONGEST:]
+        return Target(f"edits/{file_name(name)}_{content_name(row)}")
 
     def index(self, rows: Sequence[Row]) -> dict[str, str]:
         columns = ("name", "video", "prompt", "source_prompt", "kind", "edit")
@@ -108,12 +116,3 @@ def _parse(line: str) -> Mapping[str, Any]:
 def file_name(name: str) -> str:
     """Returns a name as one that a file can have."""
     return "".join(c if c.isalnum() or c in "-_.#" else "-" for c in name).strip("-.") or "-"
-
-
-def write_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Returns the text of a CSV."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()

@@ -52,10 +52,11 @@ class Loveu:
             return
         part = ""
         for number, record in document.records():
-            if record[_VIDEO].endswith(_SECTION):
-                part = record[_VIDEO].removesuffix(_SECTION)
+            name = record.get(_VIDEO, "")
+            if name.endswith(_SECTION):
+                part = name.removesuffix(_SECTION)
                 part = f"{part if part == 'DAVIS' else part.lower()}_480p"
-            elif record[_VIDEO]:
+            elif name:
                 yield f"{document.path}, line {number}", {**record, "part": part}
 
     def rows(self, entry: Any, place: str, roots: Sequence[Path]) -> list[Row]:

@@ -2,9 +2,8 @@
 
 import collections
 import dataclasses
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from gen1_jax.errors import UserError
@@ -16,7 +15,7 @@ from gen1_jax.evaluation.prompts.five import Five
 from gen1_jax.evaluation.prompts.ivebench import IveBench
 from gen1_jax.evaluation.prompts.lines import Lines
 from gen1_jax.evaluation.prompts.loveu import Loveu
-from gen1_jax.evaluation.prompts.rows import Layout, Row, inside
+from gen1_jax.evaluation.prompts.rows import Layout, Row, content_name, inside
 from gen1_jax.evaluation.prompts.v2vbench import V2VBench
 from gen1_jax.video.sources import natural_key
 
@@ -27,7 +26,7 @@ LAYOUTS: dict[str, Layout] = {
         Lines(),  # the last, because it takes any lines
     )
 }
-_DEPTH = 2  # levels of a folder that are looked through
+_DEPTH = 3  # levels of a folder that are looked through
 
 
 @dataclasses.dataclass
@@ -65,15 +64,15 @@ def read_prompts(
     found = LAYOUTS[layout] if layout else layout_of(documents[0])
     rows, left_out, unused, empty = [], [], set(), 0
     for document in documents:
-        for place, entry in _entries(found, document):
+        for place, entry in found.entries(document):
             try:
                 roots = [root] if root else _roots(document, found)
                 new = found.rows(entry, place, roots)
                 for row in new:
                     _check(row)
                     inside(Path("results"), found.target(row).edit, "name")
-            except (UserError, TypeError, KeyError, AttributeError) as error:
-                line = f"{place}: {_reason(error)}"
+            except UserError as error:
+                line = f"{place}: {error}"
                 if not keep_going:
                     raise UserError(line) from error
                 left_out.append(line)
@@ -109,13 +108,6 @@ def accepted() -> str:
     return "; ".join(f"{layout.form} ({name})" for name, layout in LAYOUTS.items())
 
 
-def content_name(row: Row) -> str:
-    """Returns letters that follow from what a row asks for, and not from where it stands."""
-    files = [named.name if named else "" for named in (row.video, row.image, row.mask)]
-    said = [*files, row.prompt, row.source_prompt, row.start, row.frames]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]
-
-
 # ---- files
 
 
@@ -123,7 +115,7 @@ def _find_documents(path: Path, layout: str | None) -> tuple[list[Document], lis
     """Returns the files to read, and notes on those that are left out."""
     if layout is not None and layout not in LAYOUTS:
         raise UserError(f"no layout {layout!r}; accepted are {accepted()}")
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder")
     if not path.is_dir():
         document = read_document(path)
@@ -170,29 +162,11 @@ def _roots(document: Document, layout: Layout) -> list[Path]:
 # ---- entries
 
 
-def _entries(layout: Layout, document: Document) -> Iterator:
-    try:
-        yield from layout.entries(document)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{document.path}: is not in the form of {layout.form} ({_reason(error)})"
-        ) from error
-
-
 def _check(row: Row) -> None:
     """Refuses a row whose files are not there: a large model takes minutes to load."""
     for named in filter(None, (row.video, row.image, row.mask)):
-        if not named.path.exists():
+        if not os.path.exists(named.path):
             raise UserError(f"{named.path}: no such file or folder")
-
-
-def _reason(error: Exception) -> str:
-    """Returns what is wrong with an entry; an error of Python's own says that its form is."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, KeyError):
-        return f"{error.args[0]} is missing"
-    return "the entry has another form"
 
 
 def _with_names(rows: Sequence[Row], left_out: list[str], keep_going: bool) -> list[Row]:

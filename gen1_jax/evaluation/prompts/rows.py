@@ -1,6 +1,9 @@
 """What every layout of prompts is read to: rows, and where the results of a row belong."""
 
 import dataclasses
+import hashlib
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
@@ -104,6 +107,13 @@ class Layout(Protocol):
         """Returns name → text of the files that tell the layout's scripts what there is."""
 
 
+def content_name(row: Row) -> str:
+    """Returns letters that follow from what a row asks for, and not from where it stands."""
+    files = [named.name if named else "" for named in (row.video, row.image, row.mask)]
+    said = [*files, row.prompt, row.source_prompt, row.start, row.frames]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]
+
+
 # ---- reading values
 
 
@@ -192,7 +202,7 @@ def locate(
     for root in roots:
         for name in names:
             path = inside(root, name, what)
-            if path.exists():
+            if os.path.exists(path):  # of a name that is no file's name, too
                 return Named(PurePosixPath(name).as_posix(), path)
     if not needed:
         return None

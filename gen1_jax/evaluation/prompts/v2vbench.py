@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from gen1_jax.errors import UserError
-from gen1_jax.evaluation.prompts.documents import Document
+from gen1_jax.evaluation.prompts.documents import Document, write_yaml
 from gen1_jax.evaluation.prompts.rows import Row, Target, lists, locate, mapping_of, text_of
-from gen1_jax.evaluation.prompts.yaml_text import write_yaml
 from gen1_jax.settings import show
 
 
