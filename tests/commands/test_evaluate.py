@@ -90,11 +90,13 @@ def test_the_world_is_evaluated_against_its_truth(capsys, micro_run, pipeline, t
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert list(metrics) == [
         *("colour_accuracy", "structure_correlation", "frame_consistency", "prompt_consistency"),
+        "measures",
         "settings",
     ]
     (setting,) = metrics.pop("settings")
     assert setting["records"] == 3 and "mask_iou" in setting
-    assert "mask iou" in text
+    assert "colour accuracy" in text
+    assert "mask iou" in (tmp_path / "out" / "table.md").read_text()
     assert not (tmp_path / "out" / "videos").exists()
 
 
@@ -133,6 +135,8 @@ def test_wrong_prompt_files_are_refused(capsys, pipeline, prompt_file, tmp_path,
         (["--prompts", "one.jsonl", "--frames", "99"], "--frames 99; this model takes at most"),
         (["--world", "WORLD", "--method", "gen2"], "no method 'gen2'; did you mean 'gen1'"),
         (["--world", "WORLD", "--metrics", "fliker"], "no measure 'fliker'; did you mean"),
+        (["--world", "WORLD", "--metrics", "lpips_vgg_outside"], "needs --lpips FOLDER, with VGG"),
+        (["--world", "WORLD", "--lpips", "nowhere"], "--lpips nowhere: a folder with safetensors"),
         (["--world", "WORLD", "--strength", "0"], "--strength 0; above 0, up to 1"),
         (["--world", "WORLD", "--save-videos", "0"], "--save-videos 0; .*--no-videos"),
         (["--world", "WORLD", "--seed", "0", "-1"], "--seed -1"),
