@@ -115,10 +115,11 @@ def five(root: Path) -> Path:
 
 def ivebench(root: Path) -> Path:
     put_frames(root / "dog_01", picture="{:05d}.png")
-    write_video(root / "cat.mp4", video_files.clip(4, 24, 24), 24)
+    (root / "ivebenchdb_mp4_short").mkdir()
+    write_video(root / "ivebenchdb_mp4_short/cat.mp4", video_files.clip(4, 24, 24), 24)
     common = {"category": "Style Editing", "subcategory": "Anime", "edit_prompt": "Make it anime."}
     return put(
-        root / "info_short.json",
+        root / "ivebenchdb_prompt_short.json",
         json.dumps(
             [
                 {"id": 1, "src_video_name": "dog_01.mp4", "source_prompt": "A dog.",

@@ -13,11 +13,13 @@ class IveBench:
     """The data set's JSON: a list of `id`, `src_video_name`, `category`, `subcategory`, prompts.
 
     `source_prompt` and `target_prompt` describe the two videos; `edit_prompt` is an instruction,
-    which a model that takes descriptions does not use. A video is a folder of frames named as the
-    video without its suffix, or the video itself.
+    which a model that takes descriptions does not use. `ivebenchdb_prompt_short.json` goes with the
+    videos in `ivebenchdb_mp4_short/`, and the long ones likewise. The metrics take folders of
+    frames, named as the video without its suffix; they may lie beside the file.
 
     Source: github.com/RyanChenYN/IVEBench (README.md; metrics/ivebench_utils.py has the keys, and
-    the metrics read source and result from `NAME/*.png`, of equal names).
+    the metrics read source and result from `NAME/*.png`, of equal names), and the data set
+    Coraxor/IVEBench on Hugging Face (its folders).
     """
 
     name = "ivebench"
@@ -30,17 +32,18 @@ class IveBench:
 
     def entries(self, document: Document) -> Iterator[tuple[str, Any]]:
         for number, entry in enumerate(document.content):
-            yield f"{document.path}, entry {number}", entry
+            yield f"{document.path}, entry {number}", (document.path.stem, entry)
 
     def rows(self, entry: Any, place: str, roots: Sequence[Path]) -> list[Row]:
-        entry = mapping_of(entry, "the entry")
+        subset = "long" if entry[0].endswith("long") else "short"
+        entry = mapping_of(entry[1], "the entry")
         video = text_of(entry, "src_video_name")
         stem = PurePosixPath(video).with_suffix("").as_posix()
         return [
             Row(
                 place=place,
                 name=stem,
-                video=locate(roots, [stem, video, f"videos/{video}"], "video")._replace(name=video),
+                video=locate(roots, [stem, video, f"ivebenchdb_mp4_{subset}/{video}"], "video"),
                 prompt=text_of(entry, "target_prompt"),
                 source_prompt=text_of(entry, "source_prompt", ""),
                 kind=text_of(entry, "category", ""),
