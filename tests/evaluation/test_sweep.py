@@ -257,7 +257,14 @@ def test_the_evaluation_part_makes_its_pictures_once(
     names = {p.name for p in tmp_path.rglob("*") if p.is_file()}
     assert names == {
         *("records.jsonl", "table.md", "metrics.json", "trends.png", "contact_sheet.png"),
-        *("controls.png", "edits.gif", "edit_00.mp4", "edit_01.mp4", "pictures.json"),
+        *(
+            "trade_off.png",
+            "controls.png",
+            "edits.gif",
+            "edit_00.mp4",
+            "edit_01.mp4",
+            "pictures.json",
+        ),
     }
     assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 4
     monkeypatch.setattr(evaluation, "picture_edits", broken)
