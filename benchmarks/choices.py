@@ -148,11 +148,11 @@ def take_newest(trained: Path, folder: Path) -> None:
 def edit(folder: Path, args, is_long: bool) -> dict[int, list[dict]]:
     """Edits held-out clips by a trained pipeline; returns the records by the clips' length."""
     from gen1_jax.editing import VideoEditor
-    from gen1_jax.evaluation.items import world_items
     from gen1_jax.evaluation.sweep import run_sweep
+    from gen1_jax.evaluation.world_items import world_items
 
     editor = VideoEditor.load(folder / "pipeline")
-    items, palette = world_items(args.run / "world", None, "test", args.clips)
+    items = world_items(args.run / "world", None, "test", args.clips)
     found = {}
     for clips in (items, lengthened(items)) if is_long else (items,):
         found[len(clips[0].frames)] = run_sweep(
@@ -162,7 +162,6 @@ def edit(folder: Path, args, is_long: bool) -> dict[int, list[dict]]:
             folder / f"records_of_{len(clips[0].frames)}",
             num_steps=args.steps,
             batch_size=16,
-            palette=palette,
             progress=False,
         )
     return found

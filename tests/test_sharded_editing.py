@@ -12,8 +12,8 @@ from gen1_jax.distributed import batch_sharding, clip_sharding, make_mesh, repli
 from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation.cells import make_grid
-from gen1_jax.evaluation.items import world_items
 from gen1_jax.evaluation.sweep import run_sweep
+from gen1_jax.evaluation.world_items import world_items
 from gen1_jax.models.unet import VideoUNet
 
 SETTINGS = {
@@ -88,8 +88,8 @@ def test_an_edit_over_a_mesh_is_the_same_edit(editors):
 
 def test_an_evaluation_over_a_mesh_has_the_same_measures(editors, micro_run, tmp_path):
     """A single clip is too few for the devices, so the batch is filled up."""
-    items, palette = world_items(micro_run / "world", "test", "test", 1)
-    options = {"num_steps": 2, "batch_size": 2, "palette": palette, "progress": False}
+    items = world_items(micro_run / "world", "test", "test", 1)
+    options = {"num_steps": 2, "batch_size": 2, "progress": False}
     found = [
         run_sweep(editor, items, make_grid(), tmp_path / str(i), **options)
         for i, editor in enumerate(editors)

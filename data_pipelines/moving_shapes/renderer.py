@@ -66,6 +66,7 @@ def render(
     size: int | tuple[int, int] = 64,
     changes: Mapping[str, str] | None = None,
     camera: str | None = None,
+    has_hero: bool = True,
 ) -> Clip:
     """Renders the clip of a seed.
 
@@ -77,6 +78,7 @@ def render(
         stays as it is. Another shape has the same centre, angle and area.
       camera: one of vocabulary.CAMERAS, or SHAKY, in place of the one drawn. The hero may then be
         in another place, from which it stays inside the frame.
+      has_hero: False leaves the hero out of the picture, and with it its shadow.
 
     Raises:
       UserError: the seed is negative, there are no frames, they are too small, or there is no such
@@ -105,7 +107,7 @@ def render(
         structure["hero"] = _reshaped(structure["hero"], shape)
     if camera == SHAKY:
         structure = shaken(structure, draw_shake(_stream(seed, 2), num_frames))
-    frames, depth, mask = _rasterise(content, structure, num_frames, height, width)
+    frames, depth, mask = _rasterise(content, structure, num_frames, height, width, has_hero)
     return Clip(frames, depth, mask, _caption(content, structure), _truth(content, structure))
 
 
@@ -257,7 +259,7 @@ def _seen(q: float, dolly: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rasterise(
-    content: dict, structure: dict, n: int, height: int, width: int
+    content: dict, structure: dict, n: int, height: int, width: int, has_hero: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Paints from back to front; returns frames, depth and mask of a `Clip`."""
     pixel = np.float32(2 / height)
@@ -284,8 +286,9 @@ def _rasterise(
     grid = (xs, ys, pixel)
     for extra in behind:
         _paint(canvas, depth, mask, grid, extra, next(tones), "plain", is_hero=False)
-    colour = COLOURS[content["colour"]]
-    _paint(canvas, depth, mask, grid, hero, colour, content["texture"], is_hero=True)
+    if has_hero:
+        colour = COLOURS[content["colour"]]
+        _paint(canvas, depth, mask, grid, hero, colour, content["texture"], is_hero=True)
     for extra in front:
         _paint(canvas, depth, mask, grid, extra, next(tones), "plain", is_hero=False)
 

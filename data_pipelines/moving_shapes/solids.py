@@ -126,6 +126,17 @@ def reach(shape: str) -> float:
     return float(radii[inside].max())
 
 
+@functools.cache
+def overlap(shape: str, other: str) -> float:
+    """Returns the IoU of two solids of the same centre, area and angle."""
+    axis = np.linspace(-2, 2, 256, dtype=np.float32)
+    inside = []
+    for each in (shape, other):
+        unit = axis * np.float32(math.sqrt(unit_area(each)))  # in radii of a solid of area 1
+        inside.append(distance(each, unit[None, :], unit[:, None]) < 0)
+    return float((inside[0] & inside[1]).sum() / (inside[0] | inside[1]).sum())
+
+
 def pattern(texture: str, x: Array, y: Array, pixel: float) -> Array | None:
     """Returns the darkness [...] of a texture, 0..1, at points of the solid's frame.
 

@@ -6,9 +6,9 @@ greys, and backgrounds are named by nouns alone, so a colour in a prompt has one
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from gen1_jax.errors import UserError
+from typing import Any
 
 RGB = tuple[int, int, int]
 
@@ -38,6 +38,7 @@ MOTIONS = (
 )
 CAMERAS = ("still", "pan left", "pan right", "zoom in", "zoom out")
 SHAKY = "shaky"  # a camera held by hand, which no clip of a data set has
+CAMERA_KINDS = ("still", "moving", SHAKY)
 GEOMETRIES = ("floor", "room", "wall", "slope")
 
 
@@ -68,7 +69,19 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
 }
 
-# The first template is the canonical one, which `edit_prompt` uses.
+# Kind of edit → the attributes that it changes. `far` asks for much else than the clip shows, and
+# `shape` for another shape than its depth does.
+EDITS: dict[str, tuple[str, ...]] = {
+    "colour": ("colour",),
+    "shape": ("shape",),
+    "texture": ("texture",),
+    "background": ("background",),
+    "style": ("texture", "background"),
+    "far": ("colour", "texture", "background"),
+}
+DEFAULT_EDITS = ("colour",)
+
+# The first template is the canonical one, which `canonical_caption` uses.
 _TEMPLATES = (
     "{thing} {motion} over {background}",
     "{thing} is {motion} over {background}",
@@ -94,18 +107,17 @@ def compose_caption(
     return _TEMPLATES[template].format(thing=thing, motion=motion, background=background)
 
 
-def edit_prompt(truth: dict, colour: str) -> str:
-    """Returns the canonical caption of a clip, with another colour.
+def canonical_caption(truth: Mapping[str, Any], say_plain: bool = False) -> str:
+    """Returns the caption of a clip in its canonical form, which prompts of edits have.
 
     Args:
-      truth: `Clip.truth` of the clip to edit.
-      colour: one of `COLOURS`.
-
-    Raises:
-      UserError: the colour is not in the palette.
+      truth: `Clip.truth` of the clip, with the attributes replaced that an edit should change.
+      say_plain: whether a plain texture is named.
     """
-    if colour not in COLOURS:
-        raise UserError(f"unknown colour {colour!r}; one of: {', '.join(COLOURS)}")
-    return compose_caption(
-        colour, truth["texture"], truth["shape"], truth["motion"], truth["background"]
-    )
+    words = (truth[name] for name in ("colour", "texture", "shape", "motion", "background"))
+    return compose_caption(*words, say_plain=say_plain)
+
+
+def camera_kind(camera: str) -> str:
+    """Returns how a camera moves: still, moving or shaky."""
+    return camera if camera in ("still", SHAKY) else "moving"

@@ -29,6 +29,7 @@ from gen1_jax.commands.prompts import (
     load_prompt_items,
     results_of,
 )
+from gen1_jax.data_pipelines.moving_shapes.vocabulary import CAMERA_KINDS, DEFAULT_EDITS, EDITS
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation.methods.names import NAMES, check_methods
 
@@ -65,6 +66,21 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument(
         "--clips", type=int, metavar="N", help="with --world, number of held-out clips (32)"
+    )
+    parser.add_argument(
+        "--edits",
+        nargs="+",
+        choices=tuple(EDITS),
+        metavar="KIND",
+        help=f"with --world, what prompts change: one or several of {', '.join(EDITS)} (colour)",
+    )
+    parser.add_argument(
+        "--camera",
+        nargs="+",
+        choices=CAMERA_KINDS,
+        metavar="KIND",
+        help=f"with --world, how the camera moves: one or several of {', '.join(CAMERA_KINDS)} "
+        "(each clip's own, which is still or moving)",
     )
     add_control_arguments(parser)
     parser.add_argument(
@@ -198,7 +214,7 @@ def evaluate(args, controls: dict) -> None:
     methods = make_methods(method_names(args), editor)
     judges = Judges(editor, lpips)
     grid = settings_of(methods, args.one_at_a_time, **controls)
-    items, palette, prompts = find_items(args, editor)
+    items, prompts = find_items(args, editor)
     by_name = {method.name: method for method in methods}
     run = run_of(editor, args.steps) | judges.identity
     videos = EditVideos(
@@ -232,7 +248,6 @@ def evaluate(args, controls: dict) -> None:
             num_steps=args.steps,
             batch_size=args.batch_size,
             seeds=args.seed,
-            palette=palette,
             on_edit=keep,
             is_missing=lambda *cell: any(each.is_missing(*cell) for each in keepers),
             progress=not args.no_progress,
@@ -298,7 +313,7 @@ def check_arguments(args) -> dict:
         )
     check_methods(method_names(args))
     check_metrics(args.metrics or ())
-    for name in ("builder", "clips"):
+    for name in ("builder", "clips", "edits", "camera"):
         if args.prompts and getattr(args, name) is not None:
             raise UserError(f"--{name} goes with --world; --prompts takes every line of its file")
     for name, path in {"--prompts": args.prompts, "--world": args.world}.items():
@@ -318,17 +333,20 @@ def check_arguments(args) -> dict:
 
 
 def find_items(args, editor) -> tuple:
-    """Returns the clips to edit, the judge of their colours, and the prompts of a prompt file.
-
-    The judge is None where the truth is not known, and the prompts are where there is no such file.
-    """
+    """Returns the clips to edit, and the prompts of a prompt file, or None where there is none."""
     from gen1_jax.distributed import FRAMES, is_lead
-    from gen1_jax.evaluation.items import world_items
+    from gen1_jax.evaluation.world_items import world_items
 
-    palette, prompts = None, None
+    prompts = None
     if args.world:
-        items, palette = world_items(
-            args.world, args.builder, "test", args.clips or 32, args.seed[0]
+        items = world_items(
+            args.world,
+            args.builder,
+            "test",
+            args.clips or 32,
+            args.seed[0],
+            edits=args.edits or DEFAULT_EDITS,
+            cameras=args.camera or (),
         )
     else:
         prompts, items = load_prompt_items(args, editor, is_lead() and not args.no_progress)
@@ -338,4 +356,4 @@ def find_items(args, editor) -> tuple:
             raise UserError(
                 f"--mesh frames={devices} does not divide the {frames} frames of a clip"
             )
-    return items, palette, prompts
+    return items, prompts

@@ -4,8 +4,9 @@ from functools import cached_property
 
 import numpy as np
 
+from gen1_jax.data_pipelines.moving_shapes.lineup import Found, Lineup
 from gen1_jax.evaluation.clips import Clips
-from gen1_jax.evaluation.items import Palette
+from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.judges import Judges
 from gen1_jax.video.flow import Flow, estimate_flow
 
@@ -39,9 +40,9 @@ class Seen:
 class Source(Seen):
     """The clips that are edited, which all settings share."""
 
-    def __init__(self, clips: Clips, judges: Judges, palette: Palette | None = None):
+    def __init__(self, clips: Clips, judges: Judges):
         super().__init__(clips.frames, judges)
-        self._clips, self.items, self.palette = clips, clips.items, palette
+        self._clips, self.items = clips, clips.items
 
     @cached_property
     def depth(self) -> np.ndarray:
@@ -59,6 +60,12 @@ class Source(Seen):
     def masks(self) -> np.ndarray:
         """`[b n H W]` bool, the objects that the prompts change."""
         return np.stack([item.mask for item in self.items])
+
+    @cached_property
+    def lineups(self) -> list[Lineup]:
+        """What each edit should become, and might have become, on the world."""
+        made = {id(item): _lineup(item) for item in self.items}  # a batch may hold repeats
+        return [made[id(item)] for item in self.items]
 
     @cached_property
     def texts(self) -> np.ndarray:
@@ -88,14 +95,35 @@ class Evidence:
         return self._judges.lpips(self.output.frames, self.source.frames)
 
     @cached_property
-    def found_colours(self) -> list[str]:
-        """The colour of each output's object, by the palette's judge."""
-        colour_of = self.source.palette.colour_of
-        pairs = zip(self.output.frames, self.source.masks, strict=True)
-        return [colour_of(frames, mask)[0] for frames, mask in pairs]
+    def found(self) -> list[Found]:
+        """What each output shows, told by the world's truth."""
+        pairs = zip(self.source.lineups, self.output.frames, strict=True)
+        return [lineup.find(frames) for lineup, frames in pairs]
 
     @cached_property
-    def wanted_rgb(self) -> np.ndarray:
-        """The colours that the prompts name, `[b 3]` uint8."""
-        rgb = self.source.palette.rgb
-        return np.array([rgb[item.colour] for item in self.source.items], np.uint8)
+    def found_masks(self) -> np.ndarray:
+        """The pixels that look like the object, `[b n H W]` bool."""
+        return np.stack([found.mask for found in self.found])
+
+    @cached_property
+    def wanted_masks(self) -> np.ndarray:
+        """Where the object should be, `[b n H W]` bool."""
+        return np.stack([lineup.wanted.mask for lineup in self.source.lineups])
+
+    @cached_property
+    def wanted_depth(self) -> np.ndarray:
+        """The true inverse depth of the clips that are asked for, `[b n H W]`."""
+        return np.stack([lineup.wanted.depth for lineup in self.source.lineups])
+
+
+def _lineup(item: Item) -> Lineup:
+    frames, height, width = item.frames.shape[:3]
+    truth = item.truth
+    return Lineup(
+        truth["seed"],
+        truth,
+        item.wanted,
+        num_frames=frames,
+        size=(height, width),
+        camera=truth["camera"],
+    )

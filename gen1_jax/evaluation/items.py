@@ -1,17 +1,14 @@
-"""The clips that an evaluation edits; `prompts` reads those of users, here are the world's."""
+"""A clip that an evaluation edits; `prompts` reads those of users, `world_items` makes others."""
 
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from gen1_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,67 +66,3 @@ class Item:
         for array in (self.image, self.depth, self.mask):
             digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
-
-
-@dataclasses.dataclass(frozen=True)
-class Palette:
-    """The colours that prompts name, and the judge of an object's colour.
-
-    Attributes:
-      rgb: name → RGB.
-      colour_of: (frames, mask) → (name of the object's colour, distance to each colour).
-    """
-
-    rgb: dict[str, tuple[int, int, int]]
-    colour_of: Callable[[np.ndarray, np.ndarray], tuple[str, dict]]
-
-
-def world_items(
-    folder: str | Path, builder: str | None, split: str, count: int, seed: int = 0
-) -> tuple[list[Item], Palette]:
-    """Returns clips of the world with the truth, and prompts that ask for another colour.
-
-    Args:
-      folder: of the data set.
-      builder: its size: demo, tiny, …; None: the one that is in the folder.
-      split: the split to take clips from.
-      count: clips, from the split's first on.
-      seed: of the colours asked for.
-
-    Raises:
-      UserError: the data set is not there, or has fewer clips.
-    """
-    from gen1_jax.data_pipelines.moving_shapes.builder import built_configs, load
-    from gen1_jax.data_pipelines.moving_shapes.colour import colour_of
-    from gen1_jax.data_pipelines.moving_shapes.records import decode_example
-    from gen1_jax.data_pipelines.moving_shapes.vocabulary import COLOURS, edit_prompt
-
-    if builder is None:
-        found = built_configs(folder)
-        if len(found) > 1:
-            raise UserError(f"{folder} holds {' and '.join(found)}; name one: --builder {found[0]}")
-        builder = found[0] if found else "demo"
-    source = load(folder, builder, split)
-    if count > len(source):
-        raise UserError(
-            f"{count} clips were asked for; the split {split} of moving_shapes/{builder} has "
-            f"{len(source)}"
-        )
-    rng = np.random.default_rng(seed)
-    items = []
-    for i in range(count):
-        clip = decode_example(source[i])
-        truth = clip["truth"]
-        colour = str(rng.choice([name for name in COLOURS if name != truth["colour"]]))
-        items.append(
-            Item(
-                clip=f"{split}-{i:05d}",
-                video=f"{split}-{i:05d}",
-                frames=clip["frames"],
-                prompt=edit_prompt(truth, colour),
-                depth=clip["depth"],
-                mask=clip["mask"],
-                colour=colour,
-            )
-        )
-    return items, Palette(COLOURS, colour_of)

@@ -21,7 +21,7 @@ from gen1_jax.errors import UserError
 from gen1_jax.evaluation.cells import DEFAULTS, Setting
 from gen1_jax.evaluation.clips import Clips
 from gen1_jax.evaluation.evidence import Evidence, Source
-from gen1_jax.evaluation.items import Item, Palette
+from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.judges import Judges
 from gen1_jax.evaluation.methods.base import Method
 from gen1_jax.evaluation.methods.gen1 import Gen1
@@ -50,7 +50,6 @@ def run_sweep(
     num_steps: int = 50,
     batch_size: int = 8,
     seeds: Sequence[int] = (0,),
-    palette: Palette | None = None,
     on_edit: OnEdit | None = None,
     is_missing: Callable[[Item, Setting], bool] = lambda item, setting: False,
     progress: bool = True,
@@ -74,7 +73,6 @@ def run_sweep(
       seeds: the noise of an edit follows from the seed and the name of the video, the content of a
         prompt from the seed and the prompt. So a clip has the same noise in all settings and in
         any batch.
-      palette: judges colours, where items have truth.
       on_edit: called with every edit whose record is not there, or that is missing, and with its
         setting and seed; what it returns is added to a new record.
       is_missing: whether an edit is made again for `on_edit` although its record is there.
@@ -120,7 +118,7 @@ def run_sweep(
         setting = settings[k]
         if batch[0] != (group, setting["seed"]):  # its conditions serve all settings
             clips = Clips(editor, [items[i] for i in padded], setting["seed"])
-            batch = ((group, setting["seed"]), clips, Source(clips, judges, palette))
+            batch = ((group, setting["seed"]), clips, Source(clips, judges))
         _, clips, source = batch
         frames = by_name[setting["method"]].edit(clips, setting, num_steps)
         with naming_what_to_lower("measuring edits", "the number of clips edited together"):

@@ -9,11 +9,12 @@ from tqdm import tqdm
 
 from gen1_jax.editing import VideoEditor
 from gen1_jax.evaluation.cells import make_grid
-from gen1_jax.evaluation.items import Item, world_items
+from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.pictures import picture_edits
 from gen1_jax.evaluation.records import holding
 from gen1_jax.evaluation.report import write_summary
 from gen1_jax.evaluation.sweep import key_of, run_of, run_sweep
+from gen1_jax.evaluation.world_items import world_items
 from gen1_jax.files import read_json, write_json
 from gen1_jax.video.pictures import colour_depth
 
@@ -29,9 +30,7 @@ def evaluate_world(config, workdir: Path, progress: bool) -> None:
       progress: whether to show a bar.
     """
     editor = VideoEditor.load(config.pipeline)
-    items, palette = world_items(
-        config.world, config.builder, config.split, config.num_clips, config.seed
-    )
+    items = world_items(config.world, config.builder, config.split, config.num_clips, config.seed)
     grid = make_grid(
         structure_level=tuple(config.structure_level),
         temporal_scale=tuple(config.temporal_scale),
@@ -60,7 +59,6 @@ def evaluate_world(config, workdir: Path, progress: bool) -> None:
             num_steps=config.num_steps,
             batch_size=config.batch_size,
             seeds=(config.seed,),
-            palette=palette,
             on_edit=on_edit,
             # An evaluation that was stopped has records of its edits, but no pictures of them; one
             # of another model or other settings has pictures, but not of these edits.

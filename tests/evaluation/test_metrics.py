@@ -84,37 +84,6 @@ def test_lab_of_known_colours():
     np.testing.assert_allclose(lab, known, atol=0.02)
 
 
-def test_mask_iou_counts_pixels():
-    frames = np.full((2, 1, 10, 10, 3), 120, np.uint8)
-    mask = np.zeros((2, 1, 10, 10), bool)
-    mask[:, :, :4, :5] = True  # 20 pixels
-    frames[:, :, 2:6, :5] = (214, 32, 38)  # 20 pixels, half of them in the mask
-    frames[0, :, 3] = (200, 24, 30)  # shaded, and 5 pixels more; still red
-    iou = colour.mask_iou(frames, mask, np.array([[214, 32, 38], [34, 74, 214]]))
-    np.testing.assert_allclose(iou, [10 / 35, 0])
-    whole = colour.mask_iou(np.full((1, 2, 4, 4, 3), 9), np.ones((1, 2, 4, 4)), (9, 9, 9))
-    assert whole == 1
-
-    assert np.isnan(colour.mask_iou(frames, 0 * mask, (9, 9, 9))).all()
-
-
-def test_path_error_is_that_of_the_largest_patch():
-    rgb = (214, 32, 38)
-    mask = np.zeros((1, 3, 20, 20), bool)
-    frames = np.full((1, 3, 20, 20, 3), 120, np.uint8)
-    for i in range(3):
-        mask[0, i, 4:8, 2 + i : 6 + i] = True  # 16 pixels: size 4
-        frames[0, i, 4:8, 2 + 3 * i : 6 + 3 * i] = rgb  # 0, 2 and 4 pixels ahead
-    frames[0, :, 17:19, 1] = rgb  # a smaller patch
-    np.testing.assert_allclose(colour.path_error(frames, mask, rgb), [(0 + 0.5 + 1) / 3])
-    frames[0, 2] = 120  # nothing has the colour
-    np.testing.assert_allclose(colour.path_error(frames, mask, rgb), [0.25])
-    mask[0, 1] = False  # the object is hidden
-    np.testing.assert_allclose(colour.path_error(frames, mask, rgb), [0])
-    assert np.isnan(colour.path_error(frames, mask, (9, 9, 255))[0])
-    assert np.isnan(colour.path_error(frames, 0 * mask, rgb)[0])
-
-
 def test_flicker_is_of_what_stands_still():
     source = np.full((1, 4, 16, 16, 3), 100, np.uint8)
     for i in range(4):

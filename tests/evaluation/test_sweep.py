@@ -9,11 +9,11 @@ import pytest
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation import world as evaluation
 from gen1_jax.evaluation.cells import make_grid, settings_of
-from gen1_jax.evaluation.items import world_items
 from gen1_jax.evaluation.methods.gen1 import Gen1, Gen1PerFrame
 from gen1_jax.evaluation.records import RUN
 from gen1_jax.evaluation.report import HEADLINE, write_summary
 from gen1_jax.evaluation.sweep import run_sweep
+from gen1_jax.evaluation.world_items import world_items
 
 GRID = make_grid(structure_level=(0, 7))
 METHODS = (Gen1(), Gen1PerFrame())
@@ -27,14 +27,13 @@ def world(micro_run):
 @pytest.fixture
 def sweep(editor, world, quick, tmp_path):
     """Runs a sweep of three clips, two a batch; (records, clips and settings edited)."""
-    items, palette = world
 
     def sweep(**changes):
         edited = []
-        settings = {"num_steps": 1, "batch_size": 2, "palette": palette, "progress": False}
+        settings = {"num_steps": 1, "batch_size": 2, "progress": False}
         records = run_sweep(
             editor,
-            changes.pop("items", items),
+            changes.pop("items", world),
             changes.pop("grid", GRID),
             tmp_path,
             methods=METHODS,
@@ -125,10 +124,10 @@ def test_noise_follows_the_clip_and_not_the_batch(sweep, world, tmp_path):
     """The same records come of a batch of another size, and of clips in another order."""
     whole, _ = sweep(grid=GRID[:1], batch_size=2)
     (tmp_path / "records.jsonl").unlink()
-    records, _ = sweep(grid=GRID[:1], batch_size=2, items=world[0][::-1])
+    records, _ = sweep(grid=GRID[:1], batch_size=2, items=world[::-1])
     assert close(records[::-1], whole)
     (tmp_path / "records.jsonl").unlink()
-    records, _ = sweep(grid=GRID[:1], batch_size=2, items=world[0][2:])
+    records, _ = sweep(grid=GRID[:1], batch_size=2, items=world[2:])
     assert close(records, whole[2:])
     (tmp_path / "records.jsonl").unlink()
     records, _ = sweep(grid=GRID[:1], seeds=(1,))
@@ -202,9 +201,9 @@ def test_records_of_other_frames_or_another_type_do_not_count(sweep, tmp_path, c
 
 
 def test_records_of_another_video_of_the_same_name_do_not_count(sweep, world):
-    first, _ = sweep(grid=GRID[:1], items=world[0][:2])
-    other = dataclasses.replace(world[0][1], frames=world[0][1].frames[:, ::-1])
-    records, edited = sweep(grid=GRID[:1], items=[world[0][0], other])
+    first, _ = sweep(grid=GRID[:1], items=world[:2])
+    other = dataclasses.replace(world[1], frames=world[1].frames[:, ::-1])
+    records, edited = sweep(grid=GRID[:1], items=[world[0], other])
     assert edited == [("1", 0)] and records[0] == first[0] != records[1] != first[1]
 
 
@@ -220,14 +219,14 @@ def test_records_of_another_model_or_number_of_steps_do_not_count(sweep, editor,
 
 def test_only_the_records_asked_for_come_back(sweep, world):
     sweep()
-    records, edited = sweep(grid=GRID[1:], items=world[0][:2])
+    records, edited = sweep(grid=GRID[1:], items=world[:2])
     assert edited == [] and len(records) == 2
     assert {r["structure_level"] for r in records} == {7}
 
 
 def test_pictures_of_a_stopped_evaluation_are_made_after_all(sweep, world):
     sweep()
-    _, edited = sweep(is_missing=lambda item, setting: item is world[0][2])
+    _, edited = sweep(is_missing=lambda item, setting: item is world[2])
     assert edited == [("2", 0), ("2", 7)]
 
 

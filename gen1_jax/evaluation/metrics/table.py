@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from gen1_jax.evaluation.metrics import (
     motion,
     similarity,
     structure,
+    world,
 )
 from gen1_jax.settings import closest
 
@@ -31,7 +33,7 @@ NEEDS: dict[str, Callable[[Item], bool]] = {
     "a prompt": lambda item: bool(item.prompt),
     "a true depth": lambda item: item.depth is not None,
     "a mask": lambda item: item.mask is not None,
-    "a colour": lambda item: item.colour is not None,
+    "the world's truth": lambda item: item.truth is not None,
 }
 
 # Networks that are no part of a pipeline, so that the user gives them → how.
@@ -66,6 +68,11 @@ class Metric:
     is_default: bool = True
 
 
+def _attribute_accuracy(name: str, evidence: Evidence) -> np.ndarray:
+    found = [each.values[name] for each in evidence.found]
+    return world.is_right(found, [lineup.expected[name] for lineup in evidence.source.lineups])
+
+
 TABLE: dict[str, Metric] = {
     "frame_consistency": Metric(
         lambda e: consistency.frame_consistency(e.output.embeddings),
@@ -94,20 +101,44 @@ TABLE: dict[str, Metric] = {
         scale="−1 to 1",
         backbone="depth network",
     ),
-    "colour_accuracy": Metric(
+    **{
+        f"{name}_accuracy": Metric(
+            functools.partial(_attribute_accuracy, name),
+            source="this project: the nearest of the world's rendered clips",
+            scale="0 or 1",
+            needs=("the world's truth",),
+        )
+        for name in ("colour", "texture", "background", "shape")
+    },
+    "success": Metric(
         lambda e: [
-            float(found == item.colour)
-            for found, item in zip(e.found_colours, e.source.items, strict=True)
+            world.success(found.values, found.by_frame, item.wanted, item.truth)
+            for found, item in zip(e.found, e.source.items, strict=True)
         ],
-        source="this project: the world's truth",
+        source="this project: the nearest of the world's rendered clips, in the clip and by frame",
         scale="0 or 1",
-        needs=("a mask", "a colour"),
+        needs=("the world's truth",),
     ),
     "mask_iou": Metric(
-        lambda e: colour.mask_iou(e.output.frames, e.source.masks, e.wanted_rgb),
-        source="this project: the world's truth",
+        lambda e: world.mask_iou(e.found_masks, e.wanted_masks),
+        source="this project: pixels that look like the object, against the world's truth",
         scale="0 to 1",
-        needs=("a mask", "a colour"),
+        needs=("the world's truth",),
+    ),
+    "path_error": Metric(
+        lambda e: world.path_error(e.found_masks, e.wanted_masks),
+        source="this project: centre of their largest patch, against the world's truth",
+        scale="the object's sizes",
+        needs=("the world's truth",),
+        higher_is_better=False,
+    ),
+    "wanted_structure_error": Metric(
+        lambda e: structure.structure_error(e.output.depth, e.wanted_depth),
+        source="as structure_error, against the true depth of the clip that is asked for",
+        scale="standard deviations of that depth",
+        backbone="depth network",
+        needs=("the world's truth",),
+        higher_is_better=False,
     ),
     "flicker": Metric(
         lambda e: colour.flicker(e.output.frames, e.source.frames),
@@ -201,13 +232,6 @@ TABLE: dict[str, Metric] = {
         scale="0 to 1",
         backbone="depth network",
         needs=("a true depth",),
-    ),
-    "path_error": Metric(
-        lambda e: colour.path_error(e.output.frames, e.source.masks, e.wanted_rgb),
-        source="this project: the world's truth",
-        scale="the object's sizes",
-        needs=("a mask", "a colour"),
-        higher_is_better=False,
     ),
 }
 
