@@ -49,6 +49,8 @@ NAMING, MERGE = "tests/weights/test_naming.py", "tests/weights/test_merge.py"
 MIXTURE = "tests/data_pipelines/test_mixture.py"
 CONDITIONING = "tests/test_conditioning.py"
 METRICS = "tests/evaluation/test_metrics.py"
+SIMILARITY = "tests/evaluation/test_metrics_similarity.py"
+MOTION = "tests/evaluation/test_metrics_motion.py"
 
 MUTANTS = (
     # ---- the diffusion process
@@ -302,6 +304,28 @@ MUTANTS = (
         "metrics: inverted depth correlates",
         "covariance / np.maximum(norm, 1e-9)", "np.abs(covariance) / np.maximum(norm, 1e-9)",
         METRICS,
+    ),
+    Mutant(
+        "metrics: SSIM's window is wider",
+        "_SSIM_SIDE, _SSIM_SIGMA = 11, 1.5", "_SSIM_SIDE, _SSIM_SIGMA = 11, 1.8", SIMILARITY,
+    ),
+    Mutant(
+        "metrics: what is inside the mask counts in feature distances",
+        "share = _area_share(outside, ", "share = _area_share(outside | True, ", SIMILARITY,
+    ),
+    Mutant(
+        "metrics: warp error at edges of motion",
+        "~(source_flow.occluded | find_motion_edges(source_flow.forward))",
+        "~source_flow.occluded", MOTION,
+    ),
+    Mutant(
+        "metrics: all pixels that move weigh the same",
+        "product / own, 0.0), speed)", "product / own / np.maximum(speed, still), 0.0), moves)",
+        MOTION,
+    ),
+    Mutant(
+        "flow: what leaves the frame is not occluded",
+        "~inside | (difference >= ", "(difference >= ", "tests/video/test_flow.py",
     ),
     Mutant(
         "statistics: several prompts on a video count as videos",
