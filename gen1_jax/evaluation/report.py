@@ -32,6 +32,8 @@ def write_summary(
     folder: Path,
     shown: Sequence[str] | None = None,
     left_out: Sequence[str] = (),
+    metrics: Sequence[str] = METRICS,
+    groups: Sequence[str] = GROUPS,
 ) -> str:
     """Writes table.md, metrics.json, and plots of what varies: trends.png and trade_off.png.
 
@@ -40,13 +42,17 @@ def write_summary(
       folder: where to write.
       shown: measures of the returned table; None: the headline ones.
       left_out: what was not evaluated because it could not be read, a line each.
+      metrics: the measures to write; others of the records are left out.
+      groups: fields of records that have tables of their own, where they vary.
 
     Returns:
       The means, and their differences to the first setting, as plain text.
     """
+    hidden = set(METRICS) - set(metrics)
+    records = [{k: v for k, v in record.items() if k not in hidden} for record in records]
     rows, changes = summarise(records), compare_settings(records)
     by_group = {
-        group: summarise(records, [*fields_of(records), group]) for group in varied(records, GROUPS)
+        group: summarise(records, [*fields_of(records), group]) for group in varied(records, groups)
     }
     with replacing(folder / "table.md") as part:
         text = _as_markdown(rows, changes, by_group)

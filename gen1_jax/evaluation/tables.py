@@ -7,6 +7,7 @@ from gen1_jax.evaluation.metrics.table import TABLE
 from gen1_jax.evaluation.records import CONTROLS, METRICS, RUN, Record
 from gen1_jax.evaluation.statistics import (
     DOUBT,
+    PAIR,
     Change,
     Interval,
     compare_all,
@@ -38,6 +39,16 @@ def group_records(records: Sequence[Record], by: Sequence[str]) -> dict[tuple, l
     for record in records:
         groups.setdefault(tuple(record.get(name) for name in by), []).append(record)
     return groups
+
+
+def newest_of_each(records: Sequence[Record]) -> list[Record]:
+    """Returns the last record of each setting and edit, where files of records hold several.
+
+    Such records differ in what is no setting: other frames of the video, or a mask that changed.
+    """
+    fields = (*fields_of(records), *PAIR)
+    newest = {tuple(record.get(name) for name in fields): record for record in records}
+    return list(newest.values())
 
 
 def summarise(
