@@ -40,12 +40,14 @@ def success(
 def mask_iou(masks: Array, wanted: Array) -> Array:
     """Returns the overlap of the object that is seen and the one that should be, `[b]`.
 
+    NaN: no object should be seen.
+
     Args:
       masks: `[b n h w]` bool.
       wanted: `[b n h w]` bool.
     """
     shared, either = (masks & wanted).sum((1, 2, 3)), (masks | wanted).sum((1, 2, 3))
-    return shared / np.maximum(either, 1)
+    return np.where(wanted.any((1, 2, 3)), shared / np.maximum(either, 1), np.nan)
 
 
 def path_error(masks: Array, wanted: Array) -> Array:
