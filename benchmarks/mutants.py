@@ -332,6 +332,18 @@ MUTANTS = (
         'r.get("video", r.get("clip", number))', 'r.get("clip", number)',
         "tests/evaluation/test_statistics.py",
     ),
+    Mutant(
+        "statistics: p-values are one-sided",
+        "as_far += (np.abs((2.0 * bits - 1) @ values) >= least)",
+        "as_far += ((2.0 * bits - 1) @ values >= least)",
+        "tests/evaluation/test_statistics.py",
+    ),
+    Mutant(
+        "statistics: Holm's correction does not step down",
+        "steps = p_values[order] * np.arange(len(order), 0, -1)",
+        "steps = p_values[order] * len(order)",
+        "tests/evaluation/test_statistics.py",
+    ),
 )  # fmt: skip
 
 
