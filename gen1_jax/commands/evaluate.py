@@ -334,7 +334,7 @@ def check_arguments(args) -> dict:
 
 def find_items(args, editor) -> tuple:
     """Returns the clips to edit, and the prompts of a prompt file, or None where there is none."""
-    from gen1_jax.distributed import FRAMES, is_lead
+    from gen1_jax.distributed import FRAMES
     from gen1_jax.evaluation.world_items import world_items
 
     prompts = None
@@ -349,7 +349,7 @@ def find_items(args, editor) -> tuple:
             cameras=args.camera or (),
         )
     else:
-        prompts, items = load_prompt_items(args, editor, is_lead() and not args.no_progress)
+        prompts, items = load_prompt_items(args, editor)
     devices = editor.mesh.shape[FRAMES]
     for frames in sorted({len(item.frames) for item in items}):
         if frames % devices:

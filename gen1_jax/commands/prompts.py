@@ -81,13 +81,14 @@ def read_prompt_file(args):
     )
 
 
-def load_prompt_items(args, editor, progress: bool) -> tuple:
-    """Returns the prompts and their clips, after saying what is not taken of the videos.
+def load_prompt_items(args, editor) -> tuple:
+    """Returns the prompts and their clips; a job's first process says what is not taken of them.
 
     Raises:
       UserError: a video cannot be read, or the model does not take an option's value.
     """
     from gen1_jax.commands.edit import parse_size
+    from gen1_jax.distributed import is_lead
     from gen1_jax.evaluation.prompts.clips import Taking, describe_taken, load_items
 
     most = editor.unet.max_frames
@@ -97,9 +98,13 @@ def load_prompt_items(args, editor, progress: bool) -> tuple:
     prompts = read_prompt_file(args)
     taking = Taking(size, args.frames, args.stride, args.start or 0, most)
     items = load_items(
-        prompts, editor.trained, taking, keep_going=args.keep_going, progress=progress
+        prompts,
+        editor.trained,
+        taking,
+        keep_going=args.keep_going,
+        progress=is_lead() and not args.no_progress,
     )
-    for line in filter(None, (*prompts.notes, describe_taken(items))):
+    for line in filter(None, (*prompts.notes, describe_taken(items)) if is_lead() else ()):
         print(line)
     return prompts, items
 
