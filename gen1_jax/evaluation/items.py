@@ -24,7 +24,6 @@ class Item:
       source_prompt: what the source shows, in words; empty: not known.
       depth: `[n H W]` true inverse depth.
       mask: `[n H W]` bool, the object that the prompt changes.
-      colour: the colour that the prompt names.
       kind: kind of edit, such as object, surface, environment or style; empty: not known.
       camera: how the camera moves: still, moving or shaky; empty: not known.
       wanted: on the world, what the edit should have: colour, texture, background, shape.
@@ -43,7 +42,6 @@ class Item:
     source_prompt: str = ""
     depth: np.ndarray | None = None
     mask: np.ndarray | None = None
-    colour: str | None = None
     kind: str = ""
     camera: str = ""
     wanted: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -61,7 +59,7 @@ class Item:
     @functools.cached_property
     def given(self) -> str:
         """Sixteen letters of all else that the edit and its measures depend on."""
-        digest = hashlib.sha256(f"{self.source_prompt}\0{self.colour}".encode())
+        digest = hashlib.sha256(self.source_prompt.encode())
         digest.update(json.dumps([self.wanted, self.truth], sort_keys=True).encode())
         for array in (self.image, self.depth, self.mask):
             digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
