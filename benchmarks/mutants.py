@@ -324,6 +324,26 @@ MUTANTS = (
         MOTION,
     ),
     Mutant(
+        "world: success though a frame shows what was to be replaced",
+        "(value == source[name] or source[name] not in by_frame[name])", "True",
+        "tests/evaluation/test_world_items.py",
+    ),
+    Mutant(
+        "lineup: a faint trace of a texture is a texture",
+        "2 * _FAINTEST, 1)", "0, 1)", "tests/data_pipelines/test_lineup.py",
+    ),
+    Mutant(
+        "renderer: another shape has another area",
+        'larger = np.float32(math.sqrt(', 'larger = np.float32(abs(',
+        "tests/data_pipelines/test_renderer.py",
+    ),
+    Mutant(
+        "shake: the background rolls the other way",
+        "return x * cos + y * sin, y * cos - x * sin",
+        "return x * cos - y * sin, y * cos + x * sin",
+        "tests/data_pipelines/test_renderer.py",
+    ),
+    Mutant(
         "flow: what leaves the frame is not occluded",
         "~inside | (difference >= ", "(difference >= ", "tests/video/test_flow.py",
     ),

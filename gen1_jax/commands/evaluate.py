@@ -6,8 +6,8 @@
 
 A prompt file holds a JSON object a line, {"video": PATH, "prompt": TEXT}, with paths relative to
 the file. docs/evaluating.md lists other forms, among them those of public benchmarks. A clip of the
-world is asked for another colour and measured against the truth too: does its object take that
-colour, does the object keep its mask, does the depth stay.
+world is asked for another colour, or for what --edits says, and measured against the truth too:
+does the edit show what was asked for, is the object where it was, does the depth stay.
 
 The output folder holds records.jsonl (a line an edit), table.md and metrics.json (the means of each
 setting), trends.png if a control varies, and videos/CLIP/SETTING.mp4. Records and videos are
