@@ -21,6 +21,7 @@ Several processes, each on its own devices, share one evaluation:
 import contextlib
 from pathlib import Path
 
+from gen1_jax.commands.judges import Measures, add_judge_arguments, check_judges
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.commands.prompts import (
@@ -83,18 +84,7 @@ def add_arguments(parser) -> None:
         "(each clip's own, which is still or moving)",
     )
     add_control_arguments(parser)
-    parser.add_argument(
-        "--metrics",
-        nargs="+",
-        metavar="NAME",
-        help="measure only these (all that cost little and that the clips allow)",
-    )
-    parser.add_argument(
-        "--lpips",
-        type=Path,
-        metavar="DIR",
-        help="measure LPIPS outside masks too, with the weights in this folder",
-    )
+    add_judge_arguments(parser)
     add_prompt_arguments(parser)
     parser.add_argument(
         "--batch-size",
@@ -194,25 +184,21 @@ def evaluate(args, controls: dict) -> None:
     from gen1_jax.distributed import check_shared, is_lead
     from gen1_jax.editing import VideoEditor
     from gen1_jax.evaluation.cells import settings_of
-    from gen1_jax.evaluation.judges import Judges
     from gen1_jax.evaluation.methods.registry import make_methods
-    from gen1_jax.evaluation.metrics.lpips import Lpips
-    from gen1_jax.evaluation.metrics.table import choose_metrics
     from gen1_jax.evaluation.records import holding
     from gen1_jax.evaluation.report import write_summary
-    from gen1_jax.evaluation.sweep import run_of, run_sweep
+    from gen1_jax.evaluation.sweep import key_of, run_of, run_sweep
     from gen1_jax.evaluation.videos import FOLDER, EditVideos
     from gen1_jax.files import making_folder
     from gen1_jax.runtime import keep_programs
 
     keep_programs()
-    lpips = Lpips(args.lpips) if args.lpips else None
-    metrics = choose_metrics(args.metrics, {f"lpips-{lpips.name}"} if lpips else ())
+    measures = Measures(args)
     on_cpu = jax.default_backend() == "cpu"
     dtype = args.dtype or ("float32" if on_cpu else "bfloat16")
     editor = VideoEditor.load(args.model, dtype=dtype, mesh=own_mesh(args, on_cpu))
     methods = make_methods(method_names(args), editor)
-    judges = Judges(editor, lpips)
+    judges = measures.load_judges(editor)
     grid = settings_of(methods, args.one_at_a_time, **controls)
     items, prompts = find_items(args, editor)
     by_name = {method.name: method for method in methods}
@@ -224,7 +210,10 @@ def evaluate(args, controls: dict) -> None:
         args.save_videos * 1e9 / args.processes,
     )
     results = results_of(args, prompts, run, videos)
-    keepers = [*([] if args.no_videos else [videos]), *([results] if results else [])]
+    features = measures.load_features(
+        lambda item, cell: key_of(item, run) | cell | by_name[cell["method"]].identity(item)
+    )
+    keepers = [each for each in (None if args.no_videos else videos, results, features) if each]
 
     def keep(item, setting, frames) -> dict:
         notes = [keeper.write(item, setting, frames) for keeper in keepers]
@@ -244,7 +233,7 @@ def evaluate(args, controls: dict) -> None:
             args.output,
             methods=methods,
             judges=judges,
-            metrics=metrics,
+            metrics=measures.names,
             num_steps=args.steps,
             batch_size=args.batch_size,
             seeds=args.seed,
@@ -256,7 +245,15 @@ def evaluate(args, controls: dict) -> None:
             return
         folders = results.finish() if results else []
         left_out = prompts.left_out if prompts else []
-        table = write_summary(records, args.output, left_out=left_out)
+        fvd = features.distances(records) if features else ()
+        table = write_summary(
+            records,
+            args.output,
+            args.metrics,
+            left_out=left_out,
+            metrics=measures.names,
+            fvd=fvd,
+        )
     print(table)
     made = "" if args.no_videos else f", the edits in {args.output / FOLDER}"
     what = "one setting" if len(grid) == 1 else f"{len(grid)} settings"
@@ -295,7 +292,6 @@ def check_arguments(args) -> dict:
     import numpy as np
 
     from gen1_jax.controls import Controls
-    from gen1_jax.evaluation.metrics.table import check_metrics
 
     guidance = None if args.guidance_scale is None else np.asarray(args.guidance_scale)
     temporal = np.asarray(args.temporal_scale)
@@ -312,7 +308,7 @@ def check_arguments(args) -> dict:
             "--no-videos writes none"
         )
     check_methods(method_names(args))
-    check_metrics(args.metrics or ())
+    check_judges(args)
     for name in ("builder", "clips", "edits", "camera"):
         if args.prompts and getattr(args, name) is not None:
             raise UserError(f"--{name} goes with --world; --prompts takes every line of its file")

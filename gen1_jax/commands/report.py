@@ -36,8 +36,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from gen1_jax.evaluation.metrics.table import check_metrics
-    from gen1_jax.evaluation.records import METRICS, read_all
-    from gen1_jax.evaluation.report import GROUPS, write_summary
+    from gen1_jax.evaluation.records import read_all
+    from gen1_jax.evaluation.report import GROUPS, SHOWN, write_summary
     from gen1_jax.evaluation.tables import newest_of_each
 
     check_metrics(args.metrics or ())
@@ -62,6 +62,6 @@ def run(args) -> None:
     output = args.output or args.folder
     output.mkdir(parents=True, exist_ok=True)
     table = write_summary(
-        kept, output, args.metrics, metrics=args.metrics or METRICS, groups=args.by or GROUPS
+        kept, output, args.metrics, metrics=args.metrics or SHOWN, groups=args.by or GROUPS
     )
     print(f"{table}\ntables and figures are in {output}")

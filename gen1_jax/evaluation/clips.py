@@ -1,7 +1,8 @@
 """A batch of clips to edit, with what all methods and all settings share: computed once."""
 
+import contextlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 
 from gen1_jax.editing import VideoEditor
 from gen1_jax.evaluation.items import Item
+from gen1_jax.evaluation.stopwatch import apart
 from gen1_jax.runtime import naming_what_to_lower
 
 
@@ -34,25 +36,34 @@ class Clips:
     def content(self) -> jax.Array:
         """The content of prompts, or of the pictures given in their place, `[b d]`."""
         images = [item.image for item in self.items]
-        with naming_what_to_lower("reading prompts", "the clips edited together (--batch-size)"):
+        with _shared("reading prompts"):
             if all(image is None for image in images):
                 prompts = [item.prompt for item in self.items]
                 seeds = [noise_seed(self._seed, prompt) for prompt in prompts]
-                return self.editor.text_content(prompts, seeds)
+                return jax.block_until_ready(self.editor.text_content(prompts, seeds))
             # Pictures may have different sizes.
             found = [self.editor.image_content(image[None]) for image in images]
-        return np.concatenate([np.asarray(each) for each in found])
+            return np.concatenate([np.asarray(each) for each in found])
 
     @cached_property
     def depth(self) -> np.ndarray:
         """Estimated inverse depth, `[b n H W]`."""
-        with naming_what_to_lower("estimating depth", "the clips edited together (--batch-size)"):
+        with _shared("estimating depth"):
             return np.asarray(self.editor.estimate_depth(self.frames))
 
     @cached_property
     def structure_map(self) -> np.ndarray:
         """The depth that structure is made of, `[b n H W]`."""
-        return np.asarray(self.editor.conditioner.clip_depth(self.depth))
+        depth = self.depth
+        with _shared("limiting depth"):
+            return np.asarray(self.editor.conditioner.clip_depth(depth))
+
+
+@contextlib.contextmanager
+def _shared(task: str) -> Iterator[None]:
+    """What the block computes serves all settings, so that it is no edit's own time."""
+    with apart(), naming_what_to_lower(task, "the clips edited together (--batch-size)"):
+        yield
 
 
 def noise_seed(seed: int, name: str) -> int:

@@ -6,8 +6,10 @@ import numpy as np
 
 from gen1_jax.data_pipelines.moving_shapes.lineup import Found, Lineup
 from gen1_jax.evaluation.clips import Clips
+from gen1_jax.evaluation.crops import crop_objects, fit_picture, squeeze_frames
 from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.judges import Judges
+from gen1_jax.evaluation.metrics.consistency import prompt_consistency
 from gen1_jax.video.flow import Flow, estimate_flow
 
 
@@ -24,7 +26,12 @@ class Seen:
     @cached_property
     def embeddings(self) -> np.ndarray:
         """CLIP embeddings of all frames, `[b n d]`."""
-        return self._judges.embed(self.frames)
+        return self._judges.clip.embed(self.frames)
+
+    @cached_property
+    def squeezed_embeddings(self) -> np.ndarray:
+        """CLIP embeddings of all frames as LOVEU-TGVE's script squeezes them, `[b n d]`."""
+        return self._judges.clip.embed(squeeze_frames(self.frames))
 
     @cached_property
     def depth(self) -> np.ndarray:
@@ -70,7 +77,19 @@ class Source(Seen):
     @cached_property
     def texts(self) -> np.ndarray:
         """CLIP embeddings of the prompts, `[b d]`."""
-        return self._judges.embed_text([item.prompt for item in self.items])
+        return self._judges.clip.embed_text([item.prompt for item in self.items])
+
+    @cached_property
+    def source_texts(self) -> np.ndarray:
+        """CLIP embeddings of what the sources show, in words, `[b d]`."""
+        return self._judges.clip.embed_text([item.source_prompt for item in self.items])
+
+    @cached_property
+    def pictures(self) -> np.ndarray:
+        """CLIP embeddings of the pictures that content was taken from, `[b d]`."""
+        clip = self._judges.clip
+        seen = [fit_picture(item.image, clip.size) for item in self.items]
+        return clip.embed_pictures(np.stack(seen))
 
 
 class Evidence:
@@ -79,10 +98,28 @@ class Evidence:
     Attributes:
       output: the edits.
       source: the clips that were edited.
+      seconds: that an edit took, one number for all.
     """
 
-    def __init__(self, frames: np.ndarray, source: Source, judges: Judges):
+    def __init__(
+        self, frames: np.ndarray, source: Source, judges: Judges, seconds: float = float("nan")
+    ):
         self.output, self.source, self._judges = Seen(frames, judges), source, judges
+        self.seconds = seconds
+
+    @cached_property
+    def objects(self) -> tuple[np.ndarray, np.ndarray]:
+        """CLIP embeddings of masked objects, `[b n d]`, and whether a frame has one, `[b n]`."""
+        clip = self._judges.clip
+        crops, seen = crop_objects(self.output.frames, self.source.masks, clip.size)
+        return clip.embed(crops), seen
+
+    @cached_property
+    def pickscore(self) -> np.ndarray:
+        """PickScore of each edit and its prompt, mean over frames, `[b]`."""
+        judge, prompts = self._judges.pickscore, [item.prompt for item in self.source.items]
+        frames, texts = judge.embed(self.output.frames), judge.embed_text(prompts)
+        return judge.logit_scale * prompt_consistency(frames, texts)
 
     @cached_property
     def distances(self) -> list[np.ndarray]:

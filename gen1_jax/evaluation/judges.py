@@ -1,14 +1,14 @@
 """The networks that measure, sharded over the editor's devices."""
 
-from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
-from einops import rearrange
 
-from gen1_jax.distributed import clip_sharding, replicated
+from gen1_jax.distributed import clip_sharding
 from gen1_jax.editing import VideoEditor
+from gen1_jax.evaluation.clip_judge import OWN, ClipJudge
 from gen1_jax.evaluation.metrics.lpips import Lpips
 from gen1_jax.evaluation.metrics.perceptual import encoder_distances
 
@@ -17,31 +17,47 @@ class Judges:
     """The pipeline's own CLIP, depth network and autoencoder, and what the user gives beside them.
 
     Attributes:
-      identity: what records hold of them, beside the pipeline's own digest; see `records.RUN`.
+      clip: embeds frames and texts.
+      pickscore: a CLIP that was trained to say what people prefer; None: there is none.
+      identity: what records hold of them, beside the pipeline's own digest; see `records.RUN`. A
+        record of another does not count.
+      weights: what else a record must hold to count, but where it was not asked for.
+      names: what records hold of them for readers.
     """
 
-    def __init__(self, editor: VideoEditor, lpips: Lpips | None = None):
-        conditioner = editor.conditioner
-        self._editor, self._lpips, self.identity = editor, lpips, {}
-        self._clips = clip_sharding(editor.mesh)
-        self._embed_text = jax.jit(conditioner.embed_text)
+    def __init__(
+        self,
+        editor: VideoEditor,
+        lpips: Lpips | None = None,
+        metric_clip: Path | None = None,
+        pickscore: Path | None = None,
+    ):
+        """Loads what is given.
 
-        def embed(params, frames):
-            images = conditioner.embed_images(params, rearrange(frames, "b n h w c -> (b n) h w c"))
-            return rearrange(images, "(b n) d -> b n d", b=len(frames))
+        Args:
+          editor: the pipeline.
+          lpips: the network of LPIPS.
+          metric_clip: folder of a CLIP that measures in place of the pipeline's own, by which the
+            model is conditioned; see `ClipJudge.load`.
+          pickscore: folder of PickScore.
 
-        whole = replicated(editor.mesh)
-        self._embed = jax.jit(embed, in_shardings=(whole, self._clips), out_shardings=self._clips)
+        Raises:
+          UserError: a folder does not hold what it should.
+        """
+        conditioner, mesh = editor.conditioner, editor.mesh
+        self._editor, self._lpips, self._clips = editor, lpips, clip_sharding(mesh)
+        self.identity, self.weights = {}, {}
+        if metric_clip is None:
+            params = editor.params["clip"]
+            self.clip = ClipJudge(conditioner.clip, params, editor.tokenizer, mesh, OWN)
+        else:
+            self.clip = ClipJudge.load(metric_clip, mesh, "--metric-clip")
+            self.identity["metric_clip"] = self.clip.digest
+        self.names = {"metric_clip_name": self.clip.name}
+        self.pickscore = pickscore and ClipJudge.load(pickscore, mesh, "--pickscore")
+        if self.pickscore:
+            self.weights["pickscore_model"] = self.pickscore.digest
         self._compare = jax.jit(partial(encoder_distances, conditioner.vae))
-
-    def embed(self, frames: np.ndarray) -> np.ndarray:
-        """Clips [b n H W 3] uint8 → CLIP embeddings of all frames [b n d], in CLIP's own scale."""
-        return np.asarray(self._embed(self._editor.params, jax.device_put(frames, self._clips)))
-
-    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts → CLIP embeddings [b d], in CLIP's own scale."""
-        tokens = self._editor.tokenizer.encode(list(texts))
-        return np.asarray(self._embed_text(self._editor.params, tokens))
 
     def estimate_depth(self, frames: np.ndarray) -> np.ndarray:
         """Clips [b n H W 3] uint8 → inverse depth [b n H W]."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gen1_jax.evaluation.clip_judge import OWN
 from gen1_jax.evaluation.metrics.table import TABLE
 from gen1_jax.evaluation.plots import plot_trends, varied_controls
 from gen1_jax.evaluation.records import METRICS, Record
@@ -24,6 +25,8 @@ from gen1_jax.files import replacing, write_json
 # The measures that tables and metrics.json show first.
 HEADLINE = ("colour_accuracy", "structure_correlation", "frame_consistency", "prompt_consistency")
 GROUPS = ("kind", "camera")  # fields of records that have tables of their own, where they vary
+# Seconds are those of a machine, so they are shown where they are asked for.
+SHOWN = tuple(name for name in METRICS if name != "seconds")
 _COLUMNS = 6  # measures side by side in table.md
 
 
@@ -32,8 +35,9 @@ def write_summary(
     folder: Path,
     shown: Sequence[str] | None = None,
     left_out: Sequence[str] = (),
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] = SHOWN,
     groups: Sequence[str] = GROUPS,
+    fvd: Sequence[Mapping] = (),
 ) -> str:
     """Writes table.md, metrics.json, and plots of what varies: trends.png and trade_off.png.
 
@@ -44,6 +48,7 @@ def write_summary(
       left_out: what was not evaluated because it could not be read, a line each.
       metrics: the measures to write; others of the records are left out.
       groups: fields of records that have tables of their own, where they vary.
+      fvd: of each setting; see `fvd.KeptFeatures`.
 
     Returns:
       The means, and their differences to the first setting, as plain text.
@@ -56,18 +61,24 @@ def write_summary(
     }
     with replacing(folder / "table.md") as part:
         text = _as_markdown(rows, changes, by_group)
+        if fvd:
+            text += f"\nFVD, of the edits against the clips:\n\n{format_table(fvd, True)}\n"
         if left_out:
             text += f"\nLeft out, since they cannot be read ({len(left_out)}):\n\n"
             text += "".join(f"- {line}\n" for line in left_out)
         part.write_text(text, encoding="utf-8")
     more = {"left_out": list(left_out)} if left_out else {}
+    more |= {"fvd": list(fvd)} if fvd else {}
     write_json(folder / "metrics.json", metrics_of(records, rows, changes, by_group) | more)
-    # Clips of a single frame have no frame consistency to plot.
-    if varied_controls(records) and any("frame_consistency" in record for record in records):
+    # Clips of a single frame have no frame consistency to plot, and --metrics may leave one out.
+    names = {name for record in records for name in record}
+    has_both = {"frame_consistency", "prompt_consistency"} <= names
+    if varied_controls(records) and has_both:
         plot_trends(records, folder / "trends.png")
-    if has_trade_off(records):
+    if has_both and has_trade_off(records):
         plot_trade_off(records, folder / "trade_off.png")
-    return _as_text(records, rows, changes, shown)
+    text = _as_text(records, rows, changes, shown)
+    return f"{text}\n\n{format_table(fvd)}" if fvd else text
 
 
 # ---- tables
@@ -169,10 +180,13 @@ def metrics_of(
 
 def _sources(records: Sequence[Record]) -> dict:
     """Returns where each measure of the records comes from."""
+    # A record of an earlier version was measured by the pipeline's own CLIP.
+    clips = {str(record.get("metric_clip_name", OWN)) for record in records}
     return {
         name: {
             "source": metric.source,
-            "backbone": metric.backbone,
+            "backbone": metric.backbone
+            + (f": {', '.join(sorted(clips))}" if metric.backbone == "CLIP" else ""),
             "scale": metric.scale,
             "higher_is_better": metric.higher_is_better,
         }

@@ -33,6 +33,7 @@ from gen1_jax.evaluation.records import (
     record_key,
     records_path,
 )
+from gen1_jax.evaluation.stopwatch import Stopwatch
 from gen1_jax.runtime import naming_what_to_lower
 
 OnEdit = Callable[[Item, Setting, np.ndarray], Mapping[str, Any] | None]
@@ -99,7 +100,7 @@ def run_sweep(
     }
     kinds = [(item.frames.shape, metrics_for(item, metrics), item.image is None) for item in items]
     others = Growth(folder, jax.process_index())
-    records = _find_records(folder, keys, [kind[1] for kind in kinds])
+    records = _find_records(folder, keys, [kind[1] for kind in kinds], judges.weights)
     places = {record_key(key): place for place, key in keys.items()}
     wanted = _agree([p for p in keys if not records[p] or is_missing(items[p[0]], settings[p[1]])])
     units = list(share_out(kinds, wanted, batch_size, batch_parts(editor.mesh)))
@@ -120,16 +121,19 @@ def run_sweep(
             clips = Clips(editor, [items[i] for i in padded], setting["seed"])
             batch = ((group, setting["seed"]), clips, Source(clips, judges))
         _, clips, source = batch
-        frames = by_name[setting["method"]].edit(clips, setting, num_steps)
+        with Stopwatch() as watch:
+            frames = by_name[setting["method"]].edit(clips, setting, num_steps)
+        seconds = watch.seconds / len(padded)
         with naming_what_to_lower("measuring edits", "the number of clips edited together"):
-            measures = measure(Evidence(frames, source, judges), kinds[group[0]][1])
+            measures = measure(Evidence(frames, source, judges, seconds), kinds[group[0]][1])
         fresh = {}
         for i, edit, found in zip(group, frames, measures, strict=False):
             if (i, k) not in wanted:
                 continue
             more = on_edit(items[i], setting, edit) if on_edit else None
             if not records[i, k]:
-                fresh[i, k] = keys[i, k] | found | dict(more or {})
+                said = judges.names | judges.weights | {"seconds": seconds}
+                fresh[i, k] = keys[i, k] | said | found | dict(more or {})
         append_records(records_path(folder, own), fresh.values())
         records |= fresh
         bar.update(sum((i, k) in wanted for i in group))
@@ -180,12 +184,22 @@ def key_of(item: Item, run: Mapping[str, Any]) -> dict[str, Any]:
 # ---- what is there, and what is left to do
 
 
-def _find_records(folder: Path, keys: Mapping, metrics: Sequence[Sequence[str]]) -> dict:
-    """Returns the record of each cell, or None where there is none with all of its measures."""
+def _find_records(
+    folder: Path, keys: Mapping, metrics: Sequence[Sequence[str]], weights: Mapping[str, str]
+) -> dict:
+    """Returns the record of each cell, or None where there is none with all of its measures.
+
+    Nor does a record count that holds another value of `weights`.
+    """
     found, torn = read_all(folder)
     there = {record_key(record): record for record in found}
     records = {place: there.get(record_key(key)) for place, key in keys.items()}
-    short = [p for p, record in records.items() if record and not set(metrics[p[0]]) <= set(record)]
+    short = [
+        place
+        for place, record in records.items()
+        if record
+        and not (set(metrics[place[0]]) <= set(record) and weights.items() <= record.items())
+    ]
     known = sum(record is not None for record in records.values())
     records |= dict.fromkeys(short)
     if is_lead():

@@ -11,7 +11,7 @@ def frame_consistency(embeddings: Array) -> Array:
     Args:
       embeddings: `[b n d]`, one for each frame, n >= 2.
     """
-    unit = _normalised(embeddings)
+    unit = normalised(embeddings)
     if unit.ndim != 3 or unit.shape[1] < 2:
         raise ValueError(f"[b n d] with n >= 2 wanted, not {unit.shape}")
     return np.sum(unit[:, 1:] * unit[:, :-1], axis=-1).mean(axis=-1)
@@ -24,10 +24,11 @@ def prompt_consistency(image_embeddings: Array, text_embeddings: Array) -> Array
       image_embeddings: `[b n d]`, one for each frame.
       text_embeddings: `[b d]`, one for each prompt.
     """
-    images, texts = _normalised(image_embeddings), _normalised(text_embeddings)
+    images, texts = normalised(image_embeddings), normalised(text_embeddings)
     return np.einsum("bnd,bd->bn", images, texts).mean(-1)
 
 
-def _normalised(x: Array) -> Array:
+def normalised(x: Array) -> Array:
+    """Returns embeddings `[... d]` of length 1, in float64; one of length 0 stays 0."""
     x = np.asarray(x, np.float64)
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -13,6 +13,7 @@ import numpy as np
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.metrics import (
+    clip,
     colour,
     consistency,
     drift,
@@ -31,6 +32,8 @@ NEEDS: dict[str, Callable[[Item], bool]] = {
     "two frames": lambda item: len(item.frames) > 1,
     "two windows": lambda item: len(item.frames) >= 2 * drift.WINDOW,
     "a prompt": lambda item: bool(item.prompt),
+    "a source prompt": lambda item: bool(item.source_prompt),
+    "a picture": lambda item: item.image is not None,
     "a true depth": lambda item: item.depth is not None,
     "a mask": lambda item: item.mask is not None,
     "the world's truth": lambda item: item.truth is not None,
@@ -40,6 +43,7 @@ NEEDS: dict[str, Callable[[Item], bool]] = {
 NETWORKS = {
     "lpips-alex": "--lpips FOLDER, with AlexNet",
     "lpips-vgg": "--lpips FOLDER, with VGG16",
+    "pickscore": "--pickscore FOLDER",
 }
 
 
@@ -87,6 +91,72 @@ TABLE: dict[str, Metric] = {
         scale="cosine",
         backbone="CLIP",
         needs=("a prompt",),
+    ),
+    "image_prompt_consistency": Metric(
+        lambda e: consistency.prompt_consistency(e.output.embeddings, e.source.pictures),
+        source="CLIP-I of DreamBooth, 2023: prompt consistency with the picture for the prompt",
+        scale="cosine",
+        backbone="CLIP",
+        needs=("a picture",),
+    ),
+    "directional_similarity": Metric(
+        lambda e: clip.directional_similarity(
+            e.output.embeddings, e.source.embeddings, e.source.texts, e.source.source_texts
+        ),
+        source="StyleGAN-NADA, 2021; InstructPix2Pix, 2023",
+        scale="cosine",
+        backbone="CLIP",
+        needs=("a prompt", "a source prompt"),
+    ),
+    "clip_success": Metric(
+        lambda e: clip.success(e.output.embeddings, e.source.texts, e.source.source_texts),
+        source="this project: zero-shot, more than half of the frames nearer to the prompt than to "
+        "the source prompt",
+        scale="0 or 1",
+        backbone="CLIP",
+        needs=("a prompt", "a source prompt"),
+    ),
+    "object_prompt_consistency": Metric(
+        lambda e: clip.mean_cosine(e.objects[0], e.source.texts, e.objects[1]),
+        source="this project: prompt consistency of a square about the mask",
+        scale="cosine",
+        backbone="CLIP",
+        needs=("a mask", "a prompt"),
+        is_default=False,
+    ),
+    "clip_score_frame": Metric(
+        lambda e: 100 * clip.all_pairs_consistency(e.output.squeezed_embeddings),
+        source="LOVEU-TGVE 2023: all pairs of frames, squeezed to 480x480 pixels",
+        scale="100 × cosine",
+        backbone="CLIP",
+        needs=("two frames",),
+        is_default=False,
+    ),
+    "clip_score_text": Metric(
+        lambda e: (
+            100 * consistency.prompt_consistency(e.output.squeezed_embeddings, e.source.texts)
+        ),
+        source="LOVEU-TGVE 2023: frames squeezed to 480x480 pixels",
+        scale="100 × cosine",
+        backbone="CLIP",
+        needs=("a prompt",),
+        is_default=False,
+    ),
+    "pickscore": Metric(
+        lambda e: e.pickscore,
+        source="Kirstain et al. 2023; the mean over frames is LOVEU-TGVE's",
+        scale="logit scale × cosine, about 20",
+        backbone="PickScore",
+        needs=("a prompt",),
+        network="pickscore",
+    ),
+    "seconds": Metric(
+        lambda e: np.full(len(e.output.frames), e.seconds),
+        source="this project: wall-clock time of a batch over its clips, without compiling, depth "
+        "and prior",
+        scale="seconds",
+        higher_is_better=False,
+        is_default=False,
     ),
     "structure_error": Metric(
         lambda e: structure.structure_error(e.output.depth, e.source.true_depth),
