@@ -23,12 +23,17 @@ from gen1_jax.weights.digest import digest_params
 from gen1_jax.weights.folder import CONFIG, load_model
 
 OWN = "the pipeline's own"
-# Where the model may lie in a folder that is given: in transformers' layout, in a pipeline, in the
-# folder of a run; and its tokenizer.
-_MODEL, _TOKENIZER = ("", "clip", "clip/model"), ("", "tokenizer")
+# Where model and tokenizer lie: in transformers' layout, in a pipeline, in the folder of a run, and
+# in that of one part of a run.
+_PLACES = (
+    ("", ""),
+    ("clip", "tokenizer"),
+    ("clip/model", "tokenizer"),
+    ("model", "../tokenizer"),
+)
 _ACCEPTED = (
-    "accepted: a folder of CLIP in transformers' layout that holds its tokenizer too, or one with "
-    "clip/ and tokenizer/, as a pipeline has"
+    "accepted: CLIP in transformers' layout with its tokenizer's files, or a folder with clip/ and "
+    "tokenizer/, as a pipeline has, or a part of a run"
 )
 
 
@@ -74,7 +79,7 @@ class ClipJudge:
 
         Args:
           folder: holds config.json, safetensors and the tokenizer's files, as transformers saves
-            them; or clip/ and tokenizer/, as a pipeline and the folder of a run do.
+            them; or clip/ and tokenizer/, as a pipeline and a run do; or it is a part of a run.
           mesh: the devices to compute on.
           flag: what the folder was given by, for messages.
 
@@ -136,10 +141,11 @@ def find_parts(folder: Path, flag: str) -> tuple[Path, Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{flag} {folder}: no such folder; {_ACCEPTED}")
-    models = [folder / name for name in _MODEL if (folder / name / CONFIG).is_file()]
-    files = ("tokenizer.json", "vocab.json")
-    words = [folder / n for n in _TOKENIZER if any((folder / n / f).is_file() for f in files)]
-    for what, found in (("CLIP", models), ("tokenizer", words)):
-        if not found:
-            raise UserError(f"{flag} {folder} holds no {what}; {_ACCEPTED}")
-    return models[0], words[0]
+    places = [(folder / model, folder / words) for model, words in _PLACES]
+    places = [place for place in places if (place[0] / CONFIG).is_file()]
+    if not places:
+        raise UserError(f"{flag} {folder} holds no CLIP; {_ACCEPTED}")
+    for place in places:
+        if any((place[1] / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            return place
+    raise UserError(f"{flag} {folder} holds no tokenizer; {_ACCEPTED}")

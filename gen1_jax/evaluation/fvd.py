@@ -66,12 +66,18 @@ class VideoFeatures:
           UserError: see `check_folder`; or a file is damaged, or parameters are missing.
         """
         check_folder(folder)
+        import torch
         import transformers
 
+        transformers.utils.logging.disable_progress_bar()
         self.name = folder.resolve().name
         try:
             self._model, found = transformers.VideoMAEForVideoClassification.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                dtype=torch.float32,
             )
         except Exception as error:  # transformers raises nothing more specific
             raise UserError(f"--fvd {folder} cannot be read: {one_line(error)}") from error

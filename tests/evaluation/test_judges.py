@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -167,6 +168,8 @@ def test_a_clip_lies_in_transformers_or_a_pipelines_layout(clip_folder, micro_ru
     pipeline, run = micro_run / "pipeline", micro_run
     for folder, clip in ((pipeline, pipeline / "clip"), (run, run / "clip" / "model")):
         assert find_parts(folder, "--metric-clip") == (clip, folder / "tokenizer")
+    model, words = find_parts(run / "clip", "--metric-clip")
+    assert model == run / "clip" / "model" and words.resolve() == (run / "tokenizer").resolve()
     bare = shutil.copytree(clip_folder, tmp_path / "bare", ignore=shutil.ignore_patterns("tok*"))
     for folder, said in ((tmp_path / "none", "no such folder"), (bare, "holds no tokenizer")):
         with pytest.raises(UserError, match=said):
@@ -209,10 +212,14 @@ def test_video_features_are_what_the_classifier_sees(videomae):
     assert np.abs(network(frames[::-1]) - found).max() > 1e-3  # it sees the order of frames
 
 
-def test_what_is_no_video_classifier_is_refused(videomae, clip_folder, tmp_path):
+def test_what_is_no_video_classifier_is_refused(videomae, clip_folder, tmp_path, monkeypatch):
     for folder, said in ((tmp_path / "none", "no such folder"), (clip_folder, "CLIPModel")):
         with pytest.raises(UserError, match=f"{said}.*; accepted: .* VideoMAEForVideo"):
             check_folder(folder)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch", None)
+        with pytest.raises(UserError, match="--fvd needs torch"):
+            check_folder(videomae)
     pretrained = shutil.copytree(videomae, tmp_path / "part")
     from safetensors.torch import load_file, save_file
 
