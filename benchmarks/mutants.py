@@ -364,6 +364,38 @@ MUTANTS = (
         "steps = p_values[order] * len(order)",
         "tests/evaluation/test_statistics.py",
     ),
+    Mutant(
+        "clip: all pairs hold each frame and itself",
+        "return (total - np.sum(unit**2, axis=(1, 2))) / (n * (n - 1))",
+        "return total / (n * n)", "tests/evaluation/test_clip_metrics.py",
+    ),
+    Mutant(
+        "clip: the direction of pictures is that of embeddings of any length",
+        "normalised(normalised(outputs) - normalised(sources))",
+        "normalised(outputs - sources)", "tests/evaluation/test_clip_metrics.py",
+    ),
+    Mutant(
+        "clip: an edit succeeds on half of its frames",
+        "source_prompts) > 0.5)", "source_prompts) >= 0.5)",
+        "tests/evaluation/test_clip_metrics.py",
+    ),
+    Mutant(
+        "clip: a record of another CLIP counts",
+        'self.identity["metric_clip"] = self.clip.digest', "pass",
+        "tests/evaluation/test_judges.py",
+    ),
+    Mutant(
+        "clip: PickScore of other weights counts",
+        "weights.items() <= record.items()", "True", "tests/evaluation/test_judges.py",
+    ),
+    Mutant(
+        "fvd: frames in any order", "seen) / 255 - _MEAN", "seen[::-1]) / 255 - _MEAN",
+        "tests/evaluation/test_judges.py",
+    ),
+    Mutant(
+        "seconds: of compiling too", "if event.startswith(_COMPILING):", "if False:",
+        "tests/evaluation/test_clip_metrics.py",
+    ),
 )  # fmt: skip
 
 

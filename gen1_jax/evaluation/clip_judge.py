@@ -44,7 +44,7 @@ class ClipJudge:
     figures of one CLIP are the same everywhere. That costs little beside sampling.
 
     Attributes:
-      name: its folder's name.
+      name: the end of its folder's path.
       size: side of the square pictures that it takes, in pixels.
     """
 
@@ -102,7 +102,7 @@ class ClipJudge:
                     "with its own tokenizer"
                 )
         conditioner = Conditioner(clip=module).with_end_token(tokenizer.end_id)
-        return cls(conditioner.clip, params, tokenizer, mesh, folder.resolve().name)
+        return cls(conditioner.clip, params, tokenizer, mesh, "/".join(folder.resolve().parts[-2:]))
 
     @functools.cached_property
     def digest(self) -> str:

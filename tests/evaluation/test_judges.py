@@ -149,18 +149,19 @@ def test_records_say_which_clip_measured(editor, clip_folder, items, micro_run, 
 
     both = {"metric_clip": clip_folder, "pickscore": micro_run / "pipeline"}
     whole, made = sweep(**both)
-    assert made == 3 and whole["metric_clip_name"] == "another-clip" and whole["seconds"] > 0
+    assert made == 3 and whole["metric_clip_name"].endswith("/another-clip")
+    assert whole["seconds"] > 0
     assert all(isinstance(whole[name], float) for name in names)
     assert -100 <= whole["clip_score_text"] <= 100 and whole["clip_success"] in (0, 1)
     again, made = sweep(**both)
     assert made == 0 and again == whole
     _, made = sweep(("prompt_consistency",), metric_clip=clip_folder)
     assert made == 0  # one that holds more counts
-    other, made = sweep(("pickscore",), metric_clip=clip_folder, pickscore=clip_folder)
-    assert made == 3 and other["pickscore"] != whole["pickscore"]
     own, made = sweep(("prompt_consistency",))
     assert made == 3 and own["metric_clip_name"] == "the pipeline's own"
     assert "metric_clip" not in own and own["prompt_consistency"] != whole["prompt_consistency"]
+    other, made = sweep(("pickscore",), metric_clip=clip_folder, pickscore=clip_folder)
+    assert made == 3 and other["pickscore"] != whole["pickscore"]
 
 
 def test_a_clip_lies_in_transformers_or_a_pipelines_layout(clip_folder, micro_run, tmp_path):
