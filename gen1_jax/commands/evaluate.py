@@ -23,6 +23,11 @@ from pathlib import Path
 
 from gen1_jax.commands.judges import Measures, add_judge_arguments, check_judges
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
+from gen1_jax.commands.methods import (
+    add_method_arguments,
+    check_method_arguments,
+    make_methods_of,
+)
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.commands.prompts import (
     add_prompt_arguments,
@@ -32,7 +37,6 @@ from gen1_jax.commands.prompts import (
 )
 from gen1_jax.data_pipelines.moving_shapes.vocabulary import CAMERA_KINDS, DEFAULT_EDITS, EDITS
 from gen1_jax.errors import UserError
-from gen1_jax.evaluation.methods.names import NAMES, check_methods
 
 HELP = "measure edits, and those of rival methods, over a grid of the controls"
 
@@ -113,12 +117,7 @@ def add_arguments(parser) -> None:
 
 def add_control_arguments(parser) -> None:
     """Adds methods, and controls under the names of `gen1 edit`, each with several values."""
-    parser.add_argument(
-        "--method",
-        nargs="+",
-        metavar="NAME",
-        help=f"one or several of {', '.join(NAMES)} (gen1)",
-    )
+    add_method_arguments(parser)
     parser.add_argument(
         "--structure-level",
         type=int,
@@ -155,11 +154,6 @@ def add_control_arguments(parser) -> None:
         action="store_true",
         help="vary one control while the others keep their first value, not every combination",
     )
-    parser.add_argument(
-        "--per-frame",
-        action="store_true",
-        help="the same as --method gen1 gen1-per-frame",
-    )
     parser.add_argument("--steps", type=int, default=25, help="sampling steps (%(default)s)")
     parser.add_argument(
         "--seed",
@@ -184,7 +178,6 @@ def evaluate(args, controls: dict) -> None:
     from gen1_jax.distributed import check_shared, is_lead
     from gen1_jax.editing import VideoEditor
     from gen1_jax.evaluation.cells import settings_of
-    from gen1_jax.evaluation.methods.registry import make_methods
     from gen1_jax.evaluation.records import holding
     from gen1_jax.evaluation.report import write_summary
     from gen1_jax.evaluation.sweep import key_of, run_of, run_sweep
@@ -197,7 +190,7 @@ def evaluate(args, controls: dict) -> None:
     on_cpu = jax.default_backend() == "cpu"
     dtype = args.dtype or ("float32" if on_cpu else "bfloat16")
     editor = VideoEditor.load(args.model, dtype=dtype, mesh=own_mesh(args, on_cpu))
-    methods = make_methods(method_names(args), editor)
+    methods = make_methods_of(args, editor)
     judges = measures.load_judges(editor)
     grid = settings_of(methods, args.one_at_a_time, **controls)
     items, prompts = find_items(args, editor)
@@ -278,11 +271,6 @@ def own_mesh(args, on_cpu: bool):
     return make_mesh_of(args, devices=own) or make_mesh(devices=own[:1] if on_cpu else own)
 
 
-def method_names(args) -> list[str]:
-    """Returns the names of the methods, gen1 alone where none is asked for."""
-    return [*(args.method or ["gen1"]), *(["gen1-per-frame"] if args.per_frame else [])]
-
-
 def check_arguments(args) -> dict:
     """Checks whatever can be checked before the model is loaded; returns the controls' values.
 
@@ -307,7 +295,7 @@ def check_arguments(args) -> dict:
             f"--save-videos {args.save_videos:g}; a number of gigabytes above 0 is accepted; "
             "--no-videos writes none"
         )
-    check_methods(method_names(args))
+    check_method_arguments(args)
     check_judges(args)
     for name in ("builder", "clips", "edits", "camera"):
         if args.prompts and getattr(args, name) is not None:

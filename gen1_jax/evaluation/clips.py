@@ -4,6 +4,7 @@ import contextlib
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from gen1_jax.editing import VideoEditor
 from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.stopwatch import apart
 from gen1_jax.runtime import naming_what_to_lower
+from gen1_jax.video.flow import Flow, estimate_flow
 
 
 class Clips:
@@ -25,10 +27,12 @@ class Clips:
       frames: `[b n H W 3]` uint8.
       seeds: the seed of each clip's noise, `[b]`. It follows from the seed of the evaluation and
         the name of the video, so that a clip has the same noise in all settings and any batch.
+      kept: what methods compute of the clips once, by name.
     """
 
     def __init__(self, editor: VideoEditor, items: Sequence[Item], seed: int):
         self.editor, self.items, self._seed = editor, items, seed
+        self.kept: dict[str, Any] = {}
         self.frames = np.stack([item.frames for item in items])
         self.seeds = [noise_seed(seed, item.video) for item in items]
 
@@ -44,6 +48,11 @@ class Clips:
             # Pictures may have different sizes.
             found = [self.editor.image_content(image[None]) for image in images]
             return np.concatenate([np.asarray(each) for each in found])
+
+    @cached_property
+    def flow(self) -> Flow:
+        """Optical flow of consecutive frames."""
+        return estimate_flow(self.frames)
 
     @cached_property
     def depth(self) -> np.ndarray:

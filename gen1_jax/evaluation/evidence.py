@@ -57,6 +57,11 @@ class Source(Seen):
         return self._clips.depth
 
     @cached_property
+    def flow(self) -> Flow:
+        """The flow that methods may have estimated already."""
+        return self._clips.flow
+
+    @cached_property
     def true_depth(self) -> np.ndarray:
         """The true inverse depth where it is known, else the estimated one, `[b n H W]`."""
         if any(item.depth is None for item in self.items):

@@ -5,9 +5,25 @@ from collections.abc import Iterable
 from gen1_jax.errors import UserError
 from gen1_jax.settings import closest
 
+# Method → what it does.
 NAMES = {
     "gen1": "the pipeline",
     "gen1-per-frame": "the pipeline with its temporal layers off",
+    "depth-per-frame": "an image model with depth, frame by frame",
+    "sdedit-per-frame": "SDEdit by an image model, frame by frame, each with its own noise",
+    "sdedit-per-frame-fixed": "the same, with one noise for all frames",
+    "sdedit-video": "SDEdit by the video model without structure",
+    "propagate-first-frame": "the first frame is edited, and carried on by optical flow",
+    "warp-and-renoise": "each output is moved by optical flow, noised, and denoised",
+}
+OUTPUTS = "outputs:"  # begins the name of a method that is read from a folder
+# The model that a method needs beside the pipeline → the stage whose model it is by default.
+MODELS = {
+    "depth-per-frame": "depth",
+    "sdedit-per-frame": "image",
+    "sdedit-per-frame-fixed": "image",
+    "sdedit-video": "video",
+    "warp-and-renoise": "image",
 }
 
 

@@ -1,24 +1,47 @@
 """What each method is made of."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from gen1_jax.editing import VideoEditor
 from gen1_jax.evaluation.methods.base import Method
+from gen1_jax.evaluation.methods.depth_per_frame import DepthPerFrame
 from gen1_jax.evaluation.methods.gen1 import Gen1, Gen1PerFrame
-from gen1_jax.evaluation.methods.names import check_methods
+from gen1_jax.evaluation.methods.names import MODELS, check_methods
+from gen1_jax.evaluation.methods.outputs import Outputs
+from gen1_jax.evaluation.methods.propagation import PropagateFirstFrame
+from gen1_jax.evaluation.methods.sdedit import SDEditPerFrame, SDEditPerFrameFixed, SDEditVideo
+from gen1_jax.evaluation.methods.warp_and_renoise import WarpAndRenoise
 
-# Name, of `names.NAMES` → what makes the method.
+_OF_PIPELINE = (Gen1, Gen1PerFrame, PropagateFirstFrame)
+_OF_MODELS = (DepthPerFrame, SDEditPerFrame, SDEditPerFrameFixed, SDEditVideo, WarpAndRenoise)
+# Name, of `names.NAMES` → what makes the method, of the editor and the folder of a model.
 MAKERS: dict[str, Callable[..., Method]] = {
-    "gen1": lambda editor: Gen1(),
-    "gen1-per-frame": lambda editor: Gen1PerFrame(),
+    **{each.name: lambda editor, folder, each=each: each() for each in _OF_PIPELINE},
+    **{each.name: each for each in _OF_MODELS},
 }
 
 
-def make_methods(names: Iterable[str], editor: VideoEditor) -> list[Method]:
-    """Returns the methods of these names, each once.
+def make_methods(
+    names: Iterable[str],
+    editor: VideoEditor,
+    models: Mapping[str, Path],
+    outputs: Mapping[str, Path] | None = None,
+) -> list[Method]:
+    """Returns the methods of these names, each once, and those that are read from folders.
+
+    Args:
+      names: of `names.NAMES`.
+      editor: the pipeline.
+      models: the model folders of the rivals, by the values of `names.MODELS`.
+      outputs: name of a system → the folder of its results.
 
     Raises:
-      UserError: a name is unknown.
+      UserError: a name is unknown, or a model is missing or does not fit the pipeline.
     """
     check_methods(names)
-    return [MAKERS[name](editor) for name in dict.fromkeys(names)]
+    made = [
+        MAKERS[name](editor, models[MODELS[name]] if name in MODELS else None)
+        for name in dict.fromkeys(names)
+    ]
+    return made + [Outputs(name, folder) for name, folder in (outputs or {}).items()]

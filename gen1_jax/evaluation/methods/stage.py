@@ -1,0 +1,192 @@
+"""The UNet of a stage of training, which rivals edit with."""
+
+import functools
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen1_jax.config import SAVED_CONFIG
+from gen1_jax.diffusion.process import Schedule, make_schedule
+from gen1_jax.diffusion.sampler import sample_latents
+from gen1_jax.distributed import batch_sharding, clip_sharding, replicated
+from gen1_jax.editing import VideoEditor
+from gen1_jax.errors import UserError
+from gen1_jax.evaluation.clips import Clips
+from gen1_jax.files import read_json
+from gen1_jax.models.unet import VideoUNet
+from gen1_jax.runtime import naming_what_to_lower
+from gen1_jax.weights.digest import digest_params
+from gen1_jax.weights.folder import load_model
+
+
+class Stage:
+    """A UNet with its own training's schedule, and the pipeline's encoders.
+
+    Attributes:
+      digest: sixteen letters that tell its parameters and schedule apart from others.
+    """
+
+    def __init__(self, editor: VideoEditor, folder: Path, *, structured: bool):
+        """Loads the UNet.
+
+        Args:
+          editor: the pipeline, whose autoencoder, content and devices it shares.
+          folder: the stage's `model` folder. The config.json beside the folder says the schedule.
+          structured: whether the UNet has to have structure channels, or has to have none.
+
+        Raises:
+          UserError: the folder holds no such UNet, or one that does not fit the pipeline.
+        """
+        self._editor = editor
+        module, params = load_model(folder, dtype=editor.unet.dtype)
+        if not isinstance(module, VideoUNet):
+            raise UserError(f"{folder} holds {type(module).__name__}; a UNet is accepted")
+        wanted = module.out_channels + 8 * structured
+        if module.in_channels != wanted:
+            what = "with" if structured else "without"
+            raise UserError(
+                f"{folder}: the UNet takes {module.in_channels} channels; one {what} structure is "
+                f"accepted, which takes {wanted}"
+            )
+        if module.cross_attention_dim != editor.unet.cross_attention_dim:
+            raise UserError(
+                f"{folder}: the UNet takes content of width {module.cross_attention_dim}; the "
+                f"pipeline's has {editor.unet.cross_attention_dim}"
+            )
+        self.module, self._structured = module, structured
+        settings, self.schedule = _schedule_of(folder, editor)
+        self.digest = f"{digest_params(params)[:12]}{hash_of(settings)}"
+        encoders = {name: editor.params[name] for name in ("vae",)}
+        params = jax.device_put(params, replicated(editor.mesh))
+        self._params = {**encoders, "unet": params}
+        whole, clips, batch = (f(editor.mesh) for f in (replicated, clip_sharding, batch_sharding))
+        self._sample = jax.jit(
+            self._sample_fn,
+            static_argnums=(7, 8, 9, 10),
+            in_shardings=(whole, clips, clips, batch, batch, batch, batch),
+            out_shardings=clips,
+        )
+
+    def sample(
+        self,
+        clips: Clips,
+        *,
+        guidance_scale: float,
+        num_steps: int,
+        source: jax.Array | None = None,
+        strength: float = 1.0,
+        structure_level: int = 0,
+        per_frame: bool = True,
+        fixed_noise: bool = False,
+        seeds: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Samples clips; returns frames `[b n H W 3]` uint8.
+
+        Args:
+          clips: what is edited.
+          guidance_scale: ω.
+          num_steps: DDIM steps of the whole trajectory.
+          source: latents `[b n h w 4]` to start from, noised to `strength`; None: pure noise.
+          strength: see `ddim_sample`.
+          structure_level: t_s, where the UNet has structure.
+          per_frame: whether each frame is predicted alone.
+          fixed_noise: whether all frames of a clip have the same noise.
+          seeds: of the noise `[b]`; None: those of the clips.
+        """
+        b, n = clips.frames.shape[:2]
+        mesh = self._editor.mesh
+        seeds = np.asarray(clips.seeds if seeds is None else seeds, np.uint32)
+        structure_map = clips.structure_map
+        if source is not None:
+            n = source.shape[1]
+            structure_map = structure_map[:, :n]  # not looked at without structure
+        arguments = (
+            jax.device_put(structure_map, clip_sharding(mesh)),
+            None if source is None else jax.device_put(source, clip_sharding(mesh)),
+            jax.device_put(np.asarray(clips.content), batch_sharding(mesh)),
+            jax.device_put(jax.vmap(jax.random.key)(seeds), batch_sharding(mesh)),
+            jax.device_put(np.full(b, structure_level, np.int32), batch_sharding(mesh)),
+            jax.device_put(np.full(b, guidance_scale, np.float32), batch_sharding(mesh)),
+        )
+        task = f"editing {b} clips of {n} frames"
+        with naming_what_to_lower(task, "the clips edited together (--batch-size)"):
+            with jax.set_mesh(mesh):
+                frames = self._sample(
+                    self._params,
+                    *arguments,
+                    num_steps,
+                    strength if source is not None else 1.0,
+                    per_frame,
+                    fixed_noise,
+                )
+            return np.asarray(frames)
+
+    def _sample_fn(
+        self, params, depth, source, content, keys, level, guidance_scale,
+        num_steps: int, strength: float, per_frame: bool, fixed_noise: bool,
+    ):  # fmt: skip
+        conditioner = self._editor.conditioner
+        factor = conditioner.vae.spatial_factor
+        b, n, height, width = depth.shape
+        shape = (n, height // factor, width // factor, conditioner.vae.latent_channels)
+        drawn = (1, *shape[1:]) if fixed_noise else shape
+        noise = jax.vmap(partial(jax.random.normal, shape=drawn))(keys)
+        latents = sample_latents(
+            self.module,
+            params["unet"],
+            self.schedule,
+            jnp.broadcast_to(noise, (b, *shape)),
+            content,
+            conditioner.encode_structure(params, depth, level) if self._structured else None,
+            level if self._structured else None,
+            guidance_scale=guidance_scale,
+            per_frame=per_frame,
+            num_steps=num_steps,
+            spacing=self._editor.settings["spacing"],
+            source=source,
+            strength=strength,
+        )
+        return conditioner.decode(params, latents)
+
+
+def source_latents(clips: Clips) -> jax.Array:
+    """Returns the latents of the clips themselves, `[b n h w 4]`; computed once for all methods."""
+    if "latents" not in clips.kept:
+        clips.kept["latents"] = encode(clips.editor, clips.frames)
+    return clips.kept["latents"]
+
+
+def encode(editor: VideoEditor, frames: np.ndarray) -> jax.Array:
+    """Frames `[b n H W 3]` uint8 → latents `[b n h w 4]`, on the devices of the clips."""
+    frames = jax.device_put(frames, clip_sharding(editor.mesh))
+    return _encoder(editor)(editor.params, frames)
+
+
+@functools.lru_cache(maxsize=4)
+def _encoder(editor: VideoEditor) -> Callable[..., jax.Array]:
+    whole, clips = replicated(editor.mesh), clip_sharding(editor.mesh)
+    return jax.jit(
+        editor.conditioner.encode_frames, in_shardings=(whole, clips), out_shardings=clips
+    )
+
+
+def _schedule_of(folder: Path, editor: VideoEditor) -> tuple[dict[str, Any], Schedule]:
+    """Returns the schedule that a stage was trained with; the pipeline's if no file says it."""
+    settings = dict(editor.settings["schedule"])
+    loss = (read_json(folder.parent / SAVED_CONFIG) or {}).get("loss", {})
+    names = ("zero_terminal_snr", "prediction_type")
+    settings |= {name: loss[name] for name in names if name in loss}
+    return settings, make_schedule(**settings)
+
+
+def hash_of(settings: dict[str, Any]) -> str:
+    """Returns four letters that tell settings apart."""
+    import hashlib
+    import json
+
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:4]
