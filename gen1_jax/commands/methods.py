@@ -1,5 +1,6 @@
 """The options of `gen1 evaluate` that say which methods are measured, and what they need."""
 
+import re
 from pathlib import Path
 
 from gen1_jax.errors import UserError
@@ -84,8 +85,11 @@ def find_outputs(args) -> dict[str, Path]:
     found = {}
     for entry in args.outputs or ():
         name, equals, folder = entry.partition("=")
-        if not (name and equals and folder) or name in found:
-            raise UserError(f"--outputs {entry}; NAME=DIR is accepted, each name once")
+        if not (re.fullmatch(r"[\w.-]+", name) and equals and folder) or name in found:
+            raise UserError(
+                f"--outputs {entry}; NAME=DIR is accepted, each name once, of letters, digits, "
+                "hyphens, dots and underscores"
+            )
         if not Path(folder).is_dir():
             raise UserError(f"--outputs {entry}: no such folder")
         found[name] = Path(folder)

@@ -1,10 +1,7 @@
 """The image model with depth: it keeps the structure, and edits each frame alone."""
 
-from pathlib import Path
-
 import numpy as np
 
-from gen1_jax.editing import VideoEditor
 from gen1_jax.evaluation.clips import Clips
 from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.methods.base import Setting
@@ -17,8 +14,8 @@ class DepthPerFrame:
     name = "depth-per-frame"
     controls = ("structure_level", "guidance_scale")
 
-    def __init__(self, editor: VideoEditor, folder: Path):
-        self._stage = Stage(editor, folder, structured=True)
+    def __init__(self, stage: Stage):
+        self._stage = stage
 
     def identity(self, item: Item) -> dict[str, str]:
         return {"rival": self._stage.digest}

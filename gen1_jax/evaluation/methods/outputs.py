@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation.clips import Clips
@@ -33,17 +34,19 @@ class Outputs:
     def __init__(self, name: str, folder: Path):
         self.name, self._folder = f"{OUTPUTS}{name}", folder
         self._digests: dict[Path, str] = {}
+        self._clips: dict[Path, str] = {}
         if not folder.is_dir():
             raise UserError(f"--outputs {name}={folder}: no such folder")
 
     def identity(self, item: Item) -> dict[str, str]:
         path = self.find(item)
+        if self._clips.setdefault(path, item.clip) != item.clip:
+            raise UserError(
+                f"{path} would be the result of two clips, {self._clips[path]} and {item.clip}; "
+                "give the clips names that differ in more than punctuation"
+            )
         if path not in self._digests:
-            files = sorted(path.iterdir()) if path.is_dir() else [path]
-            digest = hashlib.sha256()
-            for file in files:
-                digest.update(f"{file.name}\0".encode() + file.read_bytes())
-            self._digests[path] = digest.hexdigest()[:16]
+            self._digests[path] = _digest(path)
         return {"rival": self._digests[path]}
 
     def edit(self, clips: Clips, setting: Setting, num_steps: int) -> np.ndarray:
@@ -81,4 +84,18 @@ class Outputs:
             raise UserError(f"{path} is {size}; the clip is {height}x{width}, of another shape")
         if video.frames.shape[1:3] == (height, width):
             return video.frames
+        size = f"{video.frames.shape[1]}x{video.frames.shape[2]}"
+        tqdm.write(f"{path} is {size}; it is scaled to the clip's {height}x{width}")
         return read_video(path, size=(height, width)).frames
+
+
+def _digest(path: Path) -> str:
+    """Returns sixteen letters that tell a file, or the files of a folder, apart from others."""
+    digest = hashlib.sha256()
+    try:
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(f"{file.name}\0".encode() + file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()[:16]

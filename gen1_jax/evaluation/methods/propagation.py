@@ -6,6 +6,7 @@ the clip. What comes into view later has no edit: the flow leads its pixels to t
 
 import numpy as np
 
+from gen1_jax.distributed import FRAMES
 from gen1_jax.evaluation.clips import Clips
 from gen1_jax.evaluation.methods.base import Setting
 from gen1_jax.evaluation.methods.gen1 import Gen1PerFrame
@@ -18,7 +19,18 @@ class PropagateFirstFrame(Gen1PerFrame):
     name = "propagate-first-frame"
 
     def edit(self, clips: Clips, setting: Setting, num_steps: int) -> np.ndarray:
-        first = super().edit(clips, setting, num_steps)[:, 0]
+        # Frames divide over the devices of a clip, so there are as many copies as these.
+        copies = clips.editor.mesh.shape[FRAMES]
+        edits = clips.editor.edit_batch(
+            np.repeat(clips.frames[:, :1], copies, axis=1),
+            clips.content,
+            structure_map=np.repeat(clips.structure_map[:, :1], copies, axis=1),
+            seed=clips.seeds,
+            steps=num_steps,
+            per_frame=True,
+            **{name: setting[name] for name in self.controls},
+        )
+        first = np.stack([edit.frames[0] for edit in edits])
         return carry_on(first, clips.flow.backward)
 
 

@@ -11,13 +11,14 @@ from gen1_jax.evaluation.methods.names import MODELS, check_methods
 from gen1_jax.evaluation.methods.outputs import Outputs
 from gen1_jax.evaluation.methods.propagation import PropagateFirstFrame
 from gen1_jax.evaluation.methods.sdedit import SDEditPerFrame, SDEditPerFrameFixed, SDEditVideo
+from gen1_jax.evaluation.methods.stage import Stage
 from gen1_jax.evaluation.methods.warp_and_renoise import WarpAndRenoise
 
 _OF_PIPELINE = (Gen1, Gen1PerFrame, PropagateFirstFrame)
 _OF_MODELS = (DepthPerFrame, SDEditPerFrame, SDEditPerFrameFixed, SDEditVideo, WarpAndRenoise)
-# Name, of `names.NAMES` → what makes the method, of the editor and the folder of a model.
+# Name, of `names.NAMES` → what makes the method, of the stage of its model.
 MAKERS: dict[str, Callable[..., Method]] = {
-    **{each.name: lambda editor, folder, each=each: each() for each in _OF_PIPELINE},
+    **{each.name: lambda stage, each=each: each() for each in _OF_PIPELINE},
     **{each.name: each for each in _OF_MODELS},
 }
 
@@ -40,8 +41,11 @@ def make_methods(
       UserError: a name is unknown, or a model is missing or does not fit the pipeline.
     """
     check_methods(names)
-    made = [
-        MAKERS[name](editor, models[MODELS[name]] if name in MODELS else None)
-        for name in dict.fromkeys(names)
-    ]
+    stages: dict[str, Stage] = {}  # a model that several methods use is loaded once
+    made = []
+    for name in dict.fromkeys(names):
+        model = MODELS.get(name)
+        if model and model not in stages:
+            stages[model] = Stage(editor, models[model], structured=model == "depth")
+        made.append(MAKERS[name](stages.get(model)))
     return made + [Outputs(name, folder) for name, folder in (outputs or {}).items()]

@@ -4,11 +4,8 @@ Strength is the share of the noise: near 0 the source stays as it is, at 1 nearl
 does.
 """
 
-from pathlib import Path
-
 import numpy as np
 
-from gen1_jax.editing import VideoEditor
 from gen1_jax.evaluation.clips import Clips
 from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.methods.base import Setting
@@ -22,8 +19,8 @@ class SDEditPerFrame:
     controls = ("guidance_scale", "strength")
     per_frame, fixed_noise = True, False
 
-    def __init__(self, editor: VideoEditor, folder: Path):
-        self._stage = Stage(editor, folder, structured=False)
+    def __init__(self, stage: Stage):
+        self._stage = stage
 
     def identity(self, item: Item) -> dict[str, str]:
         return {"rival": self._stage.digest}

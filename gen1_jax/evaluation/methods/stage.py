@@ -1,6 +1,8 @@
 """The UNet of a stage of training, which rivals edit with."""
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,7 @@ class Stage:
     """A UNet with its own training's schedule, and the pipeline's encoders.
 
     Attributes:
+      editor: the pipeline whose autoencoder, content and devices it shares.
       digest: sixteen letters that tell its parameters and schedule apart from others.
     """
 
@@ -42,7 +45,7 @@ class Stage:
         Raises:
           UserError: the folder holds no such UNet, or one that does not fit the pipeline.
         """
-        self._editor = editor
+        self.editor = editor
         module, params = load_model(folder, dtype=editor.unet.dtype)
         if not isinstance(module, VideoUNet):
             raise UserError(f"{folder} holds {type(module).__name__}; a UNet is accepted")
@@ -60,6 +63,8 @@ class Stage:
             )
         self.module, self._structured = module, structured
         settings, self.schedule = _schedule_of(folder, editor)
+        # As previews of training have it; see `sampling_timesteps`.
+        self._spacing = "trailing" if settings.get("zero_terminal_snr") else "leading"
         self.digest = f"{digest_params(params)[:12]}{hash_of(settings)}"
         encoders = {name: editor.params[name] for name in ("vae",)}
         params = jax.device_put(params, replicated(editor.mesh))
@@ -67,8 +72,8 @@ class Stage:
         whole, clips, batch = (f(editor.mesh) for f in (replicated, clip_sharding, batch_sharding))
         self._sample = jax.jit(
             self._sample_fn,
-            static_argnums=(7, 8, 9, 10),
-            in_shardings=(whole, clips, clips, batch, batch, batch, batch),
+            static_argnums=(8, 9, 10),
+            in_shardings=(whole, clips, clips, batch, batch, batch, batch, whole),
             out_shardings=clips,
         )
 
@@ -99,19 +104,22 @@ class Stage:
           seeds: of the noise `[b]`; None: those of the clips.
         """
         b, n = clips.frames.shape[:2]
-        mesh = self._editor.mesh
+        mesh = self.editor.mesh
         seeds = np.asarray(clips.seeds if seeds is None else seeds, np.uint32)
-        structure_map = clips.structure_map
         if source is not None:
             n = source.shape[1]
-            structure_map = structure_map[:, :n]  # not looked at without structure
+        if self._structured:
+            depth = clips.structure_map
+        else:  # only its shape is looked at
+            depth = np.zeros((b, n, *clips.frames.shape[2:4]), np.float32)
         arguments = (
-            jax.device_put(structure_map, clip_sharding(mesh)),
+            jax.device_put(depth, clip_sharding(mesh)),
             None if source is None else jax.device_put(source, clip_sharding(mesh)),
             jax.device_put(np.asarray(clips.content), batch_sharding(mesh)),
             jax.device_put(jax.vmap(jax.random.key)(seeds), batch_sharding(mesh)),
             jax.device_put(np.full(b, structure_level, np.int32), batch_sharding(mesh)),
             jax.device_put(np.full(b, guidance_scale, np.float32), batch_sharding(mesh)),
+            np.bool_(fixed_noise),
         )
         task = f"editing {b} clips of {n} frames"
         with naming_what_to_lower(task, "the clips edited together (--batch-size)"):
@@ -122,32 +130,31 @@ class Stage:
                     num_steps,
                     strength if source is not None else 1.0,
                     per_frame,
-                    fixed_noise,
                 )
             return np.asarray(frames)
 
     def _sample_fn(
-        self, params, depth, source, content, keys, level, guidance_scale,
-        num_steps: int, strength: float, per_frame: bool, fixed_noise: bool,
+        self, params, depth, source, content, keys, level, guidance_scale, fixed_noise,
+        num_steps: int, strength: float, per_frame: bool,
     ):  # fmt: skip
-        conditioner = self._editor.conditioner
+        conditioner = self.editor.conditioner
         factor = conditioner.vae.spatial_factor
-        b, n, height, width = depth.shape
+        _, n, height, width = depth.shape
         shape = (n, height // factor, width // factor, conditioner.vae.latent_channels)
-        drawn = (1, *shape[1:]) if fixed_noise else shape
-        noise = jax.vmap(partial(jax.random.normal, shape=drawn))(keys)
+        noise = jax.vmap(partial(jax.random.normal, shape=shape))(keys)
+        noise = jnp.where(fixed_noise, noise[:, :1], noise)
         latents = sample_latents(
             self.module,
             params["unet"],
             self.schedule,
-            jnp.broadcast_to(noise, (b, *shape)),
+            noise,
             content,
             conditioner.encode_structure(params, depth, level) if self._structured else None,
             level if self._structured else None,
             guidance_scale=guidance_scale,
             per_frame=per_frame,
             num_steps=num_steps,
-            spacing=self._editor.settings["spacing"],
+            spacing=self._spacing,
             source=source,
             strength=strength,
         )
@@ -176,17 +183,20 @@ def _encoder(editor: VideoEditor) -> Callable[..., jax.Array]:
 
 
 def _schedule_of(folder: Path, editor: VideoEditor) -> tuple[dict[str, Any], Schedule]:
-    """Returns the schedule that a stage was trained with; the pipeline's if no file says it."""
-    settings = dict(editor.settings["schedule"])
-    loss = (read_json(folder.parent / SAVED_CONFIG) or {}).get("loss", {})
-    names = ("zero_terminal_snr", "prediction_type")
-    settings |= {name: loss[name] for name in names if name in loss}
+    """Returns the schedule that a stage was trained with; the pipeline's if no file says it.
+
+    A file that does not name a setting means the default of training, not the pipeline's setting.
+    """
+    saved = read_json(folder.parent / SAVED_CONFIG)
+    if saved is None:
+        settings = dict(editor.settings["schedule"])
+    else:
+        loss = saved.get("loss", {})
+        names = ("zero_terminal_snr", "prediction_type")
+        settings = {name: loss[name] for name in names if name in loss}
     return settings, make_schedule(**settings)
 
 
 def hash_of(settings: dict[str, Any]) -> str:
     """Returns four letters that tell settings apart."""
-    import hashlib
-    import json
-
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:4]

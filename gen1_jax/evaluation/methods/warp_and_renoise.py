@@ -4,12 +4,9 @@ It stands for deforum and the like. Where the flow finds nothing in the last fra
 pixels stand in. The image model edits without structure.
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from gen1_jax.distributed import FRAMES
-from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation.clips import Clips, noise_seed
 from gen1_jax.evaluation.items import Item
@@ -24,10 +21,10 @@ class WarpAndRenoise:
     name = "warp-and-renoise"
     controls = ("guidance_scale", "strength")
 
-    def __init__(self, editor: VideoEditor, folder: Path):
-        if editor.mesh.shape[FRAMES] > 1:
+    def __init__(self, stage: Stage):
+        if stage.editor.mesh.shape[FRAMES] > 1:
             raise UserError(f"{self.name} edits frame by frame; --mesh frames=1 is accepted")
-        self._editor, self._stage = editor, Stage(editor, folder, structured=False)
+        self._stage = stage
 
     def identity(self, item: Item) -> dict[str, str]:
         return {"rival": self._stage.digest}
@@ -44,7 +41,7 @@ class WarpAndRenoise:
                 start = np.clip(np.rint(start), 0, 255).astype(np.uint8)
             frames = self._stage.sample(
                 clips,
-                source=encode(self._editor, start[:, None]),
+                source=encode(clips.editor, start[:, None]),
                 num_steps=num_steps,
                 seeds=[noise_seed(seed, str(number)) for seed in clips.seeds],
                 **controls,
