@@ -19,7 +19,7 @@ from einops import rearrange
 from gen1_jax.batch import Batch
 from gen1_jax.depth_settings import UNRECORDED, DepthSettings
 from gen1_jax.diffusion import prior as prior_diffusion
-from gen1_jax.diffusion.structure import clip_depth, structure_image
+from gen1_jax.diffusion.structure import clip_depth, degrade, find_edges, structure_image
 from gen1_jax.errors import UserError
 from gen1_jax.models.clip import find_ends, with_end_token
 from gen1_jax.models.preprocess import (
@@ -150,19 +150,33 @@ class Conditioner:
         depth = resize_depth(depth, (height, width), resizing)
         return rearrange(depth, "(b n) h w -> b n h w", b=b)
 
-    def clip_depth(self, depth: jax.Array) -> jax.Array:
-        """Clips estimated depth [b n H W] to `depth_settings.range`, as structure is made of it.
+    def structure_map(self, frames: jax.Array, depth: jax.Array) -> jax.Array:
+        """Returns what the structure of clips is made of, `depth_settings.map`.
 
         A user's own map is not clipped: quantiles would wipe out thin edges and small masks.
+
+        Args:
+          frames: [b n H W 3] uint8.
+          depth: [b n H W], estimated; it is clipped to `depth_settings.range`.
+
+        Returns:
+          [b n H W].
         """
+        if self.depth_settings.map == "edges":
+            return find_edges(frames)
         return clip_depth(depth, *self.depth_settings.range)
+
+    def degrade(self, structure_map: jax.Array, level: jax.Array) -> jax.Array:
+        """Returns a map [b n H W] in [−1, 1] as the model sees it at the level t_s [b]."""
+        return degrade(structure_map, level, self.depth_settings.degrading)
 
     def encode_structure(
         self, encoder_params: EncoderParams, depth: jax.Array, level: jax.Array
     ) -> jax.Array:
         """Inverse depth [b n H W], blurred to the level t_s [b] → structure latents [b n h w c]."""
         chex.assert_rank([depth, level], [4, 1])
-        return self.encode_images(encoder_params, structure_image(depth, level))
+        image = structure_image(depth, level, self.depth_settings.degrading)
+        return self.encode_images(encoder_params, image)
 
     # ---- content
 
@@ -267,7 +281,7 @@ class Conditioner:
                 raise UserError(f"raw batches need {name} beside the frames: add it to data.fields")
         frames = jnp.asarray(batch.frames)
         mean, logvar = self.encode_moments(encoder_params, to_images(frames))
-        depth = self.clip_depth(self.estimate_depth(encoder_params, frames))
+        depth = self.structure_map(frames, self.estimate_depth(encoder_params, frames))
         chosen = frames[jnp.arange(len(frames)), batch.content_frame]
         return Batch(
             latents=mean,
@@ -293,7 +307,7 @@ class Conditioner:
           `content` [b n d] of every frame.
         """
         mean, logvar = self.encode_moments(encoder_params, to_images(frames))
-        depth = self.clip_depth(self.estimate_depth(encoder_params, frames))
+        depth = self.structure_map(frames, self.estimate_depth(encoder_params, frames))
         # Levels are encoded one after another, because all at once would take k times the memory.
         structure = jax.lax.map(partial(self.encode_structure, encoder_params, depth), levels.T)
         content = self.image_content(encoder_params, rearrange(frames, "b n h w c -> (b n) h w c"))

@@ -1,4 +1,4 @@
-"""How frames become the depth that structure is made of: settings of encoding and of editing alike.
+"""How frames become the map that structure is made of: settings of encoding and of editing alike.
 
 A pipeline's gen1.json and encoded data's meta.json hold them under the key `depth`.
 """
@@ -30,6 +30,14 @@ class DepthSettings:
         high=1,
     )
 
+    map: Literal["depth", "edges"] = setting(
+        "depth",
+        "what the structure is made of: the depth of frames, or the strength of their edges",
+    )
+    degrading: Literal["blur", "noise"] = setting(
+        "blur", "what a structure level does to the map: blur, as in the paper, or added noise"
+    )
+
     def __post_init__(self):
         low, high = self.range
         if not low < high:
@@ -37,7 +45,17 @@ class DepthSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the settings as JSON gives them back."""
-        return {"resizing": self.resizing, "range": list(self.range)}
+        said = {"resizing": self.resizing, "range": list(self.range)}
+        return said | {name: getattr(self, name) for name in self.unusual()}
+
+    def unusual(self) -> list[str]:
+        """Returns the names of the settings that make the structure another one than the paper's.
+
+        Files from before there were such settings do not name them, so they stand in files only
+        where they differ.
+        """
+        names = ("map", "degrading")
+        return [name for name in names if getattr(self, name) != getattr(DepthSettings, name)]
 
 
 # Pipelines and encoded data that record no settings were made with these.

@@ -35,7 +35,6 @@ from gen1_jax.controls import (
 from gen1_jax.depth_settings import read_depth_settings
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
-from gen1_jax.diffusion.structure import blur, normalise_clip
 from gen1_jax.distributed import (
     FRAMES,
     batch_parts,
@@ -348,7 +347,7 @@ class VideoEditor:
             lower += " or of the clips edited together (--batch-size)"
         with naming_what_to_lower(task, lower):
             if structure_map is None:
-                structure_map = self.conditioner.clip_depth(self.estimate_depth(frames))
+                structure_map = self.conditioner.structure_map(frames, self.estimate_depth(frames))
             arguments = (
                 jax.device_put(structure_map, self._clips),
                 jax.device_put(content, self._batch),
@@ -397,4 +396,4 @@ class VideoEditor:
             num_steps=num_steps,
             spacing=self.settings["spacing"],
         )
-        return self.conditioner.decode(params, latents), blur(normalise_clip(depth), level)
+        return self.conditioner.decode(params, latents), self.conditioner.degrade(depth, level)

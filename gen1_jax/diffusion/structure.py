@@ -92,9 +92,38 @@ def blur(depth: jax.Array, level: jax.Array) -> jax.Array:
     return jnp.einsum("bnhw,bHh,bWw->bnHW", depth, rows, columns, precision="highest")
 
 
-def structure_image(depth: jax.Array, level: jax.Array) -> jax.Array:
+def add_noise(depth: jax.Array, level: jax.Array) -> jax.Array:
+    """Mixes depth [b n h w] in [−1, 1] with noise, whose share of the variance is 0.14 · level [b].
+
+    The noise follows from the depth itself, so that training and editing need no key for it.
+    """
+    chex.assert_rank([depth, level], [4, 1])
+    bits = jax.lax.bitcast_convert_type(depth.sum((1, 2, 3)), jnp.uint32)
+    noise = jax.vmap(lambda seed, x: jax.random.normal(jax.random.key(seed), x.shape))(bits, depth)
+    share = 0.14 * level.astype(jnp.float32)[:, None, None, None]
+    return jnp.sqrt(1 - share) * depth + jnp.sqrt(share) * noise
+
+
+def find_edges(frames: jax.Array) -> jax.Array:
+    """Returns the strength of edges: frames [b n H W 3] uint8 → [b n H W], by Sobel's operator."""
+    grey = frames.astype(jnp.float32) @ jnp.asarray([0.299, 0.587, 0.114])
+    padded = jnp.pad(grey, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    rows = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
+    columns = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
+    across = rows[..., 2:] - rows[..., :-2]
+    down = columns[..., 2:, :] - columns[..., :-2, :]
+    return jnp.hypot(across, down)
+
+
+def degrade(depth: jax.Array, level: jax.Array, degrading: str = "blur") -> jax.Array:
+    """Returns depth [b n h w], scaled to [−1, 1], at the level t_s [b], blurred or with noise."""
+    scaled = normalise_clip(depth)
+    return add_noise(scaled, level) if degrading == "noise" else blur(scaled, level)
+
+
+def structure_image(depth: jax.Array, level: jax.Array, degrading: str = "blur") -> jax.Array:
     """Returns the image that the autoencoder encodes: depth [b n h w] → [b n h w 3] in [−1, 1]."""
-    return repeat(blur(normalise_clip(depth), level), "b n h w -> b n h w c", c=3)
+    return repeat(degrade(depth, level, degrading), "b n h w -> b n h w c", c=3)
 
 
 def level_embedding(level: jax.Array) -> jax.Array:

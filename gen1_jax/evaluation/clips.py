@@ -62,10 +62,10 @@ class Clips:
 
     @cached_property
     def structure_map(self) -> np.ndarray:
-        """The depth that structure is made of, `[b n H W]`."""
+        """What structure is made of, the depth as a rule, `[b n H W]`."""
         depth = self.depth
         with _shared("limiting depth"):
-            return np.asarray(self.editor.conditioner.clip_depth(depth))
+            return np.asarray(self.editor.conditioner.structure_map(self.frames, depth))
 
 
 @contextlib.contextmanager

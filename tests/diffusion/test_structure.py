@@ -11,6 +11,8 @@ from gen1_jax.diffusion.structure import (
     blur,
     blur_matrices,
     clip_depth,
+    degrade,
+    find_edges,
     level_embedding,
     model_input,
     normalise_clip,
@@ -203,3 +205,26 @@ def test_model_input_is_latents_structure_and_level():
 def test_without_structure_the_latents_alone():
     z = jnp.ones((1, 2, 4, 4, 4))
     assert model_input(z, None, None) is z
+
+
+def test_noise_grows_with_the_level_and_follows_from_the_depth():
+    depth = jnp.asarray(np.random.default_rng(0).uniform(0, 5, (2, 3, 16, 16)), jnp.float32)
+    depth = jnp.concatenate([depth, depth[:1]])
+    clean = normalise_clip(depth)
+    np.testing.assert_allclose(degrade(depth, jnp.array([0, 0, 0]), "noise"), clean, atol=1e-6)
+    far = np.asarray(degrade(depth, jnp.array([7, 7, 7]), "noise"))
+    correlations = [
+        np.corrcoef(f.ravel(), c.ravel())[0, 1] for f, c in zip(far, clean, strict=True)
+    ]
+    assert max(np.abs(correlations)) < 0.3 and 0.8 < far.std() < 1.2
+    np.testing.assert_array_equal(far[0], far[2])  # the same depth has the same noise
+    assert np.abs(far[0] - far[1]).max() > 1
+
+
+def test_edges_lie_where_colours_change():
+    frames = np.zeros((1, 1, 8, 8, 3), np.uint8)
+    frames[..., 4:, :] = 255
+    edges = np.asarray(find_edges(jnp.asarray(frames)))[0, 0]
+    assert np.flatnonzero(edges[3]).tolist() == [3, 4]
+    np.testing.assert_allclose(edges[:, 3], 4 * 255, rtol=1e-3)
+    np.testing.assert_allclose(find_edges(jnp.asarray(frames.swapaxes(2, 3)))[0, 0], edges.T)

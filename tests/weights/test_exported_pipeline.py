@@ -84,6 +84,8 @@ def test_the_exported_pipeline_makes_the_same_frames_alone(alone, exported, quic
     assert 10 * np.log10(255**2 / max(np.square(difference).mean(), 1e-9)) > 50
     np.testing.assert_allclose(got["structure"], edit.structure, atol=1e-5)
     encoders = dataclasses.replace(editor.conditioner, depth_settings=DEPTH)
-    depth = encoders.clip_depth(encoders.estimate_depth(editor.params, frames[None]))
+    depth = encoders.structure_map(
+        frames[None], encoders.estimate_depth(editor.params, frames[None])
+    )
     np.testing.assert_allclose(got["other"], normalise_clip(depth)[0], atol=1e-5)
     np.testing.assert_allclose(got["image"], editor.image_content(frames[:1]), atol=1e-4)
