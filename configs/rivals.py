@@ -1,6 +1,6 @@
-"""What `gen1 reproduce` trains beside a run of `configs/demo.py`: rivals, and a CLIP that measures.
+"""What a comparison with rival methods trains beside a run of `configs/demo.py`.
 
-    gen1 reproduce --run runs/demo -o runs/reproduce
+    gen1 all --config rivals --workdir runs/demo
 
 Every rival starts from a stage of the run and is trained for as many further steps as the run's own
 UNet, so that none is measured half trained. The second CLIP has another seed and another size than

@@ -13,7 +13,7 @@ from gen1_jax.config import (
     check_config,
     load_config,
 )
-from gen1_jax.configs import base, demo, gpu24, node, paper, paper_vit_h, tiny, v5e16
+from gen1_jax.configs import base, demo, gpu24, node, paper, paper_vit_h, rivals, tiny, v5e16
 from gen1_jax.data_pipelines.moving_shapes.builder import CONFIGS as WORLDS
 from gen1_jax.pipeline import MODELS, SETTINGS
 from gen1_jax.training.objectives import make_objective
@@ -215,3 +215,21 @@ def test_a_small_gpu_trains_a_third_of_the_parameters_at_most(part):
 def test_the_paper_s_models_have_the_published_number_of_parameters(config, part, count):
     template = param_template(module_from_config(config.get_config(part).model.to_dict()))
     assert sum(x.size for x in jax.tree.leaves(template)) == count
+
+
+def test_the_rivals_start_from_the_demo_s_stages_and_are_trained_as_long():
+    for part, stage in (
+        ("rival_image", "image"),
+        ("rival_depth", "image"),
+        ("rival_video", "video"),
+    ):
+        config, before = rivals.get_config(part), demo.get_config(stage)
+        assert config.init_from == f"../{stage}/model"
+        wanted, loaded = (zeros_of(c.model.to_dict()) for c in (config, before))
+        _, report = merge_params(wanted, loaded, **config.merge.to_dict())
+        assert not report.new and not report.dropped
+        assert report.widened == (("conv_in/kernel",) if part == "rival_depth" else ())
+        stages = list(demo.STEPS)
+        assert config.num_steps == sum(demo.STEPS[s] for s in stages[stages.index(stage) + 1 :])
+    own, second = demo.get_config("clip"), rivals.get_config("metric_clip")
+    assert second.seed != own.seed and second.model.projection_dim != own.model.projection_dim
