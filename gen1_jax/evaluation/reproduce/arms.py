@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gen1_jax.commands.all import load_part
 from gen1_jax.config import load_config
 from gen1_jax.evaluation.reproduce.links import link_parts
 from gen1_jax.workflow import run_all
@@ -75,6 +74,6 @@ def train_arm(name: str, run: Path, folder: Path, seed: int, progress: bool) -> 
     for key, value in settings.items():
         part, _, rest = key.partition(".")
         overrides[part].append(f"{rest}={value}")
-    configs = {part: load_part("demo", part, overrides[part]) for part in parts}
+    configs = {part: load_config(f"demo:{part}", overrides[part]) for part in parts}
     run_all(load_config("demo"), folder, configs.__getitem__, progress=progress, parts=parts)
     return folder / "pipeline"
