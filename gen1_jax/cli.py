@@ -26,6 +26,7 @@ COMMANDS = {
     "precompute": "precompute",
     "evaluate": "evaluate",
     "report": "report",
+    "study": "study",
     "import": "import_models",  # `import` is a keyword
     "export": "export_pipeline",
     "compile": "compile_step",  # `compile` is a builtin
@@ -35,7 +36,17 @@ COMMANDS = {
     "completion": "completion",
 }
 # These compute nothing, so a platform that jax cannot use is no reason to refuse them.
-WITHOUT_DEVICES = ("world", "ingest", "inspect", "report", "config", "plan", "doctor", "completion")
+WITHOUT_DEVICES = (
+    "world",
+    "ingest",
+    "inspect",
+    "report",
+    "study",
+    "config",
+    "plan",
+    "doctor",
+    "completion",
+)
 EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
 # What argparse calls a type → what a user calls it.
 _KINDS = {int: "a whole number", float: "a number"}
