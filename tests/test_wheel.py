@@ -50,7 +50,8 @@ def test_the_wheel_holds_every_source_and_no_name_but_ours(installed):
     expected = {
         Path(target, path.relative_to(ROOT / folder))
         for folder, target in FOLDERS.items()
-        for path in (ROOT / folder).rglob("*.py")
+        for pattern in ("*.py", "page.*")  # the page of a study
+        for path in (ROOT / folder).rglob(pattern)
     }
     assert {path.relative_to(installed) for path in package.rglob("*.*")} == expected
     assert "gen1 = gen1_jax.cli:main" in (dist_info / "entry_points.txt").read_text()
