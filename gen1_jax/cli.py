@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "report": "report",
     "study": "study",
+    "reproduce": "reproduce",
     "import": "import_models",  # `import` is a keyword
     "export": "export_pipeline",
     "compile": "compile_step",  # `compile` is a builtin

@@ -100,7 +100,7 @@ def run_sweep(
     }
     kinds = [(item.frames.shape, metrics_for(item, metrics), item.image is None) for item in items]
     others = Growth(folder, jax.process_index())
-    records, short = _find_records(folder, keys, [kind[1] for kind in kinds], judges.weights)
+    records = _find_records(folder, keys, [kind[1] for kind in kinds], judges.weights)
     places = {record_key(key): place for place, key in keys.items()}
     wanted = _agree([p for p in keys if not records[p] or is_missing(items[p[0]], settings[p[1]])])
     units = list(share_out(kinds, wanted, batch_size, batch_parts(editor.mesh)))
@@ -133,8 +133,7 @@ def run_sweep(
             more = on_edit(items[i], setting, edit) if on_edit else None
             if not records[i, k]:
                 said = judges.names | judges.weights | {"seconds": seconds}
-                # The edit is the same, so what was measured of it before stays.
-                fresh[i, k] = short.get((i, k), {}) | keys[i, k] | said | found | dict(more or {})
+                fresh[i, k] = keys[i, k] | said | found | dict(more or {})
         append_records(records_path(folder, own), fresh.values())
         records |= fresh
         bar.update(sum((i, k) in wanted for i in group))
@@ -187,18 +186,22 @@ def key_of(item: Item, run: Mapping[str, Any]) -> dict[str, Any]:
 
 def _find_records(
     folder: Path, keys: Mapping, metrics: Sequence[Sequence[str]], weights: Mapping[str, str]
-) -> tuple[dict, dict]:
-    """Returns the record of each cell, None where none counts, and records that lack measures.
+) -> dict:
+    """Returns the record of each cell, or None where there is none with all of its measures.
 
-    A record counts if it holds all measures of its cell, and the same `weights`.
+    Nor does a record count that holds another value of `weights`.
     """
     found, torn = read_all(folder)
     there = {record_key(record): record for record in found}
     records = {place: there.get(record_key(key)) for place, key in keys.items()}
-    known = {place: record for place, record in records.items() if record}
-    others = [p for p, record in known.items() if not weights.items() <= record.items()]
-    short = {p: record for p, record in known.items() if not set(metrics[p[0]]) <= set(record)}
-    records |= dict.fromkeys([*short, *others])
+    short = [
+        place
+        for place, record in records.items()
+        if record
+        and not (set(metrics[place[0]]) <= set(record) and weights.items() <= record.items())
+    ]
+    known = sum(record is not None for record in records.values())
+    records |= dict.fromkeys(short)
     if is_lead():
         if torn:
             lines = "one unfinished line is" if torn == 1 else f"{torn} unfinished lines are"
@@ -209,17 +212,13 @@ def _find_records(
                 "these settings; they stay in the file, and do not count"
             )
         if short:
-            lacking = {n for p, record in short.items() for n in set(metrics[p[0]]) - set(record)}
+            lacking = sorted({name for p in short for name in metrics[p[0]]} - set(found[0]))
+            named = f" ({', '.join(lacking)})" if lacking else ""
             tqdm.write(
-                f"{folder}: {len(short)} records lack measures that are taken now "
-                f"({', '.join(sorted(lacking))}); their edits are made again, and keep the others"
+                f"{folder}: {len(short)} records lack measures that are taken now{named}, and are "
+                "made again"
             )
-        if others:
-            tqdm.write(
-                f"{folder}: {len(others)} records were measured by other networks "
-                f"({', '.join(weights)}), and are made again"
-            )
-    return records, {place: record for place, record in short.items() if place not in others}
+    return records
 
 
 def _agree(wanted: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:

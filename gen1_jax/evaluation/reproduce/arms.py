@@ -70,7 +70,7 @@ def train_arm(name: str, run: Path, folder: Path, seed: int, progress: bool) -> 
         }
         settings |= {f"{stage}.{key}": x for key, x in {**common, **arm.stages}.items()}
     parts = [*(["encoded"] if arm.encoded else []), *STAGES, "pipeline"]
-    overrides = {part: [] for part in parts}
+    overrides: dict[str, list[str]] = {part: [] for part in parts}
     for key, value in settings.items():
         part, _, rest = key.partition(".")
         overrides[part].append(f"{rest}={value}")
