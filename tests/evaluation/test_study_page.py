@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from browser import CHROMIUM, DRIVER, browsing
 from command_line import gen1
 from study_files import evaluation
 
+from gen1_jax.evaluation.study.answers import read_answers
 from gen1_jax.evaluation.study.drawing import draw
 
 pytestmark = pytest.mark.skipif(
@@ -67,7 +69,7 @@ def test_a_whole_study_by_keys_and_its_tally(study, tmp_path, capsys):
         browser.wait_for(READY)
         browser.press("2" if wanted[1] == "right" else "1")
         browser.open(page, "?participant=7")  # closed and opened again
-        assert browser.run("return document.getElementById('begin').textContent") == "Go on"
+        browser.wait_for("document.getElementById('begin').textContent === 'Go on'")
         browser.run("document.getElementById('begin').click()")
         assert browser.run(PROGRESS) == "3 of 4"
         captions = set()
@@ -97,11 +99,22 @@ def test_a_whole_study_by_keys_and_its_tally(study, tmp_path, capsys):
 
 
 def test_a_study_by_touch_on_a_phone(study, tmp_path):
+    page, key = study / "page/index.html", json.loads((study / "key.json").read_text())
+    (checked,) = (check["clip"] for check in key["checks"].values())  # made of one of its edits
+    broken = next(p for p, entry in key["pairs"].items() if entry["clip"] != checked)
+    data = re.search(r'id="study">(.*?)</script>', page.read_text(), flags=re.S)[1]
+    (shown,) = (pair for pair in json.loads(data)["pairs"] if pair["id"] == broken)
+    rival = shown["a" if key["pairs"][broken]["b"] == "gen1" else "b"]
+    (page.parent / "videos" / rival).write_bytes(b"not a video")
     with browsing(tmp_path / "downloads", (390, 844), phone=True) as browser:
-        browser.open(study / "page/index.html")
+        browser.open(page, "?participant=9")
         browser.touch("#begin")
-        for number in range(1, 5):
+        for number, (pair, _) in enumerate(draw(key, "9"), 1):
             assert browser.run(PROGRESS) == f"{number} of 4"
+            if pair == broken:
+                browser.wait_for("!document.getElementById('broken').hidden")
+                browser.touch("#skip")
+                continue
             browser.wait_for(READY)
             wide = "return document.documentElement.scrollWidth <= innerWidth"
             high = "return document.documentElement.scrollHeight <= innerHeight"
@@ -109,4 +122,6 @@ def test_a_study_by_touch_on_a_phone(study, tmp_path):
             browser.touch(".right .choice")
         browser.wait_for(ENDED)
         file = download(browser, tmp_path / "downloads", "csv")
-        assert file.read_text().count(",right,") == 4
+    answers, problems, _ = read_answers([file], key)
+    assert not problems and len(answers) == 4
+    assert [answer.pair for answer in answers if answer.choice == "none"] == [broken]

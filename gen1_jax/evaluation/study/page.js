@@ -84,7 +84,8 @@
       const video = document.createElement("video");
       Object.assign(video, { muted: true, playsInline: true, preload: "auto" });
       video.disableRemotePlayback = true;
-      video.setAttribute("aria-label", `${side} video`);
+      const label = { source: "source", left: "video 1", right: "video 2" }[side];
+      video.setAttribute("aria-label", label);
       video.src = `videos/${name}`;
       video.dataset.side = side;
       return video;

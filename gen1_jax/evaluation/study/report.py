@@ -95,9 +95,9 @@ def plot_preferences(result: Mapping[str, Any], path: Path) -> None:
         share, low, high = (100 * found[name] for name in ("preference", "low", "high"))
         axes.barh(place, share, 0.62, color="C0")
         axes.barh(place, 100 - share, 0.62, left=share, color="0.85")
-        axes.plot([low, high], [place, place], color="black", linewidth=1.2)
+        axes.plot([low, high], [place, place], "k-", linewidth=1.2, clip_on=False)
         for end in (low, high):
-            axes.plot([end, end], [place - 0.12, place + 0.12], color="black", linewidth=1.2)
+            axes.plot([end, end], [place - 0.12, place + 0.12], "k-", linewidth=1.2, clip_on=False)
     # What stands beside a bar can overlap neither the bar nor its interval.
     said = axes.secondary_yaxis("right")
     said.set_yticks(

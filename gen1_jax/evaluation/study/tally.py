@@ -82,7 +82,7 @@ def tally(key: Mapping, answers: Sequence[Answer]) -> dict[str, Any]:
             votes[answer.pair][key["pairs"][answer.pair][answer.choice]] += 1
     pairs = [_judge(key["ours"], key["pairs"][pair], votes[pair], pair) for pair in votes]
     rivals = {}
-    for rival in dict.fromkeys(pair["rival"] for pair in pairs):
+    for rival in sorted({pair["rival"] for pair in pairs}):
         rivals[rival] = _sum_up([pair for pair in pairs if pair["rival"] == rival])
     return {
         "study": key["study"],
