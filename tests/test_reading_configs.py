@@ -264,7 +264,8 @@ def test_a_config_of_ones_own_may_build_on_the_base(tmp_path):
         load_config(f"{path}:yours")
     with pytest.raises(
         UserError,
-        match="no config 'huge'; accepted: demo, gpu24, node, own, paper, paper_vit_h, tiny, v5e16",
+        match="no config 'huge'; accepted: demo, gpu24, node, own, paper, paper_vit_h, "
+        "rivals, tiny, v5e16",
     ):
         load_config("huge")
 
