@@ -24,6 +24,7 @@ COMMANDS = {
     "ingest": "ingest",
     "inspect": "inspect_data",  # Python has a module `inspect`
     "precompute": "precompute",
+    "prompts": "make_prompts",  # prompts.py holds options of `evaluate`
     "evaluate": "evaluate",
     "report": "report",
     "study": "study",
@@ -41,6 +42,7 @@ WITHOUT_DEVICES = (
     "world",
     "ingest",
     "inspect",
+    "prompts",
     "report",
     "study",
     "config",
