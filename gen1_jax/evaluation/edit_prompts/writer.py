@@ -39,7 +39,7 @@ _EXAMPLES = {
 }
 _MARKUP = re.compile(r"[<>{}\[\]|\\^*_#=@`]|https?:|www\.")
 _TALK = re.compile(r"(?:caption|answer|new caption|change|here is|here's|sure|okay|note)\b", re.I)
-_LEAST_KEPT = 3  # a third of the caption's words
+_SMALL = {"the", "and", "its", "are", "was"}  # beside words of one or two letters
 _MOST_TOKENS = 80
 
 
@@ -78,7 +78,8 @@ def parse_answer(answer: str, caption: str) -> str:
     old, new = (set(re.findall(r"\w+", words.lower())) for words in (caption, text))
     if text.lower() == caption.lower() or not new - old:
         raise Refused("changes nothing")
-    if len(old) >= _LEAST_KEPT and len(old & new) * _LEAST_KEPT < len(old):
+    old = {word for word in old if len(word) > 2} - _SMALL  # a preposition alone is not kept
+    if len(old) > 1 and 3 * len(old & new) < len(old):
         raise Refused("keeps less than a third of the caption's words")
     return text
 
