@@ -70,7 +70,8 @@ def run(args) -> None:
     lines = prompting.prompts(videos, progress)
     write_prompts(args.output, lines)
     by_model = len(videos) - captioning.given
-    print(f"captions: {captioning.given} given, {by_model} by {args.captioner or 'a model'}")
+    made = f", {by_model} by {args.captioner}" if args.captioner else ""
+    print(f"captions: {captioning.given} given{made}")
     counts = {kind: sum(line["kind"] == kind for line in lines) for kind in kinds}
     said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     print(f"prompts: {len(lines)} in {args.output} ({said})")
