@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from gen1_jax.errors import UserError
-from gen1_jax.evaluation.methods.names import MODELS, NAMES, check_methods
+from gen1_jax.evaluation.methods.names import MODELS, NAMES, check_methods, is_pipeline
 
 
 def add_method_arguments(parser) -> None:
@@ -27,7 +27,11 @@ def add_method_arguments(parser) -> None:
     for model, what in (
         ("image", "the image model without structure (RUN/image/model)"),
         ("video", "the video model without structure (RUN/video/model)"),
-        ("depth", "the image model with depth (RUN/rival_depth/model)"),
+        (
+            "depth",
+            "the image model with depth (RUN/rival_depth/model), or the whole folder of "
+            "Stable Diffusion 2's depth model",
+        ),
     ):
         parser.add_argument(
             f"--{model}-model",
@@ -67,7 +71,8 @@ def find_models(args) -> dict[str, Path]:
         if name in MODELS:
             model = MODELS[name]
             folder = getattr(args, f"{model}_model") or own[model] / "model"
-            if not (folder / "config.json").exists():
+            whole = model == "depth" and is_pipeline(folder)
+            if not whole and not (folder / "config.json").exists():
                 raise UserError(
                     f"--method {name} needs a model that is not at {folder}; give its folder by "
                     f"--{model}-model"

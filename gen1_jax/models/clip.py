@@ -255,6 +255,10 @@ class TextModel(nn.Module):
         pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return x, pooled
 
+    def dummy_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
+        """Returns shapes of the arguments of `init`."""
+        return (jax.ShapeDtypeStruct((1, 2), jnp.int32),)
+
 
 class VisionModel(nn.Module):
     """The image tower."""

@@ -203,7 +203,8 @@ _UNETS = (
     ("encoder_hid_dim_type", "ip_image_proj", "a UNet with an IP-Adapter; unload_ip_adapter() in "
      "diffusers and save_pretrained(FOLDER) take it out"),
     ("in_channels", 9, "an inpainting UNet, which sees a mask and a masked image too"),
-    ("in_channels", 5, "a UNet that sees depth too, as Stable Diffusion 2's depth model"),
+    ("in_channels", 5, "a UNet that sees depth too, as Stable Diffusion 2's depth model; `gen1 "
+     "evaluate --depth-model` takes its whole pipeline as a rival"),
     ("in_channels", 7, "the UNet of Stable Diffusion's ×4 upscaler"),
     ("in_channels", 8, "a UNet that sees a second image too, as InstructPix2Pix"),
     ("class_embed_type", "projection", "a UNet with an embedding beside the text, as Stable "

@@ -1,6 +1,7 @@
 """The names of the methods, which the command line shows without loading what they are made of."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from gen1_jax.errors import UserError
 from gen1_jax.settings import closest
@@ -33,3 +34,10 @@ def check_methods(names: Iterable[str]) -> None:
         if name not in NAMES:
             known = ", ".join(NAMES)
             raise UserError(f"no method {name!r}{closest(name, NAMES)}; accepted: {known}")
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Returns whether a folder is a whole pipeline of diffusers, not one model."""
+    if (folder / "config.json").exists():
+        return False
+    return any((folder / name).exists() for name in ("model_index.json", "unet/config.json"))

@@ -7,9 +7,10 @@ from gen1_jax.editing import VideoEditor
 from gen1_jax.evaluation.methods.base import Method
 from gen1_jax.evaluation.methods.depth_per_frame import DepthPerFrame
 from gen1_jax.evaluation.methods.gen1 import Gen1, Gen1PerFrame
-from gen1_jax.evaluation.methods.names import MODELS, check_methods
+from gen1_jax.evaluation.methods.names import MODELS, check_methods, is_pipeline
 from gen1_jax.evaluation.methods.outputs import Outputs
 from gen1_jax.evaluation.methods.propagation import PropagateFirstFrame
+from gen1_jax.evaluation.methods.sd_depth import SDDepth
 from gen1_jax.evaluation.methods.sdedit import SDEditPerFrame, SDEditPerFrameFixed, SDEditVideo
 from gen1_jax.evaluation.methods.stage import Stage
 from gen1_jax.evaluation.methods.warp_and_renoise import WarpAndRenoise
@@ -34,7 +35,8 @@ def make_methods(
     Args:
       names: of `names.NAMES`.
       editor: the pipeline.
-      models: the model folders of the rivals, by the values of `names.MODELS`.
+      models: the model folders of the rivals, by the values of `names.MODELS`. That of `depth`
+        may be a whole pipeline of diffusers, see `SDDepth`.
       outputs: name of a system → the folder of its results.
 
     Raises:
@@ -45,6 +47,9 @@ def make_methods(
     made = []
     for name in dict.fromkeys(names):
         model = MODELS.get(name)
+        if model == "depth" and is_pipeline(models[model]):
+            made.append(SDDepth(editor, models[model]))
+            continue
         if model and model not in stages:
             stages[model] = Stage(editor, models[model], structured=model == "depth")
         made.append(MAKERS[name](stages.get(model)))

@@ -52,9 +52,14 @@ class Stage:
         wanted = module.out_channels + 8 * structured
         if module.in_channels != wanted:
             what = "with" if structured else "without"
+            whole = (
+                f"; of Stable Diffusion 2's depth model give the whole pipeline, {folder.parent}"
+                if module.in_channels == module.out_channels + 1
+                else ""
+            )
             raise UserError(
                 f"{folder}: the UNet takes {module.in_channels} channels; one {what} structure is "
-                f"accepted, which takes {wanted}"
+                f"accepted, which takes {wanted}{whole}"
             )
         if module.cross_attention_dim != editor.unet.cross_attention_dim:
             raise UserError(
