@@ -115,7 +115,7 @@ def test_the_report_says_what_was_shown_and_what_is_not_done(tmp_path):
 def test_bad_arguments_are_one_line(micro_run, tmp_path, capsys):
     base = ["reproduce", "-o", tmp_path / "out", "--run"]
     refused(capsys, *base, tmp_path, culprit="no finished run")
-    refused(capsys, *base, micro_run, "--parts", "method", culprit="did you mean methods")
+    refused(capsys, *base, micro_run, "--parts", "method", culprit="did you mean .methods.")
     refused(capsys, *base, micro_run, "--clips", 0, culprit="--clips 0; 2 or more")
     assert not (tmp_path / "out").exists()
 

@@ -146,6 +146,13 @@ def _claims_on_methods(records: Sequence[Record], best: Mapping[str, Mapping]) -
         )
         for rival in (*RIVALS, "gen1-per-frame")
     ]
+    claims += [
+        Claim(
+            f"ours keeps more of the structure than {rival}, of which high strengths change it",
+            [Comparison(f"{rival} → ours", at_best(rival), ours, STRUCTURE, FALLS)],
+        )
+        for rival in OF_STRENGTH
+    ]
     for method in OF_STRENGTH:
         strengths = sorted({r["strength"] for r in records if r["method"] == method})
         ends = [at_best(method, strength=s) for s in (strengths[0], strengths[-1])]

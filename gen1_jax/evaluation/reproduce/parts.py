@@ -106,7 +106,7 @@ def run_counterfactuals(work: Work) -> dict[str, Any]:
 
 
 def probe_leaks(work: Work) -> dict[str, Any]:
-    return {"rows": find_leaks(work.editor, work.world, work.sizes.probe_clips)}
+    return {"rows": find_leaks(work.editor, work.judges.clip, work.world, work.sizes.probe_clips)}
 
 
 PARTS = {
@@ -122,5 +122,7 @@ PARTS = {
         run_counterfactuals,
         ("rivals",),
     ),
-    "leaks": Part("reads content off the structure, and structure off the content", probe_leaks),
+    "leaks": Part(
+        "reads content off the structure, and structure off the content", probe_leaks, ("rivals",)
+    ),
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 
 from gen1_jax.data_pipelines.moving_shapes.vocabulary import ATTRIBUTES
 from gen1_jax.editing import VideoEditor
+from gen1_jax.evaluation.clip_judge import ClipJudge
 from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.world_items import attribute_labels, object_places, world_clips
 
@@ -77,17 +79,21 @@ def read_places(
     return {"right": (1 - error / variance).tolist(), "chance": 0.0}
 
 
-def find_leaks(editor: VideoEditor, world: Any, count: int) -> list[dict[str, Any]]:
+def find_leaks(
+    editor: VideoEditor, judge: ClipJudge, world: Path, count: int
+) -> list[dict[str, Any]]:
     """Fits probes on clips of the validation split, and tests them on clips of the test split.
 
     Args:
       editor: the pipeline.
+      judge: the CLIP that measures.
       world: folder of the world.
       count: clips that probes are fitted on; a quarter as many test them.
 
     Returns:
       Rows: `what` is read, `off` what, the `level` t_s, `right` and `chance`. Beside what should
-      not be read stand what should be, and colour off the structure of the true depth.
+      not be read stand what should be. The structure of the true depth tells what the depth network
+      leaks; what the measuring CLIP does not show, prompt consistency cannot see.
     """
     sides = [
         world_clips(world, None, split, n)
@@ -95,6 +101,7 @@ def find_leaks(editor: VideoEditor, world: Any, count: int) -> list[dict[str, An
     ]
     middles = [[_middle(item) for item in side] for side in sides]
     contents = [_in_parts(editor.image_content, _frames(side)[:, 0]) for side in middles]
+    judged = [_in_parts(judge.embed, _frames(side))[:, 0] for side in middles]
     places = [object_places(side)[:, side[0].frames.shape[0] // 2] for side in sides]
 
     def labels(name: str) -> list[np.ndarray]:
@@ -122,9 +129,12 @@ def find_leaks(editor: VideoEditor, world: Any, count: int) -> list[dict[str, An
         seen = features(estimated, level)
         for what in ("colour", "background", "shape", "place"):
             add(what, "structure", seen, level)
-        add("colour", "structure of the true depth", features(true, level), level)
+        known = features(true, level)
+        for what in ("colour", "background"):
+            add(what, "structure of the true depth", known, level)
     for what in (*ATTRIBUTES, "place"):
         add(what, "content", contents)
+        add(what, "the measuring CLIP", judged)
     return rows
 
 
