@@ -54,6 +54,39 @@ def save_git(folder: Path) -> None:
     transformers.GitProcessor(pictures, _bert()).save_pretrained(folder)
 
 
+def save_llava(folder: Path) -> None:
+    """Writes a LLaVA with random weights, whose processor has a chat template."""
+    torch.manual_seed(0)
+    names = ["<unk>", "<s>", "</s>", "<image>", "USER:", "ASSISTANT:", *WORDS]
+    words = Tokenizer(
+        models.WordLevel({name: number for number, name in enumerate(names)}, "<unk>")
+    )
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        pad_token="</s>", additional_special_tokens=["<image>"],
+    )  # fmt: skip
+    text = {**_TEXT, "vocab_size": len(names), "bos_token_id": 1, "eos_token_id": 2}
+    vision = {**_VISION, "num_hidden_layers": 2, "patch_size": 8, "intermediate_size": 8}
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**vision),
+        text_config=transformers.LlamaConfig(**text, intermediate_size=8),
+        image_token_index=3, image_token_id=3, image_seq_length=4,
+    )  # fmt: skip
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    pictures = transformers.CLIPImageProcessor(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+    )
+    template = (
+        "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}"
+        "<image> {% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %} ASSISTANT:"
+    )
+    transformers.LlavaProcessor(
+        pictures, tokenizer, patch_size=8, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, chat_template=template,
+    ).save_pretrained(folder)  # fmt: skip
+
+
 def save_llm(folder: Path, caption: str, answers: dict[str, str]) -> None:
     """Writes a GPT-2 that was trained to give these answers about one caption.
 

@@ -13,7 +13,7 @@ import video_files
 from command_line import gen1, refused
 from PIL import Image
 
-from gen1_jax.evaluation.edit_prompts.captions import Captioner, middle_frame
+from gen1_jax.evaluation.edit_prompts.captions import QUESTION, Captioner, middle_frame
 from gen1_jax.evaluation.prompts.reading import read_prompts
 from gen1_jax.video.io import write_video
 
@@ -30,6 +30,7 @@ def models(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("models")
     language_models.save_blip(path / "blip")
     language_models.save_git(path / "git")
+    language_models.save_llava(path / "llava")
     language_models.save_llm(path / "llm", CAPTION, ANSWERS)
     return path
 
@@ -66,6 +67,22 @@ def test_captions_are_those_of_transformers(models, name):
     expected = processor.decode(tokens[0], skip_special_tokens=True)
     said = Captioner(models / name)(frame)
     assert said == expected and set(said.split()) <= set(language_models.WORDS) and said
+
+
+def test_a_model_to_chat_with_is_asked_about_the_picture(models):
+    frame = video_files.clip(1, 24, 32)[0]
+    content = [
+        {"type": "image", "image": Image.fromarray(frame)},
+        {"type": "text", "text": QUESTION},
+    ]
+    chat = transformers.pipeline("image-text-to-text", model=str(models / "llava"))
+    (said,) = chat(
+        text=[{"role": "user", "content": content}],
+        return_full_text=False,
+        max_new_tokens=60,
+        generate_kwargs={"do_sample": False},
+    )
+    assert Captioner(models / "llava")(frame).split() == said["generated_text"].split() != []
 
 
 def test_videos_are_captioned_once_and_prompts_are_read_back(

@@ -20,7 +20,7 @@ ACCEPTED = (
     "accepted: a captioning model of transformers with its image processor and tokenizer, such as "
     "BLIP, BLIP-2, GIT or LLaVA"
 )
-_QUESTION = "Describe this picture in one short sentence. Name the main subject and the place."
+QUESTION = "Describe this picture in one short sentence. Name the main subject and the place."
 _LONGEST = 300  # letters; CLIP reads about that many
 _MOST_TOKENS = 60
 
@@ -97,7 +97,7 @@ class Captioner:
         model, picture = self._loaded.model, Image.fromarray(frame)
         try:
             if self._chats:
-                content = [{"type": "image", "image": picture}, {"type": "text", "text": _QUESTION}]
+                content = [{"type": "image", "image": picture}, {"type": "text", "text": QUESTION}]
                 inputs = self._loaded.processor.apply_chat_template(
                     [{"role": "user", "content": content}],
                     add_generation_prompt=True,
