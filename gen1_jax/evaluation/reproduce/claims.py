@@ -191,7 +191,7 @@ def _claims_on_training(records: Sequence[Record]) -> list[Claim]:
 
     claims = {
         "training on images too helps": [better("no_images", PROMPT), better("no_images", FRAME)],
-        "v, not ε, makes colours consistent": [
+        "v, not ε, makes colours consistent (the ε arm starts from a stage that predicts v)": [
             better("epsilon", FRAME),
             better("epsilon", "flicker", FALLS),
         ],
