@@ -178,6 +178,7 @@ def evaluate(args, controls: dict) -> None:
     from gen1_jax.distributed import check_shared, is_lead
     from gen1_jax.editing import VideoEditor
     from gen1_jax.evaluation.cells import settings_of
+    from gen1_jax.evaluation.metrics.table import check_needs
     from gen1_jax.evaluation.records import holding
     from gen1_jax.evaluation.report import write_summary
     from gen1_jax.evaluation.sweep import key_of, run_of, run_sweep
@@ -194,19 +195,24 @@ def evaluate(args, controls: dict) -> None:
     judges = measures.load_judges(editor)
     grid = settings_of(methods, args.one_at_a_time, **controls)
     items, prompts = find_items(args, editor)
+    check_needs(args.metrics or (), items)
     by_name = {method.name: method for method in methods}
     run = run_of(editor, args.steps) | judges.identity
     videos = EditVideos(
         args.output,
         run,
         lambda method, item: by_name[method].identity(item),
-        args.save_videos * 1e9 / args.processes,
+        args.save_videos * 1e9,
+        args.processes,
     )
     results = results_of(args, prompts, run, videos)
     features = measures.load_features(
         lambda item, cell: key_of(item, run) | cell | by_name[cell["method"]].identity(item)
     )
     keepers = [each for each in (None if args.no_videos else videos, results, features) if each]
+
+    def is_missing(*cell) -> bool:
+        return any([each.is_missing(*cell) for each in keepers])  # results note all their folders
 
     def keep(item, setting, frames) -> dict:
         notes = [keeper.write(item, setting, frames) for keeper in keepers]
@@ -231,7 +237,7 @@ def evaluate(args, controls: dict) -> None:
             batch_size=args.batch_size,
             seeds=args.seed,
             on_edit=keep,
-            is_missing=lambda *cell: any(each.is_missing(*cell) for each in keepers),
+            is_missing=is_missing,
             progress=not args.no_progress,
         )
         if not is_lead():

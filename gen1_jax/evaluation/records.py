@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from gen1_jax.distributed import is_lead
@@ -96,9 +96,7 @@ def read_all(folder: Path) -> tuple[list[dict], int]:
     for path in records_paths(folder):
         found, unfinished = read_records(path)
         for record in found:
-            known = records.setdefault(record_key(record), record)
-            if len(record) >= len(known):  # one of an earlier version has fewer measures
-                records[record_key(record)] = record
+            _add(records, record_key(record) or len(records), record)
         torn += unfinished
     return list(records.values()), torn
 
@@ -171,7 +169,8 @@ def append_records(path: str | os.PathLike, records: Iterable[Record]) -> int:
 def read_records(path: str | os.PathLike) -> tuple[list[dict], int]:
     """Returns the records written so far and the number of torn lines; none if there is no file.
 
-    The last of several records with the same key counts, as when two sweeps wrote to one file.
+    Several records with the same key are of one edit, as when other measures were asked for later.
+    They become one with all their measures; the last value counts.
 
     Raises:
       UserError: the file cannot be read, or holds no records.
@@ -194,7 +193,7 @@ def read_records(path: str | os.PathLike) -> tuple[list[dict], int]:
         if isinstance(record, dict):
             if record.get("method") in OLDER_METHODS:
                 record["method"] = OLDER_METHODS[record["method"]]
-            records[record_key(record) or len(records)] = record
+            _add(records, record_key(record) or len(records), record)
         else:
             torn += 1
     # A process killed in its very first record leaves one line, which begins as a record does.
@@ -202,6 +201,11 @@ def read_records(path: str | os.PathLike) -> tuple[list[dict], int]:
     if torn and not records and not first_torn:
         raise UserError(f"{path}: holds no records; a file of one JSON object a line is accepted")
     return list(records.values()), torn
+
+
+def _add(records: dict, key: Hashable, record: dict) -> None:
+    """Adds a record to those by key; what an earlier one of the key holds beside it stays."""
+    records[key] = {**records.get(key, {}), **record}
 
 
 def _plain(value: object) -> object:

@@ -90,7 +90,9 @@ def run_sweep(
     judges = judges or Judges(editor)
     by_name = {method.name: method for method in methods}
     settings = [
-        _complete(setting, by_name, editor) | {"seed": seed} for seed in seeds for setting in grid
+        _complete(setting, by_name, editor) | {"seed": seed}
+        for seed in dict.fromkeys(seeds)
+        for setting in grid
     ]
     run = run_of(editor, num_steps) | judges.identity
     keys = {
@@ -102,7 +104,8 @@ def run_sweep(
     others = Growth(folder, jax.process_index())
     records = _find_records(folder, keys, [kind[1] for kind in kinds], judges.weights)
     places = {record_key(key): place for place, key in keys.items()}
-    wanted = _agree([p for p in keys if not records[p] or is_missing(items[p[0]], settings[p[1]])])
+    missing = {place for place in keys if is_missing(items[place[0]], settings[place[1]])}
+    wanted = _agree([place for place in keys if not records[place] or place in missing])
     units = list(share_out(kinds, wanted, batch_size, batch_parts(editor.mesh)))
     count, own = jax.process_count(), jax.process_index()
     units = units[own * len(units) // count : (own + 1) * len(units) // count]
@@ -116,7 +119,10 @@ def run_sweep(
     )
     batch: tuple = (None,)
     for group, padded, k in units:
-        setting = settings[k]
+        setting, cells = settings[k], [(i, k) for i in group if (i, k) in wanted]
+        if all(records[i, k] and not is_missing(items[i], setting) for i, _ in cells):
+            bar.update(len(cells))  # videos have filled their room meanwhile
+            continue
         if batch[0] != (group, setting["seed"]):  # its conditions serve all settings
             clips = Clips(editor, [items[i] for i in padded], setting["seed"])
             batch = ((group, setting["seed"]), clips, Source(clips, judges))
@@ -128,7 +134,7 @@ def run_sweep(
             measures = measure(Evidence(frames, source, judges, seconds), kinds[group[0]][1])
         fresh = {}
         for i, edit, found in zip(group, frames, measures, strict=False):
-            if (i, k) not in wanted:
+            if (i, k) not in cells:
                 continue
             more = on_edit(items[i], setting, edit) if on_edit else None
             if not records[i, k]:
@@ -136,7 +142,7 @@ def run_sweep(
                 fresh[i, k] = keys[i, k] | said | found | dict(more or {})
         append_records(records_path(folder, own), fresh.values())
         records |= fresh
-        bar.update(sum((i, k) in wanted for i in group))
+        bar.update(len(cells))
         bar.update(_take(others.read(), places, records))
     if count > 1:  # if one fails, the cluster or jax ends this one too
         while not all(records.values()):
@@ -194,11 +200,15 @@ def _find_records(
     found, torn = read_all(folder)
     there = {record_key(record): record for record in found}
     records = {place: there.get(record_key(key)) for place, key in keys.items()}
+    # The kind of edit and the camera are as they are said to be now.
+    records |= {place: {**record, **keys[place]} for place, record in records.items() if record}
+    lacks = {
+        place: set(metrics[place[0]]) - set(record) for place, record in records.items() if record
+    }
     short = [
         place
-        for place, record in records.items()
-        if record
-        and not (set(metrics[place[0]]) <= set(record) and weights.items() <= record.items())
+        for place, names in lacks.items()
+        if names or not weights.items() <= records[place].items()
     ]
     known = sum(record is not None for record in records.values())
     records |= dict.fromkeys(short)
@@ -212,7 +222,7 @@ def _find_records(
                 "these settings; they stay in the file, and do not count"
             )
         if short:
-            lacking = sorted({name for p in short for name in metrics[p[0]]} - set(found[0]))
+            lacking = sorted({name for place in short for name in lacks[place]})
             named = f" ({', '.join(lacking)})" if lacking else ""
             tqdm.write(
                 f"{folder}: {len(short)} records lack measures that are taken now{named}, and are "

@@ -28,10 +28,8 @@ class EditVideos:
       folder: folder of the evaluation.
       run: what all edits share, of `run_of`.
       identity: returns what a method's edits of a clip depend on; see `Method.identity`.
-      most_bytes: of all videos that this process writes, in bytes. Edits beyond have no video.
-
-    Attributes:
-      left_out: number of edits that have no video, because `most_bytes` was reached.
+      most_bytes: of all videos in the folder, in bytes. Edits beyond have no video.
+      processes: of the job, which share the room that is left.
     """
 
     def __init__(
@@ -40,9 +38,17 @@ class EditVideos:
         run: Mapping[str, object],
         identity: Callable[[str, Item], Mapping[str, str]] = lambda method, item: {},
         most_bytes: float = float("inf"),
+        processes: int = 1,
     ):
         self._root, self._run, self._identity = folder, run, identity
-        self._left, self.left_out = most_bytes, 0
+        there = sum(path.stat().st_size for path in (folder / FOLDER).glob("*/*.mp4"))
+        self._left = (most_bytes - there) / processes
+        self._without: set[Path] = set()
+
+    @property
+    def left_out(self) -> int:
+        """Number of edits asked for that have no video, because there was no room."""
+        return len(self._without)
 
     def name(self, item: Item, setting: Mapping[str, object]) -> str:
         """Returns the name of a setting, which no other has."""
@@ -60,19 +66,25 @@ class EditVideos:
 
     def is_missing(self, item: Item, setting: Mapping[str, object]) -> bool:
         """Returns whether an edit has no video yet, and there is room for one."""
-        return self._left > 0 and not self.path(item, setting).exists()
+        path = self.path(item, setting)
+        if path.exists():
+            return False
+        if self._left <= 0:
+            self._without.add(path)
+        return self._left > 0
 
     def write(self, item: Item, setting: Mapping[str, object], frames: np.ndarray) -> dict:
         """Writes the video of an edit if there is room; returns its place, for the record."""
-        if self._left <= 0:
-            self.left_out += 1
-            return {}
         source, path = self._place(item) / "source.mp4", self.path(item, setting)
+        if self._left <= 0:
+            self._without.add(path)
+            return {}
         if not source.exists():
             write_video(source, item.frames, item.fps)
             self._left -= source.stat().st_size
+        before = path.stat().st_size if path.exists() else 0
         write_video(path, frames, item.fps, overwrite=True)
-        self._left -= path.stat().st_size
+        self._left -= path.stat().st_size - before
         return {"output": path.relative_to(self._root).as_posix()}
 
     def _place(self, item: Item) -> Path:

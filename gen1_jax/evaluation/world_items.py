@@ -61,9 +61,9 @@ def world_items(
     _check(edits, EDITS, "kind of edit")
     _check(cameras, CAMERA_KINDS, "camera")
     items = []
-    for camera in cameras or ("",):
+    for camera in dict.fromkeys(cameras or ("",)):
         clips = world_clips(folder, builder, split, count, camera=camera)
-        for edit in edits:
+        for edit in dict.fromkeys(edits):
             rng = np.random.default_rng(seed if edit == "colour" else [seed, *edit.encode()])
             items += [_edited(clip, edit, _draw_wanted(clip.truth, edit, rng)) for clip in clips]
     return items
@@ -113,7 +113,7 @@ def picture_items(
             continue
         shown.append(picture)
     items = []
-    for camera in cameras or ("",):
+    for camera in dict.fromkeys(cameras or ("",)):
         clips = world_clips(folder, builder, split, count, camera=camera)
         for place, picture in enumerate(shown):
             wanted = {name: picture.truth[name] for name in ATTRIBUTES}

@@ -1,9 +1,14 @@
 """Measures against numbers worked out by hand or by NumPy, and their invariances."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from gen1_jax.errors import UserError
+from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.metrics import colour, consistency, structure
+from gen1_jax.evaluation.metrics.table import check_needs
 from gen1_jax.video.pixels import rgb_to_lab
 
 RNG = np.random.default_rng(0)
@@ -15,6 +20,14 @@ def test_frame_consistency_by_hand():
     np.testing.assert_allclose(consistency.frame_consistency(clip), [half, 0.0], atol=1e-12)
     with pytest.raises(ValueError, match="n >= 2"):
         consistency.frame_consistency(clip[:, :1])
+
+
+def test_a_measure_that_no_clip_allows_is_refused():
+    plain = Item("a", "a", np.zeros((2, 8, 8, 3), np.uint8), "a cat")
+    masked = dataclasses.replace(plain, mask=np.ones((2, 8, 8), bool))
+    check_needs(["psnr_outside", "flicker"], [plain, masked])
+    with pytest.raises(UserError, match="psnr_outside needs a mask, which no clip has"):
+        check_needs(["flicker", "psnr_outside"], [plain])
 
 
 def test_prompt_consistency_by_hand():

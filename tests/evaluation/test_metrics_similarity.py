@@ -144,7 +144,7 @@ def test_distances_of_features():
 
 
 def test_distances_in_the_features_of_the_autoencoder(editor, quick):
-    """Of each stage of its encoder; nothing for equal frames, more for a larger change."""
+    """Each stage of its encoder tells nothing for equal frames, more for a larger change."""
     size = editor.conditioner.vae.spatial_factor * 8
     source = RNG.integers(0, 256, (3, 2, size, size, 3), np.uint8)
     frames = source.copy()

@@ -16,6 +16,7 @@ from gen1_jax.evaluation.records import (
     append_records,
     holding,
     read_all,
+    read_records,
     records_path,
     records_paths,
 )
@@ -74,11 +75,15 @@ def test_what_other_processes_append_is_read_once(tmp_path):
     }
 
 
-def test_the_record_with_more_measures_counts(tmp_path):
-    """An earlier version's, which took fewer, may stand in another process's file."""
+def test_records_of_one_edit_become_one_with_all_measures(tmp_path):
+    """Fewer may have been asked for later, by another number of processes."""
     append_records(records_path(tmp_path, 0), [{"clip": "a", "flicker": 1.0, "mask_iou": 0.5}])
     append_records(records_path(tmp_path, 1), [{"clip": "a", "flicker": 2.0}])
-    assert read_all(tmp_path) == ([{"clip": "a", "flicker": 1.0, "mask_iou": 0.5}], 0)
+    assert read_all(tmp_path) == ([{"clip": "a", "flicker": 2.0, "mask_iou": 0.5}], 0)
+    append_records(records_path(tmp_path, 0), [{"clip": "a", "warp_error": 0.1}])
+    assert read_records(records_path(tmp_path, 0))[0][0].keys() == {
+        *("clip", "flicker", "mask_iou", "warp_error"),
+    }
     append_records(records_path(tmp_path, 1), [{"clip": "a", "flicker": 3.0, "mask_iou": 0.5}])
     assert read_all(tmp_path)[0][0]["flicker"] == 3.0
 

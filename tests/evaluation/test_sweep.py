@@ -168,9 +168,22 @@ def sorted_keys(records: list[dict]) -> list[dict]:
 
 def test_several_seeds_are_cells_of_their_own(sweep):
     first, _ = sweep(grid=GRID[:1])
-    records, edited = sweep(grid=GRID[:1], seeds=(0, 1))
+    records, edited = sweep(grid=GRID[:1], seeds=(0, 1, 1))  # one given twice counts once
     assert len(edited) == 3 and records[:3] == first
     assert [r["seed"] for r in records] == [0, 0, 0, 1, 1, 1]
+
+
+def test_no_edit_is_made_again_for_a_video_without_room(sweep):
+    """Whether there is room is known when a batch's turn comes, and every edit is asked about."""
+    records, _ = sweep(grid=GRID[:1])
+    asked = []
+
+    def is_missing(item, setting):
+        asked.append(item.clip)
+        return len(asked) <= len(records)  # the room is taken when the edits begin
+
+    assert sweep(grid=GRID[:1], is_missing=is_missing) == (records, [])
+    assert asked[:3] == [record["clip"] for record in records]
 
 
 def test_a_record_counts_only_with_all_measures(sweep, tmp_path, capsys):

@@ -316,6 +316,14 @@ def check_metrics(names: Iterable[str]) -> None:
             raise UserError(f"no measure {name!r}{closest(name, TABLE)}; accepted: {known}")
 
 
+def check_needs(names: Iterable[str], items: Sequence[Item]) -> None:
+    """Raises UserError if a measure that is asked for is one that no clip allows."""
+    for name in names:
+        if not any(metrics_for(item, [name]) for item in items):
+            needs = " and ".join(TABLE[name].needs)
+            raise UserError(f"the measure {name} needs {needs}, which no clip has")
+
+
 def choose_metrics(asked: Sequence[str] | None, given: Collection[str] = ()) -> tuple[str, ...]:
     """Returns the measures asked for; by default, the cheap ones whose networks are there.
 

@@ -22,7 +22,7 @@ class Loveu:
     """The data set's `LOVEU-TGVE-2023_Dataset.csv`, or the baseline's configs, one YAML a video.
 
     Of the CSV, rows "DAVIS Videos:", "Youtube Videos:" and "Videvo Videos:" begin a part. A part's
-    videos are `DAVIS_480p/480p_frames/NAME/*.jpg` or `DAVIS_480p/480p_videos/NAME.mp4`. Of a config
+    videos are `DAVIS_480p/480p_frames/NAME/*.jpg` or `DAVIS_480p/480p_videos/NAME.mp4`. In a config
     (`configs/loveu-tgve-2023/DAVIS_480p/NAME.yaml`), `train_data.video_path` is relative to the
     repository. Tune-A-Video's own configs have the same form, with a list of prompts.
 
