@@ -50,7 +50,7 @@ def test_the_wheel_holds_every_source_and_no_name_but_ours(installed):
     expected = {
         Path(target, path.relative_to(ROOT / folder))
         for folder, target in FOLDERS.items()
-        for pattern in ("*.py", "page.*")  # the page of a study
+        for pattern in ("*.py", "*.yaml", "page.*")  # word lists, the page of a study
         for path in (ROOT / folder).rglob(pattern)
     }
     assert {path.relative_to(installed) for path in package.rglob("*.*")} == expected
