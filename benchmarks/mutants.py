@@ -386,7 +386,7 @@ MUTANTS = (
     ),
     Mutant(
         "clip: PickScore of other weights counts",
-        "weights.items() <= record.items()", "True", "tests/evaluation/test_judges.py",
+        "not weights.items() <= records[place].items()", "False", "tests/evaluation/test_judges.py",
     ),
     Mutant(
         "fvd: frames in any order", "seen) / 255 - _MEAN", "seen[::-1]) / 255 - _MEAN",
