@@ -166,16 +166,34 @@ class Conditioner:
             return find_edges(frames)
         return clip_depth(depth, *self.depth_settings.range)
 
-    def degrade(self, structure_map: jax.Array, level: jax.Array) -> jax.Array:
-        """Returns a map [b n H W] in [−1, 1] as the model sees it at the level t_s [b]."""
-        return degrade(structure_map, level, self.depth_settings.degrading)
+    def map_of_piece(self, encoder_params: EncoderParams, frames: jax.Array) -> jax.Array:
+        """Frames [b n H W 3] uint8 → the map [b n H W] of which structure is made, not clipped."""
+        if self.depth_settings.map == "edges":
+            return find_edges(frames)
+        return self.estimate_depth(encoder_params, frames)
+
+    def degrade(
+        self, structure_map: jax.Array, level: jax.Array, bounds: jax.Array | None = None
+    ) -> jax.Array:
+        """Returns a map [b n H W] in [−1, 1] as the model sees it at the level t_s [b].
+
+        `bounds` [b 2] are the values that become −1 and 1; None: the clip's own.
+        """
+        return degrade(structure_map, level, self.depth_settings.degrading, bounds)
 
     def encode_structure(
-        self, encoder_params: EncoderParams, depth: jax.Array, level: jax.Array
+        self,
+        encoder_params: EncoderParams,
+        depth: jax.Array,
+        level: jax.Array,
+        bounds: jax.Array | None = None,
     ) -> jax.Array:
-        """Inverse depth [b n H W], blurred to the level t_s [b] → structure latents [b n h w c]."""
+        """Inverse depth [b n H W], blurred to the level t_s [b] → structure latents [b n h w c].
+
+        `bounds` are those of `degrade`.
+        """
         chex.assert_rank([depth, level], [4, 1])
-        image = structure_image(depth, level, self.depth_settings.degrading)
+        image = structure_image(depth, level, self.depth_settings.degrading, bounds)
         return self.encode_images(encoder_params, image)
 
     # ---- content

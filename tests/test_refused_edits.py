@@ -59,7 +59,12 @@ def test_controls_out_of_range(editor, controls, words):
         ({"frames": CLIPS[0, :0]}, "frames are uint8 .*uint8"),
         ({"frames": CLIPS[0, 0]}, r"frames are uint8 \[16, 16, 3\]"),
         ({"frames": CLIPS[0, :, :15]}, "15 x 16.*multiples of 2"),
-        ({"frames": CLIPS[0].repeat(6, axis=0)}, "18 frames.*at most 16"),
+        ({"window": 17}, "a window of 17 frames; this model takes at most 16"),
+        ({"window": 0}, "window 0; 1 or more is accepted"),
+        ({"window": 4, "overlap": 4}, "overlap 4; 0 to 3 are accepted, below the window"),
+        ({"overlap": -1}, "overlap -1; 0 or more"),
+        ({"window_stride": 0}, "window stride 0; 1 or more"),
+        ({"batch_size": "2"}, "batch size is '2'; a whole number"),
         ({"frames": 3}, r"frames is 3 \(int\); a path"),
         ({"frames": None}, r"frames is None \(NoneType\); a path"),
         ({"frames": []}, r"frames are float64 \[0\]"),
@@ -87,7 +92,7 @@ def test_controls_out_of_range(editor, controls, words):
         ({"seed": -1}, "seed -1"),
         ({"temporal_scale": [1.0, 2.0]}, "edit accepts one number"),
         ({"promt": "a"}, "no keyword 'promt'; did you mean 'prompt'"),
-        ({"num_frames": 3}, "no keyword 'num_frames'.*accepted: guidance_scale, image"),
+        ({"num_frames": 3}, "no keyword 'num_frames'.*accepted: batch_size, guidance_scale, image"),
     ],
 )
 def test_wrong_arguments_are_refused(editor, arguments, words):

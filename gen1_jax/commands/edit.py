@@ -2,15 +2,23 @@
 
     gen1 edit clip.mp4 --model runs/demo/pipeline --prompt "a blue ball over snow" -o out.mp4
 
-The input may be a video, a GIF, a picture or a folder of frames. The first frames are edited, as
-many as the model was trained on, at the pace and the size that it was trained on; a line says what
-is left out.
+The input may be a video, a GIF, a picture or a folder of frames. All of it is edited, in windows of
+as many frames as the model was trained on, which overlap and are fused at every step. A line says
+what the input loses on its way to the size of training.
 A video that shows source, structure and edit side by side is written beside the output.
 """
 
 import time
+from functools import partial
 from pathlib import Path
 
+from gen1_jax.commands.edit_length import (
+    add_length_arguments,
+    check_length,
+    part_of,
+    windows_of,
+)
+from gen1_jax.commands.edit_size import add_size_arguments, check_size, output_size, size_of
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
 from gen1_jax.errors import UserError
 from gen1_jax.text import check_text, name_of
@@ -69,31 +77,8 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--steps", type=int, default=50, help="sampling steps (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (%(default)s)")
-    parser.add_argument(
-        "--frames",
-        type=int,
-        help="number of frames to edit (as many as the model was trained on, if the clip has them)",
-    )
-    parser.add_argument(
-        "--stride",
-        type=int,
-        help="take every N-th frame of the input (as far apart in time as the model was trained)",
-    )
-    parser.add_argument(
-        "--start", type=int, default=0, help="number of frames of the input to skip (%(default)s)"
-    )
-    parser.add_argument(
-        "--size",
-        metavar="HxW",
-        help="size of the result, e.g. 64x64 (the size of training that is nearest in shape)",
-    )
-    parser.add_argument(
-        "--fit",
-        choices=("crop", "pad"),
-        default="crop",
-        help="how an input of another shape is brought to the size: crop cuts its borders off; pad "
-        "adds its mirror image around it, and cuts that off from the result (%(default)s)",
-    )
+    add_length_arguments(parser)
+    add_size_arguments(parser)
     parser.add_argument(
         "--structure-map",
         type=Path,
@@ -125,21 +110,10 @@ def run(args) -> None:
     outputs = check_arguments(args)
     keep_programs()
     editor = VideoEditor.load(args.model, dtype=args.dtype, mesh=make_mesh_of(args))
-    if args.frames is not None and args.frames > editor.unet.max_frames:
-        raise UserError(
-            f"--frames {args.frames}; this model takes at most {editor.unet.max_frames} at a time"
-        )
-    video = editor.read(
-        args.input,
-        num_frames=args.frames,
-        stride=args.stride,
-        start=args.start,
-        size=parse_size(args.size, None, editor.conditioner.vae.spatial_factor),
-        fit=args.fit,
-    )
-    size = video.taken.size
+    size = size_of(args, editor.conditioner.vae.spatial_factor)
+    video = editor.open(args.input, **part_of(args), **size)
     taken = video.taken.describe(
-        frame_flags="--start, --frames, --stride",
+        frame_flags="--start, --frames, --seconds, --stride",
         size_flags="--size, --fit",
         size_is_models=args.size is None,
     )
@@ -147,7 +121,8 @@ def run(args) -> None:
         print(f"{args.input}: {taken}")
     started = time.perf_counter()
     what = "1 frame" if len(video) == 1 else f"{len(video)} frames"
-    print(f"editing {what} of {size[0]}x{size[1]} in {args.steps} steps …", flush=True)
+    height, width = video.size
+    print(f"editing {what} of {height}x{width} in {args.steps} steps …", flush=True)
     edit = editor.edit(
         video,
         prompt=args.prompt,
@@ -159,21 +134,25 @@ def run(args) -> None:
         guidance_scale=args.guidance_scale,
         steps=args.steps,
         per_frame=args.per_frame,
+        **windows_of(args),
     )
-    write_video(outputs["output"], edit.frames, video.fps, overwrite=args.overwrite)
+    # Frames are decoded while they are written, so that memory does not grow with their number.
+    write = partial(write_video, fps=video.fps, overwrite=args.overwrite)
+    streams = edit.streams
+    write(outputs["output"], edit.at(output_size(args)))
     if "structure" in outputs:
-        write_map(outputs["structure"], edit.structure, video.fps, overwrite=args.overwrite)
+        write_map(outputs["structure"], streams.structure, video.fps, overwrite=args.overwrite)
     if "preview" in outputs:
         label = args.prompt or f"edit like {name_of(args.image.name)}"
+        colour = partial(pictures.colour_depth, low=-1, high=1)
         clips = {
-            "source": edit.source,
-            f"structure, level {args.structure_level}": pictures.colour_depth(
-                edit.structure, -1, 1
+            "source": streams.source,
+            f"structure, level {args.structure_level}": streams.structure.map(
+                lambda each: colour(each[None])[0]
             ),
-            label: edit.frames,
+            label: streams.frames,
         }
-        preview = pictures.side_by_side(clips)
-        write_video(outputs["preview"], preview, video.fps, overwrite=args.overwrite)
+        write(outputs["preview"], pictures.stream_side_by_side(clips))
     seconds = time.perf_counter() - started
     print(f"wrote {', '.join(map(str, outputs.values()))} ({seconds:.1f} s)")
 
@@ -193,10 +172,8 @@ def check_arguments(args) -> dict[str, Path]:
 
     controls = (args.structure_level, args.temporal_scale, args.guidance_scale, args.steps)
     Controls(*controls, args.per_frame).check()
-    for name, least in (("frames", 1), ("stride", 1), ("start", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} {value}; {least} or more is accepted")
+    check_length(args)
+    check_size(args)
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed {args.seed}; 0 to {2**32 - 1} are accepted")
     if args.prompt is not None and not check_text(args.prompt, "--prompt").strip():
@@ -223,21 +200,3 @@ def check_arguments(args) -> dict[str, Path]:
 def preview_path(output: Path) -> Path:
     """Returns out_preview.mp4 for out.mp4, and FOLDER_preview.mp4 for a folder."""
     return output.with_name(f"{output.stem}_preview{output.suffix or '.mp4'}")
-
-
-def parse_size(
-    text: str | None, default: tuple[int, int] | None, multiple: int
-) -> tuple[int, int] | None:
-    """Returns (height, width) of "HxW", or the default without a text.
-
-    Raises:
-      UserError: the text is no size, or its sides are no multiples of `multiple`.
-    """
-    if text is None:
-        return default and tuple(default)
-    height, x, width = text.lower().partition("x")
-    if not (x and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise UserError(f"--size {text}: HEIGHTxWIDTH is accepted, e.g. 64x64")
-    if int(height) % multiple or int(width) % multiple:
-        raise UserError(f"--size {text}: multiples of {multiple} are accepted")
-    return int(height), int(width)

@@ -87,7 +87,7 @@ def load_prompt_items(args, editor) -> tuple:
     Raises:
       UserError: a video cannot be read, or the model does not take an option's value.
     """
-    from gen1_jax.commands.edit import parse_size
+    from gen1_jax.commands.edit_size import parse_size
     from gen1_jax.distributed import is_lead
     from gen1_jax.evaluation.prompts.clips import Taking, describe_taken, load_items
 

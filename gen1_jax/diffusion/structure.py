@@ -14,15 +14,24 @@ NUM_LEVELS = 8  # t_s ∈ {0 … 7}
 LEVEL_CHANNELS = 4
 
 
-def normalise_clip(depth: jax.Array) -> jax.Array:
+def normalise_clip(depth: jax.Array, bounds: jax.Array | None = None) -> jax.Array:
     """Scales depth [b n h w] to [−1, 1] by the clip's smallest and largest value.
 
     Normalisation by frame would flicker. A clip of constant depth becomes 0.
+
+    Args:
+      depth: the depth of clips.
+      bounds: [b 2], the values that become −1 and 1, beyond which depth is clipped. A piece of a
+        video has those of the whole video. None: those of the clip.
     """
     chex.assert_rank(depth, 4)
     depth = jnp.asarray(depth, jnp.float32)  # differences of a user's uint8 maps would wrap
-    low = depth.min((1, 2, 3), keepdims=True)
-    high = depth.max((1, 2, 3), keepdims=True)
+    if bounds is None:
+        low = depth.min((1, 2, 3), keepdims=True)
+        high = depth.max((1, 2, 3), keepdims=True)
+    else:
+        low, high = (bounds[:, i, None, None, None] for i in range(2))
+        depth = jnp.clip(depth, low, high)
     span = high - low
     scaled = 2 * (depth - low) / jnp.where(span > 0, span, 1) - 1
     return jnp.where(span > 0, scaled, 0)
@@ -115,15 +124,22 @@ def find_edges(frames: jax.Array) -> jax.Array:
     return jnp.hypot(across, down)
 
 
-def degrade(depth: jax.Array, level: jax.Array, degrading: str = "blur") -> jax.Array:
-    """Returns depth [b n h w], scaled to [−1, 1], at the level t_s [b], blurred or with noise."""
-    scaled = normalise_clip(depth)
+def degrade(
+    depth: jax.Array, level: jax.Array, degrading: str = "blur", bounds: jax.Array | None = None
+) -> jax.Array:
+    """Returns depth [b n h w], scaled to [−1, 1], at the level t_s [b], blurred or with noise.
+
+    `bounds` are those of `normalise_clip`.
+    """
+    scaled = normalise_clip(depth, bounds)
     return add_noise(scaled, level) if degrading == "noise" else blur(scaled, level)
 
 
-def structure_image(depth: jax.Array, level: jax.Array, degrading: str = "blur") -> jax.Array:
+def structure_image(
+    depth: jax.Array, level: jax.Array, degrading: str = "blur", bounds: jax.Array | None = None
+) -> jax.Array:
     """Returns the image that the autoencoder encodes: depth [b n h w] → [b n h w 3] in [−1, 1]."""
-    return repeat(degrade(depth, level, degrading), "b n h w -> b n h w c", c=3)
+    return repeat(degrade(depth, level, degrading, bounds), "b n h w -> b n h w c", c=3)
 
 
 def level_embedding(level: jax.Array) -> jax.Array:

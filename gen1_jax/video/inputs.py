@@ -6,16 +6,14 @@ NumPy can read.
 
 import os
 import warnings
-from collections.abc import Callable
-from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.settings import show
-from gen1_jax.video.fitting import CROP
+from gen1_jax.video.footage import Footage
 from gen1_jax.video.io import Video, read_video
 from gen1_jax.video.maps import (
     as_map,
@@ -34,53 +32,15 @@ _PICTURE = "a path, a Pillow image or an array [H W 3] uint8 is accepted"
 _MAP = "a path, a list of grey pictures, or an array [n H W] or [H W] is accepted"
 
 
-class Frames(NamedTuple):
-    """The frames of a clip, and where they come from.
-
-    Attributes:
-      array: `[n H W 3]` uint8.
-      fps: frames per second; None if it is not known.
-      start: index of the first frame in the input.
-      stride: input frames from one frame to the next.
-      source_size: height and width of the input's frames; None if they are those of `array`.
-      fit: whether the frames were cropped or padded to their size.
-      inside: rows and columns that the input fills of a padded frame; None: there is no padding.
-    """
-
-    array: np.ndarray
-    fps: Fraction | None = None
-    start: int = 0
-    stride: int = 1
-    source_size: tuple[int, int] | None = None
-    fit: str = CROP
-    inside: tuple[slice, slice] | None = None
-
-
-def to_frames(value: Any, read: Callable[[Any], Video]) -> Frames:
-    """Returns frames that a caller gave.
-
-    A file or folder is read as the model was trained; a warning says what is less than the file
-    holds. Frames in memory are taken as they are.
-
-    Args:
-      value: see the module.
-      read: path → the video, as the model takes it.
+def to_frames(value: Any) -> Footage:
+    """Returns frames in memory that a caller gave, as they are.
 
     Raises:
       UserError: the value is nothing of the kind.
     """
-    if isinstance(value, str | os.PathLike):
-        video = read(value)
-        if said := video.taken.describe(size_is_models=True):
-            warnings.warn(
-                f"{video.path}: {said}; editor.read(path, start=, num_frames=, stride=, size=, "
-                "fit=) takes others",
-                stacklevel=3,
-            )
-        value = video
     if isinstance(value, Video):
         taken = value.taken
-        return Frames(
+        return Footage.of(
             value.frames, value.fps, taken.start, taken.stride, taken.source_size, taken.fit,
             taken.inside,
         )  # fmt: skip
@@ -90,11 +50,11 @@ def to_frames(value: Any, read: Callable[[Any], Video]) -> Frames:
         arrays = [image_to_rgb(image) for image in value]
         if len({array.shape for array in arrays}) > 1:
             raise UserError(f"frames are pictures of several sizes; {_FRAMES}")
-        return Frames(np.stack(arrays))
+        return Footage.of(np.stack(arrays))
     array = _as_array("frames", value, _FRAMES)
     if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
         raise UserError(f"frames are {array.dtype} {list(array.shape)}; {_FRAMES}")
-    return Frames(array)
+    return Footage.of(array)
 
 
 def to_picture(value: Any, size: int) -> np.ndarray:
@@ -129,7 +89,7 @@ def to_picture(value: Any, size: int) -> np.ndarray:
     return picture
 
 
-def to_map(value: Any, frames: Frames) -> np.ndarray:
+def to_map(value: Any, frames: Footage) -> np.ndarray:
     """Returns a structure map `[n H W]` float32 that a caller gave, fitted to the frames of a clip.
 
     Args:
@@ -139,7 +99,7 @@ def to_map(value: Any, frames: Frames) -> np.ndarray:
     Raises:
       UserError: the value is nothing of the kind, or has another number of frames.
     """
-    count, height, width, _ = frames.array.shape
+    count, (height, width) = len(frames), frames.size
     where = "structure map"
     if isinstance(value, str | os.PathLike):
         path = as_path(value, _MAP)

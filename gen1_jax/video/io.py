@@ -20,7 +20,6 @@ Callers can rely on these rules:
 
 import contextlib
 import dataclasses
-import itertools
 import operator
 import os
 import warnings
@@ -37,9 +36,10 @@ from gen1_jax.video.fitting import CROP, PAD, Size, best_size, check_fit
 from gen1_jax.video.opening import open_file, open_folder
 from gen1_jax.video.pace import Pace, longest_stride
 from gen1_jax.video.paths import as_path
+from gen1_jax.video.picking import Picking
 from gen1_jax.video.pixels import fit_size, resize_frame
-from gen1_jax.video.selection import Selection, ordinal
-from gen1_jax.video.sources import ACCEPTED, DEFAULT_FPS, Source, on_grid
+from gen1_jax.video.selection import Selection
+from gen1_jax.video.sources import ACCEPTED, DEFAULT_FPS, Source
 from gen1_jax.video.writing import check_output, write_h264, write_video
 
 __all__ = [
@@ -109,33 +109,24 @@ def read_video(
         has a wrong type.
     """
     path = as_path(path, "a path of a video")
-    start, fit = _as_count("start", start), check_fit(fit)
+    start, fit = as_count("start", start, 0), check_fit(fit)
     pace = stride if isinstance(stride, Pace) else None
-    stride = _as_count("stride", stride.stride if pace else stride)
-    num_frames = None if num_frames is None else _as_count("num_frames", num_frames)
-    sizes = [] if size is None else _as_sizes(size)
-    if stride < 1 or start < 0 or (num_frames is not None and num_frames < 1):
-        raise UserError(
-            f"frames {num_frames}, stride {stride}, start {start}: "
-            "frames and stride are 1 or more, start 0 or more"
-        )
-    for height, width in sizes:
-        if min(height, width) < 1:
-            raise UserError(f"size {height}x{width}: height and width are 1 or more")
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; {ACCEPTED}")
+    stride = as_count("stride", stride.stride if pace else stride, 1)
+    num_frames = None if num_frames is None else as_count("num_frames", num_frames, 1)
+    sizes = [] if size is None else as_sizes(size)
     with contextlib.ExitStack() as stack:
-        if path.is_dir():
-            source = open_folder(path, sizes[0] if sizes else None)
-        else:
-            source = open_file(path, start, stack)
+        source = open_source(path, start, stack, sizes[0] if sizes else None)
         wanted = None
         if pace:
             wanted = pace.stride_at(source.rate)
             left = None if source.count is None else source.count - start
             stride = longest_stride(wanted, left, num_frames)
-        frames, selection = _select(source, start, stride, num_frames, sizes, fit, path)
-        selection = dataclasses.replace(selection, pace=wanted)
+        picking = Picking(source, start, stride, num_frames)
+        frames, source_size, shape = _select(picking, sizes, fit, path)
+    selection = Selection(
+        start, stride, len(frames), picking.total, picking.total_is_exact, source_size, shape,
+        source.has_sound, fit, len(sizes), wanted,
+    )  # fmt: skip
     total = selection.total
     if pace and total and len(frames) < (num_frames or 0):
         # The file stated no number of frames, or too large a one; now they are counted.
@@ -147,21 +138,7 @@ def read_video(
             )  # fmt: skip
             known = {"total": total, "total_is_exact": True, "pace": wanted}
             return dataclasses.replace(video, taken=dataclasses.replace(video.taken, **known))
-    if total == 0:
-        raise UserError(f"{path}: not a video, or too damaged to read even one frame; {ACCEPTED}")
-    least = 1 if shorter else num_frames or 1
-    if len(frames) < least:
-        has = "1 frame" if total == 1 else f"{total} frames"
-        lost = f" ({source.lost} more are damaged or cut off)" if source.lost else ""
-        if not frames:
-            raise UserError(
-                f"{path}: has {has}{lost}; start {start} is beyond them (it counts from 0)"
-            )
-        every = f", every {ordinal(stride)}," if stride > 1 else ""
-        raise UserError(
-            f"{path}: has {has}{lost}; {least} from frame {start} on{every} were asked for, and "
-            f"at most {len(frames)} are there"
-        )
+    picking.check(path, 1 if shorter else num_frames)
     if source.lost:
         warnings.warn(
             f"{path}: damaged or cut off: {source.lost} frames lost, {len(frames)} read",
@@ -170,79 +147,81 @@ def read_video(
     return Video(np.stack(frames), source.rate / stride, path, selection)
 
 
-def _as_count(name: str, value: Any) -> int:
+def open_source(
+    path: Path, start: int, stack: contextlib.ExitStack, cover: Size | None = None
+) -> Source:
+    """Opens a file or a folder of pictures; `start` and `cover` allow to read less of them.
+
+    Raises:
+      UserError: there is no such file, or it is no video.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; {ACCEPTED}")
+    return open_folder(path, cover) if path.is_dir() else open_file(path, start, stack)
+
+
+def as_count(name: str, value: Any, least: int) -> int:
+    """Returns a number of frames.
+
+    Raises:
+      UserError: it is no whole number, or less than `least`.
+    """
     try:
-        return operator.index(value)
+        value = operator.index(value)
     except TypeError:
         raise UserError(f"{name} is {show(value)}; a whole number is accepted") from None
+    if value < least:
+        raise UserError(f"{name} {value}; {least} or more is accepted")
+    return value
 
 
-def _as_sizes(value: Any) -> list[Size]:
-    """Returns the sizes of a list of them; of one size, a list of that one."""
+def as_sizes(value: Any) -> list[Size]:
+    """Returns the sizes of a list of them; of one size, a list of that one.
+
+    Raises:
+      UserError: the value is no size, or a side is below 1.
+    """
+    sizes = None
     with contextlib.suppress(TypeError, ValueError):
         try:
             height, width = map(operator.index, value)
-            return [(height, width)]
+            sizes = [(height, width)]
         except TypeError:
             sizes = [tuple(map(operator.index, each)) for each in value]
-            if sizes and all(len(each) == 2 for each in sizes):
-                return sizes
-    raise UserError(
-        f"size is {show(value)}; two whole numbers (height, width) are accepted, or several such"
-    )
+    if not sizes or any(len(each) != 2 for each in sizes):
+        raise UserError(
+            f"size is {show(value)}; two whole numbers (height, width) are accepted, or several "
+            "such"
+        )
+    for height, width in sizes:
+        if min(height, width) < 1:
+            raise UserError(f"size {height}x{width}: height and width are 1 or more")
+    return sizes
 
 
 def _select(
-    source: Source,
-    start: int,
-    stride: int,
-    num_frames: int | None,
+    picking: Picking,
     sizes: Sequence[Size],
     fit: str,
     path: Path,
-) -> tuple[list[np.ndarray], Selection]:
-    """Takes the slots that were asked for from the grid of `source.rate`.
-
-    Returns:
-      The frames, and what they are of the input. If too few frames were found, the input was read
-      to its end, and the total is exact.
-    """
+) -> tuple[list[np.ndarray], Size, Size]:
+    """Returns the frames that are picked, the input's size and theirs."""
     frames: list[np.ndarray] = []
-    slots = itertools.islice(itertools.count(start, stride), num_frames)
-    target, grid = next(slots), on_grid(source)
-    shape, source_size, seen = None, (0, 0), 0
-    for picture, _, end in grid:
-        image, seen = None, end
-        while target is not None and target < end:
-            if image is None:
-                image = picture.rgb()
-                # A stream may change its size midway, but all frames of an array have one size, and
-                # padding lies in one place.
-                if shape is None:
-                    source_size = image.shape[:2]
-                    shape = best_size(source_size, sizes) if sizes else source_size
-                elif fit == PAD:
-                    image = resize_frame(image, source_size)
-                image = resize_frame(image, shape, fit)
-            frames.append(image)
-            if len(frames) * image.nbytes > _MAX_BYTES:
-                raise UserError(
-                    f"{path}: {len(frames)} frames and more of {shape[0]}x{shape[1]} do not fit in "
-                    f"{_MAX_BYTES >> 30} GiB; ask for fewer frames or a smaller size"
-                )
-            target = next(slots, None)
-        if target is None:
-            break
-    total, is_exact = source.count, source.count_is_exact
-    is_at_end = target is not None
-    if not is_at_end and not is_exact and (total is None or total <= seen):
-        # The stated number tells nothing; whether one more picture follows is cheap to see.
-        is_at_end = next(grid, None) is None
-        total = None
-    if is_at_end:
-        total, is_exact = seen, True
-    shape = shape or (0, 0)
-    return frames, Selection(
-        start, stride, len(frames), total, is_exact, source_size, shape, source.has_sound,
-        fit, len(sizes),
-    )  # fmt: skip
+    shape, source_size = None, (0, 0)
+    for picture, times in picking:
+        image = picture.rgb()
+        # A stream may change its size midway, but all frames of an array have one size, and padding
+        # lies in one place.
+        if shape is None:
+            source_size = image.shape[:2]
+            shape = best_size(source_size, sizes) if sizes else source_size
+        elif fit == PAD:
+            image = resize_frame(image, source_size)
+        image = resize_frame(image, shape, fit)
+        frames += [image] * times
+        if len(frames) * image.nbytes > _MAX_BYTES:
+            raise UserError(
+                f"{path}: {len(frames)} frames and more of {shape[0]}x{shape[1]} do not fit in "
+                f"{_MAX_BYTES >> 30} GiB; ask for fewer frames or a smaller size"
+            )
+    return frames, source_size, shape or (0, 0)

@@ -20,6 +20,7 @@ from gen1_jax.video.io import read_video
 from gen1_jax.video.opening import is_animated, picture_names, pillow_errors
 from gen1_jax.video.pixels import image_to_rgb
 from gen1_jax.video.sources import IMAGE_FORMATS
+from gen1_jax.video.streams import Stream
 from gen1_jax.video.writing import VIDEO_SUFFIXES, check_output, write_pictures, write_video
 
 ACCEPTED_MAPS = "a video, a picture, a folder of pictures or an .npy file of [n h w] is accepted"
@@ -216,6 +217,7 @@ def write_map(
       UserError: the path is refused, or the disk is full.
     """
     path = check_map_output(path, overwrite)
+    maps = maps.array() if isinstance(maps, Stream) else maps
     unit = np.clip((np.asarray(maps, np.float32) + 1) / 2, 0, 1)
     if path.suffix.lower() == ".npy":
         with replacing(path) as part, part.open("wb") as file:

@@ -6,7 +6,7 @@ pleasant to see in any viewer.
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gen1_jax.errors import UserError
 from gen1_jax.files import replacing
+from gen1_jax.video.streams import Stream
 
 _INK, _PAPER = (235, 235, 240), (24, 24, 28)
 _GAP = 6
@@ -106,6 +107,16 @@ def side_by_side(clips: Mapping[str, np.ndarray], scale: int | None = None) -> n
         for strip, panel in zip(strips, panels.values(), strict=True)
     ]
     return _framed(_join(columns, axis=2))
+
+
+def stream_side_by_side(clips: Mapping[str, Stream]) -> Stream:
+    """Puts videos of one length next to each other, each under its label, frame by frame."""
+
+    def make() -> Iterator[np.ndarray]:
+        for frames in zip(*clips.values(), strict=True):
+            yield side_by_side({label: f[None] for label, f in zip(clips, frames, strict=True)})[0]
+
+    return Stream(next(iter(clips.values())).count, make)
 
 
 def mosaic(clips: Sequence[np.ndarray], columns: int | None = None) -> np.ndarray:

@@ -20,6 +20,7 @@ from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import replacing
 from gen1_jax.video.paths import as_path
 from gen1_jax.video.pixels import SCALER, fit_size, resize_frame
+from gen1_jax.video.streams import Stream
 
 VIDEO_SUFFIXES = (".mp4", ".gif", ".webp")  # accepted outputs; no suffix means a folder of PNGs
 
@@ -100,7 +101,7 @@ def write_video(
     """
     as_path(path, "write_video(path, frames, fps)")
     try:
-        frames = np.asarray(frames)
+        frames = frames.array() if isinstance(frames, Stream) else np.asarray(frames)
     except ValueError as error:
         raise UserError(f"frames are {one_line(error)}; [n h w 3] uint8 is accepted") from error
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:

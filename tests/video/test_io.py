@@ -92,7 +92,7 @@ def test_start_stride_and_count(tmp_path):
         fails(path, "12 frames; start 12 is beyond them", start=12)
     assert read_video(tmp_path / "a.mp4", stride=4).fps == Fraction(5, 2)
     for bad in ({"stride": 0}, {"start": -1}, {"num_frames": 0}, {"size": (0, 4)}):
-        with pytest.raises(UserError, match="1 or more") as caught:
+        with pytest.raises(UserError, match="or more") as caught:
             read_video(tmp_path / "a.mp4", **bad)
         assert "\n" not in str(caught.value)
 

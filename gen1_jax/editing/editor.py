@@ -1,18 +1,10 @@
-"""Edits a clip: frames and a prompt (or a picture) in, frames out. In three lines:
-
-    editor = VideoEditor.load("runs/demo/pipeline")
-    edit = editor.edit("clip.mp4", prompt="a blue ball on snow")
-    write_video("out.mp4", edit.frames, fps=edit.fps)
-
-The names are those of the flags of `gen1 edit`.
-"""
+"""`VideoEditor`: a trained pipeline, ready to edit."""
 
 import dataclasses
 import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,12 +35,18 @@ from gen1_jax.distributed import (
     make_mesh,
     replicated,
 )
+from gen1_jax.editing.edit import Edit
+from gen1_jax.editing.events import Stages
+from gen1_jax.editing.request import make_request
+from gen1_jax.editing.sampling import WindowSampler
+from gen1_jax.editing.wanted import Wanted
+from gen1_jax.editing.whole import WholeEditor
 from gen1_jax.errors import UserError
 from gen1_jax.pipeline import ENCODERS, MODELS, SETTINGS_FILE, check_parts, read_settings
 from gen1_jax.runtime import naming_what_to_lower
 from gen1_jax.settings import show
 from gen1_jax.tokenizer import Tokenizer, load_tokenizer
-from gen1_jax.video.inputs import to_frames, to_map, to_picture
+from gen1_jax.video.footage import Footage, open_footage
 from gen1_jax.video.io import Video
 from gen1_jax.video.maps import as_maps
 from gen1_jax.video.paths import as_path
@@ -57,27 +55,11 @@ from gen1_jax.weights.digest import digest_params
 from gen1_jax.weights.folder import load_model
 
 
-@dataclasses.dataclass(frozen=True)
-class Edit:
-    """The result of an edit.
-
-    Attributes:
-      frames: [n h w 3] uint8.
-      structure: [n h w] in [−1, 1], the blurred structure map that the model saw; bright is near.
-      source: [n h w 3] uint8, the frames that were edited.
-      fps: frames per second, where the input has a rate: that of the frames that were edited.
-    """
-
-    frames: np.ndarray
-    structure: np.ndarray
-    source: np.ndarray
-    fps: Fraction | None = None
-
-
 class VideoEditor:
     """A trained pipeline, ready to edit.
 
-    One program is compiled for each shape of clips and each number of steps.
+    `edit` edits one video of any length. `edit_batch` edits many clips of one length in one
+    program, which is compiled for each shape of clips and each number of steps.
     """
 
     def __init__(
@@ -113,6 +95,8 @@ class VideoEditor:
             in_shardings=(self._everywhere, self._clips, self._batch, self._batch, *each),
             out_shardings=(self._clips, self._clips),
         )
+        sampler = WindowSampler(unet, self.schedule, settings["spacing"], self.mesh)
+        self._whole = WholeEditor(conditioner, sampler, self.mesh)
         self._depth = jax.jit(
             conditioner.estimate_depth,
             in_shardings=(self._everywhere, self._clips),
@@ -210,77 +194,33 @@ class VideoEditor:
         """
         return self.trained.read(path, **options)
 
-    def edit(
-        self,
-        frames: Any,
-        *,
-        prompt: str | None = None,
-        image: Any = None,
-        structure_map: Any = None,
-        structure_level: int = 0,
-        temporal_scale: float = 1.0,
-        guidance_scale: float | None = None,
-        steps: int = 50,
-        per_frame: bool = False,
-        seed: int = 0,
-        **older: Any,
-    ) -> Edit:
-        """Edits one clip.
+    def open(self, path: str | Path, **options: Any) -> Footage:
+        """Opens a whole video; `open_footage` has the options. The size is one of training."""
+        return open_footage(path, **{"size": self.trained.sizes} | options)
+
+    def edit(self, frames: Any, *, stages: Stages | None = None, **wanted: Any) -> Edit:
+        """Edits one video of any length.
+
+        Windows of it are predicted together, and fused where they overlap, at every step. Memory
+        grows with its length by the latents alone.
 
         Args:
-          frames: the path of a video, which is read as the model was trained; or a `Video` of
-            `read`, a list of Pillow images or an array [n H W 3] uint8, taken as they are.
-          prompt: the wanted content in words; either this or `image` is given.
-          image: a picture whose look is wanted: a path, a Pillow image or an array [H W 3] uint8.
-          structure_map: takes the place of the estimated depth: inverse depth (bright is near), or
-            any map that stands in for it. A path (video, picture, folder of pictures, .npy), Pillow
-            images, or an array [n H W], or [H W] for all frames. It is scaled to the frames' size.
-          structure_level: see `Controls`, as for the following four.
-          temporal_scale: ω_t.
-          guidance_scale: ω; None is the model's own.
-          steps: DDIM steps.
-          per_frame: whether each frame is edited alone.
-          seed: the seed of the noise.
-          **older: names that keywords had earlier, `num_steps` and `depth`.
+          frames: the path of a video, which is edited whole, in the size of training nearest to
+            its shape; `Footage` of `open`; or a `Video`, a list of Pillow images or an array
+            [n H W 3] uint8, taken as they are.
+          stages: hears how far the edit is.
+          **wanted: fields of `Wanted`, such as `prompt` and `structure_level`.
 
         Raises:
-          UserError: neither or both of prompt and image are given, an argument has a wrong type or
-            is out of range, or memory runs out.
+          UserError: an argument is not accepted, or memory runs out.
         """
-        controls = {
-            "structure_level": structure_level,
-            "temporal_scale": temporal_scale,
-            "guidance_scale": guidance_scale,
-            "steps": steps,
-            "per_frame": per_frame,
-        }
-        renamed = rename_older(older, {"prompt", "image", "structure_map", "seed", *controls})
-        structure_map = renamed.pop("structure_map", structure_map)
-        controls |= renamed
-        if (prompt is None) == (image is None):
-            raise UserError("give either a prompt or an image to take the content from")
-        for name, value in controls.items():
-            if np.ndim(value):
-                raise UserError(f"{name} is {show(value)}; edit accepts one number")
-        Controls(**controls).check()
-        seeds_of(seed, 1)
-        clip = to_frames(frames, self.read)
-        self._check_clip(clip.array.shape)
-        if structure_map is not None:
-            structure_map = to_map(structure_map, clip)[None]
-        if image is not None:
-            image = to_picture(image, self.conditioner.clip.vision_config.image_size)
-            content = self.image_content(image[None])
-        else:
-            content = self.text_content([prompt], seed)
-        edit = self.edit_batch(
-            clip.array[None], content, structure_map=structure_map, seed=seed, **controls
-        )[0]
-        if clip.inside:  # without the padding
-            rows, columns = clip.inside
-            parts = (edit.frames, edit.structure, edit.source)
-            edit = Edit(*(part[:, rows, columns] for part in parts))
-        return dataclasses.replace(edit, fps=clip.fps)
+        request = make_request(self, frames, Wanted.of(wanted))
+        height, width = request.footage.size
+        task = f"editing {len(request.footage)} frames of {height}x{width}"
+        lower = "the size (--size), or the windows edited together (--batch-size)"
+        with naming_what_to_lower(task, lower):
+            quantiles = self.conditioner.depth_settings.range
+            return self._whole.edit(self.params, request, quantiles, stages or Stages())[0]
 
     def edit_batch(
         self,
@@ -359,7 +299,7 @@ class VideoEditor:
                     self.params, *arguments, int(controls.steps), bool(controls.per_frame)
                 )
             edits = zip(np.asarray(edited), np.asarray(seen), frames, strict=True)
-            return [Edit(*parts) for parts in edits][:b]
+            return [Edit.of(*parts) for parts in edits][:b]
 
     def estimate_depth(self, frames: np.ndarray) -> jax.Array:
         """Clips [b n H W 3] uint8 → inverse depth [b n H W], on the devices of the clips."""

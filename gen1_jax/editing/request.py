@@ -1,0 +1,103 @@
+"""Makes what a caller wants into what the programs take: frames, windows, content, structure."""
+
+import dataclasses
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from gen1_jax.diffusion.windows import Windows, place_windows
+from gen1_jax.distributed import FRAMES
+from gen1_jax.editing.structure import Structure, find_bounds
+from gen1_jax.editing.wanted import Wanted
+from gen1_jax.editing.whole import Request
+from gen1_jax.errors import UserError
+from gen1_jax.video.footage import Footage
+from gen1_jax.video.inputs import to_frames, to_map, to_picture
+from gen1_jax.video.io import as_count
+from gen1_jax.video.streams import Stream
+
+if TYPE_CHECKING:
+    from gen1_jax.editing.editor import VideoEditor
+
+
+def make_request(editor: "VideoEditor", frames: Any, wanted: Wanted) -> Request:
+    """Returns what the programs take.
+
+    Args:
+      editor: the models.
+      frames: see `VideoEditor.edit`.
+      wanted: what is wanted, checked.
+
+    Raises:
+      UserError: the frames, a picture, a map or a window are not accepted.
+    """
+    footage = to_footage(editor, frames)
+    windows = place(editor, footage, wanted)
+    structure = None
+    if wanted.structure_map is not None:
+        maps = Stream.of(to_map(wanted.structure_map, footage))
+        structure = Structure(maps, find_bounds(maps))
+    if wanted.image is not None:
+        image = to_picture(wanted.image, editor.conditioner.clip.vision_config.image_size)
+        content = editor.image_content(image[None])
+    else:
+        content = editor.text_content([wanted.prompt], wanted.seed)
+    controls = wanted.controls
+    if controls.guidance_scale is None:
+        guidance = editor.settings["guidance_scale"]
+        controls = dataclasses.replace(controls, guidance_scale=guidance)
+    return Request(
+        footage, windows, content[0], controls, structure, (int(wanted.seed),), wanted.batch_size
+    )
+
+
+def to_footage(editor: "VideoEditor", frames: Any) -> Footage:
+    """Returns what a caller gave as frames to edit.
+
+    Raises:
+      UserError: it is none, or its size is no multiple of a latent's.
+    """
+    if isinstance(frames, str | os.PathLike):
+        frames = editor.open(frames)
+        if said := frames.taken.describe(size_is_models=True):
+            warnings.warn(
+                f"{frames.path}: {said}; editor.open(path, start=, num_frames=, stride=, size=, "
+                "fit=) takes others",
+                stacklevel=4,
+            )
+    footage = frames if isinstance(frames, Footage) else to_frames(frames)
+    height, width = footage.size
+    factor = editor.conditioner.vae.spatial_factor
+    if height % factor or width % factor:
+        raise UserError(f"frames of {height} x {width}: sides must be multiples of {factor}")
+    return footage
+
+
+def place(editor: "VideoEditor", footage: Footage, wanted: Wanted) -> Windows:
+    """Returns the windows over the frames; what is None is as in training.
+
+    Raises:
+      UserError: a window is longer than the model takes, or does not divide over the devices; an
+        overlap is not below the window.
+    """
+    trained, most = editor.trained, editor.unet.max_frames
+    window = trained.num_frames if wanted.window is None else as_count("window", wanted.window, 1)
+    if window > most:
+        raise UserError(f"a window of {window} frames; this model takes at most {most} at a time")
+    length, each = min(window, len(footage)), editor.mesh.shape[FRAMES]
+    if length % each:
+        raise UserError(f"windows of {length} frames do not divide over {each} devices")
+    overlap = window // 2 if wanted.overlap is None else as_count("overlap", wanted.overlap, 0)
+    if overlap >= window:
+        raise UserError(f"overlap {overlap}; 0 to {window - 1} are accepted, below the window")
+    stride = wanted.window_stride
+    if stride is None:
+        stride = 1
+        if footage.rate is not None:  # read whole, so that the pace of training is known
+            stride = max(1, round(trained.pace.stride_at(footage.rate) / footage.stride))
+    stride = as_count("window stride", stride, 1)
+    if wanted.batch_size is not None:
+        as_count("batch size", wanted.batch_size, 1)
+    if wanted.per_frame:  # windows are but batches then
+        overlap, stride = 0, 1
+    return place_windows(len(footage), window, overlap, stride)

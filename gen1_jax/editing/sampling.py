@@ -1,0 +1,133 @@
+"""Samples the latents of a whole video, step by step.
+
+The host goes from step to step, so that it can show how far the edit is, and stop it. One program
+serves all steps, and all videos whose number of windows lies between the same powers of two.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from gen1_jax.diffusion.guidance import guided_prediction
+from gen1_jax.diffusion.process import Schedule, ddim_step, sampling_timesteps
+from gen1_jax.diffusion.windows import Windows, fuse, in_batches
+from gen1_jax.distributed import batch_parts, batch_sharding, clip_sharding, replicated
+
+
+class Conditions(NamedTuple):
+    """What the windows of a video are predicted from.
+
+    Attributes:
+      structure: structure latents of all frames, [f h w 4].
+      content: content of each window, [k d].
+      level: t_s.
+      temporal_scale: ω_t.
+      guidance_scale: ω.
+    """
+
+    structure: np.ndarray
+    content: np.ndarray
+    level: int
+    temporal_scale: float
+    guidance_scale: float
+
+
+class WindowSampler:
+    """The UNet, for videos of any length."""
+
+    def __init__(self, unet: nn.Module, schedule: Schedule, spacing: str, mesh: Mesh):
+        self._unet, self._schedule, self._spacing, self._mesh = unet, schedule, spacing, mesh
+        self._clips, self._batch = clip_sharding(mesh), batch_sharding(mesh)
+        self._step = jax.jit(
+            self._step_fn,
+            static_argnames="per_frame",
+            donate_argnames="z",
+            out_shardings=replicated(mesh),
+        )
+
+    def sample(
+        self,
+        params: Any,
+        noise: np.ndarray,
+        windows: Windows,
+        conditions: Conditions,
+        num_steps: int,
+        per_frame: bool = False,
+        batch_size: int | None = None,
+        after_step: Callable[[int, jax.Array], None] = lambda number, z: None,
+    ) -> np.ndarray:
+        """Samples with guided DDIM.
+
+        Args:
+          params: the parameters of the UNet.
+          noise: [f h w 4] standard normal, of all frames.
+          windows: which frames are predicted together.
+          conditions: what they are predicted from.
+          num_steps: DDIM steps.
+          per_frame: whether each frame is sampled alone.
+          batch_size: windows that are predicted at a time; None: one for each device.
+          after_step: called with the number of the step that is done, from 1, and z [f h w 4].
+
+        Returns:
+          Latents [f h w 4] float32.
+        """
+        size = batch_size or 1
+        size += -size % batch_parts(self._mesh)
+        count = -(-len(windows.frames) // size)
+        batches = 2 ** math.ceil(math.log2(count))
+        frames = len(noise) if count == 1 else size * batches * windows.frames.shape[1]
+        everywhere = partial(jax.device_put, device=replicated(self._mesh))
+        z, structure = (
+            everywhere(_lengthened(x, max(frames, len(x)))) for x in (noise, conditions.structure)
+        )
+        conditions = conditions._replace(
+            structure=structure,
+            content=everywhere(in_batches(np.asarray(conditions.content), size, batches)),
+        )
+        placed = Windows(*(everywhere(in_batches(part, size, batches)) for part in windows))
+        times = sampling_timesteps(self._schedule.num_timesteps, num_steps, self._spacing)
+        with jax.set_mesh(self._mesh):  # for kernels, which each device runs on its own part
+            for number, (t, t_next) in enumerate(zip(*times, strict=True), start=1):
+                z = self._step(
+                    params, z, t, t_next, placed, np.int32(count), conditions, per_frame=per_frame
+                )
+                after_step(number, z)
+        return np.asarray(z)[: len(noise)]
+
+    def _step_fn(self, params, z, t, t_next, windows, count, conditions, per_frame: bool):
+        """Takes one step from z_t [f h w 4]."""
+
+        def network(*arguments, **keywords):
+            return self._unet.apply({"params": params}, *arguments, **keywords)
+
+        def predict(i: jax.Array, own: jax.Array) -> jax.Array:
+            spread = partial(jax.lax.with_sharding_constraint, shardings=self._clips)
+            structure = conditions.structure[windows.frames[i]]
+            b = own.shape[:1]
+            return guided_prediction(
+                network,
+                spread(own),
+                jnp.broadcast_to(t, b),
+                conditions.content[i][:, None],  # one token of context
+                spread(structure),
+                jnp.broadcast_to(jnp.int32(conditions.level), b),
+                conditions.temporal_scale,
+                conditions.guidance_scale,
+                per_frame,
+            )
+
+        prediction = fuse(predict, z, windows, count)
+        return ddim_step(self._schedule, prediction, z, t, t_next)
+
+
+def _lengthened(values: np.ndarray, count: int) -> np.ndarray:
+    """Returns [f ...] with zeros up to `count` frames."""
+    values = np.asarray(values, np.float32)
+    return np.concatenate([values, np.zeros((count - len(values), *values.shape[1:]), np.float32)])

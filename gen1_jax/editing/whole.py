@@ -1,0 +1,135 @@
+"""The edit of a whole video: depth, structure, sampling in windows, and decoding on demand.
+
+Latents of all frames are held in memory, a few kilobytes a frame. Everything that is larger goes
+through in pieces.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from gen1_jax.conditioning import Conditioner, EncoderParams
+from gen1_jax.controls import Controls
+from gen1_jax.diffusion.windows import Windows
+from gen1_jax.editing.edit import Edit, Streams
+from gen1_jax.editing.events import Stages
+from gen1_jax.editing.pieces import Pieces
+from gen1_jax.editing.sampling import Conditions, WindowSampler
+from gen1_jax.editing.structure import Structure, encode_structure, estimate_structure
+from gen1_jax.video.footage import Footage
+from gen1_jax.video.streams import Stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is wanted of a video.
+
+    Attributes:
+      footage: the frames.
+      windows: which frames are predicted together.
+      content: content [d].
+      controls: the controls, the guidance scale given.
+      structure: the user's own structure; None: it is estimated.
+      seeds: the seed of the noise of each variation.
+      batch_size: windows that are predicted at a time; None: one for each device.
+    """
+
+    footage: Footage
+    windows: Windows
+    content: np.ndarray
+    controls: Controls
+    structure: Structure | None = None
+    seeds: Sequence[int] = (0,)
+    batch_size: int | None = None
+
+
+class WholeEditor:
+    """Edits videos of any length with the models of a pipeline."""
+
+    def __init__(self, conditioner: Conditioner, sampler: WindowSampler, mesh: Mesh):
+        self._sampler, self._pieces = sampler, Pieces(conditioner, mesh)
+
+    def edit(
+        self,
+        params: EncoderParams,
+        request: Request,
+        quantiles: tuple[float, float],
+        stages: Stages,
+    ) -> list[Edit]:
+        """Returns an edit for each seed.
+
+        Args:
+          params: the parameters of the encoders and of the UNet.
+          request: what is wanted.
+          quantiles: of an estimated depth, which become −1 and 1.
+          stages: hears how far the edit is.
+        """
+        footage, controls = request.footage, request.controls
+        length = request.windows.frames.shape[1]
+        structure, level = request.structure, int(controls.structure_level)
+        if structure is None:
+            structure = estimate_structure(
+                self._pieces, params, footage.frames, quantiles, length, stages
+            )
+        latents = encode_structure(self._pieces, params, structure, level, length, stages)
+        variations = len(request.seeds)
+        noise = np.concatenate([draw_noise(seed, latents.shape) for seed in request.seeds])
+        windows = repeat_windows(request.windows, variations, len(footage))
+        conditions = Conditions(
+            np.concatenate([latents] * variations),
+            np.stack([np.asarray(request.content)] * len(windows.frames)),
+            level,
+            float(controls.temporal_scale),
+            float(controls.guidance_scale),
+        )
+        with stages("sampling", controls.steps) as advance:
+            z = self._sampler.sample(
+                params["unet"],
+                noise,
+                windows,
+                conditions,
+                int(controls.steps),
+                bool(controls.per_frame),
+                request.batch_size,
+                lambda number, z: advance(1),
+            )
+        seen = Stream(
+            len(footage),
+            lambda: _frames(self._pieces.seen(structure.maps, level, structure.bounds, length)),
+        )
+        inside = footage.inside or (slice(None), slice(None))
+        cut = partial(Stream.map, change=lambda frame: frame[inside])
+        return [
+            Edit(
+                Streams(cut(self._decoded(params, own, length)), cut(seen), cut(footage.frames)),
+                footage.fps,
+                footage.full_size,
+            )
+            for own in z.reshape(variations, -1, *z.shape[1:])
+        ]
+
+    def _decoded(self, params: EncoderParams, latents: np.ndarray, length: int) -> Stream:
+        """Returns the frames [H W 3] uint8 of latents [n h w c]."""
+        stream = Stream.of(latents)
+        return Stream(stream.count, lambda: _frames(self._pieces.decode(params, stream, length)))
+
+
+def draw_noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the noise of a video's frames, [n h w 4]; that of a frame does not depend on n."""
+    return np.asarray(jax.random.normal(jax.random.key(np.uint32(seed)), shape))
+
+
+def repeat_windows(windows: Windows, times: int, count: int) -> Windows:
+    """Returns the windows of as many videos of `count` frames, which stand one behind another."""
+    shifts = count * np.arange(times, dtype=np.int32)[:, None, None]
+    frames = (windows.frames + shifts).reshape(-1, windows.frames.shape[1])
+    return Windows(frames, np.concatenate([windows.weights] * times))
+
+
+def _frames(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    return itertools.chain.from_iterable(pieces)

@@ -1,0 +1,135 @@
+"""Edits of whole videos: windows fused at every step, whatever the length, the pace or the mesh."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from tiny_unet import normal
+
+from gen1_jax.diffusion.guidance import guided_prediction
+from gen1_jax.diffusion.process import ddim_step, sampling_timesteps
+from gen1_jax.diffusion.windows import place_windows
+from gen1_jax.distributed import make_mesh
+from gen1_jax.editing import VideoEditor
+from gen1_jax.editing.structure import find_bounds
+from gen1_jax.video.io import write_video
+from gen1_jax.video.streams import Stream
+
+VIDEO = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
+OPTIONS = {"prompt": "a red ball", "steps": 2, "seed": 3, "structure_level": 1}
+
+
+@pytest.fixture(scope="module")
+def editor(micro_run):
+    from conftest import compile_fast
+
+    with pytest.MonkeyPatch.context() as patch:
+        compile_fast(patch, micro_run)
+        loaded = VideoEditor.load(micro_run / "pipeline")
+        loaded.params["unet"] = jax.tree.map(lambda x: 0.5 * x, loaded.params["unet"])
+        yield loaded
+
+
+def by_hand(editor, video, windows) -> np.ndarray:
+    """The same edit with loops in the place of programs."""
+    conditioner, params = editor.conditioner, editor.params
+    depth = np.asarray(editor.estimate_depth(video[None]))
+    low, high = np.quantile(depth, conditioner.depth_settings.range)
+    level = np.array([OPTIONS["structure_level"]])
+    structure = jax.jit(conditioner.encode_structure)(params, depth.clip(low, high), level)[0]
+    content = editor.text_content([OPTIONS["prompt"]], OPTIONS["seed"])[:, None]
+    z = jax.random.normal(jax.random.key(OPTIONS["seed"]), structure.shape)
+
+    @partial(jax.jit, static_argnames="num_video_branches")
+    def network(*arguments, **keywords):
+        return editor.unet.apply({"params": params["unet"]}, *arguments, **keywords)
+
+    for t, t_next in zip(*sampling_timesteps(1000, OPTIONS["steps"]), strict=True):
+        total = np.zeros(z.shape)
+        for frames, weights in zip(*windows, strict=True):
+            prediction = guided_prediction(
+                network, z[frames][None], np.array([t]), content, structure[frames][None], level,
+                1.0, editor.settings["guidance_scale"],
+            )  # fmt: skip
+            total[frames] += weights[:, None, None, None] * prediction[0]
+        z = ddim_step(editor.schedule, total.astype(np.float32), z, t, t_next)
+    return np.asarray(jax.jit(conditioner.decode)(params, z[None])[0])
+
+
+@pytest.mark.parametrize(("overlap", "stride"), [(2, 1), (1, 2)])
+def test_windows_are_fused_at_every_step(editor, overlap, stride):
+    options = {"window": 4, "overlap": overlap, "window_stride": stride}
+    edit = editor.edit(VIDEO, **OPTIONS, **options)
+    wanted = by_hand(editor, VIDEO, place_windows(9, 4, overlap, stride))
+    assert np.abs(edit.frames.astype(int) - wanted).max() <= 1
+    np.testing.assert_array_equal(edit.source, VIDEO)
+    assert edit.structure.shape == (9, 16, 16) and len(edit) == 9
+    # Streams may be gone through again, and give the same.
+    again = list(edit.streams.frames.pieces(4))
+    assert [len(piece) for piece in again] == [4, 4, 1]
+    np.testing.assert_array_equal(np.concatenate(again), edit.frames)
+
+
+def test_lengths_between_powers_of_two_share_a_program(editor):
+    options = OPTIONS | {"window": 4, "overlap": 2}
+    step = editor._whole._sampler._step
+    editor.edit(VIDEO[:8], **options)  # three windows
+    programs = step._cache_size()
+    editor.edit(VIDEO, **options)  # four
+    assert step._cache_size() == programs
+
+
+def test_devices_share_the_windows(editor, micro_run):
+    """Over eight devices, at any batch size, the edit is the same."""
+    mesh = make_mesh(data=2, frames=4)
+    spread = VideoEditor.load(micro_run / "pipeline", mesh=mesh)
+    spread.params = jax.device_put(editor.params, spread._everywhere)
+    options = OPTIONS | {"window": 4, "overlap": 2}
+    one = editor.edit(VIDEO, **options, batch_size=3)
+    many = spread.edit(VIDEO, **options)
+    assert np.abs(one.frames.astype(int) - many.frames).max() <= 1
+    np.testing.assert_allclose(one.structure, many.structure, atol=1e-5)
+
+
+def test_a_file_is_edited_whole_at_the_pace_of_training(editor, tmp_path, monkeypatch):
+    write_video(tmp_path / "film", VIDEO, 24)
+    trained = {"size": [16, 16], "sizes": None, "num_frames": 4}
+    monkeypatch.setattr(editor, "settings", editor.settings | trained)
+    whole = editor.edit(tmp_path / "film", **OPTIONS)
+    assert whole.fps == 24 and len(whole) == 9
+    np.testing.assert_array_equal(whole.source, VIDEO)
+    plain = editor.edit(VIDEO, window=4, **OPTIONS)
+    np.testing.assert_array_equal(whole.frames, plain.frames)
+    monkeypatch.setattr(editor, "settings", editor.settings | {"stride": 2, "frame_rate": 24})
+    paced = editor.edit(tmp_path / "film", **OPTIONS)
+    apart = editor.edit(VIDEO, window=4, window_stride=2, **OPTIONS)
+    np.testing.assert_array_equal(paced.frames, apart.frames)
+    assert (paced.frames != plain.frames).any()
+    part = editor.open(tmp_path / "film", start=2, stride=3, num_frames=2)
+    edit = editor.edit(part, **OPTIONS)
+    assert edit.fps == 8 and len(edit) == 2
+    np.testing.assert_array_equal(edit.source, VIDEO[[2, 5]])
+
+
+def test_each_frame_alone_needs_no_overlap(editor):
+    alone = editor.edit(VIDEO, per_frame=True, window=4, **OPTIONS)
+    changed = VIDEO.copy()
+    changed[8] = 0
+    # The depth of the last frame changes the range of all, so a map is given.
+    maps = np.random.default_rng(1).random((9, 16, 16))
+    first = editor.edit(VIDEO, per_frame=True, window=4, structure_map=maps, **OPTIONS)
+    other = editor.edit(changed, per_frame=True, window=4, structure_map=maps, **OPTIONS)
+    np.testing.assert_array_equal(first.frames, other.frames)
+    assert alone.frames.shape == VIDEO.shape
+
+
+def test_bounds_are_quantiles_of_all_frames():
+    maps = np.asarray(normal(0, 5, 6, 7))
+    np.testing.assert_allclose(
+        find_bounds(Stream.of(maps), (0.1, 0.8)), np.quantile(maps, (0.1, 0.8)), rtol=1e-6
+    )
+    np.testing.assert_array_equal(find_bounds(Stream.of(maps)), [maps.min(), maps.max()])
+    flat = np.zeros((5, 6, 7))
+    flat[2, 3, 3] = 1  # both quantiles are 0, so the extremes count
+    np.testing.assert_array_equal(find_bounds(Stream.of(flat), (0.01, 0.99)), [0, 1])
