@@ -46,8 +46,8 @@ def test_an_edit_writes_what_it_says(edit, clip, tmp_path):
     out, err = edit(clip, "-o", "new.mp4", "--frames", "3", "--save-structure", "depth.npy")
     assert not err and "new.mp4, depth.npy, new_preview.mp4" in out
     assert out.splitlines()[0] == (
-        f"{clip}: frames 1 to 3 of 8 (--start, --frames, --stride), 48×64 (height × width) cropped "
-        "to its middle 48×48, 25 % cut off → 32×32, the size of this model (--size, --fit)"
+        f"{clip}: frames 1 to 3 of 8 (--start, --frames, --seconds, --stride), 48×64 (height × "
+        "width) cropped to its middle 48×48, 25 % cut off → 32×32, the size of this model (--size, --fit)"
     )
     made = read_video(tmp_path / "new.mp4")
     assert made.frames.shape == (3, 32, 32, 3) and made.fps == 12
@@ -73,9 +73,10 @@ def test_out_of_memory_is_one_line(edit, clip, editor, monkeypatch):
     def exhaust(*arguments):
         raise jax.errors.JaxRuntimeError("INTERNAL: YNNPACK operation failed: error allocate")
 
-    monkeypatch.setattr(editor, "_sample", exhaust)
-    line = edit(clip, "--frames", "3", culprit="out of memory while editing 3 frames of 32x32")
-    assert "--frames, --size" in line
+    for program, task in (("_decode", "decoding"), ("_map", "estimating depth of")):
+        monkeypatch.setattr(editor._whole._pieces, program, exhaust)
+        line = edit(clip, "--frames", "3", culprit=f"out of memory while {task} 3 frames;")
+        assert "--size" in line
 
 
 def test_an_edit_like_a_picture(edit, clip, tmp_path):
@@ -197,7 +198,14 @@ def test_inputs_that_are_no_videos_are_refused(edit, tmp_path, name, data):
         (["--seed", "1" + "0" * 30], "--seed 1000"),
         (["--frames", "0"], "--frames 0"),
         (["--frames", "9"], "clip.mp4: .*8 frames"),
-        (["--frames", "17"], "--frames 17"),
+        (["--window", "17"], "a window of 17 frames; this model takes at most 16"),
+        (["--window", "4", "--overlap", "4"], "overlap 4; 0 to 3 are accepted"),
+        (["--frames", "2", "--seconds", "1"], "--frames and --seconds both"),
+        (["--seconds", "nan"], "--seconds nan; a time above 0"),
+        (["--seconds", "60"], "clip.mp4: .*8 frames"),
+        (["--start", "1m"], "--start 1m; a number of frames .* 2.5s"),
+        (["--start", "9.5s"], "clip.mp4: .*8 frames; start 114 is beyond"),
+        (["--output-size", "big"], "--output-size big: HEIGHTxWIDTH"),
         (["--start", "8"], "clip.mp4: .*8 frames"),
         (["--stride", "0"], "--stride 0"),
         (["--size", "32"], "--size 32"),
