@@ -46,8 +46,9 @@ def test_an_edit_writes_what_it_says(edit, clip, tmp_path):
     out, err = edit(clip, "-o", "new.mp4", "--frames", "3", "--save-structure", "depth.npy")
     assert not err and "new.mp4, depth.npy, new_preview.mp4" in out
     assert out.splitlines()[0] == (
-        f"{clip}: frames 1 to 3 of 8 (--start, --frames, --seconds, --stride), 48×64 (height × "
-        "width) cropped to its middle 48×48, 25 % cut off → 32×32, the size of this model (--size, --fit)"
+        f"{clip}: frames 1 to 3 of 8 (--start, --frames, --seconds, --stride), "
+        "48×64 (height × width) cropped to its middle 48×48, 25 % cut off → 32×32, the size of "
+        "this model (--size, --fit)"
     )
     made = read_video(tmp_path / "new.mp4")
     assert made.frames.shape == (3, 32, 32, 3) and made.fps == 12
