@@ -36,6 +36,10 @@ def the_edit(pipe):
     image = pipe.image_content(torch.from_numpy(GIVEN["frames"][:1]).permute(0, 3, 1, 2).float())
     other = edit(load(depth=json.loads(str(GIVEN["depth"])))).structure[0]
     found = {"frames": done.frames[0], "structure": done.structure[0], "other": other}
+    for name, windows in json.loads(str(GIVEN["windows"])).items():
+        own = {"latents": torch.from_numpy(GIVEN["film_latents"]), "num_inference_steps": 2}
+        film = edit(pipe, GIVEN["film"], decode_chunk_size=4, **options | noise | own | windows)
+        found |= {name: film.frames[0], f"{name}_structure": film.structure[0]}
     np.savez("out.npz", image=image, **found)
     assert not [name for name in sys.modules if name.split(".")[0] in ("jax", "gen1_jax")]
 
@@ -146,6 +150,9 @@ def refusals(pipe):
         ("structure_level", (8, 1.0, "1"), "0 to 7"),
         ("num_videos_per_prompt", (0, 1.5), "1 or more"),
         ("decode_chunk_size", (0, -1), "1 or more"),
+        ("window", (0, 2.5, 99), "1 to "),
+        ("overlap", (-1, 64), "0 to "),
+        ("window_stride", (0, None), "1 or more"),
         ("height", (0, -16, "16"), "1 or more"),
         ("temporal_scale", (float("nan"), "1", None), "a finite number"),
         ("guidance_scale", (float("inf"), [1.0], 1j), "a finite number"),

@@ -26,6 +26,10 @@ CHECKS = (
 PROMPT = "a red ball over snow"
 EDIT = {"structure_level": 2, "temporal_scale": 1.2, "guidance_scale": 2.5}
 STEPS, SEED = 10, 5
+WINDOWS = {
+    "consecutive": {"window": 4, "overlap": 2},
+    "apart": {"window": 4, "overlap": 1, "window_stride": 2},
+}
 DEPTH = DepthSettings(resizing="minimal", range=(0.1, 0.9))  # other than the micro pipeline's
 
 
@@ -49,6 +53,9 @@ def alone(micro_run, exported, tmp_path_factory):
         fitted=np.stack([resize_frame(frame, (16, 24)) for frame in portrait]),
         padded=np.stack([resize_frame(frame, (16, 24), "pad") for frame in portrait]),
         latents=jax.random.normal(key, (1, 4, 8, 12, 4))[0],
+        film=rng.integers(0, 256, (9, 16, 24, 3), np.uint8),  # longer than the clips of training
+        film_latents=jax.random.normal(key, (9, 8, 12, 4)),
+        windows=json.dumps(WINDOWS),
         prior_noise=np.stack(prior_noise),
         options=json.dumps({**EDIT, "num_inference_steps": STEPS}),
         depth=json.dumps(DEPTH.to_json()),
@@ -83,6 +90,11 @@ def test_the_exported_pipeline_makes_the_same_frames_alone(alone, exported, quic
     difference = got["frames"].astype(float) - edit.frames
     assert 10 * np.log10(255**2 / max(np.square(difference).mean(), 1e-9)) > 50
     np.testing.assert_allclose(got["structure"], edit.structure, atol=1e-5)
+    for name, windows in WINDOWS.items():
+        film = editor.edit(given["film"], prompt=PROMPT, seed=SEED, steps=2, **EDIT, **windows)
+        assert film.frames.std() > 10
+        assert np.abs(got[name].astype(int) - film.frames).max() <= 2  # of 255
+        np.testing.assert_allclose(got[f"{name}_structure"], film.structure, atol=1e-5)
     encoders = dataclasses.replace(editor.conditioner, depth_settings=DEPTH)
     depth = encoders.structure_map(
         frames[None], encoders.estimate_depth(editor.params, frames[None])

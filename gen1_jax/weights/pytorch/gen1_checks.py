@@ -82,6 +82,9 @@ def check_numbers(
     num_videos_per_prompt: int,
     eta: float,
     decode_chunk_size: int | None,
+    window: int | None,
+    overlap: int | None,
+    window_stride: int,
 ) -> None:
     """Raises ValueError about the first number that is not accepted."""
     num_timesteps = pipe.scheduler.config.num_train_timesteps
@@ -92,8 +95,12 @@ def check_numbers(
         ("num_inference_steps", num_inference_steps, 1, num_timesteps),
         ("num_videos_per_prompt", num_videos_per_prompt, 1, None),
         ("decode_chunk_size", decode_chunk_size, 1, None),
+        ("window", window, 1, getattr(pipe.unet.config, "max_frames", None)),
+        ("overlap", overlap, 0, (window or pipe.config.num_frames) - 1),
+        ("window_stride", window_stride, 1, None),
     ):
-        if value is None and name in ("height", "width", "decode_chunk_size"):
+        optional = ("height", "width", "decode_chunk_size", "window", "overlap")
+        if value is None and name in optional:
             continue
         whole = isinstance(value, numbers.Integral)  # also of NumPy
         if not whole or value < least or (most is not None and value > most):

@@ -33,6 +33,11 @@ class EncodersMixin:
         mean = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean.float()
         return (mean * self.vae.config.scaling_factor).movedim(1, 0)
 
+    def encode_maps(self, maps: Tensor, chunk_size: int | None = 16) -> Tensor:
+        """Maps [n H W] in [-1, 1] → scaled latents [c n h w], so many frames at a time."""
+        images = maps[:, None].expand(-1, 3, -1, -1)
+        return torch.cat([self.encode(x) for x in images.split(chunk_size or len(maps))], dim=1)
+
     @torch.no_grad()
     def decode_latents(self, latents: Tensor, decode_chunk_size: int | None = 16) -> Tensor:
         """Scaled latents [b c n h w] → frames [b 3 n H W], about -1 to 1."""

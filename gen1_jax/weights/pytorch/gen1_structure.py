@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .gen1_frames import resize
 
 NUM_LEVELS = 8  # structure levels t_s, 0 … 7
+MOST_VALUES = 2**24  # of which quantiles are taken
 
 
 def estimate_depth(model: nn.Module, pixels: Tensor, resizing: str) -> Tensor:
@@ -60,10 +61,15 @@ def predict_depth(model: nn.Module, x: Tensor, rows: int, columns: int) -> Tenso
 
 
 def clip_depth(depth: Tensor, low: float, high: float) -> Tensor:
-    """Clips estimated depth [b n H W] to two quantiles of each clip's values, if they differ."""
+    """Clips estimated depth [b n H W] to two quantiles of each clip's values, if they differ.
+
+    They are exact for up to 2^24 values; of a longer video a regular part of the pixels is taken.
+    """
     if (low, high) == (0, 1):
         return depth
-    values = depth.flatten(1).cpu().numpy()
+    step = -(-depth[0].numel() // MOST_VALUES)
+    parts = [each.flatten(1)[:, i % step :: step] for i, each in enumerate(depth.unbind(1))]
+    values = torch.cat(parts, dim=1).cpu().numpy()
     least, most = np.quantile(values, [low, high], axis=1)[:, :, None, None, None]
     least, most = (torch.from_numpy(x).to(depth) for x in (least, most))
     return torch.where(least < most, depth.clamp(least, most), depth)

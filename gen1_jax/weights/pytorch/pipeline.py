@@ -25,18 +25,20 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
-from .gen1_checks import as_list, check_inputs, check_numbers, check_tensor, check_timesteps
+from .gen1_checks import as_list, check_inputs, check_numbers, check_timesteps
 from .gen1_encoders import EncodersMixin
 from .gen1_frames import best_size, fit, place_inside, to_pictures, to_tensor, to_videos
-from .gen1_structure import blur, clip_depth, level_embedding, normalise_clip
+from .gen1_structure import blur, clip_depth, normalise_clip
+from .gen1_windows import GuidanceMixin, place_windows
 
 # This file and those that it imports. It imports all of them itself, because diffusers looks no
 # deeper for the files of a local folder.
-SOURCES = ("pipeline", "gen1_checks", "gen1_encoders", "gen1_frames", "gen1_structure")
+SOURCES = (
+    "pipeline", "gen1_checks", "gen1_encoders", "gen1_frames", "gen1_structure", "gen1_windows",
+)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -53,7 +55,7 @@ class Gen1PipelineOutput(BaseOutput):
     structure: np.ndarray
 
 
-class Gen1Pipeline(EncodersMixin, DiffusionPipeline):
+class Gen1Pipeline(EncodersMixin, GuidanceMixin, DiffusionPipeline):
     """Edits videos. `size` and `num_frames` are those of the clips in training."""
 
     # Read here, because diffusers copies the files of every local pipeline into one folder.
@@ -146,6 +148,9 @@ class Gen1Pipeline(EncodersMixin, DiffusionPipeline):
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("latents",),
         decode_chunk_size: int | None = 16,
+        window: int | None = None,
+        overlap: int | None = None,
+        window_stride: int = 1,
         frames: Any = None,
     ) -> Gen1PipelineOutput | tuple:
         """Edits a video, or a batch of videos of one length.
@@ -182,7 +187,13 @@ class Gen1Pipeline(EncodersMixin, DiffusionPipeline):
           callback_on_step_end: called as (pipeline, step, timestep, tensors); what it returns
             takes the place of the tensors.
           callback_on_step_end_tensor_inputs: of "latents" and "image_embeds".
-          decode_chunk_size: frames that the autoencoder decodes at a time; None is all.
+          decode_chunk_size: frames that the autoencoder and the depth network take at a time; None
+            is all.
+          window: frames that the UNet sees together; None: as many as in training. Longer videos
+            are windows that overlap, and are fused at every step.
+          overlap: frames that neighbouring windows share at least; None: half of the window.
+          window_stride: frames from one frame of a window to the next, such as the training's
+            `stride`, where a video has every frame. Those between are in windows of their own.
           frames: an earlier name of `video`.
 
         Raises:
@@ -201,7 +212,8 @@ class Gen1Pipeline(EncodersMixin, DiffusionPipeline):
         )  # fmt: skip
         check_numbers(
             self, structure_level, temporal_scale, guidance_scale, per_frame, height, width,
-            num_inference_steps, num_videos_per_prompt, eta, decode_chunk_size,
+            num_inference_steps, num_videos_per_prompt, eta, decode_chunk_size, window, overlap,
+            window_stride,
         )  # fmt: skip
         self._guidance_scale = guidance_scale
         if guidance_scale is None:
@@ -249,13 +261,16 @@ class Gen1Pipeline(EncodersMixin, DiffusionPipeline):
         # ---- structure
         if depth is None:
             pixels = [to_tensor(fit(each, size, video_fit), device) for each in videos]
-            depth = torch.stack([self.estimate_depth(each) for each in pixels])
+            chunk = decode_chunk_size or len(videos[0])
+            depth = torch.stack(
+                [torch.cat([self.estimate_depth(x) for x in each.split(chunk)]) for each in pixels]
+            )
             depth = clip_depth(depth, *(self.config.depth or {}).get("range", (0, 1)))
         else:
             shape = len(videos), len(videos[0]), size
             depth = self.prepare_depth(depth, *shape, video_fit, device)
         seen = blur(normalise_clip(depth), structure_level)
-        structure = torch.stack([self.encode(each[:, None].expand(-1, 3, -1, -1)) for each in seen])
+        structure = torch.stack([self.encode_maps(each, decode_chunk_size) for each in seen])
         seen, structure = for_each_edit(seen), for_each_edit(structure)
 
         # ---- content and noise
@@ -274,10 +289,18 @@ class Gen1Pipeline(EncodersMixin, DiffusionPipeline):
         options = {name: value for name, value in options.items() if name in accepted}
 
         # ---- denoising
+        window = window or min(
+            self.config.num_frames, getattr(self.unet.config, "max_frames", self.config.num_frames)
+        )
+        overlap = window // 2 if overlap is None else overlap
+        if per_frame:  # windows are but batches then
+            overlap, window_stride = 0, 1
+        windows = place_windows(latents.shape[2], window, overlap, window_stride)
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             if self._interrupt:
                 continue
-            v = self.guided_prediction(
+            v = self.windowed_prediction(
+                windows,
                 self.scheduler.scale_model_input(latents, t),
                 t, content, structure, structure_level, temporal_scale, self._guidance_scale,
                 per_frame,
@@ -343,57 +366,3 @@ class Gen1Pipeline(EncodersMixin, DiffusionPipeline):
         """Returns the UNet's class, without the wrapper of `torch.compile`; None if diffusers'."""
         unet = type(getattr(self.unet, "_orig_mod", self.unet))
         return None if unet.__module__.partition(".")[0] == "diffusers" else unet
-
-    # ---- noise and guidance
-
-    def prepare_latents(self, latents: Tensor | None, structure: Tensor, generator: Any) -> Tensor:
-        """Returns the noise to begin with [b c n h w]: what is given, or drawn."""
-        b, c, n, h, w = structure.shape
-        device = structure.device
-        if latents is None:
-            latents = randn_tensor((b, n, h, w, c), generator, device, torch.float32)
-            latents = latents.permute(0, 4, 1, 2, 3)
-        check_tensor("latents", latents)
-        if latents.ndim == 4:  # [n h w c], an earlier layout
-            latents = latents.permute(3, 0, 1, 2)[None]
-        if latents.shape != structure.shape:
-            raise ValueError(f"latents of {tuple(latents.shape)}; {tuple(structure.shape)}")
-        return latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
-
-    @torch.no_grad()
-    def guided_prediction(
-        self,
-        latents: Tensor,
-        t: Tensor,
-        content: Tensor,
-        structure: Tensor,
-        level: int,
-        temporal_scale: float,
-        guidance_scale: float,
-        per_frame: bool = False,
-    ) -> Tensor:
-        """Returns v~ = v_img(∅) + ω_t (v_vid(∅) - v_img(∅)) + ω (v_vid(c) - v_vid(∅)).
-
-        The three predictions are one call. Its last branch skips the temporal layers. With
-        `per_frame` it is v_img(∅) + ω (v_img(c) - v_img(∅)), of two branches that skip them.
-        Latents, structure and result are [b c n h w], the content is [b d].
-        """
-        sample = torch.cat([latents, structure], dim=1).movedim(1, -1)
-        embedding = level_embedding(level).to(latents).expand(*sample.shape[:-1], -1)
-        sample = torch.cat([sample, embedding], dim=-1).to(self.unet.dtype)
-        null = torch.zeros_like(content)
-        context = [content, null] if per_frame else [content, null, null]
-        sample = torch.stack([sample] * len(context), dim=1)  # [b g n h w c]
-        branches = self.unet(
-            sample,
-            t.reshape(1).expand(len(latents)),
-            torch.stack(context, dim=1)[:, :, None],  # [b g l=1 d]
-            num_video_branches=0 if per_frame else 2,
-        )
-        predictions = branches.float().movedim(-1, 2).unbind(1)
-        if per_frame:
-            image_content, image_null = predictions
-            return image_null + guidance_scale * (image_content - image_null)
-        video_content, video_null, image_null = predictions
-        towards_video = temporal_scale * (video_null - image_null)
-        return image_null + towards_video + guidance_scale * (video_content - video_null)
