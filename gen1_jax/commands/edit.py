@@ -97,6 +97,9 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--no-preview", action="store_true", help="write no side-by-side beside the output"
     )
+    parser.add_argument(
+        "--no-audio", action="store_true", help="leave the sound of the input out of an mp4"
+    )
     add_device_arguments(parser)
 
 
@@ -116,6 +119,7 @@ def run(args) -> None:
         frame_flags="--start, --frames, --seconds, --stride",
         size_flags="--size, --fit",
         size_is_models=args.size is None,
+        keeps_sound=args.output.suffix.lower() == ".mp4" and not args.no_audio,
     )
     if taken:
         print(f"{args.input}: {taken}")
@@ -139,7 +143,8 @@ def run(args) -> None:
     # Frames are decoded while they are written, so that memory does not grow with their number.
     write = partial(write_video, fps=video.fps, overwrite=args.overwrite)
     streams = edit.streams
-    write(outputs["output"], edit.at(output_size(args)))
+    sound = None if args.no_audio or outputs["output"].suffix.lower() != ".mp4" else video.sound
+    write(outputs["output"], edit.at(output_size(args)), sound=sound)
     if "structure" in outputs:
         write_map(outputs["structure"], streams.structure, video.fps, overwrite=args.overwrite)
     if "preview" in outputs:

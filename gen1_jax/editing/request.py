@@ -59,7 +59,7 @@ def to_footage(editor: "VideoEditor", frames: Any) -> Footage:
     """
     if isinstance(frames, str | os.PathLike):
         frames = editor.open(frames)
-        if said := frames.taken.describe(size_is_models=True):
+        if said := frames.taken.describe(size_is_models=True, keeps_sound=True):
             warnings.warn(
                 f"{frames.path}: {said}; editor.open(path, start=, num_frames=, stride=, size=, "
                 "fit=) takes others",

@@ -23,6 +23,7 @@ from gen1_jax.video.paths import as_path
 from gen1_jax.video.picking import Picking
 from gen1_jax.video.pixels import resize_frame
 from gen1_jax.video.selection import Selection
+from gen1_jax.video.sound import Sound
 from gen1_jax.video.streams import Stream
 
 
@@ -62,6 +63,13 @@ class Footage:
 
     def __len__(self) -> int:
         return self.frames.count
+
+    @property
+    def sound(self) -> Sound | None:
+        """What is heard while the frames are shown; None: nothing."""
+        if self.taken is None or not self.taken.has_sound:
+            return None
+        return Sound(self.path, self.start / self.rate, len(self) / self.fps)
 
     @classmethod
     def of(

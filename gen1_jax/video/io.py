@@ -13,7 +13,7 @@ Callers can rely on these rules:
 - Rotation and mirror flags (display matrix, EXIF) and non-square pixels are applied. Interlaced
   frames stay as they are. Transparent pixels are composited over black. HDR (PQ, HLG) is converted
   to BT.709.
-- Folders and stills state no rate and get `DEFAULT_FPS`. Sound is neither read nor written.
+- Folders and stills state no rate and get `DEFAULT_FPS`. Sound is read apart (`Footage.sound`).
 - A damaged file gives the frames that decode, with a warning that counts the lost ones; if fewer
   frames than asked are left, it is an error. Every error is a one-line `UserError`.
 """

@@ -202,7 +202,11 @@ def check_map_output(path: str | os.PathLike, overwrite: bool = False) -> Path:
 
 
 def write_map(
-    path: str | os.PathLike, maps: np.ndarray, fps: Fraction | float, *, overwrite: bool = False
+    path: str | os.PathLike,
+    maps: np.ndarray | Stream,
+    fps: Fraction | float,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Writes a structure map in grey, bright is near, so that `read_map` gives it back.
 
@@ -217,13 +221,22 @@ def write_map(
       UserError: the path is refused, or the disk is full.
     """
     path = check_map_output(path, overwrite)
-    maps = maps.array() if isinstance(maps, Stream) else maps
-    unit = np.clip((np.asarray(maps, np.float32) + 1) / 2, 0, 1)
+    maps = maps if isinstance(maps, Stream) else Stream.of(np.asarray(maps, np.float32))
+
+    def unit(each: np.ndarray) -> np.ndarray:
+        return np.clip((each + 1) / 2, 0, 1)
+
     if path.suffix.lower() == ".npy":
         with replacing(path) as part, part.open("wb") as file:
-            np.save(file, np.asarray(maps, np.float32))
+            shape = (maps.count, *next(iter(maps)).shape)
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_2_0(file, header)
+            for each in maps:
+                file.write(np.ascontiguousarray(each, "<f4").tobytes())
     elif path.suffix:
-        grey = (unit * 255).round().astype(np.uint8)
-        write_video(path, grey[..., None].repeat(3, axis=-1), fps, overwrite=overwrite)
+        grey = maps.map(lambda each: (unit(each) * 255).round().astype(np.uint8))
+        colours = grey.map(lambda each: each[..., None].repeat(3, axis=-1))
+        write_video(path, colours, fps, overwrite=overwrite)
     else:
-        write_pictures(path, (unit * 65535).round().astype(np.uint16), overwrite=overwrite)
+        pictures = maps.map(lambda each: (unit(each) * 65535).round().astype(np.uint16))
+        write_pictures(path, pictures, overwrite=overwrite)

@@ -17,7 +17,7 @@ class Selection:
       total_is_exact: whether `total` was counted, and not derived from a stated duration.
       source_size: height and width of the input's frames.
       size: height and width of the frames taken.
-      has_sound: whether the input holds sound, which is never taken.
+      has_sound: whether the input holds sound, which is no part of the frames.
       fit: whether the frames were cropped or padded to their size.
       num_sizes: number of sizes from which `size` was chosen.
       pace: the stride that the pace of a model's training asks for; None: the caller chose it.
@@ -43,7 +43,11 @@ class Selection:
         return place_inside(self.source_size, self.size)
 
     def describe(
-        self, frame_flags: str = "", size_flags: str = "", size_is_models: bool = False
+        self,
+        frame_flags: str = "",
+        size_flags: str = "",
+        size_is_models: bool = False,
+        keeps_sound: bool = False,
     ) -> str:
         """Returns in one line what is less than the input or other than it; "" if nothing is.
 
@@ -51,6 +55,7 @@ class Selection:
           frame_flags: names what chooses other frames, such as "--frames".
           size_flags: names what chooses another size.
           size_is_models: whether the size was chosen because the model was trained on it.
+          keeps_sound: whether the input's sound is used, too.
         """
         parts = []
         if frames := self._describe_frames():
@@ -61,7 +66,7 @@ class Selection:
                 of_model = ", the nearest size of this model"
             of_model = of_model if size_is_models else ""
             parts.append(size + of_model + (f" ({size_flags})" if size_flags else ""))
-        if self.has_sound:
+        if self.has_sound and not keeps_sound:
             parts.append("without its sound")
         return ", ".join(parts)
 

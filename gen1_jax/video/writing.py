@@ -20,7 +20,9 @@ from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import replacing
 from gen1_jax.video.paths import as_path
 from gen1_jax.video.pixels import SCALER, fit_size, resize_frame
+from gen1_jax.video.sound import Sound, Track
 from gen1_jax.video.streams import Stream
+from gen1_jax.video.tags import exif_tags, png_tags, tags_to_text
 
 VIDEO_SUFFIXES = (".mp4", ".gif", ".webp")  # accepted outputs; no suffix means a folder of PNGs
 
@@ -82,26 +84,61 @@ def check_output(
 
 
 def write_video(
-    path: str | os.PathLike, frames: np.ndarray, fps: Fraction | float, *, overwrite: bool = False
+    path: str | os.PathLike,
+    frames: np.ndarray | Stream,
+    fps: Fraction | float,
+    *,
+    overwrite: bool = False,
+    sound: Sound | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> None:
     """Writes frames in the format of the path's suffix, completely or not at all.
 
     In an mp4, an odd side is padded by repeating its last row or column, because yuv420p has no odd
-    sizes.
+    sizes. An mp4 and a folder are written frame by frame, so that a `Stream` may be of any length;
+    a gif and a webp are held in memory.
 
     Args:
       path: ends in `.mp4`, `.gif` or `.webp`; a path without a suffix becomes a folder of
         `00000.png`, …, which does not keep the rate.
-      frames: `[n h w 3]` uint8 RGB, n ≥ 1.
+      frames: `[n h w 3]` uint8 RGB, n ≥ 1, or a stream of `[h w 3]`.
       fps: frames per second.
       overwrite: whether to replace an existing output.
+      sound: what is to be heard; an mp4 alone keeps it.
+      tags: texts by name, which `read_tags` reads from the file again. Those of a folder are in
+        its first picture.
 
     Raises:
       UserError: `check_output` refuses the path, the rate is not positive, or the disk is full.
     """
     as_path(path, "write_video(path, frames, fps)")
+    stream = _as_stream(path, frames)
+    if not isinstance(fps, numbers.Real) or not 0 < fps <= 1000:
+        raise UserError(
+            f"{path}: {fps} frames per second; accepted is a rate above 0, at most 1000"
+        )
+    path, fps = check_output(path, overwrite), Fraction(fps).limit_denominator(65535)
+    if not path.suffix:
+        write_pictures(path, stream, overwrite=overwrite, tags=tags)
+        return
+    with replacing(path, failures=(OSError, av.FFmpegError)) as part:
+        if path.suffix.lower() == ".mp4":
+            _write_mp4(part, stream, fps, sound, tags)
+        else:
+            write = {".gif": _write_gif, ".webp": _write_webp}[path.suffix.lower()]
+            write(part, stream.array(), fps, tags)
+
+
+def _as_stream(path: str | os.PathLike, frames: np.ndarray | Stream) -> Stream:
+    """Returns frames as a stream, whose frames are checked as they come.
+
+    Raises:
+      UserError: they are no frames.
+    """
+    if isinstance(frames, Stream):
+        return frames
     try:
-        frames = frames.array() if isinstance(frames, Stream) else np.asarray(frames)
+        frames = np.asarray(frames)
     except ValueError as error:
         raise UserError(f"frames are {one_line(error)}; [n h w 3] uint8 is accepted") from error
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
@@ -109,21 +146,15 @@ def write_video(
         raise UserError(
             f"{path}: frames are {given} {list(frames.shape)}; [n h w 3] uint8 is accepted, n >= 1"
         )
-    if not isinstance(fps, numbers.Real) or not 0 < fps <= 1000:
-        raise UserError(
-            f"{path}: {fps} frames per second; accepted is a rate above 0, at most 1000"
-        )
-    path = check_output(path, overwrite)
-    if not path.suffix:
-        write_pictures(path, frames, overwrite=overwrite)
-        return
-    write = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp}[path.suffix.lower()]
-    with replacing(path, failures=(OSError, av.FFmpegError)) as part:
-        write(part, frames, Fraction(fps).limit_denominator(65535))
+    return Stream.of(frames)
 
 
 def write_pictures(
-    path: str | os.PathLike, pictures: Iterable[np.ndarray], *, overwrite: bool = False
+    path: str | os.PathLike,
+    pictures: Iterable[np.ndarray],
+    *,
+    overwrite: bool = False,
+    tags: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a folder of PNGs, `00000.png` and so on, completely or not at all.
 
@@ -131,6 +162,7 @@ def write_pictures(
       path: the folder.
       pictures: `[h w 3]` uint8 RGB each, or `[h w]` uint8 or uint16 grey.
       overwrite: whether to replace an existing folder of such PNGs.
+      tags: texts by name, for the first picture.
 
     Raises:
       UserError: `check_output` refuses the path, or the disk is full.
@@ -139,16 +171,32 @@ def write_pictures(
     with replacing(path) as part:
         part.mkdir()
         for index, array in enumerate(pictures):
-            Image.fromarray(array).save(part / f"{index:05d}.png")
+            options = {"pnginfo": png_tags(tags)} if tags and not index else {}
+            Image.fromarray(array).save(part / f"{index:05d}.png", **options)
         if path.is_dir():
             shutil.rmtree(path)  # check_output has found only numbered PNGs in it
 
 
-def _write_mp4(path: Path, frames: np.ndarray, fps: Fraction) -> None:
-    height, width = frames.shape[1:3]
-    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    options = {"crf": "17", "preset": "medium"}
-    write_h264(f"file:{path}", frames, fps, options=options, faststart=True)
+# What `write_video` asks of x264. Each half second or so can be decoded alone, so that a section
+# can be replaced without touching the rest.
+MP4_OPTIONS = {"crf": "17", "preset": "medium", "g": "12", "sc_threshold": "0"}
+
+
+def _write_mp4(
+    path: Path,
+    frames: Stream,
+    fps: Fraction,
+    sound: Sound | None,
+    tags: Mapping[str, str] | None,
+) -> None:
+    def even(frame: np.ndarray) -> np.ndarray:
+        height, width = frame.shape[:2]
+        return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+    write_h264(
+        f"file:{path}", map(even, frames), fps, options=MP4_OPTIONS, faststart=True, sound=sound,
+        tags=tags,
+    )  # fmt: skip
 
 
 def write_h264(
@@ -159,6 +207,8 @@ def write_h264(
     options: Mapping[str, str],
     threads: int = 0,
     faststart: bool = False,
+    sound: Sound | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> None:
     """Writes an mp4 of H.264 in BT.709, 4:2:0. All H.264 that the project makes comes from here.
 
@@ -172,14 +222,19 @@ def write_h264(
       threads: number of the encoder's threads; 0 lets x264 choose.
       faststart: whether the index comes before the pictures, so that a browser can play the file
         while it loads.
+      sound: what is to be heard.
+      tags: texts by name, kept in the container.
 
     Raises:
       av.FFmpegError: ffmpeg cannot write.
     """
-    movie_options = {"movflags": "faststart"} if faststart else {}
+    flags = ["faststart"] * faststart + ["use_metadata_tags"] * bool(tags)
+    movie_options = {"movflags": "+".join(flags)} if flags else {}
     frames = iter(frames)
     first = next(frames)
-    with av.open(file, "w", format="mp4", options=movie_options) as container:
+    with contextlib.ExitStack() as stack:
+        container = stack.enter_context(av.open(file, "w", format="mp4", options=movie_options))
+        container.metadata.update(tags or {})
         stream = container.add_stream("libx264", rate=fps, options=dict(options))
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
@@ -188,6 +243,7 @@ def write_h264(
         context.colorspace, context.color_range = 1, ColorRange.MPEG  # AVCOL_SPC_BT709
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         context.time_base = 1 / fps
+        track = Track(container, sound, stack) if sound else None
         for index, array in enumerate(itertools.chain([first], frames)):
             frame = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(
                 format="yuv420p",
@@ -197,7 +253,11 @@ def write_h264(
             )
             frame.pts, frame.time_base = index, 1 / fps
             container.mux(stream.encode(frame))
+            if track:
+                track.write_until((index + 1) / fps)
         container.mux(stream.encode(None))
+        if track:
+            track.close()
 
 
 def _durations(count: int, fps: Fraction, unit: int) -> list[int]:
@@ -206,7 +266,9 @@ def _durations(count: int, fps: Fraction, unit: int) -> list[int]:
     return [max(2 * unit, end - begin) for begin, end in itertools.pairwise(edges)]
 
 
-def _write_gif(path: Path, frames: np.ndarray, fps: Fraction) -> None:
+def _write_gif(
+    path: Path, frames: np.ndarray, fps: Fraction, tags: Mapping[str, str] | None
+) -> None:
     """Writes a GIF with one palette and ordered dithering, so that colours and grain stay still."""
     sample = [resize_frame(f, fit_size(*f.shape[:2], 1, max_side=96)) for f in frames]
     sample = sample[:: math.ceil(len(sample) / 16)]
@@ -217,7 +279,8 @@ def _write_gif(path: Path, frames: np.ndarray, fps: Fraction) -> None:
         dithered = np.clip(frame + grain, 0, 255).round().astype(np.uint8)
         image = Image.fromarray(dithered).quantize(palette=palette, dither=Image.Dither.NONE)
         images.append(image)
-    _save_animation(path, images, duration=_durations(len(frames), fps, 10))
+    comment = {"comment": tags_to_text(tags).encode()} if tags else {}
+    _save_animation(path, images, duration=_durations(len(frames), fps, 10), **comment)
 
 
 def _bayer(height: int, width: int, strength: float = 14.0) -> np.ndarray:
@@ -229,9 +292,12 @@ def _bayer(height: int, width: int, strength: float = 14.0) -> np.ndarray:
     return np.tile(pattern, (height // 8 + 1, width // 8 + 1))[:height, :width]
 
 
-def _write_webp(path: Path, frames: np.ndarray, fps: Fraction) -> None:
+def _write_webp(
+    path: Path, frames: np.ndarray, fps: Fraction, tags: Mapping[str, str] | None
+) -> None:
     images = [Image.fromarray(f) for f in frames]
-    _save_animation(path, images, duration=_durations(len(frames), fps, 1), quality=90, method=4)
+    options = {"quality": 90, "method": 4} | ({"exif": exif_tags(tags)} if tags else {})
+    _save_animation(path, images, duration=_durations(len(frames), fps, 1), **options)
 
 
 def _save_animation(path: Path, images: list[Image.Image], **options: object) -> None:

@@ -201,7 +201,8 @@ def test_cut_off_mp4(tmp_path):
     with pytest.warns(UserWarning, match="frames lost") as caught:
         video = read_video(cut)
     lost = int(str(caught[0].message).split(": ")[-1].split()[0])
-    assert 5 <= len(video) <= 14 and len(video) + lost == 20
+    # Lost pictures between others have their time filled.
+    assert 5 <= len(video) <= 14 and 20 <= len(video) + lost <= 21
     np.testing.assert_array_equal(video.frames[:5], read_video(tmp_path / "whole.mp4").frames[:5])
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # all frames that were asked for are there: no warning

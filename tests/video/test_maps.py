@@ -1,18 +1,21 @@
 """Structure maps: precision, forms, numbers of frames, and what is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 from video_files import clip
 
 from gen1_jax.errors import UserError
-from gen1_jax.video.inputs import Frames, to_map
+from gen1_jax.video.footage import Footage
+from gen1_jax.video.inputs import to_map
 from gen1_jax.video.io import read_video, write_video
 from gen1_jax.video.maps import read_map, write_map
 
 RNG = np.random.default_rng(0)
 MAP = RNG.uniform(-1, 1, (3, 8, 10)).astype(np.float32)
-FRAMES = Frames(np.zeros((3, 8, 10, 3), np.uint8))
+FRAMES = Footage.of(np.zeros((3, 8, 10, 3), np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +47,9 @@ def test_pictures_keep_their_precision(tmp_path):
 def test_colours_are_taken_by_their_brightness(tmp_path):
     write_video(tmp_path / "colours", clip(3), 12)
     with pytest.warns(UserWarning, match="colours: has colours; their brightness"):
-        maps = to_map(read_video(tmp_path / "colours"), FRAMES._replace(source_size=(48, 64)))
+        maps = to_map(
+            read_video(tmp_path / "colours"), dataclasses.replace(FRAMES, source_size=(48, 64))
+        )
     assert maps.shape == (3, 8, 10)
 
 
@@ -54,7 +59,7 @@ def test_which_frames_of_a_map_are_taken():
     for given in (MAP[0], MAP[:1], Image.fromarray(MAP[0])):  # one stands for all
         np.testing.assert_array_equal(to_map(given, FRAMES), MAP[:1].repeat(3, 0))
     whole = RNG.random((9, 8, 10)).astype(np.float32)
-    later = FRAMES._replace(start=2, stride=3)
+    later = dataclasses.replace(FRAMES, start=2, stride=3)
     np.testing.assert_array_equal(to_map(whole, later), whole[2:9:3])
     with pytest.warns(UserWarning, match="its first 3 frames are taken"):
         np.testing.assert_array_equal(to_map(whole, FRAMES), whole[:3])
