@@ -26,18 +26,28 @@ ADDS_TEMPORAL_LAYERS = {"new": ("temporal",), "dropped": (), "widened": ()}
 ADDS_STRUCTURE_CHANNELS = {"new": (), "dropped": (), "widened": ("^conv_in/kernel$",)}
 
 
-def choose(parts: Mapping[str, Callable[[], ConfigDict]], part: str) -> ConfigDict:
+def choose(
+    parts: Mapping[str, Callable[[], ConfigDict]],
+    part: str,
+    apart: Mapping[str, Callable[[], ConfigDict]] | None = None,
+) -> ConfigDict:
     """Returns one part's config or, for `all`, the names of all parts in the order they run.
+
+    Args:
+      parts: the parts of a run, in order.
+      part: one of them, or `all`.
+      apart: parts that no run makes by itself, because each needs something of a user's own.
 
     Raises:
       UserError: there is no such part.
     """
     if part == "all":
         return ConfigDict({"kind": "all", "parts": tuple(parts)})
-    if part not in parts:
-        known = f"{', '.join(parts)}{closest(part, parts)}"
-        raise UserError(f"unknown part {part!r}; known: all, {known}")
-    return parts[part]()
+    known = {**parts, **(apart or {})}
+    if part not in known:
+        guess = closest(part, known)
+        raise UserError(f"unknown part {part!r}; known: all, {', '.join(known)}{guess}")
+    return known[part]()
 
 
 def model_folders(*names: str) -> dict[str, str]:
@@ -138,6 +148,30 @@ def stage(name: str, init_from: str, data: Mapping[str, Any], **fields) -> Confi
         loss={"latents_drawn": True, "random_positions": True},
         **fields,
     )
+
+
+def customizing(
+    *, full: Mapping[str, Any], lora: Mapping[str, Any], rank: int, data: dict, **fields
+) -> dict[str, Callable[[], ConfigDict]]:
+    """Returns the parts that train a finished model on a subject (section 4.4 of the paper).
+
+    `customize` trains the whole UNet, and `customize_lora` a LoRA of its attention. Half of each
+    batch is of the subject, and the other half of the data of the stages. `gen1 customize` says
+    where the pictures and the model are.
+
+    Args:
+      full: fields of `customize` that `customize_lora` has otherwise.
+      lora: those of `customize_lora`.
+      rank: of the LoRA.
+      data: the parts' `data`.
+      **fields: values in place of those of `stage`.
+    """
+    data = {**data, "subject": "../subject", "image_fraction": 1.0}
+    shared = {"init_from": "../blur/model", "model": {"like": "init_from"}, "data": data, **fields}
+    return {
+        "customize": lambda: stage("customize", **shared, **full),
+        "customize_lora": lambda: stage("customize_lora", **shared, **lora, lora={"rank": rank}),
+    }
 
 
 # ---- the finished pipeline

@@ -124,6 +124,18 @@ def prior() -> ConfigDict:
 # ---- the UNet's four stages
 
 
+def optimizer(learning_rate: float) -> dict:
+    return {
+        "learning_rate": learning_rate,
+        "warmup_steps": 100,
+        "final_fraction": 0.1,
+        "weight_decay": 0.01,
+        "b1": 0.9,
+        "b2": 0.999,
+        "clip_norm": 1.0,
+    }
+
+
 def stage(name: str, init_from: str, **fields) -> ConfigDict:
     """Returns the config of a stage, with the settings that all four share.
 
@@ -135,15 +147,7 @@ def stage(name: str, init_from: str, **fields) -> ConfigDict:
     config = {
         "model": {},
         "data": encoded_data(),
-        "optimizer": {
-            "learning_rate": 1e-4,
-            "warmup_steps": 100,
-            "final_fraction": 0.1,
-            "weight_decay": 0.01,
-            "b1": 0.9,
-            "b2": 0.999,
-            "clip_norm": 1.0,
-        },
+        "optimizer": optimizer(1e-4),
         "num_steps": STEPS.get(name, 1000),
     }
     config |= fields
@@ -209,6 +213,21 @@ PARTS = {
 }
 
 
+# `gen1 customize` makes these, of pictures of your own. The rates are those that are usual for
+# Stable Diffusion's UNet.
+CUSTOMIZING = base.customizing(
+    data=encoded_data(levels=base.LEVELS, image_batch_size=16),
+    num_steps=500,
+    sample_every=100,
+    eval_every=100,
+    checkpoint_every=100,
+    ema_decay=0.98,
+    full={"optimizer": optimizer(1e-5)},
+    lora={"optimizer": optimizer(1e-4)},
+    rank=16,
+)
+
+
 def get_config(part: str = "all") -> ConfigDict:
     """Returns one part's config or, for `all`, the list of parts."""
-    return base.choose(PARTS, part)
+    return base.choose(PARTS, part, CUSTOMIZING)

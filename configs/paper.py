@@ -249,20 +249,24 @@ def unet(temporal: bool, structured: bool) -> dict:
     }
 
 
+def optimizer(learning_rate: float, warmup_steps: int = 1000) -> dict:
+    return {
+        "learning_rate": learning_rate,
+        "warmup_steps": warmup_steps,
+        "final_fraction": 1.0,  # the rate stays constant: the next stage goes on
+        "weight_decay": 0.01,
+        "b1": 0.9,
+        "b2": 0.999,
+        "clip_norm": 1.0,
+    }
+
+
 def stage(name: str, init_from: str, **fields) -> ConfigDict:
     """Returns the config of a stage, with the settings that all four share."""
     return base.stage(
         name,
         init_from,
-        optimizer={
-            "learning_rate": 1e-4,
-            "warmup_steps": 1000,
-            "final_fraction": 1.0,  # the rate stays constant: the next stage goes on
-            "weight_decay": 0.01,
-            "b1": 0.9,
-            "b2": 0.999,
-            "clip_norm": 1.0,
-        },
+        optimizer=optimizer(1e-4),
         ema_decay=0.9998,  # the average spans a tenth of the stage so far, at most 5,000 steps
         dtype="bfloat16",  # parameters, their average and AdamW's moments stay float32
         mesh=MESH,
@@ -349,6 +353,22 @@ PARTS = {
 }
 
 
+# `gen1 customize` makes these, of pictures of your own. The paper says the share of the subject, a
+# half, and the order of the steps; batch and rates are chosen, for one accelerator.
+CUSTOMIZING = base.customizing(
+    data=encoded_data(levels=base.LEVELS, image_batch_size=32),
+    num_steps=500,
+    sample_every=100,
+    eval_every=100,
+    checkpoint_every=100,
+    ema_decay=0.98,
+    dtype="bfloat16",
+    full={"optimizer": optimizer(1e-5, warmup_steps=50)},
+    lora={"optimizer": optimizer(1e-4, warmup_steps=50)},
+    rank=16,
+)
+
+
 def get_config(part: str = "all") -> ConfigDict:
     """Returns one part's config or, for `all`, the list of parts."""
-    return base.choose(PARTS, part)
+    return base.choose(PARTS, part, CUSTOMIZING)

@@ -317,6 +317,20 @@ PARTS = {
 }
 
 
+# `gen1 customize` makes these, of pictures of your own.
+CUSTOMIZING = base.customizing(
+    data=encoded_data(levels=base.LEVELS, image_batch_size=32),
+    num_steps=400,
+    sample_every=100,
+    eval_every=100,
+    checkpoint_every=100,
+    ema_decay=0.98,
+    full={"optimizer": optimizer(5e-4)},
+    lora={"optimizer": optimizer(5e-3)},
+    rank=8,
+)
+
+
 def get_config(part: str = "all") -> ConfigDict:
     """Returns one part's config or, for `all`, the list of parts."""
-    return base.choose(PARTS, part)
+    return base.choose(PARTS, part, CUSTOMIZING)

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 from gen1_jax.data_pipelines.encoded.folders import find_encoded
 from gen1_jax.data_pipelines.encoded.writer import META
-from gen1_jax.data_pipelines.settings import ENCODED, RAW, TRAIN, VALIDATION, check_data
+from gen1_jax.data_pipelines.settings import (
+    ENCODED,
+    RAW,
+    TRAIN,
+    VALIDATION,
+    EncodedData,
+    check_data,
+)
 from gen1_jax.files import read_json
 
 _INFO = "dataset_info.json"  # of a data set that TFDS wrote
@@ -51,12 +58,16 @@ def identify(data: Mapping[str, Any]) -> Identity:
 def _identify_encoded(settings: Any) -> Identity:
     clips, images = find_encoded(settings)
     found, encoders = {}, {}
-    for folder in filter(None, (clips, *images)):
+    folders = {folder: Path(folder).name for folder in filter(None, (clips, *images))}
+    if settings.subject:
+        _, pictures = find_encoded(EncodedData(form=ENCODED, folder=settings.subject))
+        folders |= {folder: f"subject/{Path(folder).name}" for folder in pictures}
+    for folder, name in folders.items():
         for split in (TRAIN, VALIDATION):
             meta = read_json(Path(folder) / split / META)
             if meta is None:
                 continue
-            found[f"{Path(folder).name}/{split}"] = {
+            found[f"{name}/{split}"] = {
                 key: value for key, value in meta.items() if key not in _ASIDE
             }
             encoders[str(Path(folder) / split)] = read_encoders(meta)

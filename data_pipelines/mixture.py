@@ -130,6 +130,27 @@ def make_raw_stream(
     return Stream(kinds, **reading)
 
 
+def add_subject(images: Sequence[Bucket], subject: Source, share: float) -> list[Bucket]:
+    """Returns buckets of images in which a share of each batch is the subject's.
+
+    Args:
+      images: buckets of the other images.
+      subject: examples of the subject, which are cropped to each size.
+      share: its share of a batch; 1 leaves the others out.
+    """
+    if share == 1:
+        return [dataclasses.replace(b, sources=[subject], weights=None) for b in images]
+    added = []
+    for bucket in images:
+        weights = bucket.weights or [len(source) for source in bucket.sources]
+        scale = (1 - share) / sum(weights)
+        weights = [*(weight * scale for weight in weights), share]
+        added.append(
+            dataclasses.replace(bucket, sources=[*bucket.sources, subject], weights=weights)
+        )
+    return added
+
+
 # ---- one bucket
 
 

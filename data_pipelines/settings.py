@@ -16,7 +16,7 @@ from typing import Any, Literal
 from gen1_jax.errors import UserError
 from gen1_jax.settings import check, closest, required, setting, show
 
-RAW, FOOTAGE, ENCODED = "raw", "footage", "encoded"
+RAW, FOOTAGE, ENCODED, PICTURES = "raw", "footage", "encoded", "pictures"
 TRAIN, VALIDATION = "train", "validation"  # splits
 CLIPS = "clips"  # folder of the clips of footage, ingested or encoded
 
@@ -57,6 +57,17 @@ class FootageToEncode(Footage):
     )  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PicturesToEncode:
+    """The pictures of a subject, none of which is left out."""
+
+    form: Literal["pictures"] = required("this form's name")
+    folder: str = required("folder of the pictures, which holds nothing else")
+    sizes: tuple[Size, ...] = required(
+        "(height, width) that pictures are scaled and cropped to, in pixels; each is encoded at all"
+    )
+
+
 # ---- batches
 
 
@@ -71,6 +82,10 @@ class Batches:
     image_fraction: float | None = setting(
         None, "share of batches that hold images; None: 0.125, or 1 without clips", low=0, high=1
     )
+    subject_share: float = setting(
+        0.5, "share of `subject` in a batch of images; 1: the other images are not read",
+        low=0, high=1,
+    )  # fmt: skip
     num_frames: int | None = setting(None, "frames of a clip; None: the clips' own", low=1)
     levels: tuple[int, ...] = setting(
         tuple(range(8)), "structure levels t_s that are drawn from", low=0, high=7
@@ -101,6 +116,9 @@ class RawBatches(Batches):
     weights: tuple[float, ...] | None = setting(
         None, "share of each folder in a batch; None: its number of records", low=0
     )
+    subject: str = setting(
+        "", "folder of pictures that fill a share of each image batch; empty: none"
+    )
     tokenizer: str | None = setting(None, "tokenizer's folder; the field tokens needs it")
     random_crop: bool = setting(True, "crop at a random place instead of the middle")
     flip: bool = setting(False, "mirror half of the clips, left to right")
@@ -122,6 +140,9 @@ class EncodedData(Batches):
 
     form: Literal["encoded"] = required("this form's name")
     folder: str = required("folder that `gen1 precompute` wrote, or its folder `clips`")
+    subject: str = setting(
+        "", "folder of encoded pictures that fill a share of each image batch; empty: none"
+    )
     image_folders: tuple[str, ...] | None = setting(
         None, "folders of images, one for each size; None: images_HxW in `folder`; (): none"
     )
@@ -137,9 +158,9 @@ class EncodedData(Batches):
 
 
 Data = WorldData | FootageData | EncodedData
-Source = World | FootageToEncode
+Source = World | FootageToEncode | PicturesToEncode
 FORMS: dict[str, type] = {RAW: WorldData, FOOTAGE: FootageData, ENCODED: EncodedData}
-SOURCES: dict[str, type] = {RAW: World, FOOTAGE: FootageToEncode}
+SOURCES: dict[str, type] = {RAW: World, FOOTAGE: FootageToEncode, PICTURES: PicturesToEncode}
 
 
 def check_data(data: Any) -> Data:

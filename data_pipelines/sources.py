@@ -14,11 +14,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from gen1_jax.batch import Batch
 from gen1_jax.data_pipelines.decoded import Decoded
-from gen1_jax.data_pipelines.encoded.folders import find_encoded, find_sizes, open_encoded
-from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION, Bucket, make_raw_stream
+from gen1_jax.data_pipelines.encoded.folders import (
+    find_encoded,
+    find_sizes,
+    open_encoded,
+    open_subject,
+)
+from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION, Bucket, add_subject, make_raw_stream
+from gen1_jax.data_pipelines.pictures import Pictures
 from gen1_jax.data_pipelines.settings import (
     CLIPS,
     TRAIN,
@@ -67,6 +74,9 @@ def make_stream(data: Mapping[str, Any] | Data, seed: int, split: str = TRAIN) -
         from gen1_jax.data_pipelines.encoded.reader import make_encoded_stream
 
         clips, images, sizes = open_encoded(settings, split)
+        if subject_of(settings, split):
+            options["subjects"] = open_subject(settings.subject)
+            options["subject_share"] = settings.subject_share
         buckets = settings.buckets or ()
         return make_encoded_stream(clips, images, buckets=buckets, image_buckets=sizes, **options)
     image_buckets, image_weights = settings.image_buckets, settings.image_weights
@@ -79,11 +89,26 @@ def make_stream(data: Mapping[str, Any] | Data, seed: int, split: str = TRAIN) -
         image_buckets=image_buckets,
         image_weights=image_weights,
     )
+    if subject_of(settings, split):
+        images = add_subject(images or videos, Pictures(settings.subject), settings.subject_share)
     if "tokens" in (settings.fields or ()) and settings.tokenizer is not None:
         options["tokenizer"] = load_tokenizer(settings.tokenizer).encode_captions
     for name in ("stride", "random_crop", "flip"):
         options[name] = getattr(settings, name)
     return make_raw_stream(videos, images, **options)
+
+
+def subject_of(settings: Data, split: str = TRAIN) -> str:
+    """Returns the folder of the subject that fills a share of the image batches; "" if none does.
+
+    Raises:
+      UserError: there is a subject, and no batch holds images.
+    """
+    if not settings.subject or split != TRAIN or not settings.subject_share:
+        return ""
+    if settings.image_fraction == 0:
+        raise UserError("data.image_fraction is 0; a subject's pictures need batches of images")
+    return settings.subject
 
 
 def complete(data: Mapping[str, Any] | Data) -> Data:
@@ -126,9 +151,27 @@ def read_preview_batch(data: Mapping[str, Any] | Data) -> Batch:
     If a config's data are images only, it is the first image batch.
     """
     settings = complete(data)
+    settings = dataclasses.replace(settings, num_threads=0, num_workers=0)
+    if subject_of(settings):
+        return _read_subject_preview(settings)
     fraction = 1.0 if settings.image_fraction == 1 else 0.0
-    own = dataclasses.replace(settings, image_fraction=fraction, num_threads=0, num_workers=0)
+    own = dataclasses.replace(settings, image_fraction=fraction)
     return next(make_stream(own, seed=0, split=VALIDATION))
+
+
+def _read_subject_preview(settings: Data) -> Batch:
+    """Returns driving clips with the content of a subject's pictures.
+
+    Where the content is not encoded, or there are no clips, it is a batch of images, half of which
+    are the subject's.
+    """
+    images = dataclasses.replace(settings, image_fraction=1.0)
+    if not isinstance(settings, EncodedData) or find_encoded(settings)[0] is None:
+        return next(make_stream(images, seed=0))
+    clips = dataclasses.replace(settings, image_fraction=0.0, subject="")
+    batch = next(make_stream(clips, seed=0, split=VALIDATION))
+    subject = next(make_stream(dataclasses.replace(images, subject_share=1.0), seed=0))
+    return batch.replace(content=np.resize(subject.content, batch.content.shape))
 
 
 def make_validation_streams(

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gen1_jax.data_pipelines.footage.reader import open_footage
-from gen1_jax.data_pipelines.settings import Source, World, check_source
+from gen1_jax.data_pipelines.pictures import Pictures
+from gen1_jax.data_pipelines.settings import (
+    TRAIN,
+    FootageToEncode,
+    PicturesToEncode,
+    Source,
+    World,
+    check_source,
+)
 from gen1_jax.data_pipelines.sources import NO_VALIDATION, open_raw
 from gen1_jax.data_pipelines.transforms import FitTo
 from gen1_jax.errors import UserError
@@ -57,7 +65,7 @@ def complete_source(data: Mapping[str, Any], splits: Sequence[str]) -> Source:
         several folders, whose records would have the same names.
     """
     source = check_source(data)
-    if isinstance(source, World):
+    if not isinstance(source, FootageToEncode):
         return source
     if not isinstance(source.folder, str):
         raise UserError(f"data.folder is {source.folder}; one folder is accepted")
@@ -76,6 +84,11 @@ def open_records(data: Source, split: str) -> list[Raw]:
     Raises:
       UserError: data are missing.
     """
+    if isinstance(data, PicturesToEncode):
+        pictures = Pictures(data.folder)
+        folders = {size: f"images_{size[0]}x{size[1]}/{split}" for size in data.sizes}
+        found = [Raw(folder, pictures, size, True) for size, folder in folders.items()]
+        return found if split == TRAIN else []
     clip_size = None if isinstance(data, World) else data.size
     opened = open_raw(data, split, required=False)
     if not opened and split == "validation":

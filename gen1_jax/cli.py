@@ -19,6 +19,7 @@ from gen1_jax.machine import check_platforms, platform_trouble, quieten_plugins
 COMMANDS = {
     "edit": "edit",
     "train": "train",
+    "customize": "customize",
     "all": "all",
     "world": "world",
     "ingest": "ingest",

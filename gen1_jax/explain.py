@@ -85,12 +85,12 @@ def explain(spec: str, overrides: Sequence[str] = ()) -> list[Row]:
 
 def describe_config(values: Mapping[str, Any]) -> Iterator[Description]:
     """Yields every key that a checked config may have, in order."""
-    from gen1_jax.configs import schema
+    from gen1_jax.configs import losses, schema
     from gen1_jax.data_pipelines import settings
 
     kind, inner = values["kind"], {}
     if kind == "train":
-        inner["loss"] = schema.LOSSES[values["objective"]]
+        inner["loss"] = losses.LOSSES[values["objective"]]
     if values.get("data"):
         forms = settings.SOURCES if kind == "encode" else settings.FORMS
         inner["data"] = forms[values["data"]["form"]]
@@ -174,11 +174,11 @@ def list_parts(name: str) -> list[tuple[str, str]]:
 
 
 def _summary(config: Any) -> str:
-    from gen1_jax.configs import schema
+    from gen1_jax.configs import losses, schema
 
     about = schema.KINDS[config.kind].__doc__.rstrip(".")
     if config.kind == "train":
-        about = f"{schema.LOSSES[config.objective].__doc__.rstrip('.')}; {config.num_steps} steps"
+        about = f"{losses.LOSSES[config.objective].__doc__.rstrip('.')}; {config.num_steps} steps"
     if config.kind == "given":
         about = f"Comes from elsewhere: {config.made_by}"
     return about[0].lower() + about[1:]
@@ -195,7 +195,7 @@ def first_line(name: str) -> str:
 
 def write_reference() -> str:
     """Returns all keys of all kinds of config as Markdown tables."""
-    from gen1_jax.configs import schema
+    from gen1_jax.configs import losses, schema
     from gen1_jax.data_pipelines import settings
 
     data = "data_pipelines/settings.py"
@@ -208,7 +208,7 @@ def write_reference() -> str:
     for kind, cls in {configs.ALL: schema.Whole, **schema.KINDS}.items():
         blocks += [f"### `{kind}`", "", cls.__doc__, "", *_table(cls), ""]
     blocks += ["## Settings of each objective", "", "`loss` of a part of kind `train`.", ""]
-    for objective, cls in schema.LOSSES.items():
+    for objective, cls in losses.LOSSES.items():
         blocks += [f"### `{objective}`", "", cls.__doc__, "", *_table(cls, "loss."), ""]
     blocks += ["## Forms of data", "", f"`data` of a part of kind `train`; {data} checks it.", ""]
     for form, cls in settings.FORMS.items():

@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 from gen1_jax.config import check_config
 from gen1_jax.distributed import batch_parts, check_batch, check_clips_at_once
 from gen1_jax.errors import UserError
+from gen1_jax.training.lora import TRAINED
 
 
 def check_settings(config) -> ConfigDict:
@@ -26,6 +27,14 @@ def check_settings(config) -> ConfigDict:
             f"{config.name}: reduce_once is {config.reduce_once}; this part accepts 'no': CLIP's "
             "loss compares all examples of a batch, and mesh.frames shares out a clip's frames"
         )
+    if config.lora.rank:
+        if config.objective != "diffusion" or config.trains not in ((), TRAINED):
+            raise UserError(
+                f"{config.name}: lora.rank is {config.lora.rank}, which a stage of the UNet "
+                "accepts, without trains: a LoRA alone is trained then"
+            )
+        config.trains = TRAINED
+        config.merge.new = (*config.merge.new, *(x for x in TRAINED if x not in config.merge.new))
     if config.dtype == "float16":
         raise UserError(
             f"{config.name}: dtype is float16, in which gradients below 6e-8 vanish; bfloat16 and "

@@ -215,7 +215,11 @@ def train_on(
     if is_finished(workdir, config.num_steps):
         return workdir / "model"
     module = make_module(
-        config.model.to_dict(), name=config.name, dtype=config.dtype, remat=config.remat
+        config.model.to_dict(),
+        name=config.name,
+        dtype=config.dtype,
+        remat=config.remat,
+        rank=config.lora.rank,
     )
     conditioner, encoder_params = Conditioner.load(
         config.frozen.to_dict(),

@@ -65,6 +65,7 @@ FLOORS = {
     "gen1_jax.editing": 4,
     # what brings training, evaluation and data together
     "gen1_jax.evaluation": 5,
+    "gen1_jax.customizing": 5,
     "gen1_jax.explain": 5,
     "gen1_jax.made_from": 5,
     "gen1_jax.precompute": 5,
@@ -80,6 +81,7 @@ FLOORS = {
 # These may import data_pipelines; the rest of gen1_jax takes iterators of batches.
 KNOW_THE_DATA = (
     "gen1_jax.config",  # the settings of each form of data
+    "gen1_jax.customizing",
     "gen1_jax.explain",
     "gen1_jax.made_from",
     "gen1_jax.evaluation",

@@ -18,7 +18,7 @@ from gen1_jax.config import (
     load_saved_config,
     resolve_paths,
 )
-from gen1_jax.configs import base, schema, tiny
+from gen1_jax.configs import base, losses, schema, tiny
 from gen1_jax.errors import UserError
 from gen1_jax.files import write_json
 from gen1_jax.models.remat import REMAT
@@ -91,7 +91,7 @@ def test_overrides_are_read_as_their_types_want_them():
 
 def test_the_schema_has_the_defaults_of_the_code():
     for name, make in OBJECTIVES.items():
-        rows = {row.name: row.default for row in describe(schema.LOSSES[name])}
+        rows = {row.name: row.default for row in describe(losses.LOSSES[name])}
         assert rows == make.__kwdefaults__
     kinds = list_kinds(schema.Training)
     assert set(get_args(kinds["remat"])) == REMAT.keys()

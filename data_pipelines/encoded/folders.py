@@ -16,7 +16,7 @@ from typing import Any
 from gen1_jax.data_pipelines.encoded.reader import EncodedSource, read_meta
 from gen1_jax.data_pipelines.encoded.writer import PACE
 from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION
-from gen1_jax.data_pipelines.settings import CLIPS, TRAIN, VALIDATION, EncodedData, Size
+from gen1_jax.data_pipelines.settings import CLIPS, ENCODED, TRAIN, VALIDATION, EncodedData, Size
 from gen1_jax.depth_settings import DepthSettings, read_depth_settings
 from gen1_jax.errors import UserError
 
@@ -103,6 +103,20 @@ def find_depth(settings: EncodedData) -> DepthSettings:
                 f"{depth.to_json()}; one way is accepted for all"
             )
     return depth
+
+
+def open_subject(folder: str) -> list[EncodedSource]:
+    """Opens the encoded pictures of a subject, at each size.
+
+    Raises:
+      UserError: there are none.
+    """
+    _, images = find_encoded(EncodedData(form=ENCODED, folder=folder))
+    if not images:
+        raise UserError(
+            f"{folder} holds no encoded pictures of a subject; `gen1 customize` makes them"
+        )
+    return [EncodedSource(Path(each) / TRAIN) for each in images]
 
 
 def _find_split(folder: str | Path) -> Path | None:

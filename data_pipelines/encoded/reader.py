@@ -229,6 +229,8 @@ def make_encoded_stream(
     image_buckets: Sequence[tuple[int, int]] = (),
     levels: Sequence[int] = ALL_LEVELS,
     fields: Sequence[str] = FIELDS,
+    subjects: Sequence[EncodedSource] = (),
+    subject_share: float = 0.5,
     seed: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -248,6 +250,8 @@ def make_encoded_stream(
       image_buckets: sizes that the latents of `images` must have, in their order.
       levels: permitted blur levels.
       fields: the fields of a batch.
+      subjects: pictures that fill a share of each batch of images, one source for each size.
+      subject_share: that share; 1 leaves the other images out.
       seed: seed of the order, levels and frames.
       process_index: number of this host.
       process_count: number of hosts.
@@ -258,9 +262,15 @@ def make_encoded_stream(
     """
     shared = {"seed": seed, "process_index": process_index, "process_count": process_count}
 
-    def batches(source: EncodedSource, n: int, size: int, component: int) -> grain.MapDataset:
+    def batches(
+        source: EncodedSource, n: int, size: int, component: int, subject: Any = None
+    ) -> grain.MapDataset:
         steps = [ToBatchForm(n, levels, fields), Select(tuple(fields))]
-        return mixture.batches([source], steps, size, component=component, **shared)
+        bucket = mixture.Bucket((), [source])
+        if subject is not None:
+            (bucket,) = mixture.add_subject([bucket], subject, subject_share)
+        options = {"weights": bucket.weights, "component": component, **shared}
+        return mixture.batches(bucket.sources, steps, size, **options)
 
     clips = [] if videos is None else [videos]
     if not all(map(len, (*clips, *images))):
@@ -272,9 +282,29 @@ def make_encoded_stream(
     # Components are numbered as those of raw data, so that both are read in the same order.
     films = [batches(each, n, batch_size, 0) for each in clips] if image_fraction < 1 else []
     sources = (images or clips) if image_fraction > 0 else []
-    pictures = [batches(each, 1, per_batch, 2 * i + 1) for i, each in enumerate(sources)]
+    pictures = [
+        batches(each, 1, per_batch, 2 * i + 1, _of_size(subjects, each))
+        for i, each in enumerate(sources)
+    ]
     shares = None, [len(each) for each in sources]
     return Stream(mixture.mix(films, pictures, image_fraction, shares=shares), **reading)
+
+
+def _of_size(subjects: Sequence[EncodedSource], like: EncodedSource) -> EncodedSource | None:
+    """Returns the pictures of a subject whose latents have the size of other images.
+
+    Raises:
+      UserError: the subject was encoded at other sizes only.
+    """
+    if not subjects:
+        return None
+    sizes = [dict(each.layout.shapes)["latents"][1:] for each in (like, *subjects)]
+    if sizes[0] not in sizes[1:]:
+        raise UserError(
+            f"{subjects[0].folder} holds latents of {list(sizes[1])}, and {like.folder} of "
+            f"{list(sizes[0])}; the subject must be encoded at the size of the other images"
+        )
+    return subjects[sizes[1:].index(sizes[0])]
 
 
 def _check_sizes(

@@ -98,7 +98,7 @@ def store_image(
             # Decodes a JPEG at a half, quarter or eighth, if that is still twice what is needed.
             image.draft(None, (2 * max(covering), 2 * max(covering)))
             upright = ImageOps.exif_transpose(image)
-            managed = _to_srgb(upright)
+            managed = to_srgb(upright)
             plain = plain and managed is upright
             pixels = image_to_rgb(managed, WHITE)
     if pixels.shape[:2] != covering:
@@ -155,7 +155,7 @@ def read_tar(path: Path) -> Iterator[tuple[str, bytes | None, str, str | None]]:
         yield key, image, read_caption(texts), refused
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
+def to_srgb(image: Image.Image) -> Image.Image:
     """Returns the image in sRGB: the image itself unless its profile says otherwise."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "CMYK", "L"):

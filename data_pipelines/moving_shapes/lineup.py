@@ -18,8 +18,7 @@ from gen1_jax.data_pipelines.moving_shapes.vocabulary import (
     ATTRIBUTES,
     BACKGROUNDS,
     COLOURS,
-    SHAPES,
-    TEXTURES,
+    UNSEEN,
 )
 from gen1_jax.errors import UserError
 from gen1_jax.video.pixels import rgb_to_lab
@@ -65,6 +64,7 @@ class Lineup:
         num_frames: int,
         size: tuple[int, int],
         camera: str | None = None,
+        unseen: bool = False,
     ):
         """Renders the clip that is wanted.
 
@@ -75,7 +75,10 @@ class Lineup:
           num_frames: n.
           size: (h, w) of the frames.
           camera: what the clip was rendered with; None: the camera of the seed.
+          unseen: whether the subjects that no data set shows stand in the line-up too.
         """
+        more = UNSEEN if unseen else {}
+        self._values = {name: (*each, *more.get(name, ())) for name, each in ATTRIBUTES.items()}
         self._of = {"num_frames": num_frames, "size": size, "camera": camera}
         self._seed, self._source_shape = seed, source["shape"]
         self.expected = {name: wanted.get(name, source[name]) for name in ATTRIBUTES}
@@ -102,10 +105,10 @@ class Lineup:
         tried = []
         for shape in dict.fromkeys((self.expected["shape"], self._source_shape)):
             surfaces = self._surfaces(shape)
-            by_colour = _colour_distances(lab, surfaces)
+            by_colour = _colour_distances(lab, surfaces, self._values["texture"])
             colour = _nearest(by_colour, tuple(COLOURS))
-            by_texture = _texture_distances(lab, surfaces, colour)
-            texture = _nearest(by_texture, TEXTURES)
+            by_texture = _texture_distances(lab, surfaces, colour, self._values["texture"])
+            texture = _nearest(by_texture, self._values["texture"])
             content = {"colour": colour, "texture": texture, "background": background}
             by_shape = self._shape_distances(lab, content)
             distances = {"colour": by_colour, "texture": by_texture, "shape": by_shape}
@@ -115,8 +118,8 @@ class Lineup:
         behind = rgb_to_lab(self._render(has_hero=False, background=background).frames)
         surface = surfaces[content["colour"], content["texture"]].lab
         return Found(
-            {name: _nearest(distances[name], values) for name, values in ATTRIBUTES.items()},
-            {name: _by_frame(distances[name], values) for name, values in ATTRIBUTES.items()},
+            {name: _nearest(distances[name], values) for name, values in self._values.items()},
+            {name: _by_frame(distances[name], values) for name, values in self._values.items()},
             _object_mask(lab, surface, behind),
         )
 
@@ -132,7 +135,7 @@ class Lineup:
     @cached_property
     def _reach(self) -> Array:
         """Where the object would be in any shape, [n h w] bool."""
-        return np.any([self._render(shape=shape).mask for shape in SHAPES], axis=0)
+        return np.any([self._render(shape=s).mask for s in self._values["shape"]], axis=0)
 
     @cached_property
     def _backgrounds(self) -> list[Array]:
@@ -149,7 +152,7 @@ class Lineup:
                     self._lab(shape=shape, colour=colour, texture=texture)[inside], inside, frame, n
                 )
                 for colour in COLOURS
-                for texture in TEXTURES
+                for texture in self._values["texture"]
             }
         return self._made[shape]
 
@@ -176,7 +179,7 @@ class Lineup:
     def _shape_distances(self, lab: Array, found: Mapping[str, str]) -> Array:
         """Distance to the clip of each shape, which has all else as it was found."""
         distances = []
-        for shape in SHAPES:
+        for shape in self._values["shape"]:
             difference = (lab - self._lab(**{**found, "shape": shape})) * _WEIGHTS
             distances.append(_mean(np.linalg.norm(difference, axis=-1), self._reach))
         return np.stack(distances, axis=1)
@@ -216,7 +219,9 @@ class _Surface(NamedTuple):
 # ---- distances [n candidates]; NaN where a frame shows nothing to tell by
 
 
-def _colour_distances(lab: Array, surfaces: Mapping[tuple[str, str], _Surface]) -> Array:
+def _colour_distances(
+    lab: Array, surfaces: Mapping[tuple[str, str], _Surface], textures: tuple[str, ...]
+) -> Array:
     """Distance to the nearest mean of a colour's surfaces, whatever their texture."""
     one = next(iter(surfaces.values()))
     mean = one.means(lab[one.inside])
@@ -225,12 +230,15 @@ def _colour_distances(lab: Array, surfaces: Mapping[tuple[str, str], _Surface]) 
         for look, surface in surfaces.items()
     }
     return np.stack(
-        [np.min([distances[colour, t] for t in TEXTURES], axis=0) for colour in COLOURS], axis=1
+        [np.min([distances[colour, t] for t in textures], axis=0) for colour in COLOURS], axis=1
     )
 
 
 def _texture_distances(
-    lab: Array, surfaces: Mapping[tuple[str, str], _Surface], colour: str
+    lab: Array,
+    surfaces: Mapping[tuple[str, str], _Surface],
+    colour: str,
+    textures: tuple[str, ...],
 ) -> Array:
     """How much of the lightness a texture leaves unexplained, at the best contrast for it.
 
@@ -240,7 +248,7 @@ def _texture_distances(
     plain = surfaces[colour, "plain"]
     seen = plain.pattern(lab[plain.inside][:, 0], plain.lab[:, 0])
     unexplained = []
-    for texture in TEXTURES:
+    for texture in textures:
         drawn = plain.pattern(surfaces[colour, texture].lab[:, 0], plain.lab[:, 0])
         energy = np.maximum(plain.total(drawn**2), 1e-9)
         contrast = np.clip(plain.total(drawn * seen) / energy, 2 * _FAINTEST, 1)

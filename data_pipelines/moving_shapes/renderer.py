@@ -30,6 +30,7 @@ from gen1_jax.data_pipelines.moving_shapes.vocabulary import (
     SHAKY,
     SHAPES,
     TEXTURES,
+    UNSEEN,
     compose_caption,
 )
 from gen1_jax.errors import UserError
@@ -74,8 +75,8 @@ def render(
       seed: a non-negative integer; the same seed gives the same bytes.
       num_frames: n; the motion fills the clip, whatever its number of frames.
       size: side of the square frames, or (h, w); at least 16 pixels.
-      changes: attribute (of vocabulary.ATTRIBUTES) → value in place of the one drawn. All else
-        stays as it is. Another shape has the same centre, angle and area.
+      changes: attribute (of vocabulary.ATTRIBUTES or UNSEEN) → value in place of the one drawn. All
+        else stays as it is. Another shape has the same centre, angle and area.
       camera: one of vocabulary.CAMERAS, or SHAKY, in place of the one drawn. The hero may then be
         in another place, from which it stays inside the frame.
       has_hero: False leaves the hero out of the picture, and with it its shadow.
@@ -94,7 +95,7 @@ def render(
         )
     changes = dict(changes or {})
     for name, value in changes.items():
-        if value not in ATTRIBUTES.get(name, ()):
+        if value not in (*ATTRIBUTES.get(name, ()), *UNSEEN.get(name, ())):
             accepted = ", ".join(ATTRIBUTES.get(name, ATTRIBUTES))
             what = f"{name} {value!r}" if name in ATTRIBUTES else f"attribute {name!r}"
             raise UserError(f"unknown {what}; one of: {accepted}")

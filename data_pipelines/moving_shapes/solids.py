@@ -72,6 +72,15 @@ def _cross(x: Array, y: Array) -> Array:
     return np.maximum(np.minimum(x, y) - np.float32(0.36), np.maximum(x, y) - 1)
 
 
+def _heart(x: Array, y: Array) -> Array:
+    # Two lobes, and the wedge between their tangents that meet in the tip.
+    x = np.abs(x)
+    lobe = np.sqrt((x - np.float32(0.48)) ** 2 + (y + np.float32(0.3)) ** 2) - np.float32(0.58)
+    tangent = x * np.float32(0.686) + y * np.float32(0.728) - np.float32(0.6914)
+    wedge = np.maximum(np.maximum(tangent, -y), x - np.float32(0.878))
+    return np.minimum(lobe, wedge)
+
+
 def _stone(x: Array, y: Array) -> Array:
     y = y * np.float32(1.35)
     return (np.sqrt(x * x + y * y) - 1) * np.float32(0.8)
@@ -90,6 +99,7 @@ _DISTANCES = {
     "ring": _ring,
     "cross": _cross,
     "hexagon": _hexagon,
+    "heart": _heart,
     "stone": _stone,
     "pillar": _pillar,
 }
@@ -141,7 +151,7 @@ def pattern(texture: str, x: Array, y: Array, pixel: float) -> Array | None:
     """Returns the darkness [...] of a texture, 0..1, at points of the solid's frame.
 
     Args:
-      texture: one of vocabulary.TEXTURES.
+      texture: one of vocabulary.TEXTURES or UNSEEN.
       x: [...] in radii.
       y: [...] in radii.
       pixel: width of a pixel in radii, over which the texture's edges are blurred.
@@ -157,6 +167,8 @@ def pattern(texture: str, x: Array, y: Array, pixel: float) -> Array | None:
         u, v = _triangle_wave(x, 0.62), _triangle_wave(y, 0.62)
         # The squared distance from the centre of the nearest dot; dots cover a quarter.
         wave, period = np.float32(1.3) - ((1 - u) ** 2 + (1 - v) ** 2), 0.45
+    elif texture == "target":  # a dark disc in the middle
+        wave, period = np.float32(1) - (x * x + y * y) / np.float32(0.5**2), 1.0
     else:
         wave, period = _triangle_wave(x, 0.9) * _triangle_wave(y, 0.9), 0.6
     sharpness = np.float32(min(period / (4 * pixel), 3.0))

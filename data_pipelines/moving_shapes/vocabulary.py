@@ -69,6 +69,10 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
 }
 
+# What no clip of a data set shows, and only `changes` of `render` ask for: attribute → its values.
+# A model is customised to such a subject.
+UNSEEN: dict[str, tuple[str, ...]] = {"texture": ("target",), "shape": ("heart",)}
+
 # Kind of edit → the attributes that it changes. `far` asks for much else than the clip shows, and
 # `shape` for another shape than its depth does.
 EDITS: dict[str, tuple[str, ...]] = {

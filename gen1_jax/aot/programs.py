@@ -354,7 +354,8 @@ def describe_encoders(
 
 def _make_module(config: Any, remat: str | None = None) -> Any:
     remat = config.remat if remat is None else remat
-    return make_module(config.model.to_dict(), name=config.name, dtype=config.dtype, remat=remat)
+    options = {"name": config.name, "dtype": config.dtype, "rank": config.lora.rank}
+    return make_module(config.model.to_dict(), remat=remat, **options)
 
 
 def _placed(shapes: Any, sharding: NamedSharding) -> Any:

@@ -48,7 +48,6 @@ from gen1_jax.training.state import (
 from gen1_jax.training.step import make_step
 from gen1_jax.training.telemetry import FlopCounter, Metrics, Profiler, RunLog, how_to_watch
 from gen1_jax.training.validation import HeldOutLoss
-from gen1_jax.weights.folder import save_model
 
 MAX_BAD_STEPS = 5  # in a row
 FINISHED = "finished.json"
@@ -246,7 +245,7 @@ def train(
 
         # ---- the finished model
         finish = objective.finish if not init_from else None
-        _finish(workdir, finish, module, state, batches, finished)
+        _finish(workdir, finish, objective.save, module, state, batches, finished)
     return workdir / "model"
 
 
@@ -333,6 +332,7 @@ def _write_records(workdir: Path, records: Mapping[str, Mapping[str, Any] | None
 def _finish(
     workdir: Path,
     finish: Callable[[nn.Module, Any, Iterator[Batch]], nn.Module] | None,
+    save: Callable[[Path, nn.Module, Any], None],
     module: nn.Module,
     state: TrainState,
     batches: Iterator[Batch],
@@ -343,7 +343,7 @@ def _finish(
     if finish:
         module = finish(module, average, (batch.widened() for batch in batches))
     if is_lead():
-        save_model(workdir / "model", module, average)
+        save(workdir / "model", module, average)
         write_json(workdir / FINISHED, finished)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("finished")

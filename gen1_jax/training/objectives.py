@@ -5,6 +5,7 @@ A loss is `loss(params, encoder_params, batch, key) → (scalar, metrics)`.
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import chex
@@ -23,7 +24,9 @@ from gen1_jax.diffusion.structure import model_input
 from gen1_jax.errors import UserError
 from gen1_jax.models.preprocess import preprocess_for_clip, preprocess_for_depth
 from gen1_jax.training import previews
+from gen1_jax.training.lora import LoraModule, save_merged
 from gen1_jax.training.statistics import gather_statistics
+from gen1_jax.weights.folder import save_model
 
 Params = Any
 Loss = Callable[[Params, EncoderParams, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
@@ -51,6 +54,7 @@ class Objective:
         another, and sets settings that are statistics of the trained model (the autoencoder's
         scale).
       runs_encoders: whether the loss of this batch runs frozen encoders, if there are any.
+      save: (folder, module, params), writes the finished model.
     """
 
     loss: Loss
@@ -59,6 +63,7 @@ class Objective:
     prepare: Callable[[Params, EncoderParams, Iterator[Batch]], Params] = _keep
     finish: Callable[[nn.Module, Params, Iterator[Batch]], nn.Module] = _keep_module
     runs_encoders: Callable[[Batch], bool] = lambda batch: True
+    save: Callable[[Path, nn.Module, Params], None] = save_model
 
 
 def make_objective(
@@ -356,7 +361,8 @@ def diffusion(
         guidance_scale=preview_guidance,
         spacing="trailing" if zero_terminal_snr else "leading",
     )
-    return Objective(loss, preview, runs_encoders=lambda batch: not batch.encoded)
+    save = save_merged if isinstance(module, LoraModule) else save_model
+    return Objective(loss, preview, runs_encoders=lambda batch: not batch.encoded, save=save)
 
 
 def draw_latents(batch: Batch, key: jax.Array) -> jax.Array:

@@ -24,6 +24,7 @@ from gen1_jax.distributed import MIN_SIZE_TO_SHARD, SHARDING, state_sharding
 from gen1_jax.errors import UserError
 from gen1_jax.models.remat import REMAT
 from gen1_jax.randomness import stream_seed
+from gen1_jax.training.lora import LoraModule
 from gen1_jax.weights.folder import init_params, load_model, module_from_config, param_template
 from gen1_jax.weights.merge import MergeReport, merge_params
 from gen1_jax.weights.naming import list_names
@@ -115,7 +116,9 @@ def make_optimizer(
     return Optimizer(direction.init, direction.update, jax.jit(schedule))
 
 
-def make_module(model: Mapping[str, Any], *, name: str, dtype: str, remat: str = "none"):
+def make_module(
+    model: Mapping[str, Any], *, name: str, dtype: str, remat: str = "none", rank: int = 0
+):
     """Returns the module that a part trains.
 
     Args:
@@ -123,18 +126,19 @@ def make_module(model: Mapping[str, Any], *, name: str, dtype: str, remat: str =
       name: the part's name, for messages.
       dtype: the compute type.
       remat: what the backward pass recomputes; models other than the UNet accept "none" only.
+      rank: that of LoRA factors beside the kernels; 0: none.
 
     Raises:
       UserError: a setting that the model does not have.
     """
     module = module_from_config(dict(model), dtype=jnp.dtype(dtype), where="the config")
-    if remat == "none":
-        return module
-    if not hasattr(module, "remat"):
-        raise UserError(f"{name}: remat is {remat!r}; this model accepts 'none' only")
-    if remat not in REMAT:
-        raise UserError(f"{name}: remat is {remat!r}; accepted: {', '.join(REMAT)}")
-    return module.clone(remat=remat)
+    if remat != "none":
+        if not hasattr(module, "remat"):
+            raise UserError(f"{name}: remat is {remat!r}; this model accepts 'none' only")
+        if remat not in REMAT:
+            raise UserError(f"{name}: remat is {remat!r}; accepted: {', '.join(REMAT)}")
+        module = module.clone(remat=remat)
+    return LoraModule(module, rank) if rank else module
 
 
 # ---- the parameters that are trained

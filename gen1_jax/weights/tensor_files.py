@@ -86,18 +86,7 @@ class TensorFiles(Mapping):
                 raise UserError(f"{place.file}: {name} is {place.dtype}; accepted: {FLOATS}")
 
     def __getitem__(self, name: str) -> np.ndarray:
-        place = self._places[name]
-        if place.dtype not in _FLOATS:
-            raise UserError(f"{place.file}: {name} is {place.dtype}; accepted: {FLOATS}")
-        # The file is not memory-mapped, since pages that were read once would count as memory of
-        # this process.
-        try:
-            array = np.fromfile(
-                place.file, _FLOATS[place.dtype], math.prod(place.shape), offset=place.offset
-            )
-            return array.reshape(place.shape).astype(np.float32, copy=False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {name} from {place.file}: {error}") from error
+        return _read_tensor(name, self._places[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -208,6 +197,31 @@ def _read_header(file: Path) -> Iterator[tuple[str, _Place]]:
             yield name, _Place(file, entry["dtype"], tuple(entry["shape"]), begin)
 
 
+def _read_tensor(name: str, place: _Place) -> np.ndarray:
+    if place.dtype not in _FLOATS:
+        raise UserError(f"{place.file}: {name} is {place.dtype}; accepted: {FLOATS}")
+    # The file is not memory-mapped, since pages that were read once would count as memory of this
+    # process.
+    try:
+        array = np.fromfile(
+            place.file, _FLOATS[place.dtype], math.prod(place.shape), offset=place.offset
+        )
+        return array.reshape(place.shape).astype(np.float32, copy=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {name} from {place.file}: {error}") from error
+
+
+def read_file(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the tensors of a single file as float32, whatever they are, and its metadata.
+
+    Raises:
+      UserError: it is no whole safetensors file, or a tensor is of a type that we do not read.
+    """
+    tensors = {name: _read_tensor(name, place) for name, place in _read_header(file)}
+    with safe_open(file, framework="numpy") as opened:
+        return tensors, dict(opened.metadata() or {})
+
+
 # ---- writing
 
 
@@ -248,14 +262,14 @@ def write_tensors(
     )
     for file, keys in plan.filename_to_tensors.items():
         arrays = {key: _cast(key, np.asarray(tensors[key]), dtype) for key in keys}
-        _save(arrays, folder / file)
+        save_tensors(arrays, folder / file)
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         write_json(folder / f"{name}.index.json", index)
     return [folder / file for file in plan.filename_to_tensors]
 
 
-def _save(arrays: dict[str, np.ndarray], file: Path) -> None:
+def save_tensors(arrays: dict[str, np.ndarray], file: Path) -> None:
     """Writes one safetensors file with the permissions of any other new file.
 
     Raises:

@@ -1,18 +1,15 @@
 """Gen-1's video UNet in plain PyTorch: Stable Diffusion's UNet with temporal layers.
 
-The file needs PyTorch only. Where diffusers is installed, the UNet is a diffusers model, with
-`from_pretrained`, `save_pretrained` and gradient checkpointing. Without diffusers it loads so:
+Where diffusers is installed, the UNet is a model of it, with `from_pretrained`, gradient
+checkpointing and `load_lora_adapter`. It loads with PyTorch alone so:
 
     config = json.loads(Path("unet/config.json").read_text())
     unet = VideoUNet(**{name: value for name, value in config.items() if name[0] != "_"})
     unet.load_state_dict(safetensors.torch.load_file(WEIGHTS))
 
-The tensors of `state_dict()` without "temporal" in their keys are those of diffusers'
-`UNet2DConditionModel`, under the same keys.
-
-Tensors are [(b g n) c h w] inside, channels-last in memory: b batch, g guidance branch, n frames.
-A temporal layer works on the first `num_video_branches` branches, and not on videos of one frame.
-It adds a projection that begins at 0, so that training begins with the image network.
+Keys without "temporal" are those of diffusers' `UNet2DConditionModel`. Tensors are [(b g n) c h w]
+inside, channels-last: b batch, g guidance branch, n frames. A temporal layer works on the first
+`num_video_branches` branches, not on one frame, and adds a projection that begins at 0.
 """
 
 import math
@@ -26,8 +23,11 @@ from torch import Tensor, nn
 try:
     from diffusers import ConfigMixin, ModelMixin
     from diffusers.configuration_utils import register_to_config
+    from diffusers.loaders import PeftAdapterMixin
+
+    BASES = ModelMixin, ConfigMixin, PeftAdapterMixin
 except ImportError:
-    ModelMixin, ConfigMixin = nn.Module, object
+    BASES = (nn.Module,)
 
     def register_to_config(init):
         return init
@@ -288,11 +288,11 @@ def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class VideoUNet(ModelMixin, ConfigMixin):
-    """Gen-1's network, which predicts v. Its arguments are those of diffusers, and then ours.
+class VideoUNet(*BASES):
+    """Gen-1's network. Its arguments are those of diffusers, and then ours.
 
-    `attention_head_dim` is the NUMBER of heads, as in the files of SD 1.x and 2.x, or such a number
-    for each resolution. `temporal=False` gives the image network. `max_frames` is the longest clip.
+    `attention_head_dim` is the NUMBER of heads, or one for each resolution, as in SD's files.
+    `temporal=False` gives the image network. `max_frames` is the longest clip.
     """
 
     _supports_gradient_checkpointing = True
