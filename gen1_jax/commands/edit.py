@@ -18,6 +18,7 @@ from gen1_jax.commands.edit_length import (
     part_of,
     windows_of,
 )
+from gen1_jax.commands.edit_mask import add_mask_arguments, check_mask, mask_of
 from gen1_jax.commands.edit_size import add_size_arguments, check_size, output_size, size_of
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
 from gen1_jax.errors import UserError
@@ -79,6 +80,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (%(default)s)")
     add_length_arguments(parser)
     add_size_arguments(parser)
+    add_mask_arguments(parser)
     parser.add_argument(
         "--structure-map",
         type=Path,
@@ -139,6 +141,7 @@ def run(args) -> None:
         steps=args.steps,
         per_frame=args.per_frame,
         **windows_of(args),
+        **mask_of(args),
     )
     # Frames are decoded while they are written, so that memory does not grow with their number.
     write = partial(write_video, fps=video.fps, overwrite=args.overwrite)
@@ -179,11 +182,17 @@ def check_arguments(args) -> dict[str, Path]:
     Controls(*controls, args.per_frame).check()
     check_length(args)
     check_size(args)
+    check_mask(args)
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed {args.seed}; 0 to {2**32 - 1} are accepted")
     if args.prompt is not None and not check_text(args.prompt, "--prompt").strip():
         raise UserError("--prompt is empty; say what the video should look like, or give --image")
-    inputs = {"INPUT": args.input, "--image": args.image, "--structure-map": args.structure_map}
+    inputs = {
+        "INPUT": args.input,
+        "--image": args.image,
+        "--structure-map": args.structure_map,
+        "--mask": args.mask,
+    }
     for name, path in inputs.items():
         if path and not path.exists():
             raise UserError(f"{name} {path}: no such file or folder")

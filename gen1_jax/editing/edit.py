@@ -1,5 +1,7 @@
 """The result of an edit."""
 
+import itertools
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import cached_property
 from typing import NamedTuple
@@ -7,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gen1_jax.video.fitting import Size
+from gen1_jax.video.footage import Footage
+from gen1_jax.video.masks import Mask, composite
 from gen1_jax.video.pixels import resize_frame
 from gen1_jax.video.streams import Stream
 
@@ -29,15 +33,29 @@ class Edit:
     """The result of an edit.
 
     Attributes:
+      decoded: the frames as the model made them; `streams.frames` are these, with the source's own
+        pixels put back outside the mask, where there is one.
       streams: the frames one after another, for videos of any length.
       fps: frames per second, where the input has a rate: that of the frames that were edited.
     """
 
     def __init__(
-        self, streams: Streams, fps: Fraction | None = None, full_size: Size | None = None
+        self,
+        streams: Streams,
+        fps: Fraction | None = None,
+        footage: Footage | None = None,
+        mask: Mask | None = None,
     ):
-        """Args: streams, fps: see the class. full_size: height and width in the input's pixels."""
-        self.streams, self.fps, self._full_size = streams, fps, full_size
+        """Makes the result.
+
+        Args:
+          streams: what the model made and saw, with `frames` as they are decoded.
+          fps: see the class.
+          footage: the input, whose size and pixels a result can have.
+          mask: what was edited of it; None: everything.
+        """
+        self.decoded, self.fps, self._footage, self._mask = streams.frames, fps, footage, mask
+        self.streams = streams._replace(frames=self._finished(streams.frames, streams.source))
 
     @classmethod
     def of(cls, frames: np.ndarray, structure: np.ndarray, source: np.ndarray) -> "Edit":
@@ -47,20 +65,39 @@ class Edit:
         return edit
 
     def __len__(self) -> int:
-        return self.streams.frames.count
+        return self.decoded.count
 
     def at(self, size: Size | str = "model") -> Stream:
         """Returns the edited frames, scaled smoothly.
 
         Args:
           size: height and width; "model" keeps the size of the edit, "source" gives that which its
-            part of the input has there.
+            part of the input has there. What a mask keeps has the input's own pixels.
         """
         if size == "source":
-            size = self._full_size or "model"
+            size = "model" if self._footage is None else self._footage.full_size
         if size == "model":
             return self.streams.frames
-        return self.streams.frames.map(lambda frame: resize_frame(frame, size))
+
+        def to_size(frame: np.ndarray) -> np.ndarray:
+            return resize_frame(frame, size)
+
+        source = None if self._footage is None else self._footage.originals.map(to_size)
+        return self._finished(self.decoded.map(to_size), source)
+
+    def _finished(self, decoded: Stream, source: Stream | None) -> Stream:
+        """Returns decoded frames with the source's pixels outside the mask."""
+        if self._mask is None:
+            return decoded
+
+        def make() -> Iterator[np.ndarray]:
+            frames = iter(decoded)
+            first = next(frames)
+            shares = self._mask.on_result(first.shape[:2])
+            parts = itertools.chain([first], frames), source, shares
+            return map(composite, *parts)
+
+        return Stream(decoded.count, make)
 
     @cached_property
     def frames(self) -> np.ndarray:

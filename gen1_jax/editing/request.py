@@ -14,6 +14,7 @@ from gen1_jax.errors import UserError
 from gen1_jax.video.footage import Footage
 from gen1_jax.video.inputs import to_frames, to_map, to_picture
 from gen1_jax.video.io import as_count
+from gen1_jax.video.masks import to_mask
 from gen1_jax.video.streams import Stream
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ def make_request(editor: "VideoEditor", frames: Any, wanted: Wanted) -> Request:
     if wanted.structure_map is not None:
         maps = Stream.of(to_map(wanted.structure_map, footage))
         structure = Structure(maps, find_bounds(maps))
+    mask = None
+    if wanted.mask is not None:
+        feather = (
+            editor.conditioner.vae.spatial_factor if wanted.feather is None else wanted.feather
+        )
+        mask = to_mask(wanted.mask, footage, bool(wanted.invert_mask), float(feather))
     if wanted.image is not None:
         image = to_picture(wanted.image, editor.conditioner.clip.vision_config.image_size)
         content = editor.image_content(image[None])
@@ -47,8 +54,9 @@ def make_request(editor: "VideoEditor", frames: Any, wanted: Wanted) -> Request:
         guidance = editor.settings["guidance_scale"]
         controls = dataclasses.replace(controls, guidance_scale=guidance)
     return Request(
-        footage, windows, content[0], controls, structure, (int(wanted.seed),), wanted.batch_size
-    )
+        footage, windows, content[0], controls, structure, mask, (int(wanted.seed),),
+        wanted.batch_size,
+    )  # fmt: skip
 
 
 def to_footage(editor: "VideoEditor", frames: Any) -> Footage:

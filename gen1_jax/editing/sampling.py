@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from gen1_jax.diffusion.blending import END, Kept, blend
 from gen1_jax.diffusion.guidance import guided_prediction
 from gen1_jax.diffusion.process import Schedule, ddim_step, sampling_timesteps
 from gen1_jax.diffusion.windows import Windows, fuse, in_batches
@@ -51,6 +52,9 @@ class WindowSampler:
             donate_argnames="z",
             out_shardings=replicated(mesh),
         )
+        self._blend = jax.jit(
+            partial(blend, schedule), donate_argnums=0, out_shardings=replicated(mesh)
+        )
 
     def sample(
         self,
@@ -61,6 +65,7 @@ class WindowSampler:
         num_steps: int,
         per_frame: bool = False,
         batch_size: int | None = None,
+        kept: Kept | None = None,
         after_step: Callable[[int, jax.Array], None] = lambda number, z: None,
     ) -> np.ndarray:
         """Samples with guided DDIM.
@@ -73,6 +78,7 @@ class WindowSampler:
           num_steps: DDIM steps.
           per_frame: whether each frame is sampled alone.
           batch_size: windows that are predicted at a time; None: one for each device.
+          kept: what stays of a source; its noise is `noise`.
           after_step: called with the number of the step that is done, from 1, and z [f h w 4].
 
         Returns:
@@ -91,13 +97,22 @@ class WindowSampler:
             structure=structure,
             content=everywhere(in_batches(np.asarray(conditions.content), size, batches)),
         )
+        if kept is not None:
+            longer = (_lengthened(x, len(z)) for x in (kept.source, kept.noise, kept.mask))
+            kept = Kept(*map(everywhere, longer))
         placed = Windows(*(everywhere(in_batches(part, size, batches)) for part in windows))
         times = sampling_timesteps(self._schedule.num_timesteps, num_steps, self._spacing)
+        # Where the network sees z next; where a step lands differs if steps do not divide T.
+        standing = np.append(times[0], END).astype(np.int32)
         with jax.set_mesh(self._mesh):  # for kernels, which each device runs on its own part
+            if kept is not None:
+                z = self._blend(z, kept, standing[0])
             for number, (t, t_next) in enumerate(zip(*times, strict=True), start=1):
                 z = self._step(
                     params, z, t, t_next, placed, np.int32(count), conditions, per_frame=per_frame
                 )
+                if kept is not None:
+                    z = self._blend(z, kept, standing[number])
                 after_step(number, z)
         return np.asarray(z)[: len(noise)]
 

@@ -9,6 +9,7 @@ import numpy as np
 from gen1_jax.controls import Controls, check_prompts, rename_older, seeds_of
 from gen1_jax.errors import UserError
 from gen1_jax.settings import show
+from gen1_jax.video.masks import check_feather
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,12 @@ class Wanted:
       structure_map: takes the place of the estimated depth: inverse depth (bright is near), or any
         map that stands in for it. A path (video, picture, folder of pictures, .npy), Pillow images,
         or an array [n H W], or [H W] for all frames. It is scaled to the frames' size.
+      mask: which part is edited; the rest stays the source's. White is edited. A path (video,
+        picture, folder of frames, .npy), Pillow images, or an array [n H W], or [H W] for all
+        frames. None: everything is edited.
+      invert_mask: whether black is edited, and not white.
+      feather: width, in pixels of the frames, over which the edit fades out around the mask; None:
+        the side of a latent.
       structure_level: see `Controls`, as for the following four.
       temporal_scale: ω_t.
       guidance_scale: ω; None is the model's own.
@@ -37,6 +44,9 @@ class Wanted:
     prompt: str | None = None
     image: Any = None
     structure_map: Any = None
+    mask: Any = None
+    invert_mask: bool = False
+    feather: float | None = None
     structure_level: int = 0
     temporal_scale: float = 1.0
     guidance_scale: float | None = None
@@ -74,5 +84,11 @@ class Wanted:
                 raise UserError(f"{name} is {show(value)}; edit accepts one number")
         self.controls.check()
         seeds_of(self.seed, 1)
+        if not isinstance(self.invert_mask, bool | np.bool_):
+            raise UserError(f"invert_mask is {show(self.invert_mask)}; True or False is accepted")
+        if self.feather is not None:
+            check_feather(self.feather)
+        if self.mask is None and (self.invert_mask or self.feather is not None):
+            raise UserError("invert_mask and feather need a mask; give one")
         if self.prompt is not None:
             check_prompts([self.prompt])

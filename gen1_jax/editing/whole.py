@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.controls import Controls
+from gen1_jax.diffusion.blending import Kept
 from gen1_jax.diffusion.windows import Windows
 from gen1_jax.editing.edit import Edit, Streams
 from gen1_jax.editing.events import Stages
@@ -22,6 +23,7 @@ from gen1_jax.editing.pieces import Pieces
 from gen1_jax.editing.sampling import Conditions, WindowSampler
 from gen1_jax.editing.structure import Structure, encode_structure, estimate_structure
 from gen1_jax.video.footage import Footage
+from gen1_jax.video.masks import Mask
 from gen1_jax.video.streams import Stream
 
 
@@ -35,6 +37,7 @@ class Request:
       content: content [d].
       controls: the controls, the guidance scale given.
       structure: the user's own structure; None: it is estimated.
+      mask: what is edited; None: everything.
       seeds: the seed of the noise of each variation.
       batch_size: windows that are predicted at a time; None: one for each device.
     """
@@ -44,6 +47,7 @@ class Request:
     content: np.ndarray
     controls: Controls
     structure: Structure | None = None
+    mask: Mask | None = None
     seeds: Sequence[int] = (0,)
     batch_size: int | None = None
 
@@ -53,6 +57,7 @@ class WholeEditor:
 
     def __init__(self, conditioner: Conditioner, sampler: WindowSampler, mesh: Mesh):
         self._sampler, self._pieces = sampler, Pieces(conditioner, mesh)
+        self._factor = conditioner.vae.spatial_factor
 
     def edit(
         self,
@@ -79,6 +84,12 @@ class WholeEditor:
         latents = encode_structure(self._pieces, params, structure, level, length, stages)
         variations = len(request.seeds)
         noise = np.concatenate([draw_noise(seed, latents.shape) for seed in request.seeds])
+        kept = None
+        if request.mask is not None:
+            source = self._encoded(params, footage, length, stages)
+            cells = request.mask.cells(self._factor)
+            again = (variations, 1, 1, 1)
+            kept = Kept(np.tile(source, again), noise, np.tile(cells, again))
         windows = repeat_windows(request.windows, variations, len(footage))
         conditions = Conditions(
             np.concatenate([latents] * variations),
@@ -96,6 +107,7 @@ class WholeEditor:
                 int(controls.steps),
                 bool(controls.per_frame),
                 request.batch_size,
+                kept,
                 lambda number, z: advance(1),
             )
         seen = Stream(
@@ -108,10 +120,22 @@ class WholeEditor:
             Edit(
                 Streams(cut(self._decoded(params, own, length)), cut(seen), cut(footage.frames)),
                 footage.fps,
-                footage.full_size,
+                footage,
+                request.mask,
             )
             for own in z.reshape(variations, -1, *z.shape[1:])
         ]
+
+    def _encoded(
+        self, params: EncoderParams, footage: Footage, length: int, stages: Stages
+    ) -> np.ndarray:
+        """Returns the latents [n h w c] of the frames themselves."""
+        found = []
+        with stages("encoding", len(footage)) as advance:
+            for latents in self._pieces.encode(params, footage.frames, length):
+                found.append(latents)
+                advance(len(latents))
+        return np.concatenate(found)
 
     def _decoded(self, params: EncoderParams, latents: np.ndarray, length: int) -> Stream:
         """Returns the frames [H W 3] uint8 of latents [n h w c]."""
