@@ -59,10 +59,10 @@ def count(images: bool) -> dict[str, float]:
     import jax.numpy as jnp
 
     from gen1_jax.aot import programs
-    from gen1_jax.depth_settings import read_depth_settings
     from gen1_jax.distributed import make_mesh
     from gen1_jax.flops import count_flops
     from gen1_jax.resolve import describe_models
+    from gen1_jax.structure_settings import read_recipe
     from gen1_jax.training.objectives import make_objective
     from gen1_jax.training.state import make_module
     from gen1_jax.weights.folder import param_template
@@ -74,7 +74,7 @@ def count(images: bool) -> dict[str, float]:
         module = make_module(config.model.to_dict(), name=config.name, dtype=config.dtype)
         models = describe_models(config.frozen, lambda part: load_config(f"paper:{part}"))
         conditioner, encoder_params = programs.describe_encoders(
-            models, jnp.bfloat16, mesh, read_depth_settings(config.to_dict(), config.name)
+            models, jnp.bfloat16, mesh, read_recipe(config.to_dict(), config.name)
         )
         loss = make_objective("diffusion", module, conditioner, config.loss.to_dict()).loss
         step = jax.value_and_grad(loss, has_aux=True)

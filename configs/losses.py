@@ -56,6 +56,9 @@ class DiffusionLoss:
     content_drop_rate: float = setting(
         0.1, "share of examples without image embedding, for guidance", low=0, high=1
     )
+    structure_drop_rate: float = setting(
+        0.0, "share of examples without structure; above 0: edits without structure", low=0, high=1
+    )
     latents_drawn: bool = setting(
         False, "draw latents instead of taking their mean; data.fields must hold latents_logvar"
     )

@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from gen1_jax.depth_settings import DepthSettings
 from gen1_jax.settings import required, setting
+from gen1_jax.structure_settings import DepthSettings, StructureSettings
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Size = tuple[int, int]  # (height, width)
@@ -109,10 +109,11 @@ class Training:
         "../tokenizer", "turns texts into tokens; the prior reads the empty text, for no caption"
     )
     data: Mapping[str, Any] = setting({}, "what is trained on; see the forms of data")
-    depth: DepthSettings = setting(
-        DepthSettings(),
-        "depth of frames that are encoded in the training step; encoded data say their own",
+    structure: StructureSettings = setting(
+        StructureSettings(),
+        "structure of frames that are encoded in the training step; encoded data say their own",
     )
+    depth: DepthSettings = setting(DepthSettings(), "how depth is estimated; as for structure")
     optimizer: Optimizer = setting(Optimizer(final_fraction=0.05, b2=0.99), "AdamW's settings")
     num_steps: int = setting(1000, "length of the run, in steps", low=1)
     ema_decay: float = setting(
@@ -172,7 +173,8 @@ class Encoding:
         "../tokenizer", "turns captions into tokens; empty: no tokens are stored"
     )
     frozen: Mapping[Encoder, str] = required("model folders of the encoders")
-    depth: DepthSettings = setting(DepthSettings(), "depth that the structure is made of")
+    structure: StructureSettings = setting(StructureSettings(), "what the structure is made of")
+    depth: DepthSettings = setting(DepthSettings(), "how depth is estimated")
     unet: str = setting(
         "", "UNet that will train on the result, whose widths are compared first; empty: none"
     )
@@ -245,9 +247,16 @@ class PipelineSettings:
     )
     guidance_scale: float = setting(7.5, "ω where a user gives none")
     prior: PriorSampling = setting(PriorSampling(), "how the prior is sampled")
-    depth: Mapping[str, Any] | None = setting(
-        None, "depth that the structure is made of; None: as in the UNet's training data"
+    structure: Mapping[str, Any] | None = setting(
+        None, "what the structure is made of; None: as in the UNet's training data"
     )
+    depth: Mapping[str, Any] | None = setting(
+        None, "how depth is estimated; None: as in the UNet's training data"
+    )
+    structure_drop_rate: float | None = setting(
+        None, "share of training examples without structure; None: as in the UNet's training",
+        low=0, high=1,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

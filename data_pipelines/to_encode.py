@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gen1_jax.data_pipelines.footage.reader import open_footage
+from gen1_jax.data_pipelines.moving_shapes.truth_maps import draw_truth
 from gen1_jax.data_pipelines.pictures import Pictures
 from gen1_jax.data_pipelines.settings import (
     TRAIN,
@@ -20,6 +23,8 @@ from gen1_jax.data_pipelines.settings import (
 from gen1_jax.data_pipelines.sources import NO_VALIDATION, open_raw
 from gen1_jax.data_pipelines.transforms import FitTo
 from gen1_jax.errors import UserError
+from gen1_jax.structure_settings import EXTRACTORS
+from gen1_jax.video.extractors import extract_clip
 from gen1_jax.video.fitting import kept_area
 from gen1_jax.video.selection import describe_size
 
@@ -102,6 +107,28 @@ def open_records(data: Source, split: str) -> list[Raw]:
         for each in opened
         for records in each.records()
     ]
+
+
+def make_structure_map(extractor: str, example: Mapping[str, Any]) -> np.ndarray:
+    """Returns what an example's structure is made of, where the host makes it.
+
+    Args:
+      extractor: its name in `structure_settings.EXTRACTORS`.
+      example: frames [n H W 3] uint8, and on the world the truth about them.
+
+    Returns:
+      A grey map [n H W] float32, or one in colours [n H W 3] uint8.
+
+    Raises:
+      UserError: the truth is wanted of clips of which it is not known.
+    """
+    if EXTRACTORS[extractor].place != "world":
+        return extract_clip(extractor, example["frames"])
+    if example.get("mask") is None or example.get("depth") is None:
+        raise UserError(
+            f"structure.extractor is {extractor}, which is known of the moving-shapes world alone"
+        )
+    return draw_truth(extractor, example["depth"], example["mask"])
 
 
 def read_pace(data: Source, raw: Raw) -> dict[str, float]:

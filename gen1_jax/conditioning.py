@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from gen1_jax.batch import Batch
-from gen1_jax.depth_settings import UNRECORDED, DepthSettings
 from gen1_jax.diffusion import prior as prior_diffusion
 from gen1_jax.diffusion.structure import clip_depth, degrade, find_edges, structure_image
 from gen1_jax.errors import UserError
@@ -29,6 +28,7 @@ from gen1_jax.models.preprocess import (
     resize_depth,
 )
 from gen1_jax.pipeline import ENCODERS
+from gen1_jax.structure_settings import UNRECORDED, StructureRecipe
 from gen1_jax.weights.folder import load_model
 
 EncoderParams = dict[str, Any]
@@ -58,28 +58,28 @@ class Conditioner:
       clip: embeds images and texts.
       depth: estimates inverse depth.
       prior: samples an image embedding for a text.
-      depth_settings: how the depth of frames is estimated.
+      recipe: how frames become structure.
     """
 
     vae: nn.Module | None = None
     clip: nn.Module | None = None
     depth: nn.Module | None = None
     prior: nn.Module | None = None
-    depth_settings: DepthSettings = UNRECORDED
+    recipe: StructureRecipe = UNRECORDED
 
     @classmethod
     def load(
         cls,
         folders: dict[str, str | Path],
         dtype: Any = None,
-        depth_settings: DepthSettings = UNRECORDED,
+        recipe: StructureRecipe = UNRECORDED,
     ) -> tuple["Conditioner", EncoderParams]:
         """Loads encoders from their model folders.
 
         Args:
           folders: the folder of each encoder, by its name.
           dtype: the type that the modules compute in; None keeps the type of their inputs.
-          depth_settings: how the depth of frames is estimated; those of the training data.
+          recipe: how frames become structure; that of the training data.
 
         Raises:
           UserError: a folder is missing or unreadable, or holds another kind of model.
@@ -93,7 +93,7 @@ class Conditioner:
             if type(module).__name__ != kind:
                 raise UserError(f"{folder} holds {type(module).__name__}; {name} must be {kind}")
             modules[name], encoder_params[name] = module, params
-        return cls(**modules, depth_settings=depth_settings), encoder_params
+        return cls(**modules, recipe=recipe), encoder_params
 
     def with_end_token(self, end_id: int) -> "Conditioner":
         """Returns the encoders with a CLIP that knows the tokenizer's end token."""
@@ -142,7 +142,7 @@ class Conditioner:
         """Frames [b n H W 3] uint8 → inverse depth [b n H W], up to a scale and a shift."""
         chex.assert_shape(frames, CLIPS)
         b, _, height, width, _ = frames.shape
-        network, resizing = self.depth, self.depth_settings.resizing
+        network, resizing = self.depth, self.recipe.depth.resizing
         size = depth_input_size(height, width, network.image_size, network.patch_size, resizing)
         flat = rearrange(frames, "b n h w c -> (b n) h w c")
         pixels = preprocess_for_depth(flat, size, resizing)
@@ -151,35 +151,36 @@ class Conditioner:
         return rearrange(depth, "(b n) h w -> b n h w", b=b)
 
     def structure_map(self, frames: jax.Array, depth: jax.Array) -> jax.Array:
-        """Returns what the structure of clips is made of, `depth_settings.map`.
+        """Returns what the structure of clips is made of, where that is made on the devices.
 
         A user's own map is not clipped: quantiles would wipe out thin edges and small masks.
 
         Args:
           frames: [b n H W 3] uint8.
-          depth: [b n H W], estimated; it is clipped to `depth_settings.range`.
+          depth: [b n H W], estimated; it is clipped to `recipe.depth.range`.
 
         Returns:
           [b n H W].
         """
-        if self.depth_settings.map == "edges":
+        if self.recipe.extractor == "edges":
             return find_edges(frames)
-        return clip_depth(depth, *self.depth_settings.range)
+        return clip_depth(depth, *self.recipe.depth.range)
 
     def map_of_piece(self, encoder_params: EncoderParams, frames: jax.Array) -> jax.Array:
         """Frames [b n H W 3] uint8 → the map [b n H W] of which structure is made, not clipped."""
-        if self.depth_settings.map == "edges":
+        if self.recipe.extractor == "edges":
             return find_edges(frames)
         return self.estimate_depth(encoder_params, frames)
 
     def degrade(
         self, structure_map: jax.Array, level: jax.Array, bounds: jax.Array | None = None
     ) -> jax.Array:
-        """Returns a map [b n H W] in [−1, 1] as the model sees it at the level t_s [b].
+        """Returns a map in [−1, 1] as the model sees it at the level t_s [b].
 
-        `bounds` [b 2] are the values that become −1 and 1; None: the clip's own.
+        The map is grey, [b n H W], or in colours, [b n H W 3]. Of a grey one, `bounds` [b 2] are
+        the values that become −1 and 1; None: the clip's own.
         """
-        return degrade(structure_map, level, self.depth_settings.degrading, bounds)
+        return degrade(structure_map, level, self.recipe.degrading, bounds)
 
     def encode_structure(
         self,
@@ -188,12 +189,16 @@ class Conditioner:
         level: jax.Array,
         bounds: jax.Array | None = None,
     ) -> jax.Array:
-        """Inverse depth [b n H W], blurred to the level t_s [b] → structure latents [b n h w c].
+        """Returns the structure latents [b n h w c] of maps at the level t_s [b].
 
-        `bounds` are those of `degrade`.
+        Args:
+          encoder_params: the parameters of vae.
+          depth: inverse depth or another grey map [b n H W], or one in colours [b n H W 3].
+          level: t_s.
+          bounds: see `degrade`.
         """
-        chex.assert_rank([depth, level], [4, 1])
-        image = structure_image(depth, level, self.depth_settings.degrading, bounds)
+        chex.assert_rank([depth, level], [{4, 5}, 1])
+        image = structure_image(depth, level, self.recipe.degrading, bounds)
         return self.encode_images(encoder_params, image)
 
     # ---- content
@@ -278,7 +283,7 @@ class Conditioner:
     def encode_batch(self, encoder_params: EncoderParams, batch: Batch) -> Batch:
         """Encodes a raw batch.
 
-        The structure is the estimated depth at the levels of the batch. The content is that of the
+        The structure is that of `recipe` at the levels of the batch. The content is that of the
         frames that the batch chose.
 
         Args:
@@ -293,6 +298,11 @@ class Conditioner:
             raise UserError(
                 "raw batches need the frozen models vae, clip and depth in the config; missing: "
                 f"{', '.join(missing)}"
+            )
+        if self.recipe.place != "device":
+            raise UserError(
+                f"structure of {self.recipe.extractor} is not made in the training step: encode "
+                "the clips with `gen1 precompute`, and train on what it writes"
             )
         for name in ("structure_level", "content_frame"):
             if getattr(batch, name) is None:
@@ -311,7 +321,11 @@ class Conditioner:
         )
 
     def encode_record(
-        self, encoder_params: EncoderParams, frames: jax.Array, levels: jax.Array
+        self,
+        encoder_params: EncoderParams,
+        frames: jax.Array,
+        levels: jax.Array,
+        maps: jax.Array | None = None,
     ) -> dict[str, jax.Array]:
         """Encodes clips to what `gen1 precompute` stores.
 
@@ -319,15 +333,18 @@ class Conditioner:
           encoder_params: the parameters of vae, clip and depth.
           frames: [b n H W 3] uint8.
           levels: [b k] the structure levels to store of each clip.
+          maps: structure maps that the host made, [b n H W] or in colours [b n H W 3]; None: they
+            are made here.
 
         Returns:
           `latents` and `latents_logvar` [b n h w c], the moments of E; `structure` [b k n h w c];
           `content` [b n d] of every frame.
         """
         mean, logvar = self.encode_moments(encoder_params, to_images(frames))
-        depth = self.structure_map(frames, self.estimate_depth(encoder_params, frames))
+        if maps is None:
+            maps = self.structure_map(frames, self.estimate_depth(encoder_params, frames))
         # Levels are encoded one after another, because all at once would take k times the memory.
-        structure = jax.lax.map(partial(self.encode_structure, encoder_params, depth), levels.T)
+        structure = jax.lax.map(partial(self.encode_structure, encoder_params, maps), levels.T)
         content = self.image_content(encoder_params, rearrange(frames, "b n h w c -> (b n) h w c"))
         return {
             "latents": mean,

@@ -21,10 +21,10 @@ from gen1_jax.data_pipelines.encoded.folders import find_encoded
 from gen1_jax.data_pipelines.pictures import Pictures
 from gen1_jax.data_pipelines.settings import Batches, EncodedData
 from gen1_jax.data_pipelines.sources import complete
-from gen1_jax.depth_settings import KEY, read_depth_settings
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json, write_json
 from gen1_jax.pipeline import PARTS, SETTINGS_FILE, read_settings
+from gen1_jax.structure_settings import read_recipe
 from gen1_jax.training.lora import FOLDER
 from gen1_jax.weights.folder import module_from_config, read_config
 from gen1_jax.workflow import run_part
@@ -99,7 +99,8 @@ def customize(
     config.loss.zero_terminal_snr = bool(schedule.get("zero_terminal_snr", False))
     config.loss.prediction_type = schedule.get("prediction_type") or "v_prediction"
     if config.data.form != "encoded":
-        config.depth = ConfigDict(_depth(settings, model))
+        for key, value in _recipe(settings, model).items():
+            config[key] = ConfigDict(value)
     trained = workdir / config.name
     run_part(config, trained, progress)
     # ---- the pipeline
@@ -208,8 +209,8 @@ def _sizes(
     return tuple((h * vae.spatial_factor, w * vae.spatial_factor) for h, w in sizes)
 
 
-def _depth(settings: Mapping[str, Any], model: Path) -> dict[str, Any]:
-    return read_depth_settings(settings, str(model / SETTINGS_FILE)).to_json()
+def _recipe(settings: Mapping[str, Any], model: Path) -> dict[str, Any]:
+    return read_recipe(settings, str(model / SETTINGS_FILE)).to_json()
 
 
 def _encode(
@@ -231,6 +232,6 @@ def _encode(
         "levels_per_clip": 8,
         "batch_size": 1,
         "dtype": dtype,
-        KEY: _depth(settings, model),
+        **_recipe(settings, model),
     }
     run_part(config, output, progress)

@@ -11,6 +11,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,10 @@ from gen1_jax.data_pipelines.to_encode import (
     Raw,
     complete_source,
     describe_source,
+    make_structure_map,
     open_records,
     read_pace,
 )
-from gen1_jax.depth_settings import KEY, DepthSettings, read_depth_settings
 from gen1_jax.diffusion.structure import NUM_LEVELS
 from gen1_jax.distributed import (
     batch_parts,
@@ -48,6 +49,7 @@ from gen1_jax.files import read_json
 from gen1_jax.made_from import check_encoded
 from gen1_jax.resolve import check_encoding
 from gen1_jax.runtime import naming_what_to_lower
+from gen1_jax.structure_settings import DEPTH_KEY, StructureRecipe, read_recipe
 from gen1_jax.tokenizer import load_tokenizer
 from gen1_jax.weights.digest import digest_params, digest_tokenizer
 
@@ -86,7 +88,7 @@ def encode(config, workdir: Path, progress: bool, mesh: Mesh | None = None) -> N
     conditioner, encoder_params = Conditioner.load(
         config.frozen.to_dict(),
         jnp.dtype(config.dtype),
-        read_depth_settings(config.to_dict(), "config"),
+        read_recipe(config.to_dict(), "config"),
     )
     encoder = Encoder(conditioner, encoder_params, config, data, mesh)
     writers = [encoder.make_writer(raw, workdir / raw.folder) for raw in raws]
@@ -133,6 +135,9 @@ class Encoder:
         mesh: Mesh | None = None,
     ):
         self._config, self._data = config, data
+        self._extractor = (
+            conditioner.recipe.extractor if conditioner.recipe.place != "device" else None
+        )
         self._tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
         self._models = {name: digest_params(params) for name, params in encoder_params.items()}
         self._mesh = make_mesh(devices=jax.local_devices()) if mesh is None else mesh
@@ -146,9 +151,10 @@ class Encoder:
         """Returns the writer of a folder, which records everything that its bytes depend on."""
         if not len(raw.source):
             raise UserError(f"{raw.folder} holds no records to encode; at least one is needed")
-        first, config = raw.clip(0), self._config
+        first, config = self._clip(raw, 0), self._config
         frames, levels = first["frames"][None], self._levels(raw, 0)
-        shapes = jax.eval_shape(self._function, self._encoder_params, frames, levels[None])
+        maps = [first["structure_map"][None]] if self._extractor else []
+        shapes = jax.eval_shape(self._function, self._encoder_params, frames, levels[None], *maps)
         shapes = {name: x.shape[1:] for name, x in shapes.items()} | {"levels": levels.shape}
         if self._tokenizer:
             shapes["tokens"] = self._tokens(first).shape
@@ -186,12 +192,20 @@ class Encoder:
         import grain
 
         threads = self._config.num_threads
-        dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(raw.clip)
+        clip = partial(self._clip, raw)
+        dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(clip)
         return iter(
             dataset.to_iter_dataset(
                 grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * self._size)
             )
         )
+
+    def _clip(self, raw: Raw, index: int) -> dict:
+        """Returns an example, with its structure map where the devices do not make it."""
+        clip = raw.clip(index)
+        if self._extractor is None:
+            return clip
+        return clip | {"structure_map": make_structure_map(self._extractor, clip)}
 
     def _launch(self, raw: Raw, clips: list[dict], numbers: range) -> dict[str, Any]:
         """Starts to encode a group of clips and returns the arrays, which are still computed."""
@@ -206,8 +220,10 @@ class Encoder:
         padding = [(0, self._size - len(clips))]
         frames = np.stack([clip["frames"] for clip in clips])
         levels = np.stack([self._levels(raw, index) for index in numbers])
+        maps = [np.stack([clip["structure_map"] for clip in clips])] if self._extractor else []
         padded = (
-            np.pad(x, padding + [(0, 0)] * (x.ndim - 1), mode="edge") for x in (frames, levels)
+            np.pad(x, padding + [(0, 0)] * (x.ndim - 1), mode="edge")
+            for x in (frames, levels, *maps)
         )
         placed = jax.device_put(tuple(padded), self._sharding)
         with jax.set_mesh(self._mesh):  # attention kernels run on each device's own shard
@@ -234,8 +250,8 @@ class Encoder:
 
 def _settings(config) -> dict[str, Any]:
     """Returns the settings of a config that the stored numbers depend on, as JSON gives them."""
-    depth = read_depth_settings(config.to_dict(), "config").to_json()
-    return {name: config[name] for name in SETTINGS} | {KEY: depth}
+    recipe = read_recipe(config.to_dict(), "config").to_json()
+    return {name: config[name] for name in SETTINGS} | recipe
 
 
 def _finished(config, data: Source, raw: Raw, folder: Path) -> bool:
@@ -250,9 +266,9 @@ def _finished(config, data: Source, raw: Raw, folder: Path) -> bool:
     wanted = _settings(config) | {"count": len(raw.source)}
     if not raw.are_images:
         wanted["data"] = describe_source(data)
-    if KEY not in known and wanted[KEY] == DepthSettings().to_json():
+    if DEPTH_KEY not in known and wanted[DEPTH_KEY] == StructureRecipe().to_json()[DEPTH_KEY]:
         # Nobody asked for this; training and edits follow what an earlier version encoded.
-        del wanted[KEY]
+        del wanted[DEPTH_KEY]
     check_same(wanted, known, folder)
     clean(folder)
     return True

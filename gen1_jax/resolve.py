@@ -15,18 +15,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gen1_jax.config import resolve_paths
-from gen1_jax.data_pipelines.encoded.folders import find_depth, read_shapes
+from gen1_jax.data_pipelines.encoded.folders import find_recipe, read_shapes
 from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION
 from gen1_jax.data_pipelines.settings import ENCODED, check_data
 from gen1_jax.data_pipelines.sources import complete, fill
-from gen1_jax.depth_settings import (
-    DepthSettings,
-    read_depth_settings,
-)
 from gen1_jax.errors import UserError
 from gen1_jax.models.prior import SCALE, read_own
 from gen1_jax.pipeline import ENCODERS
-from gen1_jax.settings import to_dict
+from gen1_jax.structure_settings import StructureRecipe, read_recipe
 from gen1_jax.tokenizer import load_tokenizer
 from gen1_jax.weights import prior_scale
 from gen1_jax.weights.folder import module_from_config, read_config
@@ -96,25 +92,27 @@ def resolve_training(
             f"objective {config.objective} reads; accepted: {','.join((*data.fields, *missing))}"
         )
     if has_data and data.form == ENCODED:
-        config.depth = ConfigDict(_depth_of_data(config, data))
+        for key, found in _recipe_of_data(config, data).to_json().items():
+            config[key] = ConfigDict(found)
     config.model, config.frozen = ConfigDict(model), ConfigDict(frozen)
     config.data = ConfigDict(_merge_filled(config.data.to_dict(), data))
     return config
 
 
-def _depth_of_data(config: ConfigDict, data: Any) -> dict[str, Any]:
-    """Returns the settings of depth that encoded data record.
+def _recipe_of_data(config: ConfigDict, data: Any) -> StructureRecipe:
+    """Returns how the structure was made that encoded data hold.
 
     Raises:
-      UserError: the config gives others.
+      UserError: the config says otherwise.
     """
-    given, found = read_depth_settings(config.to_dict(), config.name), find_depth(data)
-    if given not in (found, DepthSettings()):
+    given, found = read_recipe(config.to_dict(), config.name), find_recipe(data)
+    if given not in (found, StructureRecipe()):
         raise UserError(
-            f"{config.name}: depth is {given.to_json()}, and {data.folder} was encoded with "
-            f"{found.to_json()}; `gen1 precompute` takes --set depth.range=… and depth.resizing=…"
+            f"{config.name} and {data.folder}, which was encoded before, differ: "
+            f"{given.differences(found)}; `gen1 precompute` takes --set structure.extractor=… and "
+            "depth.range=…"
         )
-    return to_dict(found)
+    return found
 
 
 def _merge_filled(given: Mapping[str, Any], data: Any) -> dict[str, Any]:

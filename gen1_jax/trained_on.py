@@ -1,4 +1,4 @@
-"""What a pipeline's UNet was trained on, for gen1.json: sizes, length, pace and depth of clips."""
+"""What a pipeline's UNet was trained on, for gen1.json: sizes, length, pace and structure."""
 
 import contextlib
 import warnings
@@ -8,12 +8,18 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from gen1_jax.config import SAVED_CONFIG
-from gen1_jax.data_pipelines.encoded.folders import find_depth, read_pace, read_shapes
+from gen1_jax.data_pipelines.encoded.folders import find_recipe, read_pace, read_shapes
 from gen1_jax.data_pipelines.settings import ENCODED, check_data
 from gen1_jax.data_pipelines.sources import complete
-from gen1_jax.depth_settings import KEY, UNRECORDED, DepthSettings, read_depth_settings
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
+from gen1_jax.structure_settings import (
+    DEPTH_KEY,
+    DROP_RATE,
+    UNRECORDED,
+    StructureRecipe,
+    read_recipe,
+)
 from gen1_jax.weights.folder import module_from_config, read_config
 from gen1_jax.weights.starting import ReadConfig, read_model_config
 
@@ -31,14 +37,17 @@ def resolve_pipeline(config: ConfigDict, read: ReadConfig = read_config) -> Conf
 
     Raises:
       UserError: the size or the length is missing and there are no data to read it from, or
-        settings.depth is not accepted.
+        settings.depth or settings.structure is not accepted.
     """
     config = ConfigDict(config.to_dict())
     settings = config.settings
-    if settings.get(KEY):
-        read_depth_settings(settings.to_dict(), "settings")
-    else:
-        settings[KEY] = ConfigDict(_read_depth(config).to_json())
+    for key, own in _read_recipe(config).to_json().items():
+        if not settings.get(key):
+            settings[key] = ConfigDict(own)
+    for key, checked in read_recipe(settings.to_dict(), "settings").to_json().items():
+        settings[key] = ConfigDict(checked)
+    if settings.get(DROP_RATE) is None:
+        settings[DROP_RATE] = _read_drop_rate(config)
 
     def is_open(*names: str) -> bool:
         return any(settings.get(name) is None for name in names)
@@ -80,14 +89,20 @@ def resolve_pipeline(config: ConfigDict, read: ReadConfig = read_config) -> Conf
     return config
 
 
-def _read_depth(config: ConfigDict) -> DepthSettings:
-    """Returns how depth was estimated in the data that a pipeline's UNet was trained on."""
+def _read_recipe(config: ConfigDict) -> StructureRecipe:
+    """Returns how structure was made in the data that a pipeline's UNet was trained on."""
     part = Path(config.folders.unet).parent
     trained = read_json(part / SAVED_CONFIG)
-    if trained and KEY in trained:
-        return read_depth_settings(trained, str(part / SAVED_CONFIG))
+    if trained and DEPTH_KEY in trained:
+        return read_recipe(trained, str(part / SAVED_CONFIG))
     data = (trained or config).get("data")
     if data and data.get("form") == ENCODED:
         with contextlib.suppress(UserError):  # the data of a run before may be gone
-            return find_depth(check_data(data))
-    return UNRECORDED if trained else DepthSettings()
+            return find_recipe(check_data(data))
+    return UNRECORDED if trained else StructureRecipe()
+
+
+def _read_drop_rate(config: ConfigDict) -> float | None:
+    """Returns the share of examples that a pipeline's UNet saw without structure, if any."""
+    trained = read_json(Path(config.folders.unet).parent / SAVED_CONFIG) or {}
+    return trained.get("loss", {}).get(DROP_RATE) or None

@@ -19,7 +19,6 @@ from gen1_jax.config import (
     load_saved_config,
     resolve_paths,
 )
-from gen1_jax.depth_settings import KEY, UNRECORDED, DepthSettings, read_depth_settings
 from gen1_jax.distributed import (
     check_shared,
     is_lead,
@@ -30,6 +29,13 @@ from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
 from gen1_jax.randomness import stream_seed
 from gen1_jax.runtime import naming_what_to_lower
+from gen1_jax.structure_settings import (
+    DEPTH_KEY,
+    KEY,
+    UNRECORDED,
+    StructureRecipe,
+    read_recipe,
+)
 from gen1_jax.training_checks import check_batches, check_settings
 
 
@@ -124,8 +130,8 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> str:
         return _describe_finished(config, workdir)
     check_settings(config)
     begun = read_json(workdir / SAVED_CONFIG) if (workdir / "checkpoints").exists() else None
-    if begun and KEY not in begun:
-        config.depth = ConfigDict(UNRECORDED.to_json())
+    if begun and DEPTH_KEY not in begun:
+        config.depth = ConfigDict(UNRECORDED.to_json()[DEPTH_KEY])
     config = resolve_training(config, begun=(begun or {}).get("model"))
     if config.model.get("model_type") == "clip":
         tokenizer = load_tokenizer(config.data.tokenizer)
@@ -158,9 +164,10 @@ def _describe_finished(config, workdir: Path) -> str:
     from gen1_jax.data_pipelines.settings import ENCODED
 
     steps, model = config.num_steps, workdir / "model"
-    given = read_depth_settings(config.to_dict(), config.name)
-    if config.data.get("form") == ENCODED and given == DepthSettings():
-        config.depth = None  # encoded data said their own when the part was trained
+    given = read_recipe(config.to_dict(), config.name)
+    if config.data.get("form") == ENCODED and given == StructureRecipe():
+        # Encoded data said their own when the part was trained.
+        config[DEPTH_KEY] = config[KEY] = None
     changed = changed_settings(config, workdir)
     if not changed:
         return f"finished before, with {steps} steps; {model}"
@@ -224,7 +231,7 @@ def train_on(
     conditioner, encoder_params = Conditioner.load(
         config.frozen.to_dict(),
         dtype=jnp.dtype(config.dtype),
-        depth_settings=read_depth_settings(config.to_dict(), config.name),
+        recipe=read_recipe(config.to_dict(), config.name),
     )
     null_tokens = None
     if config.objective == "prior":

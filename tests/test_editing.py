@@ -11,10 +11,10 @@ from PIL import Image
 from tiny_unet import normal
 
 from gen1_jax.controls import Controls
-from gen1_jax.depth_settings import DepthSettings
 from gen1_jax.diffusion.structure import blur, normalise_clip
 from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
+from gen1_jax.structure_settings import DepthSettings, StructureRecipe
 from gen1_jax.video.io import read_video, write_video
 from gen1_jax.video.maps import write_map
 
@@ -143,13 +143,13 @@ def test_content_of_prompts_and_pictures(editor, tmp_path):
 
 
 def test_quantiles_bound_the_estimate_and_no_users_map(editor, monkeypatch):
-    settings = DepthSettings(range=(0.1, 0.8))
-    conditioner = dataclasses.replace(editor.conditioner, depth_settings=settings)
+    recipe = StructureRecipe(depth=DepthSettings(range=(0.1, 0.8)))
+    conditioner = dataclasses.replace(editor.conditioner, recipe=recipe)
     monkeypatch.setattr(editor, "conditioner", conditioner)
     clip = {"frames": CLIPS[0], "prompt": "a red ball", "steps": STEPS}
     edit = editor.edit(**clip)
     estimated = np.asarray(editor.estimate_depth(CLIPS[:1]))
-    low, high = np.quantile(estimated, settings.range)
+    low, high = np.quantile(estimated, recipe.depth.range)
     expected = 2 * (estimated[0].clip(low, high) - low) / (high - low) - 1
     np.testing.assert_allclose(edit.structure, expected, atol=1e-5)
     again = editor.edit(structure_map=edit.structure, **clip)

@@ -42,7 +42,7 @@ FLOORS = {
     "gen1_jax.kinds": 0,
     "gen1_jax.randomness": 0,
     "gen1_jax.settings": 0,
-    "gen1_jax.depth_settings": 0,
+    "gen1_jax.structure_settings": 0,
     "gen1_jax.text": 0,
     "gen1_jax.tokenizer": 0,
     "gen1_jax.aot.hlo": 0,
@@ -94,17 +94,17 @@ KNOW_THE_DATA = (
 # What data_pipelines may import of the rest.
 FOR_DATA_PIPELINES = (
     "gen1_jax.batch",
-    "gen1_jax.depth_settings",
     "gen1_jax.errors",
     "gen1_jax.files",
     "gen1_jax.kinds",
     "gen1_jax.settings",
+    "gen1_jax.structure_settings",
     "gen1_jax.text",
     "gen1_jax.tokenizer",
     "gen1_jax.video",
 )
 # What configs may import of the rest.
-FOR_CONFIGS = {"gen1_jax.depth_settings", "gen1_jax.errors", "gen1_jax.settings"}
+FOR_CONFIGS = {"gen1_jax.errors", "gen1_jax.settings", "gen1_jax.structure_settings"}
 # Slow to import, or not there without an extra.
 HEAVY = ("torch", "tensorflow", "apache_beam", "transformers", "matplotlib", "diffusers")
 

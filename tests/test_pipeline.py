@@ -39,7 +39,7 @@ def test_folders_and_kinds_are_told_apart():
 
 
 def test_the_encoders_are_those_of_the_conditioner():
-    assert {*ENCODERS, "depth_settings"} == set(vars(Conditioner()))
+    assert {*ENCODERS, "recipe"} == set(vars(Conditioner()))
 
 
 @pytest.mark.parametrize("flag", [*MODELS, "tokenizer"])

@@ -23,8 +23,8 @@ from gen1_jax.data_pipelines.encoded.reader import EncodedSource
 from gen1_jax.data_pipelines.encoded.writer import EncodedWriter
 from gen1_jax.data_pipelines.footage import records
 from gen1_jax.data_pipelines.sources import make_stream
-from gen1_jax.depth_settings import DepthSettings
 from gen1_jax.errors import UserError
+from gen1_jax.structure_settings import DepthSettings
 from gen1_jax.training.objectives import make_objective
 from gen1_jax.weights.folder import load_model
 from gen1_jax.workflow import run_part
@@ -251,6 +251,7 @@ def test_footage_is_read_encoded_as_it_is_read_raw(micro_run, quick, footage, tm
     for path in tmp_path.glob("*/*/meta.json"):
         meta = json.loads(path.read_text())
         assert meta.pop("depth")["resizing"] == "shorter_side"
+        assert meta.pop("structure")["extractor"] == "depth"
         path.write_text(json.dumps(meta))
     defaults = dataclasses.asdict(DepthSettings())
     options = {"precision": "float32"} | {f"depth.{key}": x for key, x in defaults.items()}

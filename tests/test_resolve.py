@@ -1,6 +1,5 @@
 """What a config leaves open: models like those they start from, and parts that do not fit."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +15,6 @@ from gen1_jax.aot.programs import batch_shapes
 from gen1_jax.config import load_config, resolve_paths
 from gen1_jax.configs import own
 from gen1_jax.data_pipelines.sources import make_stream
-from gen1_jax.depth_settings import read_depth_settings
 from gen1_jax.errors import UserError
 from gen1_jax.models.config import list_fields
 from gen1_jax.resolve import (
@@ -164,9 +162,9 @@ def test_the_pipeline_knows_the_pace_and_all_sizes_of_training(run):
         assert "stride" not in resolve_pipeline(given).settings
 
 
-def record_depth(folder: Path, depth: dict) -> None:
+def record(folder: Path, **keys: dict) -> None:
     path = folder / "meta.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"depth": depth}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
 
 
 @pytest.mark.filterwarnings("ignore:the pace of training")
@@ -174,23 +172,22 @@ def test_depth_is_estimated_in_edits_as_in_the_training_data(run):
     """Encoded data say how; a part's config.json carries it to the pipeline."""
 
     def depth_of(pipeline):
-        return dataclasses.asdict(
-            read_depth_settings(resolve_pipeline(pipeline).settings.to_dict(), "")
-        )
+        settings = resolve_pipeline(pipeline).settings.to_dict()
+        assert settings["structure"]["extractor"] == "depth"
+        return settings["depth"]
 
     pipeline, image = load(run, "pipeline"), resolve(run, "image")
-    usual = {"map": "depth", "degrading": "blur"}
-    unrecorded = {"resizing": "shorter_side", "range": (0.0, 1.0), **usual}
+    unrecorded = {"resizing": "shorter_side", "range": [0.0, 1.0]}
     assert image.depth.to_dict() == unrecorded
     assert depth_of(pipeline) == unrecorded
-    depth = {"resizing": "minimal", "range": (0.02, 0.98)}
-    record_depth(run / "encoded" / "clips" / "train", depth)
+    depth = {"resizing": "minimal", "range": [0.02, 0.98]}
+    record(run / "encoded" / "clips" / "train", depth=depth)
     with pytest.raises(UserError, match="images_12x12.*one way is accepted for all"):
         resolve(run, "image")
-    record_depth(run / "encoded" / "images_12x12" / "train", depth)
-    assert resolve(run, "image").depth.to_dict() == depth | usual
-    assert depth_of(pipeline) == depth | usual
-    with pytest.raises(UserError, match=r"depth is .*0.5.* was encoded with .*0.98"):
+    record(run / "encoded" / "images_12x12" / "train", depth=depth)
+    assert resolve(run, "image").depth.to_dict() == depth
+    assert depth_of(pipeline) == depth
+    with pytest.raises(UserError, match=r"encoded before, differ: .*range .*0.5.* and .*0.98"):
         resolve(run, "image", "depth.range=0,0.5")
     # What the UNet was trained on goes before what the encoded data are by now.
     trained = run / "blur" / "config.json"
@@ -200,6 +197,32 @@ def test_depth_is_estimated_in_edits_as_in_the_training_data(run):
         assert depth_of(pipeline) == unrecorded
     with pytest.raises(UserError, match="depth.range is .*the lower quantile comes first"):
         resolve_pipeline(load(run, "pipeline", "settings.depth={'range': (0.9, 0.1)}"))
+
+
+@pytest.mark.filterwarnings("ignore:the pace of training")
+def test_what_structure_is_made_of_goes_from_the_data_to_the_pipeline(run):
+    """By its present name and by the earlier one, with what was dropped in training."""
+    folders = [run / "encoded" / name / "train" for name in ("clips", "images_12x12")]
+    older = {"resizing": "minimal", "range": [0.01, 0.99], "map": "edges", "degrading": "noise"}
+    edges = {"extractor": "edges", "version": 1, "degrading": "noise"}
+    canny = {"extractor": "canny", "version": 1, "degrading": "blur"}
+    for keys, wanted in (({"depth": older}, edges), ({"structure": canny}, canny)):
+        for folder in folders:
+            record(folder, **{"depth": {}} | keys)
+        assert resolve(run, "image").structure.to_dict() == wanted
+        settings = resolve_pipeline(load(run, "pipeline")).settings
+        assert settings.structure.to_dict() == wanted
+        assert set(settings.depth) == {"resizing", "range"} and not settings.structure_drop_rate
+    with pytest.raises(UserError, match="differ: structure.extractor flow and canny"):
+        resolve(run, "image", "structure.extractor=flow")
+    with pytest.raises(UserError, match="'canny' and depth.map, its older name, is 'edges'"):
+        resolve(run, "image", "structure.extractor=canny", "depth.map=edges")
+    trained = run / "blur" / "config.json"
+    trained.parent.mkdir()
+    saved = resolve(run, "image").to_dict() | {"loss": {"structure_drop_rate": 0.25}}
+    trained.write_text(json.dumps(saved))
+    settings = resolve_pipeline(load(run, "pipeline")).settings
+    assert settings.structure_drop_rate == 0.25 and settings.structure.extractor == "canny"
 
 
 def test_another_form_of_data_takes_its_encoders_from_the_run(run, tmp_path):

@@ -35,7 +35,7 @@ def by_hand(editor, video, windows) -> np.ndarray:
     """The same edit with loops in the place of programs."""
     conditioner, params = editor.conditioner, editor.params
     depth = np.asarray(editor.estimate_depth(video[None]))
-    low, high = np.quantile(depth, conditioner.depth_settings.range)
+    low, high = np.quantile(depth, conditioner.recipe.depth.range)
     level = np.array([OPTIONS["structure_level"]])
     structure = jax.jit(conditioner.encode_structure)(params, depth.clip(low, high), level)[0]
     content = editor.text_content([OPTIONS["prompt"]], OPTIONS["seed"])[:, None]

@@ -17,8 +17,8 @@ from gen1_jax.data_pipelines.encoded.reader import EncodedSource, read_meta
 from gen1_jax.data_pipelines.encoded.writer import PACE
 from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION
 from gen1_jax.data_pipelines.settings import CLIPS, ENCODED, TRAIN, VALIDATION, EncodedData, Size
-from gen1_jax.depth_settings import DepthSettings, read_depth_settings
 from gen1_jax.errors import UserError
+from gen1_jax.structure_settings import StructureRecipe, read_recipe
 
 
 def find_encoded(settings: EncodedData) -> tuple[str | None, tuple[str, ...]]:
@@ -84,25 +84,25 @@ def read_pace(settings: EncodedData) -> dict[str, Any]:
     return dict(read_meta(split).get(PACE, {})) if split else {}
 
 
-def find_depth(settings: EncodedData) -> DepthSettings:
-    """Returns how the depth was estimated that the encoded structure was made of.
+def find_recipe(settings: EncodedData) -> StructureRecipe:
+    """Returns how the encoded structure was made.
 
     Raises:
       UserError: there are no encoded data, or folders of one data set differ.
     """
     clips, images = find_encoded(settings)
     splits = filter(None, map(_find_split, filter(None, (clips, *images))))
-    found = {split: read_depth_settings(read_meta(split), str(split)) for split in splits}
+    found = {split: read_recipe(read_meta(split), str(split)) for split in splits}
     if not found:
         raise UserError(f"{settings.folder} holds no encoded data")
-    (first, depth), *others = found.items()
+    (first, recipe), *others = found.items()
     for folder, other in others:
-        if other != depth:
+        if other != recipe:
             raise UserError(
-                f"{folder} was encoded with depth {other.to_json()}, and {first} with "
-                f"{depth.to_json()}; one way is accepted for all"
+                f"{folder} and {first} were encoded differently: {other.differences(recipe)}; one "
+                "way is accepted for all"
             )
-    return depth
+    return recipe
 
 
 def open_subject(folder: str) -> list[EncodedSource]:

@@ -18,15 +18,13 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from gen1_jax.data_pipelines.encoded.records import FORMAT, Layout, pack
-from gen1_jax.depth_settings import KEY, UNRECORDED
 from gen1_jax.errors import UserError, WritingFailed, one_line
 from gen1_jax.files import read_json, remove_parts, replacing, write_json
+from gen1_jax.structure_settings import read_recipe
 
 META, JOB = "meta.json", ".job.json"
 PACE = "pace"  # key of meta.json
 RECORDS_PER_SHARD = 1024
-# Older folders do not record these settings; the values are those that they were made with.
-_UNRECORDED = {KEY: UNRECORDED.to_json()}
 
 
 class EncodedWriter:
@@ -182,7 +180,7 @@ class EncodedWriter:
 
 def check_same(wanted: dict[str, Any], known: dict[str, Any], folder: Path) -> None:
     """Raises UserError naming the first setting that was different when the folder was begun."""
-    known = _UNRECORDED | known
+    known = known | read_recipe(known, str(folder)).to_json()  # as older folders do not say it
     for name, value in wanted.items():
         if known.get(name) != value:
             raise UserError(

@@ -74,20 +74,19 @@ def decode_example(example: dict) -> dict:
       seed int. Depth is rounded to 1/65535; all else is exact.
     """
     clip = decode_clip(example)
-    shape = clip["depth"].shape
-    bits = np.frombuffer(example["mask"], np.uint8)
-    clip["mask"] = np.unpackbits(bits, count=clip["depth"].size).astype(bool).reshape(shape)
     clip["truth"] = json.loads(example["truth"])
     clip["seed"] = int(example["seed"])
     return clip
 
 
 def decode_clip(example: dict) -> dict:
-    """Returns what training needs of a record: its frames, depth and caption."""
+    """Returns what training needs of a record: its frames, depth, mask and caption."""
     frames = decode_video(example["video"])
     depth = np.frombuffer(example["depth"], "<u2").reshape(frames.shape[:3])
+    mask = np.unpackbits(np.frombuffer(example["mask"], np.uint8), count=depth.size)
     return {
         "frames": frames,
         "depth": depth.astype(np.float32) * np.float32(1 / _DEPTH_STEPS),
+        "mask": mask.astype(bool).reshape(depth.shape),
         "caption": example["caption"].decode(),
     }

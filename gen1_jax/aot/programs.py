@@ -16,7 +16,6 @@ from jax.sharding import Mesh, NamedSharding
 from gen1_jax.aot.target import Target, Work
 from gen1_jax.batch import SCHEMA, Batch
 from gen1_jax.conditioning import Conditioner, EncoderParams
-from gen1_jax.depth_settings import UNRECORDED, DepthSettings, read_depth_settings
 from gen1_jax.diffusion.process import make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.distributed import (
@@ -31,6 +30,7 @@ from gen1_jax.distributed import (
 )
 from gen1_jax.errors import UserError
 from gen1_jax.flops import count_flops, count_training_flops
+from gen1_jax.structure_settings import UNRECORDED, StructureRecipe, read_recipe
 from gen1_jax.training.objectives import make_objective
 from gen1_jax.training.state import are_trained, make_module, make_optimizer, state_template
 from gen1_jax.training.step import make_step
@@ -56,10 +56,8 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     """
     mesh = target.mesh
     module = _make_module(config)
-    depth_settings = read_depth_settings(config.to_dict(), config.name)
-    conditioner, encoder_params = describe_encoders(
-        models, jnp.dtype(config.dtype), mesh, depth_settings
-    )
+    recipe = read_recipe(config.to_dict(), config.name)
+    conditioner, encoder_params = describe_encoders(models, jnp.dtype(config.dtype), mesh, recipe)
     null_tokens = np.zeros((1, config.model.get("num_embeddings", 0)), np.int32)  # of any text
     surroundings = conditioner, config.loss.to_dict(), null_tokens
     objective = make_objective(config.objective, module, *surroundings)
@@ -218,7 +216,7 @@ def cell_work(
     module = _make_module(config).clone(remat="none")
     schedule = make_schedule(**pipeline["schedule"])
     conditioner, encoder_params = describe_encoders(
-        models, jnp.dtype(config.dtype), mesh, DepthSettings()
+        models, jnp.dtype(config.dtype), mesh, StructureRecipe()
     )
     params = _placed({**encoder_params, "unet": param_template(module)}, replicated(mesh))
     size = (batch_size, pipeline["num_frames"], *pipeline["size"])
@@ -268,10 +266,8 @@ def encode_work(
     """
     mesh = target.mesh
     b = config.batch_size * batch_parts(mesh)
-    depth_settings = read_depth_settings(config.to_dict(), "encoded")
-    conditioner, encoder_params = describe_encoders(
-        models, jnp.dtype(config.dtype), mesh, depth_settings
-    )
+    recipe = read_recipe(config.to_dict(), "encoded")
+    conditioner, encoder_params = describe_encoders(models, jnp.dtype(config.dtype), mesh, recipe)
     frames = (b, pipeline["num_frames"], *pipeline["size"], 3)
     shapes = (
         jax.ShapeDtypeStruct(frames, jnp.uint8),
@@ -338,7 +334,7 @@ def describe_encoders(
     models: Mapping[str, dict],
     dtype: Any,
     mesh: Mesh,
-    depth_settings: DepthSettings = UNRECORDED,
+    recipe: StructureRecipe = UNRECORDED,
 ) -> tuple[Conditioner, EncoderParams]:
     """Returns what `Conditioner.load` returns, with the parameters' shapes in place of arrays.
 
@@ -348,7 +344,7 @@ def describe_encoders(
         name: module_from_config(config, dtype=dtype, where=name) for name, config in models.items()
     }
     encoder_params = {name: param_template(module) for name, module in modules.items()}
-    conditioner = Conditioner(**modules, depth_settings=depth_settings)
+    conditioner = Conditioner(**modules, recipe=recipe)
     return conditioner, _placed(encoder_params, replicated(mesh))
 
 

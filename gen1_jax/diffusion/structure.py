@@ -1,4 +1,4 @@
-"""The structure condition: clip-normalised depth, its blur levels t_s, the level's embedding."""
+"""The structure condition: clip-normalised maps, their blur levels t_s, the level's embedding."""
 
 import functools
 
@@ -6,11 +6,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import repeat
+from einops import rearrange, repeat
 
 from gen1_jax.interpolation import interpolation_matrix
 
 NUM_LEVELS = 8  # t_s ∈ {0 … 7}
+NO_STRUCTURE = NUM_LEVELS  # the ninth code, beside structure latents of zeros
 LEVEL_CHANNELS = 4
 
 
@@ -127,23 +128,54 @@ def find_edges(frames: jax.Array) -> jax.Array:
 def degrade(
     depth: jax.Array, level: jax.Array, degrading: str = "blur", bounds: jax.Array | None = None
 ) -> jax.Array:
-    """Returns depth [b n h w], scaled to [−1, 1], at the level t_s [b], blurred or with noise.
+    """Returns a map, scaled to [−1, 1], at the level t_s [b], blurred or with noise.
 
-    `bounds` are those of `normalise_clip`.
+    Args:
+      depth: a grey map [b n h w], such as inverse depth, or one in colours [b n h w 3] in 0 … 255,
+        which stay as they are: stretched, a colour would be another one in each clip.
+      level: t_s.
+      degrading: "blur" or "noise".
+      bounds: of a grey map; see `normalise_clip`.
     """
-    scaled = normalise_clip(depth, bounds)
-    return add_noise(scaled, level) if degrading == "noise" else blur(scaled, level)
+    if depth.ndim == 5:
+        # Channels stand beside frames: each is degraded alone.
+        scaled = rearrange(to_unit(depth), "b n h w c -> b (n c) h w")
+    else:
+        scaled = normalise_clip(depth, bounds)
+    seen = add_noise(scaled, level) if degrading == "noise" else blur(scaled, level)
+    return rearrange(seen, "b (n c) h w -> b n h w c", c=3) if depth.ndim == 5 else seen
+
+
+def to_unit(colours: jax.Array) -> jax.Array:
+    """Scales colours in 0 … 255 to [−1, 1]."""
+    return jnp.asarray(colours, jnp.float32) / 127.5 - 1
 
 
 def structure_image(
     depth: jax.Array, level: jax.Array, degrading: str = "blur", bounds: jax.Array | None = None
 ) -> jax.Array:
-    """Returns the image that the autoencoder encodes: depth [b n h w] → [b n h w 3] in [−1, 1]."""
-    return repeat(degrade(depth, level, degrading, bounds), "b n h w -> b n h w c", c=3)
+    """Returns the image that the autoencoder encodes, [b n h w 3] in [−1, 1]; see `degrade`."""
+    seen = degrade(depth, level, degrading, bounds)
+    return seen if seen.ndim == 5 else repeat(seen, "b n h w -> b n h w c", c=3)
+
+
+def drop_structure(
+    structure: jax.Array, level: jax.Array, dropped: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Takes the structure from some clips: their latents become 0, their level `NO_STRUCTURE`.
+
+    Args:
+      structure: structure latents [b n h w 4].
+      level: t_s, [b].
+      dropped: bool [b].
+    """
+    chex.assert_rank([structure, level, dropped], [5, 1, 1])
+    gone = dropped[:, None, None, None, None]
+    return jnp.where(gone, 0, structure), jnp.where(dropped, NO_STRUCTURE, level)
 
 
 def level_embedding(level: jax.Array) -> jax.Array:
-    """Embeds t_s [b] → [b 4] with a fast and a slow wave, which tell all levels apart."""
+    """Embeds t_s [b] → [b 4] with a fast and a slow wave, which tell all levels and none apart."""
     angles = level[:, None].astype(jnp.float32) * jnp.asarray([1.0, 0.25])
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 

@@ -24,7 +24,6 @@ from gen1_jax.controls import (
     rename_older,
     seeds_of,
 )
-from gen1_jax.depth_settings import read_depth_settings
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
 from gen1_jax.distributed import (
@@ -45,6 +44,7 @@ from gen1_jax.errors import UserError
 from gen1_jax.pipeline import ENCODERS, MODELS, SETTINGS_FILE, check_parts, read_settings
 from gen1_jax.runtime import naming_what_to_lower
 from gen1_jax.settings import show
+from gen1_jax.structure_settings import read_recipe
 from gen1_jax.tokenizer import Tokenizer, load_tokenizer
 from gen1_jax.video.footage import Footage, open_footage
 from gen1_jax.video.io import Video
@@ -132,9 +132,9 @@ class VideoEditor:
         if mesh is not None and not isinstance(mesh, Mesh):
             raise UserError(f"mesh is {show(mesh)}; a mesh of `make_mesh` is accepted, or None")
         settings = read_settings(folder)
-        depth_settings = read_depth_settings(settings, str(folder / SETTINGS_FILE))
+        recipe = read_recipe(settings, str(folder / SETTINGS_FILE))
         conditioner, params = Conditioner.load(
-            {name: folder / name for name in ENCODERS}, dtype, depth_settings
+            {name: folder / name for name in ENCODERS}, dtype, recipe
         )
         unet, unet_params = load_model(folder / "unet", dtype=dtype)
         kind = MODELS["unet"].kind
@@ -219,7 +219,7 @@ class VideoEditor:
         task = f"editing {len(request.footage)} frames of {height}x{width}"
         lower = "the size (--size), or the windows edited together (--batch-size)"
         with naming_what_to_lower(task, lower):
-            quantiles = self.conditioner.depth_settings.range
+            quantiles = self.conditioner.recipe.depth.range
             return self._whole.edit(self.params, request, quantiles, stages or Stages())[0]
 
     def edit_batch(

@@ -20,7 +20,7 @@ from gen1_jax.batch import Batch
 from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.diffusion import prior as prior_diffusion
 from gen1_jax.diffusion.process import make_schedule, min_snr_weight, q_sample, target
-from gen1_jax.diffusion.structure import model_input
+from gen1_jax.diffusion.structure import drop_structure, model_input
 from gen1_jax.errors import UserError
 from gen1_jax.models.preprocess import preprocess_for_clip, preprocess_for_depth
 from gen1_jax.training import previews
@@ -297,6 +297,7 @@ def diffusion(
     conditioner: Conditioner,
     *,
     content_drop_rate: float = 0.1,
+    structure_drop_rate: float = 0.0,
     latents_drawn: bool = False,
     random_positions: bool = False,
     min_snr_gamma: float | None = None,
@@ -313,6 +314,7 @@ def diffusion(
       module: the UNet.
       conditioner: holds the autoencoder for previews, and the encoders that raw batches need.
       content_drop_rate: the share of examples without content, for guidance.
+      structure_drop_rate: the share of examples without structure; above 0, edits need none.
       latents_drawn: draw z_0 from the autoencoder's distribution, as Stable Diffusion was trained,
         instead of taking its mean; encoded data then need the field `latents_logvar`.
       random_positions: begin each clip at a random row of the UNet's tables of frame positions, so
@@ -340,7 +342,13 @@ def diffusion(
         eps = jax.random.normal(noise_key, z0.shape)
         kept = jax.random.bernoulli(drop_key, 1 - content_drop_rate, (z0.shape[0], 1))
         content = jnp.where(kept, batch.content, 0)
-        inputs = model_input(q_sample(schedule, z0, eps, t), *condition(batch))
+        structure, level = condition(batch)
+        if structured and structure_drop_rate:
+            # A key of its own leaves the other draws as they are without dropping.
+            structure_key = jax.random.fold_in(drop_key, 1)
+            dropped = jax.random.bernoulli(structure_key, structure_drop_rate, level.shape)
+            structure, level = drop_structure(structure, level, dropped)
+        inputs = model_input(q_sample(schedule, z0, eps, t), structure, level)
         positions = {}
         if random_positions and batch.num_frames > 1:
             rows = module.max_frames - batch.num_frames + 1

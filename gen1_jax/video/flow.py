@@ -4,12 +4,13 @@ A flow is `[... h w 2]` float32, in pixels: (x to the right, y down). OpenCV is 
 first used.
 """
 
-import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+
+from gen1_jax.video.opencv import opencv
 
 # DIS crashes the process where a side is shorter than its patch of 8 pixels, so smaller frames are
 # enlarged to this. Tried with OpenCV 4.13 and 5.0.
@@ -45,13 +46,13 @@ def estimate_flow(frames: np.ndarray) -> Flow:
     """
     frames = np.asarray(frames)
     b, n, h, w = frames.shape[:4]
-    grey = [[_prepared(frame) for frame in clip] for clip in frames]
+    grey = [[prepare_frame(frame) for frame in clip] for clip in frames]
     pairs = [(clip[i], clip[i + 1]) for clip in grey for i in range(n - 1)]
     both = [*pairs, *((after, before) for before, after in pairs)]
     flows = np.zeros((len(both), h, w, 2), np.float32)
 
     def fill(k: int) -> None:
-        flows[k] = _flow_of_pair(*both[k], (h, w))
+        flows[k] = flow_of_pair(*both[k], (h, w))
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         list(pool.map(fill, range(len(both))))
@@ -104,7 +105,7 @@ def warp(pictures: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray
       `[... h w c]` float32, where what lies outside takes the value of the nearest edge, and
       `[... h w]` bool, whether the flow ends inside the picture. Places are exact to 1/32 pixel.
     """
-    cv2 = _opencv()
+    cv2 = opencv()
     h, w = flow.shape[-3:-1]
     ys, xs = np.mgrid[:h, :w].astype(np.float32)
     to_x, to_y = xs + flow[..., 0], ys + flow[..., 1]
@@ -120,18 +121,9 @@ def warp(pictures: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return warped, inside
 
 
-@functools.cache
-def _opencv():
-    """Imports OpenCV, on one thread a call: several pairs of frames are worked on at once."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    return cv2
-
-
-def _prepared(frame: np.ndarray) -> np.ndarray:
+def prepare_frame(frame: np.ndarray) -> np.ndarray:
     """Returns a frame as DIS takes it: grey, and no smaller than it can read."""
-    cv2 = _opencv()
+    cv2 = opencv()
     grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
     times = -(-_MIN_SIDE // min(grey.shape))
     if times > 1:
@@ -139,9 +131,9 @@ def _prepared(frame: np.ndarray) -> np.ndarray:
     return grey
 
 
-def _flow_of_pair(before: np.ndarray, after: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def flow_of_pair(before: np.ndarray, after: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Returns the flow of a pair of prepared frames, `[h w 2]`, in pixels of frames of `size`."""
-    cv2 = _opencv()
+    cv2 = opencv()
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(0 if min(before.shape) <= _FULL_SIZE_SIDE else 1)
     flow = dis.calc(before, after, None)

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 
 from gen1_jax import __version__
 from gen1_jax.config import DTYPES
-from gen1_jax.depth_settings import read_depth_settings
 from gen1_jax.diffusion.process import make_schedule
 from gen1_jax.errors import UserError
 from gen1_jax.files import replacing_folder
 from gen1_jax.models.clip import with_end_token
 from gen1_jax.pipeline import MODELS, PARTS, SETTINGS_FILE, read_settings
+from gen1_jax.structure_settings import read_recipe
 from gen1_jax.tokenizer import load_tokenizer
 from gen1_jax.video.selection import ordinal
 from gen1_jax.weights.clip_towers import split_towers
@@ -64,10 +64,11 @@ def export_pipeline(
         raise UserError(f"dtype {dtype!r}; accepted: {', '.join(DTYPES)}")
     settings = read_settings(source)
     make_schedule(**settings["schedule"])  # raises if a setting is wrong
-    if unusual := read_depth_settings(settings, str(source / SETTINGS_FILE)).unusual():
+    recipe = read_recipe(settings, str(source / SETTINGS_FILE))
+    if (recipe.extractor, recipe.degrading) != ("depth", "blur"):
         raise UserError(
-            f"{source}: its structure has another {' and '.join(unusual)} than depth that is "
-            "blurred; the exported pipeline knows no other"
+            f"{source}: its structure is of {recipe.extractor}, degraded by {recipe.degrading}; "
+            "the exported pipeline knows depth alone, degraded by blur"
         )
     for name in PARTS:
         if not (source / name).is_dir():

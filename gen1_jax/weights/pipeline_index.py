@@ -27,7 +27,7 @@ _FIXED_SCHEDULE = {
 _PRIOR_SETTINGS = ("num_steps", "guidance_scale", "clamp")
 _PLAIN_SETTINGS = ("size", "num_frames", "guidance_scale")
 # Settings that earlier pipelines lack.
-_LATER_SETTINGS = ("sizes", "stride", "frame_rate", "depth")
+_LATER_SETTINGS = ("sizes", "stride", "frame_rate", "depth", "structure", "structure_drop_rate")
 # What says to any scheduler of diffusers which process the UNet was trained for.
 _TRAINED_SCHEDULE = (
     "num_train_timesteps",

@@ -7,11 +7,13 @@ import pytest
 
 from gen1_jax.diffusion.structure import (
     LEVEL_CHANNELS,
+    NO_STRUCTURE,
     NUM_LEVELS,
     blur,
     blur_matrices,
     clip_depth,
     degrade,
+    drop_structure,
     find_edges,
     level_embedding,
     model_input,
@@ -184,11 +186,33 @@ def test_structure_image_is_the_blurred_normalised_depth_thrice():
 # ---- the network's input
 
 
-def test_the_embedding_tells_all_levels_apart():
-    table = np.asarray(level_embedding(jnp.arange(NUM_LEVELS)))
-    assert table.shape == (NUM_LEVELS, LEVEL_CHANNELS) and np.abs(table).max() <= 1
+def test_the_embedding_tells_all_levels_and_none_apart():
+    codes = NUM_LEVELS + 1
+    assert NO_STRUCTURE == NUM_LEVELS == 8
+    table = np.asarray(level_embedding(jnp.arange(codes)))
+    assert table.shape == (codes, LEVEL_CHANNELS) and np.abs(table).max() <= 1
     distances = np.linalg.norm(table[:, None] - table[None], axis=-1)
-    assert distances[~np.eye(NUM_LEVELS, dtype=bool)].min() > 0.5
+    assert distances[~np.eye(codes, dtype=bool)].min() > 0.5
+
+
+def test_dropped_structure_is_zeros_with_a_code_of_its_own():
+    structure = jnp.ones((3, 2, 4, 4, 4), jnp.bfloat16)
+    got, level = drop_structure(structure, jnp.array([0, 5, 7]), jnp.array([False, True, False]))
+    assert got.dtype == structure.dtype and level.dtype == jnp.int32
+    np.testing.assert_array_equal(level, [0, NO_STRUCTURE, 7])
+    np.testing.assert_array_equal(got[1], 0)
+    np.testing.assert_array_equal(got[::2], structure[::2])
+
+
+def test_colours_stay_as_they_are_and_blur_channel_by_channel():
+    rng = np.random.default_rng(0)
+    colours, level = rng.integers(0, 256, (2, 3, 16, 24, 3)).astype(np.uint8), np.array([0, 3])
+    got = np.asarray(structure_image(colours, level))
+    np.testing.assert_allclose(got[0], colours[0] / 127.5 - 1, atol=1e-6)
+    for channel in range(3):
+        alone = blur(colours[..., channel].astype(np.float32) / 127.5 - 1, level)
+        np.testing.assert_allclose(got[..., channel], alone, atol=1e-6)
+    np.testing.assert_allclose(degrade(colours.astype(np.float32), level), got, atol=1e-6)
 
 
 def test_model_input_is_latents_structure_and_level():

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from gen1_jax.depth_settings import DepthSettings
 from gen1_jax.diffusion.structure import normalise_clip
 from gen1_jax.editing import VideoEditor
+from gen1_jax.structure_settings import DepthSettings, StructureRecipe
 from gen1_jax.video.io import resize_frame
 from gen1_jax.weights.importing import import_pipeline
 
@@ -95,7 +95,7 @@ def test_the_exported_pipeline_makes_the_same_frames_alone(alone, exported, quic
         assert film.frames.std() > 10
         assert np.abs(got[name].astype(int) - film.frames).max() <= 2  # of 255
         np.testing.assert_allclose(got[f"{name}_structure"], film.structure, atol=1e-5)
-    encoders = dataclasses.replace(editor.conditioner, depth_settings=DEPTH)
+    encoders = dataclasses.replace(editor.conditioner, recipe=StructureRecipe(depth=DEPTH))
     depth = encoders.structure_map(
         frames[None], encoders.estimate_depth(editor.params, frames[None])
     )

@@ -44,8 +44,8 @@ ARMS = {
         {"loss.prediction_type": "epsilon"},
         pipeline={"settings.schedule.prediction_type": "epsilon"},
     ),
-    "noise": Arm("noise in place of blur", encoded={"depth.degrading": "noise"}),
-    "edges": Arm("edges in place of depth", encoded={"depth.map": "edges"}),
+    "noise": Arm("noise in place of blur", encoded={"structure.degrading": "noise"}),
+    "edges": Arm("edges in place of depth", encoded={"structure.extractor": "edges"}),
     # A layer that is not trained keeps its zeros, and is none.
     "convolutions": Arm("temporal convolutions alone", {"trains": "^(?!.*temporal_attentions)"}),
     "attention": Arm("temporal attention alone", {"trains": "^(?!.*temporal_conv)"}),
