@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import math
 import numbers
 import os
 import shutil
@@ -13,16 +12,18 @@ from typing import IO
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
 
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import replacing
+from gen1_jax.video.animations import write_gif, write_webp
 from gen1_jax.video.paths import as_path
-from gen1_jax.video.pixels import SCALER, fit_size, resize_frame
+from gen1_jax.video.pixels import SCALER
 from gen1_jax.video.sound import Sound, Track
 from gen1_jax.video.streams import Stream
-from gen1_jax.video.tags import exif_tags, png_tags, tags_to_text
+from gen1_jax.video.tags import png_tags
 
 VIDEO_SUFFIXES = (".mp4", ".gif", ".webp")  # accepted outputs; no suffix means a folder of PNGs
 
@@ -125,7 +126,7 @@ def write_video(
         if path.suffix.lower() == ".mp4":
             _write_mp4(part, stream, fps, sound, tags)
         else:
-            write = {".gif": _write_gif, ".webp": _write_webp}[path.suffix.lower()]
+            write = {".gif": write_gif, ".webp": write_webp}[path.suffix.lower()]
             write(part, stream.array(), fps, tags)
 
 
@@ -189,14 +190,16 @@ def _write_mp4(
     sound: Sound | None,
     tags: Mapping[str, str] | None,
 ) -> None:
-    def even(frame: np.ndarray) -> np.ndarray:
-        height, width = frame.shape[:2]
-        return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-
     write_h264(
-        f"file:{path}", map(even, frames), fps, options=MP4_OPTIONS, faststart=True, sound=sound,
-        tags=tags,
+        f"file:{path}", map(even_sides, frames), fps, options=MP4_OPTIONS, faststart=True,
+        sound=sound, tags=tags,
     )  # fmt: skip
+
+
+def even_sides(frame: np.ndarray) -> np.ndarray:
+    """Returns a frame whose odd sides are longer by a copy of their last pixels, for yuv420p."""
+    height, width = frame.shape[:2]
+    return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
 def write_h264(
@@ -228,13 +231,10 @@ def write_h264(
     Raises:
       av.FFmpegError: ffmpeg cannot write.
     """
-    flags = ["faststart"] * faststart + ["use_metadata_tags"] * bool(tags)
-    movie_options = {"movflags": "+".join(flags)} if flags else {}
     frames = iter(frames)
     first = next(frames)
     with contextlib.ExitStack() as stack:
-        container = stack.enter_context(av.open(file, "w", format="mp4", options=movie_options))
-        container.metadata.update(tags or {})
+        container = stack.enter_context(open_mp4(file, faststart, tags))
         stream = container.add_stream("libx264", rate=fps, options=dict(options))
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
@@ -260,45 +260,12 @@ def write_h264(
             track.close()
 
 
-def _durations(count: int, fps: Fraction, unit: int) -> list[int]:
-    """Returns each frame's milliseconds in steps of `unit`, rounded so that the sum keeps time."""
-    edges = [round(index * 1000 / fps / unit) * unit for index in range(count + 1)]
-    return [max(2 * unit, end - begin) for begin, end in itertools.pairwise(edges)]
-
-
-def _write_gif(
-    path: Path, frames: np.ndarray, fps: Fraction, tags: Mapping[str, str] | None
-) -> None:
-    """Writes a GIF with one palette and ordered dithering, so that colours and grain stay still."""
-    sample = [resize_frame(f, fit_size(*f.shape[:2], 1, max_side=96)) for f in frames]
-    sample = sample[:: math.ceil(len(sample) / 16)]
-    palette = Image.fromarray(np.concatenate(sample)).quantize(256, kmeans=1)
-    grain = _bayer(frames.shape[1], frames.shape[2])[..., None]
-    images = []
-    for frame in frames:
-        dithered = np.clip(frame + grain, 0, 255).round().astype(np.uint8)
-        image = Image.fromarray(dithered).quantize(palette=palette, dither=Image.Dither.NONE)
-        images.append(image)
-    comment = {"comment": tags_to_text(tags).encode()} if tags else {}
-    _save_animation(path, images, duration=_durations(len(frames), fps, 10), **comment)
-
-
-def _bayer(height: int, width: int, strength: float = 14.0) -> np.ndarray:
-    """Returns Bayer's 8x8 threshold pattern `[height width]`: mean 0, `strength` levels wide."""
-    pattern = np.zeros((1, 1))
-    for _ in range(3):
-        pattern = np.block([[4 * pattern, 4 * pattern + 2], [4 * pattern + 3, 4 * pattern + 1]])
-    pattern = (pattern / 63 - 0.5) * strength
-    return np.tile(pattern, (height // 8 + 1, width // 8 + 1))[:height, :width]
-
-
-def _write_webp(
-    path: Path, frames: np.ndarray, fps: Fraction, tags: Mapping[str, str] | None
-) -> None:
-    images = [Image.fromarray(f) for f in frames]
-    options = {"quality": 90, "method": 4} | ({"exif": exif_tags(tags)} if tags else {})
-    _save_animation(path, images, duration=_durations(len(frames), fps, 1), **options)
-
-
-def _save_animation(path: Path, images: list[Image.Image], **options: object) -> None:
-    images[0].save(path, save_all=True, append_images=images[1:], loop=0, **options)
+def open_mp4(
+    file: str | IO[bytes], faststart: bool, tags: Mapping[str, str] | None
+) -> OutputContainer:
+    """Opens an mp4 for writing; see `write_h264`."""
+    flags = ["faststart"] * faststart + ["use_metadata_tags"] * bool(tags)
+    options = {"movflags": "+".join(flags)} if flags else {}
+    container = av.open(file, "w", format="mp4", options=options)
+    container.metadata.update(tags or {})
+    return container
