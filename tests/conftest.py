@@ -117,8 +117,8 @@ def pipeline(editor, micro_run, monkeypatch, quick):
 
     load, folder = VideoEditor.load, micro_run / "pipeline"
 
-    def load_shared(path, dtype=None, mesh=None):
-        return editor if path == folder else load(path, dtype)
+    def load_shared(path, dtype=None, mesh=None, loras=()):
+        return editor if path == folder and not loras else load(path, dtype, loras=loras)
 
     monkeypatch.setattr(VideoEditor, "load", load_shared)
     return folder

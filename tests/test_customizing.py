@@ -56,7 +56,14 @@ def test_a_lora_is_trained_merged_and_goes_on(capsys, images, micro_run, tmp_pat
     assert any(not np.array_equal(after[name], x) for name, x in flat(before).items())
     for part in ("vae", "clip", "depth", "prior", "tokenizer"):
         assert contents(new / part) == contents(micro_run / "pipeline" / part)
-    assert VideoEditor.load(new).fingerprint != VideoEditor.load(micro_run / "pipeline").fingerprint
+    # An editor of the old pipeline with the LoRA is another one, and has the new UNet.
+    old = VideoEditor.load(micro_run / "pipeline")
+    mixed = VideoEditor.load(
+        micro_run / "pipeline", loras=[(new / "lora", 0.5), (new / "lora", 0.5)]
+    )
+    assert mixed.fingerprint != old.fingerprint
+    for name, array in flat(mixed.params["unet"]).items():
+        np.testing.assert_allclose(array, after[name], atol=1e-6)
     # Other pictures are another subject.
     other = tmp_path / "other"
     shutil.copytree(images, other)
@@ -91,3 +98,16 @@ def test_bad_input_is_one_line_and_writes_nothing(capsys, images, micro_run, tmp
         given = {"--images": images, "--model": pipeline, "-o": tmp_path / "new", **changes}
         refused(capsys, "customize", *(x for pair in given.items() for x in pair), culprit=culprit)
     assert contents(tmp_path) == before
+
+
+def test_a_wrong_lora_ends_an_edit_in_one_line(capsys, micro_run, tmp_path):
+    (tmp_path / "clip.mp4").touch()
+    (tmp_path / "empty").mkdir()
+    edit = ("edit", tmp_path / "clip.mp4", "--prompt", "x", "--model", micro_run / "pipeline")
+    for lora, culprit in (
+        (tmp_path / "missing", "missing: no such file or folder"),
+        (f"{tmp_path}:much", "PATH or PATH:SCALE is accepted"),
+        (f"{tmp_path}:nan", "PATH or PATH:SCALE is accepted"),
+        (f"{tmp_path / 'empty'}:0.5", "empty: the folder has no pytorch_lora_weights"),
+    ):
+        refused(capsys, *edit, "--lora", lora, "-o", tmp_path / "out.mp4", culprit=culprit)

@@ -5,8 +5,8 @@
 
 Half of each batch is of the subject, and half of the data that the model was trained on, so that it
 forgets nothing else. With --rank a LoRA is trained in place of the whole UNet; it lies in NEW/lora,
-for diffusers too. Early samples are in NEW.training/customize/samples. The same command goes on
-where it was stopped.
+for `gen1 edit --lora` and for diffusers. Early samples are in NEW.training/customize/samples. The
+same command goes on where it was stopped.
 """
 
 from pathlib import Path

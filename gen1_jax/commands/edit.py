@@ -18,6 +18,7 @@ from gen1_jax.commands.edit_length import (
     part_of,
     windows_of,
 )
+from gen1_jax.commands.edit_loras import add_lora_arguments, loras_of
 from gen1_jax.commands.edit_mask import add_mask_arguments, check_mask, mask_of
 from gen1_jax.commands.edit_size import add_size_arguments, check_size, output_size, size_of
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
@@ -102,6 +103,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--no-audio", action="store_true", help="leave the sound of the input out of an mp4"
     )
+    add_lora_arguments(parser)
     add_device_arguments(parser)
 
 
@@ -114,7 +116,8 @@ def run(args) -> None:
 
     outputs = check_arguments(args)
     keep_programs()
-    editor = VideoEditor.load(args.model, dtype=args.dtype, mesh=make_mesh_of(args))
+    loras = loras_of(args)
+    editor = VideoEditor.load(args.model, dtype=args.dtype, mesh=make_mesh_of(args), loras=loras)
     size = size_of(args, editor.conditioner.vae.spatial_factor)
     video = editor.open(args.input, **part_of(args), **size)
     taken = video.taken.describe(
@@ -183,6 +186,7 @@ def check_arguments(args) -> dict[str, Path]:
     check_length(args)
     check_size(args)
     check_mask(args)
+    loras_of(args)
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed {args.seed}; 0 to {2**32 - 1} are accepted")
     if args.prompt is not None and not check_text(args.prompt, "--prompt").strip():

@@ -53,6 +53,7 @@ from gen1_jax.video.paths import as_path
 from gen1_jax.video.trained import TrainedClips
 from gen1_jax.weights.digest import digest_params
 from gen1_jax.weights.folder import load_model
+from gen1_jax.weights.lora import merge_loras
 
 
 class VideoEditor:
@@ -115,7 +116,13 @@ class VideoEditor:
         self._text_content = jax.jit(one_by_one, **everywhere)
 
     @classmethod
-    def load(cls, folder: str | Path, dtype: Any = None, mesh: Mesh | None = None) -> "VideoEditor":
+    def load(
+        cls,
+        folder: str | Path,
+        dtype: Any = None,
+        mesh: Mesh | None = None,
+        loras: Sequence[tuple[str | Path, float]] = (),
+    ) -> "VideoEditor":
         """Loads a pipeline folder.
 
         Args:
@@ -123,6 +130,7 @@ class VideoEditor:
           dtype: the type to compute in, such as "bfloat16"; None is float32.
           mesh: the devices that batches of clips, and the frames of each clip, are sharded over;
             None is the first device.
+          loras: (file or folder, scale) of LoRAs that are merged into the UNet.
 
         Raises:
           UserError: a part is missing, unreadable, or of another kind of model.
@@ -143,7 +151,7 @@ class VideoEditor:
         tokenizer = load_tokenizer(folder / "tokenizer")
         check_parts(folder, unet, conditioner, tokenizer)
         conditioner = conditioner.with_end_token(tokenizer.end_id)
-        params = {**params, "unet": unet_params}
+        params = {**params, "unet": merge_loras(unet_params, loras) if loras else unet_params}
         try:
             TrainedClips.of(settings, unet.max_frames)  # refuses what is wrong
             return cls(unet, conditioner, params, tokenizer, settings, mesh)

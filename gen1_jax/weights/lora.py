@@ -141,7 +141,9 @@ def _read_settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 # ---- merging
 
 
-def merge_loras(params: Mapping[str, Any], loras: Sequence[tuple[Path, float]]) -> dict[str, Any]:
+def merge_loras(
+    params: Mapping[str, Any], loras: Sequence[tuple[str | Path, float]]
+) -> dict[str, Any]:
     """Returns the parameters of a UNet with LoRA files merged into its kernels.
 
     Args:
@@ -154,7 +156,7 @@ def merge_loras(params: Mapping[str, Any], loras: Sequence[tuple[Path, float]]) 
     flat = traverse_util.flatten_dict(params)
     paths = {torch_key(path): path for path in flat if path[-1] == "kernel"}
     for place, weight in loras:
-        for module, change in read_lora(place).items():
+        for module, change in read_lora(Path(place)).items():
             path = paths.get(f"{module}.weight")
             shape = (len(change.down), change.up.shape[1])
             if path is None or np.shape(flat[path]) != shape:
