@@ -34,13 +34,13 @@ def run(capsys, images, micro_run, output, *more):
     return gen1(capsys, "customize", *paths, *SMALL, *more)
 
 
-def test_a_lora_is_trained_merged_and_goes_on(capsys, images, micro_run, tmp_path, quick):
-    """Stopped after one step and continued, a run ends in a pipeline that loads."""
+def test_a_lora_is_trained_and_merged(capsys, images, micro_run, tmp_path, quick):
+    """The new folder is a whole pipeline; the same command again finds all of it made."""
     new = tmp_path / "new"
-    code, out, err = run(capsys, images, micro_run, new, "--rank", "2", "--steps", "1")
+    code, out, err = run(capsys, images, micro_run, new, "--rank", "2", "--steps", "2")
     assert code == 0 and "6 pictures; 15 to 30 are usual" in err, err
     code, out, err = run(capsys, images, micro_run, new, "--rank", "2", "--steps", "2")
-    assert code == 0 and "resumes at step 1 of 2" in err + out, err
+    assert code == 0 and "finished before, with 2 steps" in err + out, err
     assert f"gen1 edit clip.mp4 --model {new}" in out
     training = training_folder(new)
     meta = json.loads((training / "subject/images_32x32/train/meta.json").read_text())

@@ -13,8 +13,8 @@ def add_lora_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATH[:SCALE]",
-        help="a LoRA of the model's UNet, such as NEW/lora of `gen1 customize --rank`, and how much "
-        "of it counts (1); may be given several times, they add up",
+        help="a LoRA of the UNet, such as NEW/lora of `gen1 customize --rank`, and how much of it "
+        "counts (1); may be given several times, they add up",
     )
 
 
