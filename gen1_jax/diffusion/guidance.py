@@ -55,6 +55,7 @@ def guided_prediction(
     temporal_scale: jax.Array | float,
     guidance_scale: jax.Array | float,
     per_frame: bool = False,
+    null: jax.Array | None = None,
 ) -> jax.Array:
     """Returns the guided prediction at z_t, from one call of the network.
 
@@ -72,6 +73,8 @@ def guided_prediction(
       guidance_scale: ω, a scalar or [b].
       per_frame: whether each frame is predicted alone, as an image: v_img(∅) + ω (v_img(c) −
         v_img(∅)), from two branches, both without temporal layers. ω_t then has no effect.
+      null: tokens in the place of ∅ [b l d], from which the content leads away; None: zeros, which
+        stand for no content in training.
 
     Returns:
       The prediction [b n h w 4].
@@ -80,7 +83,7 @@ def guided_prediction(
     chex.assert_equal_shape_prefix([z, t, content], 1)
     chex.assert_type([z, t, content], [float, int, float])
     inputs = model_input(z, structure, level)
-    null = jnp.zeros_like(content)
+    null = jnp.zeros_like(content) if null is None else null
     if per_frame:
         context = jnp.stack([content, null], axis=1)
         branches = network(jnp.stack([inputs] * 2, axis=1), t, context, num_video_branches=0)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,11 @@ class VideoEditor:
         """
         return self._image_content(self.params, as_pixels("images", images, "b H W 3"))
 
+    @property
+    def clip_size(self) -> int:
+        """Side of the square that CLIP sees of a picture."""
+        return self.conditioner.clip.vision_config.image_size
+
     # ---- editing
 
     @property
@@ -206,7 +211,7 @@ class VideoEditor:
         """Opens a whole video; `open_footage` has the options. The size is one of training."""
         return open_footage(path, **{"size": self.trained.sizes} | options)
 
-    def edit(self, frames: Any, *, stages: Stages | None = None, **wanted: Any) -> Edit:
+    def edit(self, frames: Any, **options: Any) -> Edit:
         """Edits one video of any length.
 
         Windows of it are predicted together, and fused where they overlap, at every step. Memory
@@ -216,19 +221,44 @@ class VideoEditor:
           frames: the path of a video, which is edited whole, in the size of training nearest to
             its shape; `Footage` of `open`; or a `Video`, a list of Pillow images or an array
             [n H W 3] uint8, taken as they are.
-          stages: hears how far the edit is.
-          **wanted: fields of `Wanted`, such as `prompt` and `structure_level`.
+          **options: fields of `Wanted`, such as `prompt` and `structure_level`; and those of
+            `vary`, but `variations`.
 
         Raises:
           UserError: an argument is not accepted, or memory runs out.
         """
-        request = make_request(self, frames, Wanted.of(wanted))
+        return self.vary(frames, 1, **options)[0]
+
+    def vary(
+        self,
+        frames: Any,
+        variations: int = 4,
+        *,
+        stages: Stages | None = None,
+        on_preview: Callable[[int, np.ndarray], None] | None = None,
+        **wanted: Any,
+    ) -> list[Edit]:
+        """Makes several edits of one video together, each as `edit` makes it with its seed.
+
+        Args:
+          frames: see `edit`.
+          variations: number of edits; their seeds follow the wanted one.
+          stages: hears how far the edit is.
+          on_preview: called after each step with its number, from 1, and some frames as they are
+            by then, [m H W 3] uint8.
+          **wanted: fields of `Wanted`.
+
+        Raises:
+          UserError: an argument is not accepted, or memory runs out.
+        """
+        stages = stages or Stages()
+        request = make_request(self, frames, Wanted.of(wanted), variations, stages)
         height, width = request.footage.size
         task = f"editing {len(request.footage)} frames of {height}x{width}"
         lower = "the size (--size), or the windows edited together (--batch-size)"
         with naming_what_to_lower(task, lower):
             quantiles = self.conditioner.recipe.depth.range
-            return self._whole.edit(self.params, request, quantiles, stages or Stages())[0]
+            return self._whole.edit(self.params, request, quantiles, stages, on_preview)
 
     def edit_batch(
         self,

@@ -5,14 +5,18 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gen1_jax.diffusion.windows import Windows, place_windows
 from gen1_jax.distributed import FRAMES
+from gen1_jax.editing.embedding import make_content
+from gen1_jax.editing.events import Stages
 from gen1_jax.editing.structure import Structure, find_bounds
 from gen1_jax.editing.wanted import Wanted
 from gen1_jax.editing.whole import Request
 from gen1_jax.errors import UserError
 from gen1_jax.video.footage import Footage
-from gen1_jax.video.inputs import to_frames, to_map, to_picture
+from gen1_jax.video.inputs import to_frames, to_map
 from gen1_jax.video.io import as_count
 from gen1_jax.video.masks import to_mask
 from gen1_jax.video.streams import Stream
@@ -21,13 +25,17 @@ if TYPE_CHECKING:
     from gen1_jax.editing.editor import VideoEditor
 
 
-def make_request(editor: "VideoEditor", frames: Any, wanted: Wanted) -> Request:
+def make_request(
+    editor: "VideoEditor", frames: Any, wanted: Wanted, variations: int, stages: Stages
+) -> Request:
     """Returns what the programs take.
 
     Args:
       editor: the models.
       frames: see `VideoEditor.edit`.
       wanted: what is wanted, checked.
+      variations: edits with different seeds, from the wanted one on.
+      stages: hears how far it is.
 
     Raises:
       UserError: the frames, a picture, a map or a window are not accepted.
@@ -44,19 +52,40 @@ def make_request(editor: "VideoEditor", frames: Any, wanted: Wanted) -> Request:
             editor.conditioner.vae.spatial_factor if wanted.feather is None else wanted.feather
         )
         mask = to_mask(wanted.mask, footage, bool(wanted.invert_mask), float(feather))
-    if wanted.image is not None:
-        image = to_picture(wanted.image, editor.conditioner.clip.vision_config.image_size)
-        content = editor.image_content(image[None])
-    else:
-        content = editor.text_content([wanted.prompt], wanted.seed)
+    seeds = seeds_from(wanted.seed, variations)
+    with stages("prior", 1):
+        content = make_content(editor, wanted, footage, seeds)
+        null = None
+        if wanted.negative_prompt is not None:
+            null = np.asarray(editor.text_content([wanted.negative_prompt] * variations, seeds))
     controls = wanted.controls
     if controls.guidance_scale is None:
         guidance = editor.settings["guidance_scale"]
         controls = dataclasses.replace(controls, guidance_scale=guidance)
     return Request(
-        footage, windows, content[0], controls, structure, mask, (int(wanted.seed),),
+        footage,
+        windows,
+        content,
+        controls,
+        null,
+        structure,
+        mask,
+        seeds,
+        float(wanted.strength),
         wanted.batch_size,
-    )  # fmt: skip
+    )
+
+
+def seeds_from(seed: int, variations: int) -> tuple[int, ...]:
+    """Returns the seeds of variations: each is the edit that its seed alone gives.
+
+    Raises:
+      UserError: there is no such number of variations, or they lead past the last seed.
+    """
+    as_count("variations", variations, 1)
+    if seed + variations > 2**32:
+        raise UserError(f"{variations} variations from seed {seed} on; seeds end at {2**32 - 1}")
+    return tuple(range(int(seed), int(seed) + variations))
 
 
 def to_footage(editor: "VideoEditor", frames: Any) -> Footage:

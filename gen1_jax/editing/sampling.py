@@ -17,7 +17,13 @@ from jax.sharding import Mesh
 
 from gen1_jax.diffusion.blending import END, Kept, blend
 from gen1_jax.diffusion.guidance import guided_prediction
-from gen1_jax.diffusion.process import Schedule, ddim_step, sampling_timesteps
+from gen1_jax.diffusion.process import (
+    Schedule,
+    ddim_step,
+    q_sample,
+    sampling_timesteps,
+    to_z0_eps,
+)
 from gen1_jax.diffusion.windows import Windows, fuse, in_batches
 from gen1_jax.distributed import batch_parts, batch_sharding, clip_sharding, replicated
 
@@ -28,6 +34,7 @@ class Conditions(NamedTuple):
     Attributes:
       structure: structure latents of all frames, [f h w 4].
       content: content of each window, [k d].
+      null: content of each window in ∅'s place, [k d]; None: no content.
       level: t_s.
       temporal_scale: ω_t.
       guidance_scale: ω.
@@ -35,6 +42,7 @@ class Conditions(NamedTuple):
 
     structure: np.ndarray
     content: np.ndarray
+    null: np.ndarray | None
     level: int
     temporal_scale: float
     guidance_scale: float
@@ -66,7 +74,9 @@ class WindowSampler:
         per_frame: bool = False,
         batch_size: int | None = None,
         kept: Kept | None = None,
-        after_step: Callable[[int, jax.Array], None] = lambda number, z: None,
+        source: np.ndarray | None = None,
+        strength: float = 1.0,
+        after_step: Callable[[int, jax.Array], None] = lambda number, z0: None,
     ) -> np.ndarray:
         """Samples with guided DDIM.
 
@@ -79,7 +89,11 @@ class WindowSampler:
           per_frame: whether each frame is sampled alone.
           batch_size: windows that are predicted at a time; None: one for each device.
           kept: what stays of a source; its noise is `noise`.
-          after_step: called with the number of the step that is done, from 1, and z [f h w 4].
+          source: latents [f h w 4] to begin with instead of pure noise (SDEdit); they are noised to
+            the first step that is run.
+          strength: the share of the steps that is run when there is a source; at least one is.
+          after_step: called with the number of the step that is done, from 1, and the estimate of
+            z_0 that it made, [f h w 4].
 
         Returns:
           Latents [f h w 4] float32.
@@ -90,34 +104,41 @@ class WindowSampler:
         batches = 2 ** math.ceil(math.log2(count))
         frames = len(noise) if count == 1 else size * batches * windows.frames.shape[1]
         everywhere = partial(jax.device_put, device=replicated(self._mesh))
+        times = sampling_timesteps(self._schedule.num_timesteps, num_steps, self._spacing)
+        start = noise
+        if source is not None:
+            first = num_steps - count_steps(num_steps, strength)
+            times = [each[first:] for each in times]
+            start = q_sample(self._schedule, jnp.asarray(source), noise, times[0][0])
+        # Where the network sees z next; where a step lands differs if steps do not divide T.
+        standing = np.append(times[0], END).astype(np.int32)
         z, structure = (
-            everywhere(_lengthened(x, max(frames, len(x)))) for x in (noise, conditions.structure)
+            everywhere(_lengthened(x, max(frames, len(x)))) for x in (start, conditions.structure)
         )
-        conditions = conditions._replace(
-            structure=structure,
-            content=everywhere(in_batches(np.asarray(conditions.content), size, batches)),
+        content, null = (
+            None if x is None else everywhere(in_batches(np.asarray(x), size, batches))
+            for x in (conditions.content, conditions.null)
         )
+        conditions = conditions._replace(structure=structure, content=content, null=null)
+        placed = Windows(*(everywhere(in_batches(part, size, batches)) for part in windows))
         if kept is not None:
             longer = (_lengthened(x, len(z)) for x in (kept.source, kept.noise, kept.mask))
             kept = Kept(*map(everywhere, longer))
-        placed = Windows(*(everywhere(in_batches(part, size, batches)) for part in windows))
-        times = sampling_timesteps(self._schedule.num_timesteps, num_steps, self._spacing)
-        # Where the network sees z next; where a step lands differs if steps do not divide T.
-        standing = np.append(times[0], END).astype(np.int32)
         with jax.set_mesh(self._mesh):  # for kernels, which each device runs on its own part
             if kept is not None:
                 z = self._blend(z, kept, standing[0])
             for number, (t, t_next) in enumerate(zip(*times, strict=True), start=1):
-                z = self._step(
+                z, z0 = self._step(
                     params, z, t, t_next, placed, np.int32(count), conditions, per_frame=per_frame
                 )
                 if kept is not None:
                     z = self._blend(z, kept, standing[number])
-                after_step(number, z)
+                z0.block_until_ready()  # so that the host is never ahead of what it tells
+                after_step(number, z0)
         return np.asarray(z)[: len(noise)]
 
     def _step_fn(self, params, z, t, t_next, windows, count, conditions, per_frame: bool):
-        """Takes one step from z_t [f h w 4]."""
+        """Takes one step from z_t [f h w 4]; returns z at t_next, and the estimate of z_0."""
 
         def network(*arguments, **keywords):
             return self._unet.apply({"params": params}, *arguments, **keywords)
@@ -136,10 +157,17 @@ class WindowSampler:
                 conditions.temporal_scale,
                 conditions.guidance_scale,
                 per_frame,
+                None if conditions.null is None else conditions.null[i][:, None],
             )
 
         prediction = fuse(predict, z, windows, count)
-        return ddim_step(self._schedule, prediction, z, t, t_next)
+        z0, _ = to_z0_eps(self._schedule, prediction, z, t)
+        return ddim_step(self._schedule, prediction, z, t, t_next), z0
+
+
+def count_steps(num_steps: int, strength: float) -> int:
+    """Returns how many of the steps are run at a strength."""
+    return max(1, round(strength * num_steps))
 
 
 def _lengthened(values: np.ndarray, count: int) -> np.ndarray:

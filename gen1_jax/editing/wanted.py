@@ -1,12 +1,13 @@
 """What a caller wants of an edit: the keywords of `VideoEditor.edit`, named as the flags are."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gen1_jax.controls import Controls, check_prompts, rename_older, seeds_of
+from gen1_jax.editing.content import BLENDS, read_prompts
 from gen1_jax.errors import UserError
 from gen1_jax.settings import show
 from gen1_jax.video.masks import check_feather
@@ -17,8 +18,17 @@ class Wanted:
     """What is wanted of an edit.
 
     Attributes:
-      prompt: the wanted content in words; either this or `image` is given.
-      image: a picture whose look is wanted: a path, a Pillow image or an array [H W 3] uint8.
+      prompt: the wanted content in words; this or `image` is given, or both. Several prompts have
+        times, from which they count: {0: "a red ball", 2: "a blue ball"}, in seconds, or a list of
+        texts such as "2s: a blue ball".
+      image: a picture whose look is wanted: a path, a Pillow image or an array [H W 3] uint8; or a
+        list of them, which are mixed. Of a video some frames are mixed.
+      image_weights: how much each of several pictures counts; None: all alike.
+      image_share: how much the pictures count beside a prompt, 0 to 1.
+      blend: how contents are mixed: "slerp" along the arc between them, or their "mean".
+      negative_prompt: content that stands in ∅'s place, from which guidance leads away.
+      strength: the share of the steps that is run, above 0 up to 1: below 1 an edit begins from the
+        noised source, and keeps more of it.
       structure_map: takes the place of the estimated depth: inverse depth (bright is near), or any
         map that stands in for it. A path (video, picture, folder of pictures, .npy), Pillow images,
         or an array [n H W], or [H W] for all frames. It is scaled to the frames' size.
@@ -41,8 +51,13 @@ class Wanted:
       batch_size: windows that are predicted at a time; None: one for each device.
     """
 
-    prompt: str | None = None
+    prompt: Any = None
     image: Any = None
+    image_weights: Sequence[float] | None = None
+    image_share: float = 0.5
+    blend: str = "slerp"
+    negative_prompt: str | None = None
+    strength: float = 1.0
     structure_map: Any = None
     mask: Any = None
     invert_mask: bool = False
@@ -77,8 +92,8 @@ class Wanted:
 
     def check(self) -> None:
         """Raises UserError if a field has a wrong type or is out of range."""
-        if (self.prompt is None) == (self.image is None):
-            raise UserError("give either a prompt or an image to take the content from")
+        if self.prompt is None and self.image is None:
+            raise UserError("give a prompt or an image to take the content from")
         for name, value in vars(self.controls).items():
             if np.ndim(value):
                 raise UserError(f"{name} is {show(value)}; edit accepts one number")
@@ -91,4 +106,14 @@ class Wanted:
         if self.mask is None and (self.invert_mask or self.feather is not None):
             raise UserError("invert_mask and feather need a mask; give one")
         if self.prompt is not None:
-            check_prompts([self.prompt])
+            check_prompts(list(read_prompts(self.prompt).values()))
+        if self.negative_prompt is not None:
+            check_prompts([self.negative_prompt])
+        if self.blend not in BLENDS:
+            raise UserError(f"blend {show(self.blend)}; {' and '.join(BLENDS)} are accepted")
+        for name, low in (("image_share", 0), ("strength", None)):
+            value = getattr(self, name)
+            is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            if not is_number or not (0 <= value <= 1) or (low is None and value == 0):
+                least = "above 0, up to 1" if low is None else "0 to 1"
+                raise UserError(f"{name} {show(value)}; a number {least} is accepted")

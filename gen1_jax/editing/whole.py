@@ -6,7 +6,7 @@ through in pieces.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import jax
@@ -17,14 +17,17 @@ from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.controls import Controls
 from gen1_jax.diffusion.blending import Kept
 from gen1_jax.diffusion.windows import Windows
+from gen1_jax.editing.content import of_windows
 from gen1_jax.editing.edit import Edit, Streams
 from gen1_jax.editing.events import Stages
 from gen1_jax.editing.pieces import Pieces
-from gen1_jax.editing.sampling import Conditions, WindowSampler
+from gen1_jax.editing.sampling import Conditions, WindowSampler, count_steps
 from gen1_jax.editing.structure import Structure, encode_structure, estimate_structure
 from gen1_jax.video.footage import Footage
 from gen1_jax.video.masks import Mask
 from gen1_jax.video.streams import Stream
+
+_SHOWN = 4  # frames of a preview
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +37,13 @@ class Request:
     Attributes:
       footage: the frames.
       windows: which frames are predicted together.
-      content: content [d].
+      content: content of each variation, of all frames [v d] or of each [v n d].
       controls: the controls, the guidance scale given.
+      null: content in ∅'s place of each variation, [v d]; None: no content.
       structure: the user's own structure; None: it is estimated.
       mask: what is edited; None: everything.
-      seeds: the seed of the noise of each variation.
+      seeds: the seed of the noise of each variation, [v].
+      strength: the share of the steps that is run from the noised source; 1: all, from pure noise.
       batch_size: windows that are predicted at a time; None: one for each device.
     """
 
@@ -46,9 +51,11 @@ class Request:
     windows: Windows
     content: np.ndarray
     controls: Controls
+    null: np.ndarray | None = None
     structure: Structure | None = None
     mask: Mask | None = None
     seeds: Sequence[int] = (0,)
+    strength: float = 1.0
     batch_size: int | None = None
 
 
@@ -65,6 +72,7 @@ class WholeEditor:
         request: Request,
         quantiles: tuple[float, float],
         stages: Stages,
+        on_preview: Callable[[int, np.ndarray], None] | None = None,
     ) -> list[Edit]:
         """Returns an edit for each seed.
 
@@ -73,6 +81,8 @@ class WholeEditor:
           request: what is wanted.
           quantiles: of an estimated depth, which become −1 and 1.
           stages: hears how far the edit is.
+          on_preview: called after each step with its number, from 1, and some frames as they are
+            by then, [m H W 3] uint8.
         """
         footage, controls = request.footage, request.controls
         length = request.windows.frames.shape[1]
@@ -84,21 +94,36 @@ class WholeEditor:
         latents = encode_structure(self._pieces, params, structure, level, length, stages)
         variations = len(request.seeds)
         noise = np.concatenate([draw_noise(seed, latents.shape) for seed in request.seeds])
-        kept = None
+        again, source, kept = (variations, 1, 1, 1), None, None
+        if request.mask is not None or request.strength < 1:
+            source = np.tile(self._encoded(params, footage, length, stages), again)
         if request.mask is not None:
-            source = self._encoded(params, footage, length, stages)
-            cells = request.mask.cells(self._factor)
-            again = (variations, 1, 1, 1)
-            kept = Kept(np.tile(source, again), noise, np.tile(cells, again))
+            kept = Kept(source, noise, np.tile(request.mask.cells(self._factor), again))
         windows = repeat_windows(request.windows, variations, len(footage))
+        content, null = (
+            None
+            if contents is None
+            else np.concatenate([of_windows(each, request.windows.frames) for each in contents])
+            for contents in (request.content, request.null)
+        )
         conditions = Conditions(
             np.concatenate([latents] * variations),
-            np.stack([np.asarray(request.content)] * len(windows.frames)),
+            content,
+            null,
             level,
             float(controls.temporal_scale),
             float(controls.guidance_scale),
         )
-        with stages("sampling", controls.steps) as advance:
+        shown = np.linspace(0, len(footage) - 1, min(_SHOWN, len(footage))).round().astype(int)
+        steps = count_steps(controls.steps, request.strength)
+        with stages("sampling", steps) as advance:
+
+            def after_step(number: int, z0: jax.Array) -> None:
+                advance(1)
+                if on_preview:
+                    some = Stream.of(np.asarray(z0[shown]))
+                    on_preview(number, np.concatenate(list(self._pieces.decode(params, some, 4))))
+
             z = self._sampler.sample(
                 params["unet"],
                 noise,
@@ -108,7 +133,9 @@ class WholeEditor:
                 bool(controls.per_frame),
                 request.batch_size,
                 kept,
-                lambda number, z: advance(1),
+                source if request.strength < 1 else None,
+                request.strength,
+                after_step,
             )
         seen = Stream(
             len(footage),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.settings import show
-from gen1_jax.video.footage import Footage
+from gen1_jax.video.footage import Footage, open_footage
 from gen1_jax.video.io import Video, read_video
 from gen1_jax.video.maps import (
     as_map,
@@ -29,6 +29,7 @@ from gen1_jax.video.selection import describe_size
 
 _FRAMES = "a path, a Video, a list of pictures of one size or an array [n H W 3] uint8 is accepted"
 _PICTURE = "a path, a Pillow image or an array [H W 3] uint8 is accepted"
+_EXAMPLES = 8  # frames of a video that is an example
 _MAP = "a path, a list of grey pictures, or an array [n H W] or [H W] is accepted"
 
 
@@ -87,6 +88,25 @@ def to_picture(value: Any, size: int) -> np.ndarray:
         seen = describe_size(picture.shape[:2], (size, size))
         warnings.warn(f"{name}: {seen}, which is what CLIP sees", stacklevel=3)
     return picture
+
+
+def to_example(value: Any, size: int) -> list[np.ndarray]:
+    """Returns pictures `[H W 3]` uint8 of one example: one of a picture, some of a video.
+
+    Args:
+      value: see `to_picture`.
+      size: the side of the square that CLIP sees.
+
+    Raises:
+      UserError: the value is nothing of the kind.
+    """
+    if not isinstance(value, str | os.PathLike):
+        return [to_picture(value, size)]
+    footage = open_footage(value)
+    if len(footage) == 1:
+        return [to_picture(value, size)]
+    places = set(np.linspace(0, len(footage) - 1, _EXAMPLES).round().astype(int).tolist())
+    return [frame for index, frame in enumerate(footage.frames) if index in places]
 
 
 def to_map(value: Any, frames: Footage) -> np.ndarray:

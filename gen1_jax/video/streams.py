@@ -29,7 +29,7 @@ class Stream:
         return self.count
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return itertools.islice(self._make(), self.count)
+        return self._make()
 
     def pieces(self, most: int) -> Iterator[np.ndarray]:
         """Yields `[m ...]`, m frames at a time, at most `most`."""

@@ -1,5 +1,6 @@
 """Edits of whole videos: windows fused at every step, whatever the length, the pace or the mesh."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -13,6 +14,7 @@ from gen1_jax.diffusion.windows import place_windows
 from gen1_jax.distributed import make_mesh
 from gen1_jax.editing import VideoEditor
 from gen1_jax.editing.structure import find_bounds
+from gen1_jax.errors import UserError
 from gen1_jax.video.io import write_video
 from gen1_jax.video.streams import Stream
 
@@ -133,3 +135,69 @@ def test_bounds_are_quantiles_of_all_frames():
     flat = np.zeros((5, 6, 7))
     flat[2, 3, 3] = 1  # both quantiles are 0, so the extremes count
     np.testing.assert_array_equal(find_bounds(Stream.of(flat), (0.01, 0.99)), [0, 1])
+
+
+# ---- content, starts and variations
+
+
+def test_contents_are_mixed_and_change_over_time(editor, tmp_path):
+    write_video(tmp_path / "film", VIDEO, 24)  # 4.5 s at the rate below
+    film = dataclasses.replace(editor.open(tmp_path / "film", size=(16, 16)), fps=2)
+    options = {"steps": 2, "seed": 3, "window": 4, "overlap": 2, "structure_map": VIDEO[..., 0]}
+    red = editor.edit(film, prompt="a red ball", **options)
+    blue = editor.edit(film, prompt="a blue box", **options)
+    both = editor.edit(film, prompt=["0s: a red ball", "3s: a blue box"], **options)
+    np.testing.assert_array_equal(both.frames[:2], red.frames[:2])  # of windows before 3 s
+    assert (both.frames[-1] != red.frames[-1]).any() and (red.frames != blue.frames).any()
+    with pytest.raises(UserError, match=r"a prompt at 5s; the video ends at 4.5s"):
+        editor.edit(film, prompt={0: "a red ball", 5: "a blue box"}, **options)
+    picture, other = VIDEO[0], VIDEO[5]
+
+    def like(image, **more):
+        return editor.edit(film, image=image, **options, **more).frames
+
+    np.testing.assert_array_equal(like([picture, other], image_weights=[1, 0]), like(picture))
+    mixed = like([picture, other])
+    assert (mixed != like(picture)).any() and (mixed != like(other)).any()
+    np.testing.assert_array_equal(like(picture, prompt="a red ball", image_share=0.0), red.frames)
+    write_video(tmp_path / "example.gif", VIDEO[:3], 8)
+    assert like(tmp_path / "example.gif").shape == VIDEO.shape
+
+
+def test_a_negative_prompt_stands_in_the_place_of_none(editor):
+    options = OPTIONS | {"window": 4, "overlap": 2}
+    plain = editor.edit(VIDEO, **options, guidance_scale=3.0)
+    led = editor.edit(VIDEO, **options, guidance_scale=3.0, negative_prompt="a blue box")
+    assert (plain.frames != led.frames).any()
+    # With the content itself in that place guidance has nothing to lead to.
+    own = {"negative_prompt": OPTIONS["prompt"]}
+    weak, strong = (
+        editor.edit(VIDEO, **options, **own, guidance_scale=scale).frames for scale in (1.0, 9.0)
+    )
+    assert np.abs(weak.astype(int) - strong).max() <= 1
+
+
+def test_a_weak_start_keeps_the_source_and_seeds_alone_differ(editor):
+    options = OPTIONS | {"window": 4, "overlap": 2, "steps": 10}
+    kept = np.asarray(
+        editor.conditioner.decode(
+            editor.params, editor.conditioner.encode_frames(editor.params, VIDEO[None])
+        )[0]
+    ).astype(int)
+    far = [
+        np.abs(editor.edit(VIDEO, **options, strength=strength).frames - kept).mean()
+        for strength in (0.1, 0.5, 1.0)
+    ]
+    assert far[0] < far[1] < far[2]
+    options = OPTIONS | {"window": 4, "overlap": 2}
+    shown = []
+    several = editor.vary(
+        VIDEO, 3, **options, on_preview=lambda number, frames: shown.append((number, frames.shape))
+    )
+    assert shown == [(1, (4, 16, 16, 3)), (2, (4, 16, 16, 3))]
+    for number, edit in enumerate(several):
+        alone = editor.edit(VIDEO, **options | {"seed": OPTIONS["seed"] + number})
+        assert np.abs(edit.frames.astype(int) - alone.frames).max() <= 1
+    assert (several[0].frames != several[1].frames).any()
+    with pytest.raises(UserError, match="3 variations from seed 4294967294 on; seeds end at"):
+        editor.vary(VIDEO, 3, **options | {"seed": 2**32 - 2})
