@@ -96,7 +96,7 @@ def continue_clip(editor, params, maps, content, key, known, has_known, *, num_s
 
     from gen1_jax.diffusion.guidance import guided_prediction
     from gen1_jax.diffusion.process import q_sample
-    from gen1_jax.diffusion.sampler import ddim_sample
+    from gen1_jax.diffusion.sampler import integrate
 
     level = np.zeros(1, np.int32)
     structure = editor.conditioner.encode_structure(params, maps, level)
@@ -112,7 +112,7 @@ def continue_clip(editor, params, maps, content, key, known, has_known, *, num_s
         scale = editor.settings["guidance_scale"]
         return guided_prediction(network, z, t, content[:, None], structure, level, 1.0, scale)
 
-    z = ddim_sample(denoise, editor.schedule, noise, num_steps)
+    z = integrate(denoise, editor.schedule, noise, num_steps)
     return editor.conditioner.decode(params, z)[0]
 
 

@@ -130,7 +130,7 @@ MUTANTS = (
     Mutant(
         "sampler: the network is told where a step lands",
         "denoise(z, jnp.broadcast_to(t, z.shape[:1]))",
-        "denoise(z, jnp.broadcast_to(t_next, z.shape[:1]))",
+        "denoise(z, jnp.broadcast_to(row.landing, z.shape[:1]))",
         SAMPLER,
     ),
     # ---- the prior's process

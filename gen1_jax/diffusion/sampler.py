@@ -1,4 +1,4 @@
-"""DDIM sampling: one `lax.scan` over a `denoise` callable, and the guided sampler of a UNet."""
+"""Sampling: one `lax.scan` over a `denoise` callable, and the guided sampler of a UNet."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from gen1_jax.diffusion.guidance import guided_prediction
-from gen1_jax.diffusion.process import Schedule, ddim_step, q_sample, sampling_timesteps
+from gen1_jax.diffusion.process import Schedule
+from gen1_jax.diffusion.solvers import Rows, State, begin, make_table, step
 from gen1_jax.errors import UserError
 
 # (z [b ...], t [b]) → prediction [b ...]
@@ -31,7 +32,7 @@ def sample_latents(
     num_steps: int = 50,
     **options: Any,
 ) -> jax.Array:
-    """Samples latents with guided DDIM.
+    """Samples latents, guided.
 
     Args:
       module: the UNet.
@@ -44,8 +45,8 @@ def sample_latents(
       temporal_scale: ω_t, a scalar or [b].
       guidance_scale: ω, a scalar or [b].
       per_frame: whether each frame is sampled alone; see `guided_prediction`.
-      num_steps: DDIM steps.
-      **options: further arguments of `ddim_sample`.
+      num_steps: steps of the whole trajectory.
+      **options: further arguments of `integrate`.
 
     Returns:
       Latents [b n h w 4], float32.
@@ -63,52 +64,49 @@ def sample_latents(
             network, z, t, tokens, structure, level, temporal_scale, guidance_scale, per_frame
         )
 
-    return ddim_sample(denoise, schedule, noise, num_steps, **options)
+    return integrate(denoise, schedule, noise, num_steps, **options)
 
 
-def ddim_sample(
+def integrate(
     denoise: Denoise,
     schedule: Schedule,
     noise: jax.Array,
     num_steps: int = 50,
     *,
+    solver: str = "ddim",
     spacing: str = "leading",
     source: jax.Array | None = None,
     strength: float = 1.0,
 ) -> jax.Array:
-    """Integrates noise to z_0 with deterministic DDIM (η = 0).
+    """Integrates noise to z_0, deterministically.
 
     Args:
       denoise: the (guided) prediction of `schedule.prediction_type`.
       schedule: the diffusion process.
       noise: [b ...] standard normal.
       num_steps: steps of the whole trajectory.
-      spacing: "leading" (SD 1.5: 981 … 1) or "trailing" (for zero terminal SNR).
+      solver: one of `solvers.SOLVERS`; "ddim" with η = 0.
+      spacing: "leading" (SD 1.5: 981 … 1 for DDIM) or "trailing" (for zero terminal SNR).
       source: latents [b ...] to start from (SDEdit); they are noised to the first step that is run.
         None starts from pure noise.
-      strength: the share of the trajectory that is run when there is a source, in (0, 1]; at least
-        one step is run.
+      strength: the share of the trajectory that is run, in (0, 1], below 1 from a source only; at
+        least one step is run.
 
     Returns:
-      z_0, of the shape of `noise`, float32. As in SD 1.5 the last step lands at ᾱ_0, not at 1, so
-      that √(1−ᾱ_0) = 3 % of the last estimate of the noise stays.
+      z_0, of the shape of `noise`, float32. As in SD 1.5 the last step of DDIM lands at ᾱ_0, not
+      at 1, so that √(1−ᾱ_0) = 3 % of the last estimate of the noise stays.
 
     Raises:
-      UserError: a strength, a number of steps or a spacing that is not possible.
+      UserError: a solver, a strength, a number of steps or a spacing that is not possible.
     """
-    steps, landings = sampling_timesteps(schedule.num_timesteps, num_steps, spacing)
-    z = jnp.asarray(noise, jnp.float32)
-    if not 0 < strength <= 1:
-        raise UserError(f"strength {strength}; accepted: above 0, up to 1")
-    if source is not None:
-        first = num_steps - max(1, round(strength * num_steps))
-        steps, landings = steps[first:], landings[first:]
-        z = q_sample(schedule, source, z, jnp.asarray(steps[0]))
+    rows = make_table(schedule, solver, num_steps, spacing, strength)
+    if source is None and strength < 1:
+        raise UserError(f"strength {strength} without latents to start from; 1 is accepted")
 
-    def step(z: jax.Array, times: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        t, t_next = times
+    def advance(state: State, row: Rows) -> tuple[State, None]:
+        t, z = row.t, state.z
         prediction = denoise(z, jnp.broadcast_to(t, z.shape[:1]))
-        return ddim_step(schedule, prediction, z, t, t_next), None
+        return step(schedule, row, state, prediction)[0], None
 
-    z, _ = jax.lax.scan(step, z, (jnp.asarray(steps), jnp.asarray(landings)))
-    return z
+    state = begin(schedule, rows, noise, source)
+    return jax.lax.scan(advance, state, jax.tree.map(jnp.asarray, rows))[0].z

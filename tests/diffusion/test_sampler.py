@@ -14,7 +14,7 @@ from gen1_jax.diffusion.process import (
     sampling_timesteps,
     target,
 )
-from gen1_jax.diffusion.sampler import ddim_sample
+from gen1_jax.diffusion.sampler import integrate
 from gen1_jax.errors import UserError
 
 SHAPE = (2, 3, 4, 4, 4)
@@ -48,7 +48,7 @@ def network(z, t):
 def test_an_oracle_s_latents_are_returned(kind, spacing, num_steps):
     schedule = make_schedule(prediction_type=kind)
     z0, noise = normal(0), normal(1)
-    got = ddim_sample(oracle(schedule, z0), schedule, noise, num_steps, spacing=spacing)
+    got = integrate(oracle(schedule, z0), schedule, noise, num_steps, spacing=spacing)
     # Pure noise stands for z_T, so the oracle sees (noise − √ᾱ_T z_0) / √(1−ᾱ_T) as its ε. The last
     # step lands at ᾱ_0 (`set_alpha_to_one=False`), where 3 % of this ε remains.
     first = sampling_timesteps(1000, num_steps, spacing)[0][0]
@@ -63,7 +63,7 @@ def test_an_oracle_with_the_source_s_own_noise_is_exact(zero_snr):
     schedule = make_schedule(zero_terminal_snr=zero_snr)
     z0, noise = normal(0), normal(1)
     spacing = "trailing" if zero_snr else "leading"
-    got = ddim_sample(oracle(schedule, z0), schedule, noise, 20, spacing=spacing, source=z0)
+    got = integrate(oracle(schedule, z0), schedule, noise, 20, spacing=spacing, source=z0)
     np.testing.assert_allclose(got, q_sample(schedule, z0, noise, jnp.asarray(0)), atol=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_a_partial_start_begins_from_the_noised_source(strength, steps):
         jax.debug.callback(lambda *args: seen.append(args), z, t, ordered=True)
         return network(z, t)
 
-    got = ddim_sample(denoise, schedule, noise, 10, source=source, strength=strength)
+    got = integrate(denoise, schedule, noise, 10, source=source, strength=strength)
     jax.block_until_ready(got)
     jax.effects_barrier()
     run = list(range(901, 0, -100))[-steps:]
@@ -97,7 +97,7 @@ def test_less_strength_stays_nearer_to_the_source():
     schedule, source, noise = make_schedule(), normal(0), normal(1)
     distances = [
         np.square(
-            ddim_sample(network, schedule, noise, 10, source=source, strength=s) - source
+            integrate(network, schedule, noise, 10, source=source, strength=s) - source
         ).mean()
         for s in (0.1, 0.3, 0.6, 1.0)
     ]
@@ -106,7 +106,7 @@ def test_less_strength_stays_nearer_to_the_source():
 
 def test_without_a_source_it_begins_from_the_noise():
     schedule, noise = make_schedule(), normal(1)
-    got = ddim_sample(network, schedule, noise, 1)
+    got = integrate(network, schedule, noise, 1)
     t = jnp.full(2, 1)  # leading: the only step of one is at 0, and SD's offset
     np.testing.assert_allclose(
         got, ddim_step(schedule, network(noise, t), noise, t, jnp.zeros(2, jnp.int32)), atol=1e-6
@@ -115,7 +115,7 @@ def test_without_a_source_it_begins_from_the_noise():
 
 def test_the_same_noise_gives_the_same_latents_bit_for_bit():
     schedule = make_schedule()
-    sample = jax.jit(lambda noise: ddim_sample(network, schedule, noise, 10))
+    sample = jax.jit(lambda noise: integrate(network, schedule, noise, 10))
     first = sample(normal(1))
     np.testing.assert_array_equal(first, sample(normal(1)))
     assert np.abs(first - sample(normal(2))).max() > 0.1
@@ -123,10 +123,10 @@ def test_the_same_noise_gives_the_same_latents_bit_for_bit():
 
 def test_noise_in_half_precision_is_computed_in_float32():
     noise = jnp.asarray(normal(1), jnp.bfloat16)
-    got = ddim_sample(network, make_schedule(), noise, 10)
+    got = integrate(network, make_schedule(), noise, 10)
     assert got.dtype == jnp.float32
     np.testing.assert_array_equal(
-        got, ddim_sample(network, make_schedule(), noise.astype(jnp.float32), 10)
+        got, integrate(network, make_schedule(), noise.astype(jnp.float32), 10)
     )
 
 
@@ -142,7 +142,7 @@ def equations(jaxpr):
 def test_the_trajectory_is_one_scan(strength):
     schedule, noise = make_schedule(), normal(1)
     options = {} if strength is None else {"source": normal(0), "strength": strength}
-    program = jax.make_jaxpr(lambda z: ddim_sample(network, schedule, z, 50, **options))(noise)
+    program = jax.make_jaxpr(lambda z: integrate(network, schedule, z, 50, **options))(noise)
     loops = [e for e in equations(program.jaxpr) if e.primitive.name in ("scan", "while")]
     assert [e.primitive.name for e in loops] == ["scan"]
     assert loops[0].params["length"] == (25 if strength else 50)
@@ -154,4 +154,4 @@ def test_the_trajectory_is_one_scan(strength):
 @pytest.mark.parametrize("source", [None, np.zeros(SHAPE, np.float32)])
 def test_a_strength_out_of_range_is_refused(strength, source):
     with pytest.raises(UserError, match="strength .*; accepted: above 0, up to 1"):
-        ddim_sample(network, make_schedule(), normal(1), 10, source=source, strength=strength)
+        integrate(network, make_schedule(), normal(1), 10, source=source, strength=strength)

@@ -17,7 +17,7 @@ from einops import rearrange
 from gen1_jax.conditioning import Conditioner
 from gen1_jax.diffusion.guidance import combine
 from gen1_jax.diffusion.process import make_schedule
-from gen1_jax.diffusion.sampler import ddim_sample
+from gen1_jax.diffusion.sampler import integrate
 from gen1_jax.distributed import batch_sharding, clip_sharding, replicated
 from gen1_jax.editing import VideoEditor
 from gen1_jax.errors import UserError
@@ -131,7 +131,7 @@ class SDDepth:
             text, null = jnp.moveaxis(branches, 1, 0)
             return combine(text, null, null, 1.0, guidance_scale)
 
-        latents = ddim_sample(
+        latents = integrate(
             denoise,
             self._schedule,
             jax.vmap(partial(jax.random.normal, shape=source.shape[1:]))(keys),

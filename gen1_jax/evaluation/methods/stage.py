@@ -102,7 +102,7 @@ class Stage:
           guidance_scale: ω.
           num_steps: DDIM steps of the whole trajectory.
           source: latents `[b n h w 4]` to start from, noised to `strength`; None: pure noise.
-          strength: see `ddim_sample`.
+          strength: see `integrate`.
           structure_level: t_s, where the UNet has structure.
           per_frame: whether each frame is predicted alone.
           fixed_noise: whether all frames of a clip have the same noise.
