@@ -9,35 +9,38 @@ A video that shows source, structure and edit side by side is written beside the
 """
 
 import time
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
+from gen1_jax.commands.edit_content import add_content_arguments, check_content, content_of
 from gen1_jax.commands.edit_length import (
     add_length_arguments,
     check_length,
     part_of,
     windows_of,
 )
+from gen1_jax.commands.edit_like import add_like_argument, input_of, record_of
 from gen1_jax.commands.edit_loras import add_lora_arguments, loras_of
 from gen1_jax.commands.edit_mask import add_mask_arguments, check_mask, mask_of
-from gen1_jax.commands.edit_size import add_size_arguments, check_size, output_size, size_of
+from gen1_jax.commands.edit_outputs import outputs_of, write_edit, write_variations
+from gen1_jax.commands.edit_progress import (
+    add_progress_arguments,
+    check_progress,
+    preview_writer,
+    reporting,
+)
+from gen1_jax.commands.edit_size import add_size_arguments, check_size, size_of
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
 from gen1_jax.errors import UserError
-from gen1_jax.text import check_text, name_of
 
 HELP = "edit a video with a prompt or a picture"
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("input", type=Path, help="a video, GIF, picture, or folder of frames")
-    content = parser.add_mutually_exclusive_group(required=True)
-    content.add_argument("--prompt", help="what the result should look like, in words")
-    content.add_argument(
-        "--image",
-        type=Path,
-        metavar="PATH",
-        help="a picture whose look the result takes; its middle square counts",
+    parser.add_argument(
+        "input", type=Path, nargs="?", help="a video, GIF, picture, or folder of frames"
     )
+    add_content_arguments(parser)
     parser.add_argument(
         "--model",
         type=Path,
@@ -78,7 +81,6 @@ def add_arguments(parser) -> None:
         help="how strictly the prompt or picture is followed (the model's own default)",
     )
     parser.add_argument("--steps", type=int, default=50, help="sampling steps (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (%(default)s)")
     add_length_arguments(parser)
     add_size_arguments(parser)
     add_mask_arguments(parser)
@@ -104,22 +106,36 @@ def add_arguments(parser) -> None:
         "--no-audio", action="store_true", help="leave the sound of the input out of an mp4"
     )
     add_lora_arguments(parser)
+    add_like_argument(parser)
+    add_progress_arguments(parser)
     add_device_arguments(parser)
 
 
 def run(args) -> None:
-    from gen1_jax.editing import VideoEditor
-    from gen1_jax.runtime import keep_programs
-    from gen1_jax.video import pictures
-    from gen1_jax.video.io import write_video
-    from gen1_jax.video.maps import write_map
-
     outputs = check_arguments(args)
+    with reporting(args) as (listeners, say):
+        started = time.perf_counter()
+        written = make_edits(args, outputs, listeners)
+        seconds = time.perf_counter() - started
+        say(ended="done", outputs=list(map(str, written)))
+    print(f"wrote {', '.join(map(str, written))} ({seconds:.1f} s)")
+
+
+def make_edits(args, outputs: dict[str, Path], listeners: list[Callable]) -> list[Path]:
+    """Edits a video and writes the results; returns the paths of what was written."""
+    from gen1_jax.editing import VideoEditor
+    from gen1_jax.editing.events import Stages
+    from gen1_jax.runtime import keep_programs
+
+    stages = Stages(*listeners)
     keep_programs()
-    loras = loras_of(args)
-    editor = VideoEditor.load(args.model, dtype=args.dtype, mesh=make_mesh_of(args), loras=loras)
-    size = size_of(args, editor.conditioner.vae.spatial_factor)
-    video = editor.open(args.input, **part_of(args), **size)
+    with stages("loading", 1):
+        mesh, loras = make_mesh_of(args), loras_of(args)
+        editor = VideoEditor.load(args.model, dtype=args.dtype, mesh=mesh, loras=loras)
+    with stages("reading", 1):
+        record = record_of(args, editor)
+        size = size_of(args, editor.conditioner.vae.spatial_factor)
+        video = editor.open(args.input, **part_of(args), **size)
     taken = video.taken.describe(
         frame_flags="--start, --frames, --seconds, --stride",
         size_flags="--size, --fit",
@@ -128,93 +144,47 @@ def run(args) -> None:
     )
     if taken:
         print(f"{args.input}: {taken}")
-    started = time.perf_counter()
     what = "1 frame" if len(video) == 1 else f"{len(video)} frames"
     height, width = video.size
     print(f"editing {what} of {height}x{width} in {args.steps} steps …", flush=True)
-    edit = editor.edit(
+    edits = editor.vary(
         video,
-        prompt=args.prompt,
-        image=args.image,
+        stages=stages,
+        on_preview=preview_writer(args, args.output),
         structure_map=args.structure_map,
-        seed=args.seed,
         structure_level=args.structure_level,
         temporal_scale=args.temporal_scale,
         guidance_scale=args.guidance_scale,
         steps=args.steps,
         per_frame=args.per_frame,
+        **content_of(args),
         **windows_of(args),
         **mask_of(args),
     )
-    # Frames are decoded while they are written, so that memory does not grow with their number.
-    write = partial(write_video, fps=video.fps, overwrite=args.overwrite)
-    streams = edit.streams
-    sound = None if args.no_audio or outputs["output"].suffix.lower() != ".mp4" else video.sound
-    write(outputs["output"], edit.at(output_size(args)), sound=sound)
-    if "structure" in outputs:
-        write_map(outputs["structure"], streams.structure, video.fps, overwrite=args.overwrite)
-    if "preview" in outputs:
-        label = args.prompt or f"edit like {name_of(args.image.name)}"
-        colour = partial(pictures.colour_depth, low=-1, high=1)
-        clips = {
-            "source": streams.source,
-            f"structure, level {args.structure_level}": streams.structure.map(
-                lambda each: colour(each[None])[0]
-            ),
-            label: streams.frames,
-        }
-        write(outputs["preview"], pictures.stream_side_by_side(clips))
-    seconds = time.perf_counter() - started
-    print(f"wrote {', '.join(map(str, outputs.values()))} ({seconds:.1f} s)")
+    if args.variations == 1:
+        return write_edit(args, outputs, edits[0], video, record, stages)
+    return write_variations(args, outputs, edits, video, record, stages)
 
 
 def check_arguments(args) -> dict[str, Path]:
     """Checks whatever can be checked before the model is loaded.
 
     Returns:
-      The outputs: "output" and, where asked for, "structure" and "preview".
+      The outputs, by name; see `outputs_of`.
 
     Raises:
       UserError: a control, a count or a path that is not accepted.
     """
     from gen1_jax.controls import Controls
-    from gen1_jax.video.io import check_output
-    from gen1_jax.video.maps import check_map_output
 
     controls = (args.structure_level, args.temporal_scale, args.guidance_scale, args.steps)
     Controls(*controls, args.per_frame).check()
-    check_length(args)
-    check_size(args)
-    check_mask(args)
-    loras_of(args)
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed {args.seed}; 0 to {2**32 - 1} are accepted")
-    if args.prompt is not None and not check_text(args.prompt, "--prompt").strip():
-        raise UserError("--prompt is empty; say what the video should look like, or give --image")
-    inputs = {
-        "INPUT": args.input,
-        "--image": args.image,
-        "--structure-map": args.structure_map,
-        "--mask": args.mask,
-    }
-    for name, path in inputs.items():
-        if path and not path.exists():
+    for check in (check_content, check_length, check_size, check_mask, check_progress, loras_of):
+        check(args)
+    inputs = [("INPUT", input_of(args)), ("--structure-map", args.structure_map)]
+    inputs += [("--image", path) for path in args.image or []] + [("--mask", args.mask)]
+    inputs = [(name, path) for name, path in inputs if path]
+    for name, path in inputs:
+        if not path.exists():
             raise UserError(f"{name} {path}: no such file or folder")
-    outputs = {"output": args.output}
-    if args.save_structure:
-        outputs["structure"] = args.save_structure
-    if not args.no_preview:
-        outputs["preview"] = preview_path(args.output)
-    for name, path in outputs.items():
-        check = check_map_output if name == "structure" else check_output
-        check(path, args.overwrite)
-    read = {path.resolve() for path in inputs.values() if path}
-    written = {path.resolve() for path in outputs.values()}
-    if read & written or len(written) < len(outputs):
-        raise UserError("input and outputs must be different files")
-    return outputs
-
-
-def preview_path(output: Path) -> Path:
-    """Returns out_preview.mp4 for out.mp4, and FOLDER_preview.mp4 for a folder."""
-    return output.with_name(f"{output.stem}_preview{output.suffix or '.mp4'}")
+    return outputs_of(args, [path for _, path in inputs])

@@ -4,13 +4,14 @@ import argparse
 import math
 from pathlib import Path
 
+from gen1_jax.commands.edit_like import Several
 from gen1_jax.errors import UserError
 
 
 def add_lora_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lora",
-        action="append",
+        action=Several,
         default=[],
         metavar="PATH[:SCALE]",
         help="a LoRA of the UNet, such as NEW/lora of `gen1 customize --rank`, and how much of it "

@@ -1,5 +1,6 @@
 """`gen1 edit`: all kinds of input are edited; the rest is refused before anything is written."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ from command_line import contents, gen1, refused
 from PIL import Image
 
 from gen1_jax.video.io import read_video, write_video
+from gen1_jax.video.tags import read_tags
 
 
 @pytest.fixture
@@ -17,12 +19,14 @@ def edit(pipeline, monkeypatch, capsys, tmp_path):
     """Runs `gen1 edit` in tmp_path, in one step; with a culprit, it must be refused."""
     monkeypatch.chdir(tmp_path)
 
-    def edit(source, *arguments, model=pipeline, culprit=None):
-        command = ["edit", source, "--model", model, *arguments]
-        if "--steps" not in arguments:
-            command += ["--steps", "1"]
-        if "--prompt" not in arguments and "--image" not in arguments:
-            command += ["--prompt", "a red ball"]
+    def edit(*arguments, model=pipeline, culprit=None):
+        command = ["edit", *arguments]
+        if "--like" not in arguments:
+            command += ["--model", model]
+            if "--steps" not in arguments:
+                command += ["--steps", "1"]
+            if "--prompt" not in arguments and "--image" not in arguments:
+                command += ["--prompt", "a red ball"]
         if culprit is None:
             code, out, err = gen1(capsys, *command)
             assert code == 0 and "Traceback" not in err, err
@@ -244,3 +248,53 @@ def test_models_that_are_none_are_refused(edit, clip, micro_run, tmp_path):
     edit(clip, model=pipeline, culprit="unet")
     (pipeline / "unet").symlink_to(micro_run / "autoencoder" / "model")
     edit(clip, model=pipeline, culprit="unet.*AutoencoderKL")
+
+
+# ---- several contents, variations, progress, records
+
+
+def test_an_edit_is_made_again_from_its_file(edit, clip, tmp_path):
+    edit(clip, "-o", "a.mp4", "--frames", "3", "--no-preview", "--seed", "7", "--strength", "0.9")
+    (tmp_path / "a.json").rename(tmp_path / "kept")
+    first = read_video(tmp_path / "a.mp4").frames
+    # The file itself names its input without the folder, so that it gives nothing away.
+    assert str(tmp_path) not in read_tags(tmp_path / "a.mp4")["gen1"]
+    out, _ = edit(clip, "--like", "a.mp4", "-o", "b.mp4", "--no-preview")
+    assert out.splitlines()[0].startswith("as before")
+    (tmp_path / "kept").rename(tmp_path / "a.json")
+    out, _ = edit("--like", "a.json", "-o", "c", "--no-preview")
+    assert out.startswith("as before\n")
+    for name in ("b.mp4", "c"):
+        found = read_video(tmp_path / name).frames
+        assert (found == first).all() if name == "b.mp4" else found.shape == first.shape
+    edit("--like", "c", "-o", "d", "--no-preview")
+    again = (read_video(tmp_path / name).frames for name in ("c", "d"))
+    np.testing.assert_array_equal(*again)
+    out, _ = edit("--like", "c", "--prompt", "a blue box", "-o", "e", "--no-preview")
+    assert "as before, but prompt ['a blue box']" in out
+    assert json.loads((tmp_path / "e.json").read_text())["flags"]["seed"] == 7
+    write_video(clip, video_files.clip(8)[:, ::-1], 12, overwrite=True)
+    changed = "what the edit was made of has changed: input; give INPUT"
+    edit("--like", "c", "-o", "f", culprit=changed)
+    edit("--like", clip, "-o", "f", culprit="holds no record of an edit")
+    edit("-o", "f", culprit="give a video to edit")
+
+
+def test_variations_and_what_programs_hear(edit, clip, tmp_path, capsys):
+    more = ("--variations", "2", "--preview-every", "1", "--events", "events.jsonl")
+    times = ("--prompt", "0s: a red ball", "--prompt", "0.1s: a blue box")
+    out, _ = edit(clip, "-o", "v.gif", "--frames", "3", *more, *times)
+    assert "wrote v_1.gif, v_2.gif, " in out and "v.png" in out and "v_steps.png" in out
+    one, two = (read_video(tmp_path / f"v_{i}.gif").frames for i in (1, 2))
+    assert one.shape == (3, 32, 32, 3) and (one != two).any()
+    assert json.loads((tmp_path / "v_2.json").read_text())["flags"]["seed"] == 1
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    stages = list(dict.fromkeys(line["stage"] for line in lines if "stage" in line))
+    wanted = ["loading", "reading", "prior", "depth", "encoding", "sampling", "decoding"]
+    assert stages == wanted
+    assert lines[-1]["ended"] == "done" and "v_1.gif" in lines[-1]["outputs"]
+    sampled = [line["done"] for line in lines if line.get("stage") == "sampling"]
+    assert sampled == [0, 1]
+    code, _, _ = gen1(capsys, "edit", clip, "--events", "-", "--frames", "99", "--prompt", "a")
+    assert code == 2
+    edit(clip, "-o", "w.gif", "--frames", "99", "--events", "/none/e", culprit="/none/e cannot be")
