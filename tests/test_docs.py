@@ -57,7 +57,7 @@ def test_a_printed_command_parses(monkeypatch, tmp_path, command):
         "gen1 all --config tiny --workdir RUN --set video.num_step=3",
         "gen1 config tiny:vidoe",
         "gen1 edit VIDEO --prompt TEXT --steps many",
-        "gen1 doctor && gen1 edit VIDEO",
+        "gen1 doctor && gen1 edit VIDEO --prompt",
         "python benchmarks/nothing.py",
         "python benchmarks/parity.py --onlyy unet",
         "python launch/local.py --processes 2 -- gen1 tran",

@@ -253,13 +253,14 @@ def test_models_that_are_none_are_refused(edit, clip, micro_run, tmp_path):
 # ---- several contents, variations, progress, records
 
 
-def test_an_edit_is_made_again_from_its_file(edit, clip, tmp_path):
+def test_an_edit_is_made_again_from_its_file(edit, clip, pipeline, tmp_path):
     edit(clip, "-o", "a.mp4", "--frames", "3", "--no-preview", "--seed", "7", "--strength", "0.9")
     (tmp_path / "a.json").rename(tmp_path / "kept")
     first = read_video(tmp_path / "a.mp4").frames
     # The file itself names its input without the folder, so that it gives nothing away.
     assert str(tmp_path) not in read_tags(tmp_path / "a.mp4")["gen1"]
-    out, _ = edit(clip, "--like", "a.mp4", "-o", "b.mp4", "--no-preview")
+    edit("--like", "a.mp4", "-o", "b.mp4", culprit="pipeline")
+    out, _ = edit(clip, "--model", pipeline, "--like", "a.mp4", "-o", "b.mp4", "--no-preview")
     assert out.splitlines()[0].startswith("as before")
     (tmp_path / "kept").rename(tmp_path / "a.json")
     out, _ = edit("--like", "a.json", "-o", "c", "--no-preview")
