@@ -17,6 +17,7 @@ from exported_alone import GIVEN, PROMPT, SMALL, edit, load, refused, seeded  # 
 import diffusers
 import numpy as np
 import torch
+from exported_masks import masks
 from exported_parts import (
     offloading,
     saving,
@@ -40,6 +41,8 @@ def the_edit(pipe):
         own = {"latents": torch.from_numpy(GIVEN["film_latents"]), "num_inference_steps": 2}
         film = edit(pipe, GIVEN["film"], decode_chunk_size=4, **options | noise | own | windows)
         found |= {name: film.frames[0], f"{name}_structure": film.structure[0]}
+    own |= {"mask": GIVEN["film_mask"], "feather": 2, "invert_mask": True}
+    found["masked"] = edit(pipe, GIVEN["film"], **options | noise | own | windows).frames[0]
     np.savez("out.npz", image=image, **found)
     assert not [name for name in sys.modules if name.split(".")[0] in ("jax", "gen1_jax")]
 
@@ -264,7 +267,7 @@ def every_scheduler(pipe):
 
 CHECKS = (
     the_edit, frames_alone, every_form_of_a_video, batches, conventions, refusals, every_scheduler,
-    offloading, saving, variants_and_types, stock_classes, training_and_compiling,
+    masks, offloading, saving, variants_and_types, stock_classes, training_and_compiling,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def saving(pipe):
     type(pipe)._upload_folder = upload
     pipe.save_pretrained("resaved", push_to_hub=True)
     sources = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.py"))
-    assert len(sources) == 7
+    assert len(sources) == 8
     for name in sources:
         assert uploaded[name] == (FOLDER / name).read_bytes(), name
     index = json.loads(uploaded["model_index.json"])

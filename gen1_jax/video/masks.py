@@ -69,17 +69,18 @@ class Mask:
 
     def on_result(self, size: Size) -> Stream:
         """Returns the same for a result, which has no padding, of a size [h w]."""
-        footage = self.footage
-        rows, columns = footage.inside or (slice(None), slice(None))
-        inner = len(range(*rows.indices(footage.size[0])))
-        part = footage.full_size
+        footage, part = self.footage, self.footage.full_size
+        rows, columns = footage.inside or (slice(0, footage.size[0]), slice(0, footage.size[1]))
+        inner = rows.stop - rows.start, columns.stop - columns.start
+        if tuple(size) == inner:
+            return self.on_frames().map(lambda share: share[rows, columns])
 
         def place(grey: np.ndarray) -> np.ndarray:
             if self.is_of_part:
                 own = _scaled(grey, part)
             else:
                 own = fit_image(self._on_source(grey), part, _BILINEAR, CROP)
-            return self._feathered(fit_image(own, size, _BILINEAR, CROP), size[0] / inner)
+            return self._feathered(fit_image(own, size, _BILINEAR, CROP), size[0] / inner[0])
 
         return self.grey.map(place)
 

@@ -20,7 +20,7 @@ from gen1_jax.weights.importing import import_pipeline
 ROOT = Path(__file__).resolve().parents[2]
 CHECKS = (
     "the_edit", "frames_alone", "every_form_of_a_video", "batches", "conventions", "refusals",
-    "every_scheduler", "offloading", "saving", "variants_and_types", "stock_classes",
+    "every_scheduler", "masks", "offloading", "saving", "variants_and_types", "stock_classes",
     "training_and_compiling",
 )  # fmt: skip
 PROMPT = "a red ball over snow"
@@ -30,6 +30,8 @@ WINDOWS = {
     "consecutive": {"window": 4, "overlap": 2},
     "apart": {"window": 4, "overlap": 1, "window_stride": 2},
 }
+FILM_MASK = np.zeros((9, 16, 24), bool)
+FILM_MASK[:, 4:11, 8:15] = True
 DEPTH = DepthSettings(resizing="minimal", range=(0.1, 0.9))  # other than the micro pipeline's
 
 
@@ -55,10 +57,11 @@ def alone(micro_run, exported, tmp_path_factory):
         latents=jax.random.normal(key, (1, 4, 8, 12, 4))[0],
         film=rng.integers(0, 256, (9, 16, 24, 3), np.uint8),  # longer than the clips of training
         film_latents=jax.random.normal(key, (9, 8, 12, 4)),
+        film_mask=FILM_MASK,
         windows=json.dumps(WINDOWS),
         prior_noise=np.stack(prior_noise),
         options=json.dumps({**EDIT, "num_inference_steps": STEPS}),
-        depth=json.dumps(DEPTH.to_json()),
+        depth=json.dumps(StructureRecipe(depth=DEPTH).to_json()["depth"]),
     )
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "exported_job.py", exported],
@@ -95,6 +98,10 @@ def test_the_exported_pipeline_makes_the_same_frames_alone(alone, exported, quic
         assert film.frames.std() > 10
         assert np.abs(got[name].astype(int) - film.frames).max() <= 2  # of 255
         np.testing.assert_allclose(got[f"{name}_structure"], film.structure, atol=1e-5)
+    options = {"mask": FILM_MASK, "feather": 2, "invert_mask": True} | WINDOWS["apart"]
+    film = editor.edit(given["film"], prompt=PROMPT, seed=SEED, steps=2, **EDIT, **options)
+    assert np.abs(got["masked"].astype(int) - film.frames).max() <= 2
+    np.testing.assert_array_equal(film.frames[:, 6:9, 10:13], given["film"][:, 6:9, 10:13])
     encoders = dataclasses.replace(editor.conditioner, recipe=StructureRecipe(depth=DEPTH))
     depth = encoders.structure_map(
         frames[None], encoders.estimate_depth(editor.params, frames[None])

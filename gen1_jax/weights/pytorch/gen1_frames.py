@@ -76,12 +76,13 @@ def to_8_bits(value: Any, what: str) -> np.ndarray:
 
 def best_size(size: Size, sizes: Sequence[Size]) -> Size:
     """Returns the one of `sizes` that is nearest in shape to `size`, the first of equals."""
+    return max(sizes, key=lambda other: kept_area(size, other))
 
-    def kept_area(other: Size) -> float:
-        ratio = (size[0] * other[1]) / (size[1] * other[0])
-        return min(ratio, 1 / ratio)
 
-    return max(sizes, key=kept_area)
+def kept_area(size: Size, other: Size) -> float:
+    """Returns the share of a picture's area that cropping it to another shape keeps."""
+    ratio = (size[0] * other[1]) / (size[1] * other[0])
+    return min(ratio, 1 / ratio)
 
 
 def fit(images: np.ndarray, size: Size, how: str) -> np.ndarray:

@@ -31,13 +31,15 @@ from torch import Tensor
 from .gen1_checks import as_list, check_inputs, check_numbers, check_timesteps
 from .gen1_encoders import EncodersMixin
 from .gen1_frames import best_size, fit, place_inside, to_pictures, to_tensor, to_videos
+from .gen1_masks import make_kept
 from .gen1_structure import blur, clip_depth, normalise_clip
 from .gen1_windows import GuidanceMixin, place_windows
 
 # This file and those that it imports. It imports all of them itself, because diffusers looks no
 # deeper for the files of a local folder.
 SOURCES = (
-    "pipeline", "gen1_checks", "gen1_encoders", "gen1_frames", "gen1_structure", "gen1_windows",
+    "pipeline", "gen1_checks", "gen1_encoders", "gen1_frames", "gen1_masks", "gen1_structure",
+    "gen1_windows",
 )  # fmt: skip
 
 
@@ -151,6 +153,9 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, DiffusionPipeline):
         window: int | None = None,
         overlap: int | None = None,
         window_stride: int = 1,
+        mask: Any = None,
+        invert_mask: bool = False,
+        feather: float | None = None,
         frames: Any = None,
     ) -> Gen1PipelineOutput | tuple:
         """Edits a video, or a batch of videos of one length.
@@ -194,6 +199,10 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, DiffusionPipeline):
           overlap: frames that neighbouring windows share at least; None: half of the window.
           window_stride: frames from one frame of a window to the next, such as the training's
             `stride`, where a video has every frame. Those between are in windows of their own.
+          mask: which part is edited, [n H W], [b n H W] or pictures; or one picture for all
+            frames. White is edited; the rest stays the source's, whose pixels are put back.
+          invert_mask: whether black is edited, and not white.
+          feather: pixels over which the edit fades out around the mask; None: the side of a latent.
           frames: an earlier name of `video`.
 
         Raises:
@@ -273,6 +282,13 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, DiffusionPipeline):
         structure = torch.stack([self.encode_maps(each, decode_chunk_size) for each in seen])
         seen, structure = for_each_edit(seen), for_each_edit(structure)
 
+        kept = None
+        if mask is not None:
+            kept = make_kept(
+                self, mask, invert_mask, feather, videos, size, video_fit, decode_chunk_size
+            )
+            kept = type(kept)(*map(for_each_edit, vars(kept).values()))
+
         # ---- content and noise
         if image_embeds is not None:
             content = for_each_edit(image_embeds.to(device, torch.float32))
@@ -295,6 +311,9 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, DiffusionPipeline):
         overlap = window // 2 if overlap is None else overlap
         if per_frame:  # windows are but batches then
             overlap, window_stride = 0, 1
+        noise = latents / self.scheduler.init_noise_sigma
+        if kept is not None:
+            latents = kept.blend(self.scheduler, latents, noise, 0)
         windows = place_windows(latents.shape[2], window, overlap, window_stride)
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             if self._interrupt:
@@ -306,6 +325,8 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, DiffusionPipeline):
                 per_frame,
             )  # fmt: skip
             latents = self.scheduler.step(v, t, latents, **options).prev_sample
+            if kept is not None:
+                latents = kept.blend(self.scheduler, latents, noise, i + 1)
             if callback_on_step_end is not None:
                 tensors = {"latents": latents, "image_embeds": content}
                 tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
@@ -317,6 +338,7 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, DiffusionPipeline):
         edited = latents
         if output_type != "latent":
             edited = self.decode_latents(latents, decode_chunk_size)
+            edited = edited if kept is None else kept.composite(edited)
             if video_fit == "pad":
                 rows, columns = place_inside(source, size)
                 edited, seen = edited[..., rows, columns], seen[..., rows, columns]
