@@ -20,7 +20,7 @@ from gen1_jax.errors import UserError
 from gen1_jax.kinds import Limits, Unfit, convert_value, is_mapping, kind_of, literal_keys, words
 
 T = TypeVar("T")
-FEW = 8  # a refusal lists the accepted keys if there are at most this many
+FEW = 12  # a refusal lists the accepted keys if there are at most this many
 LONGEST_VALUE = 60  # characters of a value that a refusal quotes
 
 
