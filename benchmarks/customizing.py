@@ -14,9 +14,11 @@ pictures of it, by all weights and by a LoRA, for each number of steps.
 - The same clips are edited towards another colour by prompts, as in the demo's evaluation.
   `colour_accuracy` must not fall. `leaked` is the share that shows the subject's texture.
 
-Each is compared with the model before, clip by clip, with a bootstrap interval (95 %) over the
-clips. table.png shows the paper's figure 10: steps of customisation × structure level. A run that
-was stopped goes on where it was. The last line is one JSON object: all figures by model.
+The models of the most steps are compared with the model before, clip by clip, with a bootstrap
+interval (95 %) over the clips. table.png shows all models as the paper's figure 10 does: steps of
+customisation × structure level. A run that was stopped goes on where it was.
+
+The last line is one JSON object: all figures by model.
 """
 
 import json
@@ -70,21 +72,24 @@ def main() -> None:
     keep_freed_memory()
     keep_programs()
     models = {BEFORE: args.run / "pipeline", **train(args)}
+    measured = (BEFORE, *(name for name in models if name.endswith(f"_{max(args.steps)}")))
     items = world_items(args.run / "world", None, "test", args.clips)
-    records, table = {}, {}
+    records, table, done = {}, {}, args.output / "records"
+    done.mkdir(parents=True, exist_ok=True)
     for name, folder in models.items():
-        path = args.output / "records" / f"{name}.json"
-        records[name] = read_json(path)
-        cells = args.output / "records" / f"{name}.npy"
-        if records[name] is None or not cells.exists():
+        cells, path = done / f"{name}.npy", done / f"{name}.json"
+        editor = None
+        if not cells.exists():
             editor = VideoEditor.load(folder)
-            records[name] = measure_subject(editor, items, args) + measure_prompts(
-                editor, items, args
-            )
-            path.parent.mkdir(parents=True, exist_ok=True)
             np.save(cells, edit_table(editor, items[TABLE_CLIP], args))
-            write_json(path, records[name])
         table[name] = np.load(cells)
+        if name not in measured:
+            continue
+        if not path.exists():
+            editor = editor or VideoEditor.load(folder)
+            subject = measure_subject(editor, items, args)
+            write_json(path, subject + measure_prompts(editor, items, args))
+        records[name] = read_json(path)
     save_image(args.output / "table.png", draw_table(items[TABLE_CLIP], table))
     figures = {name: summarise(records[BEFORE], own) for name, own in records.items()}
     for name, values in figures.items():
