@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import BaseOutput
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
@@ -57,7 +58,7 @@ class Gen1PipelineOutput(BaseOutput):
     structure: np.ndarray
 
 
-class Gen1Pipeline(EncodersMixin, GuidanceMixin, DiffusionPipeline):
+class Gen1Pipeline(EncodersMixin, GuidanceMixin, StableDiffusionLoraLoaderMixin, DiffusionPipeline):
     """Edits videos. `size` and `num_frames` are those of the clips in training."""
 
     # Read here, because diffusers copies the files of every local pipeline into one folder.
