@@ -6,11 +6,11 @@
 middle; no clip of the world shows a heart or such a disc. The model is customised to 20 rendered
 pictures of it, by all weights and by a LoRA, for each number of steps.
 
-- Clips of the test split are edited with pictures of the subject that training did not see, at two
-  structure levels. An exact line-up of rendered edits names colour, texture and shape of what is
+- Clips of the test split are edited with pictures of the subject that training did not see, at each
+  structure level. An exact line-up of rendered edits names colour, texture and shape of what is
   drawn. `drawn` is the share of clips whose colour and texture are the subject's. `mask_iou` is the
-  overlap of what looks like the object and the driving object; at the higher level also that with a
-  heart in its place.
+  overlap of what looks like the object and the driving object, and `heart_iou` that with a heart in
+  the driving object's place.
 - The same clips are edited towards another colour by prompts, as in the demo's evaluation.
   `colour_accuracy` must not fall. `leaked` is the share that shows the subject's texture.
 
@@ -21,6 +21,7 @@ customisation × structure level. A run that was stopped goes on where it was.
 The last line is one JSON object: all figures by model.
 """
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,11 +47,10 @@ from gen1_jax.video.pictures import contact_sheet, save_image
 
 SUBJECT = {"colour": "yellow", "texture": "target", "shape": "heart"}
 PICTURES, SHOWN = 20, 8  # pictures to learn from; others, which are the prompts
-FIRST = 2**30  # number of the first picture in its split; no data set has so many clips
-LEVELS = (0, 4)  # structure levels that are measured
+FIRST = 9_000_000  # number of the first picture in its split; no data set has so many clips
 TABLE_LEVELS = (0, 2, 4, 6)  # structure levels of the table
 TABLE_CLIP = 2  # number of the driving clip of the table
-BEFORE = "before"
+BEFORE, WORDS = "before", "words"
 SUBJECT_METRICS = ("drawn", "colour", "texture", "heart", "mask_iou", "heart_iou")
 PROMPT_METRICS = ("colour_accuracy", "leaked")
 
@@ -60,6 +60,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 300], help="of training")
     parser.add_argument("--rank", type=int, default=8, help="of the LoRA (%(default)s)")
+    parser.add_argument(
+        "--levels", type=int, nargs="+", default=[0, 4], help="structure levels (%(default)s)"
+    )
     parser.add_argument("--clips", type=int, default=64, help="driving clips (%(default)s)")
     parser.add_argument("--sampling-steps", type=int, default=16, help="DDIM steps (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="clips together (%(default)s)")
@@ -74,22 +77,23 @@ def main() -> None:
     models = {BEFORE: args.run / "pipeline", **train(args)}
     measured = (BEFORE, *(name for name in models if name.endswith(f"_{max(args.steps)}")))
     items = world_items(args.run / "world", None, "test", args.clips)
-    records, table, done = {}, {}, args.output / "records"
+    records, table, done = {}, {}, args.output / "edits"
     done.mkdir(parents=True, exist_ok=True)
     for name, folder in models.items():
-        cells, path = done / f"{name}.npy", done / f"{name}.json"
-        editor = None
+        load = functools.cache(functools.partial(VideoEditor.load, folder))
+        cells = done / f"{name}.npy"
         if not cells.exists():
-            editor = VideoEditor.load(folder)
-            np.save(cells, edit_table(editor, items[TABLE_CLIP], args))
+            np.save(cells, edit_table(load(), items[TABLE_CLIP], args))
         table[name] = np.load(cells)
         if name not in measured:
             continue
-        if not path.exists():
-            editor = editor or VideoEditor.load(folder)
-            subject = measure_subject(editor, items, args)
-            write_json(path, subject + measure_prompts(editor, items, args))
-        records[name] = read_json(path)
+        records[name] = []
+        for what in (*args.levels, WORDS):
+            path = done / f"{name}_{what}.json"
+            if not path.exists():
+                measure = measure_prompts if what == WORDS else measure_subject
+                write_json(path, measure(load(), items, args, what))
+            records[name] += read_json(path)
     save_image(args.output / "table.png", draw_table(items[TABLE_CLIP], table))
     figures = {name: summarise(records[BEFORE], own) for name, own in records.items()}
     for name, values in figures.items():
@@ -136,37 +140,35 @@ def shown_background(number: int) -> str:
 # ---- measuring one model
 
 
-def measure_subject(editor: VideoEditor, items: list[Item], args) -> list[dict[str, Any]]:
-    """Edits each clip with a picture of the subject at each level, and judges what is drawn."""
+def measure_subject(editor: VideoEditor, items: list[Item], args, level: int) -> list[dict]:
+    """Edits each clip with a picture of the subject, and judges what is drawn."""
     pictures = np.stack([subject_picture("test", number) for number in range(SHOWN)])
     shown = [number % SHOWN for number in range(len(items))]
     content = np.asarray(editor.image_content(pictures))[shown]
     records = []
-    for level in LEVELS:
-        edits = edit_all(editor, items, content, level, args)
-        for item, number, frames in zip(items, shown, edits, strict=True):
-            wanted = {**SUBJECT, "background": shown_background(number)}
-            lineup = make_lineup(item, wanted)
-            found = lineup.find(frames)
-            right = {key: float(found.values[key] == value) for key, value in SUBJECT.items()}
-            masks = (item.mask, lineup.wanted.mask)
-            driving, heart = (float(mask_iou(found.mask[None], m[None])[0]) for m in masks)
-            records.append(
-                {
-                    "clip": item.clip,
-                    "prompt": f"t_s={level}",
-                    "drawn": right["colour"] * right["texture"],
-                    "colour": right["colour"],
-                    "texture": right["texture"],
-                    "heart": right["shape"],
-                    "mask_iou": driving,
-                    "heart_iou": heart,
-                }
-            )
+    edits = edit_all(editor, items, content, level, args)
+    for item, number, frames in zip(items, shown, edits, strict=True):
+        lineup = make_lineup(item, {**SUBJECT, "background": shown_background(number)})
+        found = lineup.find(frames)
+        right = {key: float(found.values[key] == value) for key, value in SUBJECT.items()}
+        masks = (item.mask, lineup.wanted.mask)
+        driving, heart = (float(mask_iou(found.mask[None], m[None])[0]) for m in masks)
+        records.append(
+            {
+                "clip": item.clip,
+                "prompt": f"t_s={level}",
+                "drawn": right["colour"] * right["texture"],
+                "colour": right["colour"],
+                "texture": right["texture"],
+                "heart": right["shape"],
+                "mask_iou": driving,
+                "heart_iou": heart,
+            }
+        )
     return records
 
 
-def measure_prompts(editor: VideoEditor, items: list[Item], args) -> list[dict[str, Any]]:
+def measure_prompts(editor: VideoEditor, items: list[Item], args, what: str) -> list[dict]:
     """Edits each clip towards another colour by its prompt, and judges the colour."""
     content = np.asarray(editor.text_content([item.prompt for item in items]))
     edits = edit_all(editor, items, content, 0, args)
@@ -176,7 +178,7 @@ def measure_prompts(editor: VideoEditor, items: list[Item], args) -> list[dict[s
         records.append(
             {
                 "clip": item.clip,
-                "prompt": "words",
+                "prompt": what,
                 "colour_accuracy": float(found["colour"] == item.wanted["colour"]),
                 "leaked": float(found["texture"] == SUBJECT["texture"]),
             }
@@ -231,8 +233,8 @@ def draw_table(item: Item, table: Mapping[str, np.ndarray]) -> np.ndarray:
 def summarise(before: list[dict], own: list[dict]) -> dict[str, Any]:
     """Returns each measure's mean, and its change to the model before with the interval."""
     figures = {}
-    for prompt in (*(f"t_s={level}" for level in LEVELS), "words"):
-        metrics = PROMPT_METRICS if prompt == "words" else SUBJECT_METRICS
+    for prompt in dict.fromkeys(record["prompt"] for record in own):
+        metrics = PROMPT_METRICS if prompt == WORDS else SUBJECT_METRICS
         mine, theirs = ([r for r in each if r["prompt"] == prompt] for each in (own, before))
         changes = compare(theirs, mine, metrics)
         figures[prompt] = {
