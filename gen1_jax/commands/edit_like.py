@@ -92,7 +92,8 @@ def record_of(args, editor: Any) -> dict[str, Any]:
     if args.like:
         earlier = args.like["flags"]
         anew = {name for name, value in record["flags"].items() if earlier.get(name) != value}
-        check_unchanged(args.like, record, anew)
+        # Other LoRAs make another UNet of the same model.
+        check_unchanged(args.like, record, anew | ({"model"} if "lora" in anew else set()))
         changed = [f"{name} {record['flags'][name]}" for name in sorted(anew) if name in earlier]
         print(f"as before{', but ' if changed else ''}{', '.join(changed)}")
         other = {k: v for k, v in record["computing"].items() if args.like["computing"].get(k) != v}

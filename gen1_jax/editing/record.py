@@ -54,7 +54,7 @@ def make_record(
 def to_tag(record: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
     """Returns a record as the text of a tag: of paths it keeps the last names only."""
     flags = dict(record["flags"])
-    for name in (*inputs, "output", "model"):
+    for name in (*inputs, "output", "model", "lora"):
         if flags.get(name):
             names = [Path(each).name for each in _as_list(flags[name])]
             flags[name] = names if isinstance(flags[name], list) else names[0]
