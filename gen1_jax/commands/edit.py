@@ -8,11 +8,13 @@ what the input loses on its way to the size of training.
 A video that shows source, structure and edit side by side is written beside the output.
 """
 
+import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gen1_jax.commands.edit_content import add_content_arguments, check_content, content_of
+from gen1_jax.commands.edit_folder import add_folder_arguments, check_folder, edit_folder
 from gen1_jax.commands.edit_length import (
     add_length_arguments,
     check_length,
@@ -31,7 +33,12 @@ from gen1_jax.commands.edit_progress import (
 )
 from gen1_jax.commands.edit_size import add_size_arguments, check_size, size_of
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
+from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from gen1_jax.editing import VideoEditor
+    from gen1_jax.editing.events import Stages
 
 HELP = "edit a video with a prompt or a picture"
 
@@ -107,31 +114,58 @@ def add_arguments(parser) -> None:
     )
     add_lora_arguments(parser)
     add_like_argument(parser)
+    add_folder_arguments(parser)
     add_progress_arguments(parser)
+    add_processes_argument(parser)
     add_device_arguments(parser)
 
 
 def run(args) -> None:
-    outputs = check_arguments(args)
-    with reporting(args) as (listeners, say):
-        started = time.perf_counter()
-        written = make_edits(args, outputs, listeners)
+    if args.prompts:
+        check_folder(args)
+    else:
+        outputs = check_arguments(args)
+        if args.processes > 1:
+            raise UserError("--processes shares out the videos of --prompts; this is one video")
+    with joined(args), reporting(args) as (listeners, say):
+        import jax
+
+        from gen1_jax.editing.events import Stages
+
+        started, stages = time.perf_counter(), Stages(*listeners)
+        editor = load_editor(args, stages)
+        if args.prompts:
+
+            def edit_one(one: argparse.Namespace) -> None:
+                make_edits(one, check_arguments(one), editor, stages)
+
+            edit_folder(args, editor, edit_one, say, jax.process_index())
+            return
+        written = make_edits(args, outputs, editor, stages)
         seconds = time.perf_counter() - started
         say(ended="done", outputs=list(map(str, written)))
     print(f"wrote {', '.join(map(str, written))} ({seconds:.1f} s)")
 
 
-def make_edits(args, outputs: dict[str, Path], listeners: list[Callable]) -> list[Path]:
-    """Edits a video and writes the results; returns the paths of what was written."""
+def load_editor(args, stages: "Stages") -> "VideoEditor":
+    """Loads the models, for this process's own devices."""
+    import jax
+
+    from gen1_jax.distributed import make_mesh
     from gen1_jax.editing import VideoEditor
-    from gen1_jax.editing.events import Stages
     from gen1_jax.runtime import keep_programs
 
-    stages = Stages(*listeners)
     keep_programs()
+    own = jax.local_devices()
+    mesh = make_mesh_of(args, devices=own) or make_mesh(devices=own[:1])
     with stages("loading", 1):
-        mesh, loras = make_mesh_of(args), loras_of(args)
-        editor = VideoEditor.load(args.model, dtype=args.dtype, mesh=mesh, loras=loras)
+        return VideoEditor.load(args.model, dtype=args.dtype, mesh=mesh, loras=loras_of(args))
+
+
+def make_edits(
+    args, outputs: dict[str, Path], editor: "VideoEditor", stages: "Stages"
+) -> list[Path]:
+    """Edits a video and writes the results; returns the paths of what was written."""
     with stages("reading", 1):
         record = record_of(args, editor)
         size = size_of(args, editor.conditioner.vae.spatial_factor)

@@ -12,7 +12,7 @@ INPUTS = ("input", "image", "structure_map", "mask")
 # What says where results go and how they are shown; all other flags make the result what it is.
 OUTSIDE = (
     "command", "module", "like", "output", "overwrite", "save_structure", "no_preview", "events",
-    "preview_every", "quiet",
+    "preview_every", "quiet", "prompts", "processes", "join_timeout",
 )  # fmt: skip
 
 
