@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from gen1_jax.diffusion.solvers import check_solver
 from gen1_jax.diffusion.structure import NUM_LEVELS
 from gen1_jax.errors import UserError
 from gen1_jax.settings import closest, show
@@ -26,9 +27,10 @@ class Controls:
         content sees each frame alone; the step from it towards the content still sees all frames.
       guidance_scale: ω, or an array [b]. It says how strictly the content is followed; None is the
         model's own.
-      steps: DDIM steps, 1 to 1000.
+      steps: sampling steps, 1 to 1000.
       per_frame: whether each frame is edited alone, without any temporal layer. ω_t then has no
         effect.
+      solver: "ddim"; or "dpm++" or "unipc", which need fewer steps; see `diffusion.solvers`.
     """
 
     structure_level: Any = 0
@@ -36,6 +38,7 @@ class Controls:
     guidance_scale: Any = None
     steps: int = 50
     per_frame: bool = False
+    solver: str = "ddim"
 
     def check(self) -> None:
         """Raises UserError if a control is out of its range."""
@@ -62,6 +65,7 @@ class Controls:
                 )
         if not is_whole(self.steps) or not 1 <= self.steps <= 1000:
             raise UserError(f"steps {show(self.steps)}; whole numbers 1 to 1000 are accepted")
+        check_solver(self.solver)
         if not isinstance(self.per_frame, bool | np.bool_):
             raise UserError(f"per_frame is {show(self.per_frame)}; True or False is accepted")
         if self.per_frame and np.any(_numbers(self.temporal_scale) != 1):

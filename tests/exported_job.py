@@ -43,6 +43,11 @@ def the_edit(pipe):
         found |= {name: film.frames[0], f"{name}_structure": film.structure[0]}
     own |= {"mask": GIVEN["film_mask"], "feather": 2, "invert_mask": True}
     found["masked"] = edit(pipe, GIVEN["film"], **options | noise | own | windows).frames[0]
+    ddim = pipe.scheduler
+    for name, kind in json.loads(str(GIVEN["schedulers"])).items():
+        pipe.scheduler = getattr(diffusers, kind).from_config(ddim.config)
+        found[name] = edit(pipe, **options, **noise).frames[0]
+    pipe.scheduler = ddim
     np.savez("out.npz", image=image, **found)
     assert not [name for name in sys.modules if name.split(".")[0] in ("jax", "gen1_jax")]
 

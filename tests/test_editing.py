@@ -261,8 +261,8 @@ def test_in_bfloat16_the_models_compute_in_it(micro_run):
     loaded = VideoEditor.load(micro_run / "pipeline", dtype="bfloat16")
     maps, content, control = np.zeros((1, 3, 16, 16)), np.zeros((1, 16)), np.ones(1, np.float32)
     keys, level = jax.vmap(jax.random.key)(np.zeros(1, np.uint32)), np.zeros(1, np.int32)
-    traced = jax.make_jaxpr(loaded._sample_fn, static_argnums=(7, 8))(
-        loaded.params, maps, content, keys, level, control, control, STEPS, False
+    traced = jax.make_jaxpr(loaded._sample_fn, static_argnums=(7, 8, 9))(
+        loaded.params, maps, content, keys, level, control, control, STEPS, False, "ddim"
     )
     assert [x.dtype for x in traced.out_avals] == [np.uint8, np.float32]
     products = re.findall(r":(\w+)\[[^=]*= (?:dot_general|conv_general_dilated)", str(traced))

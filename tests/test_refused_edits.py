@@ -104,7 +104,7 @@ def test_controls_out_of_range(editor, controls, words):
         ({"promt": "a"}, "no keyword 'promt'; did you mean 'prompt'"),
         (
             {"num_frames": 3},
-            "no keyword 'num_frames'.*accepted: batch_size, blend, guidance_scale, image",
+            "no keyword 'num_frames'.*accepted: batch_size, blend, feather, guidance_scale, image",
         ),
     ],
 )

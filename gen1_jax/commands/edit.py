@@ -32,6 +32,7 @@ from gen1_jax.commands.edit_progress import (
     reporting,
 )
 from gen1_jax.commands.edit_size import add_size_arguments, check_size, size_of
+from gen1_jax.commands.edit_solver import add_solver_argument
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
@@ -88,6 +89,7 @@ def add_arguments(parser) -> None:
         help="how strictly the prompt or picture is followed (the model's own default)",
     )
     parser.add_argument("--steps", type=int, default=50, help="sampling steps (%(default)s)")
+    add_solver_argument(parser)
     add_length_arguments(parser)
     add_size_arguments(parser)
     add_mask_arguments(parser)
@@ -191,6 +193,7 @@ def make_edits(
         guidance_scale=args.guidance_scale,
         steps=args.steps,
         per_frame=args.per_frame,
+        solver=args.solver,
         **content_of(args),
         **windows_of(args),
         **mask_of(args),
@@ -212,7 +215,7 @@ def check_arguments(args) -> dict[str, Path]:
     from gen1_jax.controls import Controls
 
     controls = (args.structure_level, args.temporal_scale, args.guidance_scale, args.steps)
-    Controls(*controls, args.per_frame).check()
+    Controls(*controls, args.per_frame, args.solver).check()
     for check in (check_content, check_length, check_size, check_mask, check_progress, loras_of):
         check(args)
     inputs = [("INPUT", input_of(args)), ("--structure-map", args.structure_map)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # What an entry of the prompt file may choose besides the prompt and the files.
 CHOICES = {
     "seed": int, "structure_level": int, "temporal_scale": float, "guidance_scale": float,
-    "strength": float, "steps": int, "negative_prompt": str,
+    "strength": float, "steps": int, "solver": str, "negative_prompt": str,
 }  # fmt: skip
 REPORT = "report"
 

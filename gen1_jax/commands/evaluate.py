@@ -21,6 +21,7 @@ Several processes, each on its own devices, share one evaluation:
 import contextlib
 from pathlib import Path
 
+from gen1_jax.commands.edit_solver import add_solver_argument
 from gen1_jax.commands.judges import Measures, add_judge_arguments, check_judges
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
 from gen1_jax.commands.methods import (
@@ -155,6 +156,7 @@ def add_control_arguments(parser) -> None:
         help="vary one control while the others keep their first value, not every combination",
     )
     parser.add_argument("--steps", type=int, default=25, help="sampling steps (%(default)s)")
+    add_solver_argument(parser)
     parser.add_argument(
         "--seed",
         type=int,

@@ -105,4 +105,6 @@ def make_methods_of(args, editor) -> list:
     """Returns the methods that the arguments ask for; see `methods.base.Method`."""
     from gen1_jax.evaluation.methods.registry import make_methods
 
-    return make_methods(method_names(args), editor, find_models(args), find_outputs(args))
+    return make_methods(
+        method_names(args), editor, find_models(args), find_outputs(args), args.solver
+    )

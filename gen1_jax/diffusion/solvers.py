@@ -73,6 +73,11 @@ def check_solver(solver: object) -> None:
         raise UserError(f"no solver {solver!r}{guess}; accepted: {', '.join(SOLVERS)}")
 
 
+def count_steps(num_steps: int, strength: float) -> int:
+    """Returns how many of the steps are run at a strength."""
+    return max(1, round(strength * num_steps))
+
+
 # ---- the table
 
 
@@ -98,7 +103,7 @@ def make_table(
     check_solver(solver)
     if not 0 < strength <= 1:
         raise UserError(f"strength {strength}; accepted: above 0, up to 1")
-    first = num_steps - max(1, round(strength * num_steps))
+    first = num_steps - count_steps(num_steps, strength)
     if solver == "ddim":
         steps, landings = sampling_timesteps(schedule.num_timesteps, num_steps, spacing)
         return Rows(steps[first:], landings[first:])
@@ -122,21 +127,17 @@ def make_table(
 def multistep_timesteps(num_timesteps: int, num_steps: int, spacing: str) -> np.ndarray:
     """Returns the timesteps [num_steps] int32 of DPM++ and UniPC, which differ from DDIM's.
 
-    Leading ones begin and end one stride later in the process, since z_0 is a place of its own:
-    951 … 20 for 50 steps.
+    Leading ones begin and end a stride away from pure noise and from z_0: 951 … 20 for 50 steps.
 
     Raises:
       UserError: a number of steps or a spacing that is not possible.
     """
-    if spacing != "leading":
-        return sampling_timesteps(num_timesteps, num_steps, spacing)[0]
-    if not 1 <= num_steps <= num_timesteps - 2:
-        raise UserError(
-            f"{num_steps} steps of this solver; 1 to {num_timesteps - 2} are possible, and more of "
-            "ddim"
-        )
-    stride = num_timesteps // (num_steps + 1)
-    return (np.arange(num_steps, 0, -1) * stride + 1).astype(np.int32)
+    steps, _ = sampling_timesteps(num_timesteps, num_steps, spacing)
+    if spacing == "leading":
+        stride = max(1, num_timesteps // (num_steps + 1))
+        offset = min(1, num_timesteps - 1 - num_steps * stride)  # below 1 for the most steps only
+        steps = (np.arange(num_steps, 0, -1) * stride + offset).astype(np.int32)
+    return steps
 
 
 def _estimate(prediction_type: str, a: np.ndarray, s: np.ndarray) -> np.ndarray:
@@ -209,7 +210,7 @@ def begin(
     if source is not None:
         z = q_sample(schedule, source, z, jnp.asarray(rows.t[0]))
     count = 0 if rows.advance is None else 1 if rows.correct is None else 3
-    return State(z, (jnp.zeros_like(z),) * count)
+    return State(z, tuple(jnp.zeros_like(z) for _ in range(count)))  # apart, to be donated
 
 
 def step(

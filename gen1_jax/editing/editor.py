@@ -92,7 +92,7 @@ class VideoEditor:
         each = [self._batch] * 3  # controls
         self._sample = jax.jit(
             self._sample_fn,
-            static_argnums=(7, 8),
+            static_argnums=(7, 8, 9),
             in_shardings=(self._everywhere, self._clips, self._batch, self._batch, *each),
             out_shardings=(self._clips, self._clips),
         )
@@ -334,7 +334,11 @@ class VideoEditor:
             )
             with jax.set_mesh(self.mesh):  # for kernels, which each device runs on its own part
                 edited, seen = self._sample(
-                    self.params, *arguments, int(controls.steps), bool(controls.per_frame)
+                    self.params,
+                    *arguments,
+                    int(controls.steps),
+                    bool(controls.per_frame),
+                    controls.solver,
                 )
             edits = zip(np.asarray(edited), np.asarray(seen), frames, strict=True)
             return [Edit.of(*parts) for parts in edits][:b]
@@ -356,7 +360,7 @@ class VideoEditor:
 
     def _sample_fn(
         self, params, depth, content, keys, level, temporal_scale, guidance_scale,
-        num_steps: int, per_frame: bool,
+        num_steps: int, per_frame: bool, solver: str,
     ):  # fmt: skip
         """Depth [b n H W], content [b d], controls [b] → frames, structure seen [b n H W]."""
         structure = self.conditioner.encode_structure(params, depth, level)
@@ -372,6 +376,7 @@ class VideoEditor:
             guidance_scale=guidance_scale,
             per_frame=per_frame,
             num_steps=num_steps,
+            solver=solver,
             spacing=self.settings["spacing"],
         )
         return self.conditioner.decode(params, latents), self.conditioner.degrade(depth, level)

@@ -17,13 +17,8 @@ from jax.sharding import Mesh
 
 from gen1_jax.diffusion.blending import END, Kept, blend
 from gen1_jax.diffusion.guidance import guided_prediction
-from gen1_jax.diffusion.process import (
-    Schedule,
-    ddim_step,
-    q_sample,
-    sampling_timesteps,
-    to_z0_eps,
-)
+from gen1_jax.diffusion.process import Schedule
+from gen1_jax.diffusion.solvers import begin, make_table, step
 from gen1_jax.diffusion.windows import Windows, fuse, in_batches
 from gen1_jax.distributed import batch_parts, batch_sharding, clip_sharding, replicated
 
@@ -54,15 +49,11 @@ class WindowSampler:
     def __init__(self, unet: nn.Module, schedule: Schedule, spacing: str, mesh: Mesh):
         self._unet, self._schedule, self._spacing, self._mesh = unet, schedule, spacing, mesh
         self._clips, self._batch = clip_sharding(mesh), batch_sharding(mesh)
-        self._step = jax.jit(
-            self._step_fn,
-            static_argnames="per_frame",
-            donate_argnames="z",
-            out_shardings=replicated(mesh),
-        )
-        self._blend = jax.jit(
-            partial(blend, schedule), donate_argnums=0, out_shardings=replicated(mesh)
-        )
+        everywhere = {"out_shardings": replicated(mesh)}
+        self._predict = jax.jit(self._predict_fn, static_argnames="per_frame", **everywhere)
+        # Apart, so that the network is compiled once for all solvers.
+        self._advance = jax.jit(partial(step, schedule), donate_argnames="state", **everywhere)
+        self._blend = jax.jit(partial(blend, schedule), donate_argnums=0, **everywhere)
 
     def sample(
         self,
@@ -77,15 +68,16 @@ class WindowSampler:
         source: np.ndarray | None = None,
         strength: float = 1.0,
         after_step: Callable[[int, jax.Array], None] = lambda number, z0: None,
+        solver: str = "ddim",
     ) -> np.ndarray:
-        """Samples with guided DDIM.
+        """Samples, guided.
 
         Args:
           params: the parameters of the UNet.
           noise: [f h w 4] standard normal, of all frames.
           windows: which frames are predicted together.
           conditions: what they are predicted from.
-          num_steps: DDIM steps.
+          num_steps: steps of the whole trajectory.
           per_frame: whether each frame is sampled alone.
           batch_size: windows that are predicted at a time; None: one for each device.
           kept: what stays of a source; its noise is `noise`.
@@ -94,6 +86,7 @@ class WindowSampler:
           strength: the share of the steps that is run when there is a source; at least one is.
           after_step: called with the number of the step that is done, from 1, and the estimate of
             z_0 that it made, [f h w 4].
+          solver: of `solvers.SOLVERS`.
 
         Returns:
           Latents [f h w 4] float32.
@@ -104,17 +97,15 @@ class WindowSampler:
         batches = 2 ** math.ceil(math.log2(count))
         frames = len(noise) if count == 1 else size * batches * windows.frames.shape[1]
         everywhere = partial(jax.device_put, device=replicated(self._mesh))
-        times = sampling_timesteps(self._schedule.num_timesteps, num_steps, self._spacing)
-        start = noise
-        if source is not None:
-            first = num_steps - count_steps(num_steps, strength)
-            times = [each[first:] for each in times]
-            start = q_sample(self._schedule, jnp.asarray(source), noise, times[0][0])
-        # Where the network sees z next; where a step lands differs if steps do not divide T.
-        standing = np.append(times[0], END).astype(np.int32)
-        z, structure = (
-            everywhere(_lengthened(x, max(frames, len(x)))) for x in (start, conditions.structure)
+        strength = strength if source is not None else 1.0
+        rows = make_table(self._schedule, solver, num_steps, self._spacing, strength)
+        source = None if source is None else jnp.asarray(source)
+        state, structure = jax.tree.map(
+            lambda x: everywhere(_lengthened(x, max(frames, len(x)))),
+            (begin(self._schedule, rows, noise, source), conditions.structure),
         )
+        # Where the network sees z next; where a step lands differs if steps do not divide T.
+        standing = np.append(rows.t, END).astype(np.int32)
         content, null = (
             None if x is None else everywhere(in_batches(np.asarray(x), size, batches))
             for x in (conditions.content, conditions.null)
@@ -122,23 +113,25 @@ class WindowSampler:
         conditions = conditions._replace(structure=structure, content=content, null=null)
         placed = Windows(*(everywhere(in_batches(part, size, batches)) for part in windows))
         if kept is not None:
-            longer = (_lengthened(x, len(z)) for x in (kept.source, kept.noise, kept.mask))
+            longer = (_lengthened(x, len(state.z)) for x in (kept.source, kept.noise, kept.mask))
             kept = Kept(*map(everywhere, longer))
         with jax.set_mesh(self._mesh):  # for kernels, which each device runs on its own part
             if kept is not None:
-                z = self._blend(z, kept, standing[0])
-            for number, (t, t_next) in enumerate(zip(*times, strict=True), start=1):
-                z, z0 = self._step(
-                    params, z, t, t_next, placed, np.int32(count), conditions, per_frame=per_frame
+                state = state._replace(z=self._blend(state.z, kept, standing[0]))
+            for number in range(1, len(rows.t) + 1):
+                row = jax.tree.map(lambda x, i=number - 1: x[i], rows)
+                prediction = self._predict(
+                    params, state.z, row.t, placed, np.int32(count), conditions, per_frame=per_frame
                 )
+                state, z0 = self._advance(row, state, prediction)
                 if kept is not None:
-                    z = self._blend(z, kept, standing[number])
+                    state = state._replace(z=self._blend(state.z, kept, standing[number]))
                 z0.block_until_ready()  # so that the host is never ahead of what it tells
                 after_step(number, z0)
-        return np.asarray(z)[: len(noise)]
+        return np.asarray(state.z)[: len(noise)]
 
-    def _step_fn(self, params, z, t, t_next, windows, count, conditions, per_frame: bool):
-        """Takes one step from z_t [f h w 4]; returns z at t_next, and the estimate of z_0."""
+    def _predict_fn(self, params, z, t, windows, count, conditions, per_frame: bool) -> jax.Array:
+        """Returns the guided prediction [f h w 4] at z_t [f h w 4]."""
 
         def network(*arguments, **keywords):
             return self._unet.apply({"params": params}, *arguments, **keywords)
@@ -160,14 +153,7 @@ class WindowSampler:
                 None if conditions.null is None else conditions.null[i][:, None],
             )
 
-        prediction = fuse(predict, z, windows, count)
-        z0, _ = to_z0_eps(self._schedule, prediction, z, t)
-        return ddim_step(self._schedule, prediction, z, t, t_next), z0
-
-
-def count_steps(num_steps: int, strength: float) -> int:
-    """Returns how many of the steps are run at a strength."""
-    return max(1, round(strength * num_steps))
+        return fuse(predict, z, windows, count)
 
 
 def _lengthened(values: np.ndarray, count: int) -> np.ndarray:

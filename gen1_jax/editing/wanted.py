@@ -41,8 +41,9 @@ class Wanted:
       structure_level: see `Controls`, as for the following four.
       temporal_scale: ω_t.
       guidance_scale: ω; None is the model's own.
-      steps: DDIM steps.
+      steps: sampling steps.
       per_frame: whether each frame is edited alone.
+      solver: see `Controls`.
       seed: the seed of the noise.
       window: frames that are predicted together; None: as many as in training.
       overlap: frames that consecutive windows share at least; None: half of the window.
@@ -67,6 +68,7 @@ class Wanted:
     guidance_scale: float | None = None
     steps: int = 50
     per_frame: bool = False
+    solver: str = "ddim"
     seed: int = 0
     window: int | None = None
     overlap: int | None = None

@@ -16,12 +16,13 @@ from jax.sharding import Mesh
 from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.controls import Controls
 from gen1_jax.diffusion.blending import Kept
+from gen1_jax.diffusion.solvers import count_steps
 from gen1_jax.diffusion.windows import Windows
 from gen1_jax.editing.content import of_windows
 from gen1_jax.editing.edit import Edit, Streams
 from gen1_jax.editing.events import Stages
 from gen1_jax.editing.pieces import Pieces
-from gen1_jax.editing.sampling import Conditions, WindowSampler, count_steps
+from gen1_jax.editing.sampling import Conditions, WindowSampler
 from gen1_jax.editing.structure import Structure, encode_structure, estimate_structure
 from gen1_jax.video.footage import Footage
 from gen1_jax.video.masks import Mask
@@ -136,6 +137,7 @@ class WholeEditor:
                 source if request.strength < 1 else None,
                 request.strength,
                 after_step,
+                controls.solver,
             )
         seen = Stream(
             len(footage),

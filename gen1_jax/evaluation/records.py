@@ -24,8 +24,8 @@ METRICS = tuple(TABLE)
 # of the frames taken from the video, and `pixels` is their digest, since another file may have the
 # same name; `given` is the digest of what else is known of the clip, `model` that of all parts of
 # the pipeline, `rival` that of what a rival method needs beside it, `metric_clip` that of the CLIP
-# that measures, where it is not the pipeline's.
-RUN = ("model", "dtype", "num_steps", "metric_clip")
+# that measures, where it is not the pipeline's; `solver` is left out where it is DDIM.
+RUN = ("model", "dtype", "num_steps", "solver", "metric_clip")
 CLIP = (
     "clip",
     "video",

@@ -199,6 +199,7 @@ def test_inputs_that_are_no_videos_are_refused(edit, tmp_path, name, data):
         (["--fit", "stretch"], "--fit"),
         (["--steps", "0"], "steps 0"),
         (["--steps", "1001"], "steps 1001"),
+        (["--solver", "euler"], "--solver euler; accepted: ddim, dpm.*, unipc"),
         (["--seed", "-1"], "--seed -1"),
         (["--seed", "1" + "0" * 30], "--seed 1000"),
         (["--frames", "0"], "--frames 0"),

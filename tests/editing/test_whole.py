@@ -73,13 +73,16 @@ def test_windows_are_fused_at_every_step(editor, overlap, stride):
     np.testing.assert_array_equal(np.concatenate(again), edit.frames)
 
 
-def test_lengths_between_powers_of_two_share_a_program(editor):
+def test_solvers_and_lengths_between_powers_of_two_share_a_program(editor):
     options = OPTIONS | {"window": 4, "overlap": 2}
-    step = editor._whole._sampler._step
+    predict = editor._whole._sampler._predict
     editor.edit(VIDEO[:8], **options)  # three windows
-    programs = step._cache_size()
-    editor.edit(VIDEO, **options)  # four
-    assert step._cache_size() == programs
+    programs = predict._cache_size()
+    edit = editor.edit(VIDEO, **options)  # four
+    for solver in ("dpm++", "unipc"):  # as do all solvers
+        other = editor.edit(VIDEO, **options, solver=solver)
+        assert np.abs(other.frames.astype(int) - edit.frames).max() > 5
+    assert predict._cache_size() == programs
 
 
 def test_devices_share_the_windows(editor, micro_run):

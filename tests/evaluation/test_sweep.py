@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 
+from gen1_jax.diffusion.solvers import SOLVERS
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation import world as evaluation
 from gen1_jax.evaluation.cells import make_grid, settings_of
 from gen1_jax.evaluation.methods.gen1 import Gen1, Gen1PerFrame
-from gen1_jax.evaluation.records import RUN
+from gen1_jax.evaluation.methods.registry import make_methods
+from gen1_jax.evaluation.records import RUN, record_key
 from gen1_jax.evaluation.report import HEADLINE, write_summary
 from gen1_jax.evaluation.sweep import run_sweep
 from gen1_jax.evaluation.world_items import world_items
@@ -73,6 +75,16 @@ def test_each_method_has_the_controls_that_it_takes():
         *(("gen1", scale, level) for scale in (0.5, 1.0) for level in (0, 3)),
         *(("gen1-per-frame", None, level) for level in (0, 3)),
     ]
+
+
+def test_records_tell_solvers_apart_and_older_ones_count(world):
+    key = {"method": "gen1", "num_steps": 15}
+    keys = {
+        record_key(key | made.identity(world[0]))
+        for solver in SOLVERS
+        for made in make_methods(["gen1"], None, {}, solver=solver)
+    }
+    assert len(keys) == 3 and record_key(key) in keys
 
 
 def test_records_hold_the_settings_and_the_measures(sweep, editor, tmp_path):

@@ -32,6 +32,7 @@ WINDOWS = {
 }
 FILM_MASK = np.zeros((9, 16, 24), bool)
 FILM_MASK[:, 4:11, 8:15] = True
+SCHEDULERS = {"dpm++": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler"}
 DEPTH = DepthSettings(resizing="minimal", range=(0.1, 0.9))  # other than the micro pipeline's
 
 
@@ -59,6 +60,7 @@ def alone(micro_run, exported, tmp_path_factory):
         film_latents=jax.random.normal(key, (9, 8, 12, 4)),
         film_mask=FILM_MASK,
         windows=json.dumps(WINDOWS),
+        schedulers=json.dumps(SCHEDULERS),
         prior_noise=np.stack(prior_noise),
         options=json.dumps({**EDIT, "num_inference_steps": STEPS}),
         depth=json.dumps(StructureRecipe(depth=DEPTH).to_json()["depth"]),
@@ -102,6 +104,10 @@ def test_the_exported_pipeline_makes_the_same_frames_alone(alone, exported, quic
     film = editor.edit(given["film"], prompt=PROMPT, seed=SEED, steps=2, **EDIT, **options)
     assert np.abs(got["masked"].astype(int) - film.frames).max() <= 2
     np.testing.assert_array_equal(film.frames[:, 6:9, 10:13], given["film"][:, 6:9, 10:13])
+    for solver in SCHEDULERS:
+        solved = editor.edit(frames, prompt=PROMPT, seed=SEED, steps=STEPS, solver=solver, **EDIT)
+        assert np.abs(solved.frames.astype(int) - edit.frames).max() > 5
+        assert np.abs(got[solver].astype(int) - solved.frames).max() <= 1  # of 255
     encoders = dataclasses.replace(editor.conditioner, recipe=StructureRecipe(depth=DEPTH))
     depth = encoders.structure_map(
         frames[None], encoders.estimate_depth(editor.params, frames[None])

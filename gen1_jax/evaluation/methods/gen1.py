@@ -13,8 +13,11 @@ class Gen1:
     name = "gen1"
     controls = ("temporal_scale", "structure_level", "guidance_scale")
 
+    def __init__(self, solver: str = "ddim"):
+        self._solver = solver
+
     def identity(self, item: Item) -> dict[str, str]:
-        return {}
+        return {} if self._solver == "ddim" else {"solver": self._solver}
 
     def edit(self, clips: Clips, setting: Setting, num_steps: int) -> np.ndarray:
         edits = clips.editor.edit_batch(
@@ -23,6 +26,7 @@ class Gen1:
             structure_map=clips.structure_map,
             seed=clips.seeds,
             steps=num_steps,
+            solver=self._solver,
             per_frame=self.name == Gen1PerFrame.name,
             **{name: setting[name] for name in self.controls},
         )

@@ -27,6 +27,7 @@ class PropagateFirstFrame(Gen1PerFrame):
             structure_map=np.repeat(clips.structure_map[:, :1], copies, axis=1),
             seed=clips.seeds,
             steps=num_steps,
+            solver=self._solver,
             per_frame=True,
             **{name: setting[name] for name in self.controls},
         )

@@ -17,10 +17,9 @@ from gen1_jax.evaluation.methods.warp_and_renoise import WarpAndRenoise
 
 _OF_PIPELINE = (Gen1, Gen1PerFrame, PropagateFirstFrame)
 _OF_MODELS = (DepthPerFrame, SDEditPerFrame, SDEditPerFrameFixed, SDEditVideo, WarpAndRenoise)
-# Name, of `names.NAMES` → what makes the method, of the stage of its model.
+# Name, of `names.NAMES` → what makes the method, of the stage of its model or of the solver.
 MAKERS: dict[str, Callable[..., Method]] = {
-    **{each.name: lambda stage, each=each: each() for each in _OF_PIPELINE},
-    **{each.name: each for each in _OF_MODELS},
+    each.name: each for each in (*_OF_PIPELINE, *_OF_MODELS)
 }
 
 
@@ -29,6 +28,7 @@ def make_methods(
     editor: VideoEditor,
     models: Mapping[str, Path],
     outputs: Mapping[str, Path] | None = None,
+    solver: str = "ddim",
 ) -> list[Method]:
     """Returns the methods of these names, each once, and those that are read from folders.
 
@@ -38,6 +38,7 @@ def make_methods(
       models: the model folders of the rivals, by the values of `names.MODELS`. That of `depth`
         may be a whole pipeline of diffusers, see `SDDepth`.
       outputs: name of a system → the folder of its results.
+      solver: of the pipeline's own sampling; rivals have DDIM.
 
     Raises:
       UserError: a name is unknown, or a model is missing or does not fit the pipeline.
@@ -52,5 +53,5 @@ def make_methods(
             continue
         if model and model not in stages:
             stages[model] = Stage(editor, models[model], structured=model == "depth")
-        made.append(MAKERS[name](stages.get(model)))
+        made.append(MAKERS[name](stages[model] if model else solver))
     return made + [Outputs(name, folder) for name, folder in (outputs or {}).items()]
