@@ -55,7 +55,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
       UserError: the settings are bad, or the batch or a clip does not divide over the chips.
     """
     mesh = target.mesh
-    module = _make_module(config)
+    module = make_network(config)
     recipe = read_recipe(config.to_dict(), config.name)
     conditioner, encoder_params = describe_encoders(models, jnp.dtype(config.dtype), mesh, recipe)
     null_tokens = np.zeros((1, config.model.get("num_embeddings", 0)), np.int32)  # of any text
@@ -79,8 +79,8 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     # they occupy memory, but are not part of the step.
     idle = not objective.runs_encoders(batch)
     # Without remat, so that nothing is counted twice.
-    plain = make_objective(config.objective, _make_module(config, "none"), *surroundings)
-    key = _placed(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh))
+    plain = make_objective(config.objective, make_network(config, "none"), *surroundings)
+    key = placed(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh))
     model_flops = count_training_flops(
         plain.loss, are_trained(state), *_unplaced((state.params, encoder_params, batch, key))
     )
@@ -107,7 +107,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     return Work(
         partial(step.lower, state, batch, encoder_params, rate, key),
         settings,
-        _size(state.params),
+        size_of(state.params),
         model_flops,
         beside=_bytes(encoder_params) if idle else 0,
         state_bytes=_bytes_on_a_chip((state, state.ema)),  # a gradient is as large as the average
@@ -139,9 +139,9 @@ def sample_work(
       UserError: the clips or their frames do not divide over the chips.
     """
     mesh = target.mesh
-    module = _make_module(config).clone(remat="none")
+    module = make_network(config).clone(remat="none")
     schedule = make_schedule(**pipeline["schedule"])
-    params = _placed(param_template(module), replicated(mesh))
+    params = placed(param_template(module), replicated(mesh))
     _, encoder_params = describe_encoders(models, jnp.dtype(config.dtype), mesh)
     shapes = batch_shapes(config, images=False)
     parts, split = batch_parts(mesh), mesh.shape[FRAMES]
@@ -177,7 +177,7 @@ def sample_work(
     return Work(
         partial(jax.jit(sample).lower, *arguments),
         settings,
-        _size(params),
+        size_of(params),
         _count(sample, *arguments),
         beside=_bytes(encoder_params),
     )
@@ -213,12 +213,12 @@ def cell_work(
         raise UserError(
             f"a batch of {batch_size} clips does not divide over {batch_parts(mesh)} parts"
         )
-    module = _make_module(config).clone(remat="none")
+    module = make_network(config).clone(remat="none")
     schedule = make_schedule(**pipeline["schedule"])
     conditioner, encoder_params = describe_encoders(
         models, jnp.dtype(config.dtype), mesh, StructureRecipe()
     )
-    params = _placed({**encoder_params, "unet": param_template(module)}, replicated(mesh))
+    params = placed({**encoder_params, "unet": param_template(module)}, replicated(mesh))
     size = (batch_size, pipeline["num_frames"], *pipeline["size"])
     factor = conditioner.vae.spatial_factor
     latents = (*size[:2], size[2] // factor, size[3] // factor, LATENT_CHANNELS)
@@ -246,10 +246,13 @@ def cell_work(
         jax.ShapeDtypeStruct((batch_size, module.cross_attention_dim), jnp.float32),
         jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     )
-    arguments = (params, *_placed(shapes, batch_sharding(mesh)))
+    arguments = (params, *placed(shapes, batch_sharding(mesh)))
     settings = {"what": "cell", "batch": {"frames": [*size, 3]}, "num_steps": num_steps}
     return Work(
-        partial(jax.jit(cell).lower, *arguments), settings, _size(params), _count(cell, *arguments)
+        partial(jax.jit(cell).lower, *arguments),
+        settings,
+        size_of(params),
+        _count(cell, *arguments),
     )
 
 
@@ -273,7 +276,7 @@ def encode_work(
         jax.ShapeDtypeStruct(frames, jnp.uint8),
         jax.ShapeDtypeStruct((b, config.levels_per_clip), jnp.int32),
     )
-    arguments = (encoder_params, *_placed(shapes, batch_sharding(mesh)))
+    arguments = (encoder_params, *placed(shapes, batch_sharding(mesh)))
     settings = {
         "what": "encode",
         "batch": {"frames": list(frames)},
@@ -282,7 +285,7 @@ def encode_work(
     return Work(
         partial(jax.jit(conditioner.encode_record).lower, *arguments),
         settings,
-        _size(encoder_params),
+        size_of(encoder_params),
         _count(conditioner.encode_record, *arguments),
     )
 
@@ -345,16 +348,16 @@ def describe_encoders(
     }
     encoder_params = {name: param_template(module) for name, module in modules.items()}
     conditioner = Conditioner(**modules, recipe=recipe)
-    return conditioner, _placed(encoder_params, replicated(mesh))
+    return conditioner, placed(encoder_params, replicated(mesh))
 
 
-def _make_module(config: Any, remat: str | None = None) -> Any:
+def make_network(config: Any, remat: str | None = None) -> Any:
     remat = config.remat if remat is None else remat
     options = {"name": config.name, "dtype": config.dtype, "rank": config.lora.rank}
     return make_module(config.model.to_dict(), remat=remat, **options)
 
 
-def _placed(shapes: Any, sharding: NamedSharding) -> Any:
+def placed(shapes: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
@@ -370,7 +373,7 @@ def _shapes(batch: Batch) -> dict[str, list[int]]:
     return {name: list(x.shape) for name, x in batch.fields().items()}
 
 
-def _size(tree: Any) -> int:
+def size_of(tree: Any) -> int:
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
