@@ -67,7 +67,7 @@ def train_work(config: Any, models: Mapping[str, dict], target: Target, images: 
     shapes = batch_shapes(config, images)
     check_batch(shapes.size, shapes.num_frames, mesh)
     check_clips_at_once(shapes.size, shapes.num_frames, config.microbatches, mesh)
-    batch = jax.tree.map(_placed, shapes, batch_shardings(shapes, mesh))
+    batch = jax.tree.map(placed, shapes, batch_shardings(shapes, mesh))
     parts = mesh.size if shapes.num_frames == 1 else batch_parts(mesh)
     notes = []
     if batch.size // parts % config.microbatches:
