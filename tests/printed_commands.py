@@ -19,6 +19,7 @@ import shlex
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 from gen1_jax import cli
 from gen1_jax.commands.all import sort_overrides
@@ -162,7 +163,8 @@ def check_gen1(words: list[str]) -> None:
     if ABBREVIATED in " ".join(words) or all(is_name(word) for word in words):
         check_flags(words)
         return
-    args = make_lenient_parser().parse_args(words)
+    with mock.patch("gen1_jax.editing.record.read_record", return_value={"flags": {}}):
+        args = make_lenient_parser().parse_args(words)
     config = getattr(args, "config", None)
     if config:
         check_config(args, config)
