@@ -166,9 +166,11 @@ class Conditioner:
             return find_edges(frames)
         return clip_depth(depth, *self.recipe.depth.range)
 
-    def map_of_piece(self, encoder_params: EncoderParams, frames: jax.Array) -> jax.Array:
-        """Frames [b n H W 3] uint8 → the map [b n H W] of which structure is made, not clipped."""
-        if self.recipe.extractor == "edges":
+    def map_of_piece(
+        self, encoder_params: EncoderParams, frames: jax.Array, extractor: str
+    ) -> jax.Array:
+        """Frames [b n H W 3] uint8 → the map [b n H W] of depth or edges, not clipped."""
+        if extractor == "edges":
             return find_edges(frames)
         return self.estimate_depth(encoder_params, frames)
 

@@ -13,7 +13,7 @@ from gen1_jax.settings import closest, show
 from gen1_jax.text import check_text
 
 # Earlier names of keywords → the names now, which are those of the flags.
-OLDER_NAMES = {"num_steps": "steps", "depth": "structure_map"}
+OLDER_NAMES = {"num_steps": "steps", "depth": "structure", "structure_map": "structure"}
 
 
 @dataclasses.dataclass(frozen=True)

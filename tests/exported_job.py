@@ -37,6 +37,14 @@ def the_edit(pipe):
     image = pipe.image_content(torch.from_numpy(GIVEN["frames"][:1]).permute(0, 3, 1, 2).float())
     other = edit(load(depth=json.loads(str(GIVEN["depth"])))).structure[0]
     found = {"frames": done.frames[0], "structure": done.structure[0], "other": other}
+    coloured = load(structure={"extractor": "segments"}, structure_drop_rate=0.1)
+    few = options | noise | {"num_inference_steps": 2}
+    for name, own in {
+        "colours": {"structure": GIVEN["frames"][::-1].copy()},
+        "none": {"no_structure": True, "structure_level": 0},
+    }.items():
+        done = edit(coloured, **few | own)
+        found |= {name: done.frames[0], f"{name}_structure": done.structure[0]}
     for name, windows in json.loads(str(GIVEN["windows"])).items():
         own = {"latents": torch.from_numpy(GIVEN["film_latents"]), "num_inference_steps": 2}
         film = edit(pipe, GIVEN["film"], decode_chunk_size=4, **options | noise | own | windows)
@@ -173,7 +181,7 @@ def refusals(pipe):
         ("latents", (np.zeros(3), [0.0]), "a tensor"),
         ("latents", (torch.full((1, 4, 4, 8, 12), np.nan),), "not all numbers are finite"),
         ("prior_noise", (np.zeros(3),), "a tensor"),
-        ("depth", ("a", [None] * 4, np.zeros((4, 0, 0)), np.full((4, 16, 24), np.nan)), "[1 4 H W"),
+        ("structure", ("a", [None] * 4, np.zeros((4, 0, 0)), np.full((4, 16, 24), np.nan)), "H W"),
     ):
         for value in values:
             refused(partial(edit, pipe, **{name: value}), name, words)
@@ -195,7 +203,14 @@ def refusals(pipe):
     refused(partial(edit, pipe, generator=[seeded()] * 2), "2 generators for 1")
     refused(partial(edit, pipe, height=15), "multiples of 2")
     refused(partial(edit, pipe, latents=torch.zeros(1, 4, 4, 1, 1)), "latents")
-    refused(partial(edit, pipe, depth=np.zeros((2, 16, 24))), "depth")
+    refused(partial(edit, pipe, depth=np.zeros((2, 16, 24))), "structure of")
+    grey = np.zeros((4, 16, 24))
+    refused(partial(edit, pipe, structure=grey, depth=grey), "give structure alone")
+    refused(partial(edit, pipe, no_structure=True), "not trained to do without structure")
+    other = load(structure={"extractor": "segments"}, structure_drop_rate=0.1)
+    refused(partial(edit, other), "structure of segments, which this pipeline does not make")
+    refused(partial(edit, other, structure=grey), "[1 4 H W 3]")
+    refused(partial(edit, other, structure=grey, no_structure=True), "leaves nothing")
     refused(
         partial(edit, pipe, callback_on_step_end_tensor_inputs=["prompt_embeds"]), "image_embeds"
     )

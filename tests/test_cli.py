@@ -41,7 +41,7 @@ def test_help_is_for_all_and_for_each(capsys):
         ("edit a.mp4 -prompt ball", "gen1 edit has no flag -prompt; did you mean --prompt?"),
         (
             "edit a.mp4 --prompt b --struct 3",
-            "did you mean --structure-level or --structure-map?",
+            "did you mean --structure-level or --structure or --structure-map or --structure-k",
         ),
         ("edit a.mp4 --prompt b --structure_level 3", "did you mean --structure-level?"),
         ("edit a.mp4 --prompt b --zzz", "gen1 edit has no flag --zzz; see gen1 edit --help"),

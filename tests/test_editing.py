@@ -152,17 +152,17 @@ def test_quantiles_bound_the_estimate_and_no_users_map(editor, monkeypatch):
     low, high = np.quantile(estimated, recipe.depth.range)
     expected = 2 * (estimated[0].clip(low, high) - low) / (high - low) - 1
     np.testing.assert_allclose(edit.structure, expected, atol=1e-5)
-    again = editor.edit(structure_map=edit.structure, **clip)
+    again = editor.edit(structure=edit.structure, **clip)
     np.testing.assert_allclose(again.structure, edit.structure, atol=1e-6)
     mask = np.zeros((3, 16, 16))
     mask[:, 3, 4:6] = 1  # fewer pixels than the quantiles leave
-    np.testing.assert_array_equal(editor.edit(structure_map=mask, **clip).structure, 2 * mask - 1)
+    np.testing.assert_array_equal(editor.edit(structure=mask, **clip).structure, 2 * mask - 1)
 
 
 def test_a_users_map_takes_the_place_of_the_estimate(editor, tmp_path):
     depth = RNG.random((3, 16, 16))
     clip = {"frames": CLIPS[0], "prompt": "a red ball", "steps": STEPS, "structure_level": 1}
-    edit = editor.edit(structure_map=depth, **clip)
+    edit = editor.edit(structure=depth, **clip)
     expected = blur(normalise_clip(depth[None]), np.array([1]))[0]
     np.testing.assert_allclose(edit.structure, expected, atol=1e-5)
     plain = editor.edit(**clip)
@@ -202,19 +202,19 @@ def test_frames_of_all_kinds(editor, tmp_path):
         write_video(tmp_path / "many", longer[[0, 1, 2, 3, 0, 1]], 24)
         video = editor.read(tmp_path / "many", fit="pad")
         assert video.frames.shape == CLIPS[0].shape
-        edit = editor.edit(video, **options, structure_map=longer[[0, 1, 2, 3, 0, 1], ..., 0])
+        edit = editor.edit(video, **options, structure=longer[[0, 1, 2, 3, 0, 1], ..., 0])
     assert edit.fps == 12 and edit.frames.shape == edit.source.shape == (3, 12, 16, 3)
     np.testing.assert_array_equal(edit.source, video.frames[:, 2:14])
     assert edit.structure.shape == (3, 12, 16)
 
 
 def test_a_kept_structure_map_gives_the_same_edit(editor, tmp_path):
-    """What --save-structure writes, --structure-map reads, in every format."""
+    """What --save-structure writes, --structure reads, in every format."""
     options = {"frames": CLIPS[0], "prompt": "a red ball", "steps": STEPS}
     first = editor.edit(**options)
     for name, most in (("map.npy", 1), ("map", 1), ("map.webp", 30)):
         write_map(tmp_path / name, first.structure, 12)
-        again = editor.edit(structure_map=tmp_path / name, **options)
+        again = editor.edit(structure=tmp_path / name, **options)
         assert np.abs(again.structure - first.structure).max() < most / 20
         assert np.abs(again.frames.astype(int) - first.frames).max() <= most
 
@@ -239,7 +239,7 @@ def test_per_frame_no_frame_knows_of_another(editor):
 
     def differences(**controls) -> list[bool]:
         before, after = (
-            frames_of(edit_batch(editor, structure_map=each, guidance_scale=30.0, **controls))
+            frames_of(edit_batch(editor, structure=each, guidance_scale=30.0, **controls))
             for each in (maps, changed)
         )
         return [bool((before[:, i] != after[:, i]).any()) for i in range(3)]

@@ -138,4 +138,4 @@ def test_clips_fill_up_the_devices_and_frames_must_divide(editors):
     with pytest.raises(UserError, match=r"temporal_scale of \[2\]; .* or \[1\]"):
         editors[1].edit_batch(frames[:1], content[:1], temporal_scale=[0.5, 1.0], steps=2)
     with pytest.raises(UserError, match=r"structure map of \[2, .*; \[1, 8, 32, 32\]"):
-        editors[1].edit_batch(frames[:1], content[:1], structure_map=np.zeros((2, 8, 32, 32)))
+        editors[1].edit_batch(frames[:1], content[:1], structure=np.zeros((2, 8, 32, 32)))

@@ -33,6 +33,11 @@ from gen1_jax.commands.edit_progress import (
 )
 from gen1_jax.commands.edit_size import add_size_arguments, check_size, size_of
 from gen1_jax.commands.edit_solver import add_solver_argument
+from gen1_jax.commands.edit_structure import (
+    add_structure_arguments,
+    check_structure,
+    structure_of,
+)
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
@@ -64,13 +69,6 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     parser.add_argument(
-        "--structure-level",
-        type=int,
-        default=0,
-        metavar="T",
-        help="how coarse the structure is: 0 keeps all of the depth, 7 nearly none (%(default)s)",
-    )
-    parser.add_argument(
         "--temporal-scale",
         type=float,
         default=1.0,
@@ -93,21 +91,7 @@ def add_arguments(parser) -> None:
     add_length_arguments(parser)
     add_size_arguments(parser)
     add_mask_arguments(parser)
-    parser.add_argument(
-        "--structure-map",
-        type=Path,
-        metavar="PATH",
-        help="keep the structure of this map, not of the estimated depth: inverse depth (bright is "
-        "near) or any grey map; a video, a folder of pictures (8 or 16 bits), an .npy of [n h w], "
-        "or one picture for all frames",
-    )
-    parser.add_argument(
-        "--save-structure",
-        type=Path,
-        metavar="PATH",
-        help="also write the structure that the model saw, in grey (bright is near), for "
-        "--structure-map: an .npy (exact), a folder (16-bit PNGs), an mp4, gif or webp",
-    )
+    add_structure_arguments(parser)
     parser.add_argument(
         "--no-preview", action="store_true", help="write no side-by-side beside the output"
     )
@@ -187,8 +171,6 @@ def make_edits(
         video,
         stages=stages,
         on_preview=preview_writer(args, args.output),
-        structure_map=args.structure_map,
-        structure_level=args.structure_level,
         temporal_scale=args.temporal_scale,
         guidance_scale=args.guidance_scale,
         steps=args.steps,
@@ -197,6 +179,7 @@ def make_edits(
         **content_of(args),
         **windows_of(args),
         **mask_of(args),
+        **structure_of(args),
     )
     if args.variations == 1:
         return write_edit(args, outputs, edits[0], video, record, stages)
@@ -216,9 +199,13 @@ def check_arguments(args) -> dict[str, Path]:
 
     controls = (args.structure_level, args.temporal_scale, args.guidance_scale, args.steps)
     Controls(*controls, args.per_frame, args.solver).check()
-    for check in (check_content, check_length, check_size, check_mask, check_progress, loras_of):
+    checks = (
+        check_content, check_length, check_size, check_mask, check_structure, check_progress,
+        loras_of,
+    )  # fmt: skip
+    for check in checks:
         check(args)
-    inputs = [("INPUT", input_of(args)), ("--structure-map", args.structure_map)]
+    inputs = [("INPUT", input_of(args)), ("--structure", args.structure)]
     inputs += [("--image", path) for path in args.image or []] + [("--mask", args.mask)]
     inputs = [(name, path) for name, path in inputs if path]
     for name, path in inputs:

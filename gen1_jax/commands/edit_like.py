@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from gen1_jax.errors import UserError
+from gen1_jax.structure_settings import EXTRACTORS
 
 # Flags that name files, which the record keeps digests of.
-INPUTS = ("input", "image", "structure_map", "mask")
+INPUTS = ("input", "image", "structure", "mask")
 # What says where results go and how they are shown; all other flags make the result what it is.
 OUTSIDE = (
     "command", "module", "like", "output", "overwrite", "save_structure", "no_preview", "events",
@@ -87,6 +88,7 @@ def record_of(args, editor: Any) -> dict[str, Any]:
             "jax": jax.__version__,
             "platform": jax.default_backend(),
             "devices": int(editor.mesh.size),
+            "structure": _extractor(args, editor),
         },
     )
     if args.like:
@@ -101,6 +103,16 @@ def record_of(args, editor: Any) -> dict[str, Any]:
             said = ", ".join(f"{name} {value}" for name, value in other.items())
             print(f"computed otherwise than before ({said}): frames may differ by rounding")
     return record
+
+
+def _extractor(args, editor: Any) -> str:
+    """Returns what the structure is made of, with the extractor's version: "canny 1"."""
+    recipe = editor.conditioner.recipe
+    if args.no_structure:
+        return "none"
+    kind = args.structure_kind or recipe.extractor
+    version = recipe.version if kind == recipe.extractor else EXTRACTORS[kind].version
+    return f"{'given as ' if args.structure else ''}{kind} {version}"
 
 
 def tags_of(record: Mapping[str, Any]) -> dict[str, str]:

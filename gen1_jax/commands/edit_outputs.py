@@ -1,7 +1,6 @@
 """What `gen1 edit` writes: the edit, its record, and pictures to look at."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,12 +92,10 @@ def write_edit(
         structure = stages.watch("writing structure", streams.structure)
         write_map(outputs["structure"], structure, **options)
     if "preview" in outputs:
-        colour = partial(pictures.colour_depth, low=-1, high=1)
+        shown = "no structure" if args.no_structure else f"structure, level {args.structure_level}"
         clips = {
             "source": streams.source,
-            f"structure, level {args.structure_level}": streams.structure.map(
-                lambda each: colour(each[None])[0]
-            ),
+            shown: streams.structure.map(pictures.picture_structure),
             label_of(args): streams.frames,
         }
         preview = stages.watch("writing preview", pictures.stream_side_by_side(clips))

@@ -21,6 +21,7 @@ class Streams(NamedTuple):
     Attributes:
       frames: `[h w 3]` uint8, the edited frames; latents are decoded anew each time.
       structure: `[h w]` in [−1, 1], the blurred structure map that the model saw; bright is near.
+        One in colours is `[h w 3]`.
       source: `[h w 3]` uint8, the frames that were edited.
     """
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -26,6 +27,7 @@ from gen1_jax.controls import (
 )
 from gen1_jax.diffusion.process import Schedule, make_schedule
 from gen1_jax.diffusion.sampler import sample_latents
+from gen1_jax.diffusion.structure import drop_structure
 from gen1_jax.distributed import (
     FRAMES,
     batch_parts,
@@ -38,6 +40,7 @@ from gen1_jax.editing.edit import Edit
 from gen1_jax.editing.events import Stages
 from gen1_jax.editing.request import make_request
 from gen1_jax.editing.sampling import WindowSampler
+from gen1_jax.editing.structure import check_dropped, make_maps
 from gen1_jax.editing.wanted import Wanted
 from gen1_jax.editing.whole import WholeEditor
 from gen1_jax.errors import UserError
@@ -92,7 +95,7 @@ class VideoEditor:
         each = [self._batch] * 3  # controls
         self._sample = jax.jit(
             self._sample_fn,
-            static_argnums=(7, 8, 9),
+            static_argnums=(7, 8, 9, 10),
             in_shardings=(self._everywhere, self._clips, self._batch, self._batch, *each),
             out_shardings=(self._clips, self._clips),
         )
@@ -265,7 +268,8 @@ class VideoEditor:
         frames: np.ndarray,
         content: jax.Array,
         *,
-        structure_map: np.ndarray | None = None,
+        structure: np.ndarray | None = None,
+        no_structure: bool = False,
         seed: int | Sequence[int] = 0,
         **controls: Any,
     ) -> list[Edit]:
@@ -274,7 +278,8 @@ class VideoEditor:
         Args:
           frames: [b n H W 3] uint8.
           content: [b d], of `text_content` or `image_content`.
-          structure_map: [b n H W]; see `edit`.
+          structure: [b n H W], or in colours [b n H W 3]; see `edit`, as for the next.
+          no_structure: whether the edits have none.
           seed: the seed of the noise: one number for all clips, or one for each.
           **controls: fields of `Controls`; the three controls may be arrays [b].
 
@@ -283,8 +288,8 @@ class VideoEditor:
             divide over the devices, or memory runs out.
         """
         fields = {field.name for field in dataclasses.fields(Controls)}
-        controls = rename_older(controls, {"structure_map", "seed", *fields})
-        structure_map = controls.pop("structure_map", structure_map)
+        controls = rename_older(controls, {"structure", "no_structure", "seed", *fields})
+        structure = controls.pop("structure", structure)
         controls = Controls(**controls)
         controls.check()
         frames = as_pixels("clips", frames, "b n H W 3")
@@ -312,8 +317,13 @@ class VideoEditor:
             )
         ]
         more = -b % batch_parts(self.mesh)  # copies of the last clip fill up the devices
-        if structure_map is not None:
-            structure_map = fill_up(as_maps(structure_map, frames.shape[:-1]), more)
+        if no_structure:
+            check_dropped(self.settings)
+            structure = np.zeros(frames.shape[:-1], np.float32)
+        elif structure is not None:
+            structure = as_maps(structure, frames.shape[:-1], self.conditioner.recipe.colours)
+        if structure is not None:
+            structure = fill_up(structure, more)
         frames, content, seeds, *per_clip = (
             fill_up(x, more) for x in (frames, content, seeds, *per_clip)
         )
@@ -324,10 +334,10 @@ class VideoEditor:
             task = f"editing {b} clips of {n} frames of {height}x{width}"
             lower += " or of the clips edited together (--batch-size)"
         with naming_what_to_lower(task, lower):
-            if structure_map is None:
-                structure_map = self.conditioner.structure_map(frames, self.estimate_depth(frames))
+            if structure is None:
+                structure = make_maps(self, frames)
             arguments = (
-                jax.device_put(structure_map, self._clips),
+                jax.device_put(structure, self._clips),
                 jax.device_put(content, self._batch),
                 jax.device_put(keys, self._batch),
                 *jax.device_put(per_clip, self._batch),
@@ -339,6 +349,7 @@ class VideoEditor:
                     int(controls.steps),
                     bool(controls.per_frame),
                     controls.solver,
+                    bool(no_structure),
                 )
             edits = zip(np.asarray(edited), np.asarray(seen), frames, strict=True)
             return [Edit.of(*parts) for parts in edits][:b]
@@ -360,10 +371,12 @@ class VideoEditor:
 
     def _sample_fn(
         self, params, depth, content, keys, level, temporal_scale, guidance_scale,
-        num_steps: int, per_frame: bool, solver: str,
+        num_steps: int, per_frame: bool, solver: str, no_structure: bool = False,
     ):  # fmt: skip
-        """Depth [b n H W], content [b d], controls [b] → frames, structure seen [b n H W]."""
-        structure = self.conditioner.encode_structure(params, depth, level)
+        """Maps [b n H W], content [b d], controls [b] → frames, structure seen [b n H W]."""
+        structure, seen_at = self.conditioner.encode_structure(params, depth, level), level
+        if no_structure:
+            structure, level = drop_structure(structure, level, jnp.ones_like(level, bool))
         latents = sample_latents(
             self.unet,
             params["unet"],
@@ -379,4 +392,5 @@ class VideoEditor:
             solver=solver,
             spacing=self.settings["spacing"],
         )
-        return self.conditioner.decode(params, latents), self.conditioner.degrade(depth, level)
+        seen = self.conditioner.degrade(depth, seen_at)
+        return self.conditioner.decode(params, latents), seen

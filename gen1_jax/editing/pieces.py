@@ -23,7 +23,7 @@ class Pieces:
         self._batch = batch_sharding(mesh)
         jitted = partial(jax.jit, out_shardings=self._clips)
         whole, clips, batch = self._whole, self._clips, self._batch
-        self._map = jitted(conditioner.map_of_piece, in_shardings=(whole, clips))
+        self._map = jitted(conditioner.map_of_piece, in_shardings=(whole, clips), static_argnums=2)
         self._structure = jitted(
             conditioner.encode_structure, in_shardings=(whole, clips, batch, batch)
         )
@@ -31,9 +31,16 @@ class Pieces:
         self._encode = jitted(conditioner.encode_frames, in_shardings=(whole, clips))
         self._decode = jitted(conditioner.decode, in_shardings=(whole, clips))
 
-    def maps(self, params: EncoderParams, frames: Stream, length: int) -> Iterator[np.ndarray]:
-        """Frames [H W 3] uint8 → the maps [m H W] of which structure is made, not yet clipped."""
-        return self._run("estimating depth of", partial(self._map, params), frames, length)
+    def maps(
+        self, params: EncoderParams, frames: Stream, length: int, extractor: str
+    ) -> Iterator[np.ndarray]:
+        """Frames [H W 3] uint8 → the maps [m H W] of depth or edges, not yet clipped."""
+        return self._run(
+            "estimating depth of",
+            lambda piece: self._map(params, piece, extractor),
+            frames,
+            length,
+        )
 
     def structure(
         self, params: EncoderParams, maps: Stream, level: int, bounds: np.ndarray, length: int

@@ -11,15 +11,14 @@ from gen1_jax.diffusion.windows import Windows, place_windows
 from gen1_jax.distributed import FRAMES
 from gen1_jax.editing.embedding import make_content
 from gen1_jax.editing.events import Stages
-from gen1_jax.editing.structure import Structure, find_bounds
+from gen1_jax.editing.structure import find_wish
 from gen1_jax.editing.wanted import Wanted
 from gen1_jax.editing.whole import Request
 from gen1_jax.errors import UserError
 from gen1_jax.video.footage import Footage
-from gen1_jax.video.inputs import to_frames, to_map
+from gen1_jax.video.inputs import to_frames
 from gen1_jax.video.io import as_count
 from gen1_jax.video.masks import to_mask
-from gen1_jax.video.streams import Stream
 
 if TYPE_CHECKING:
     from gen1_jax.editing.editor import VideoEditor
@@ -42,10 +41,7 @@ def make_request(
     """
     footage = to_footage(editor, frames)
     windows = place(editor, footage, wanted)
-    structure = None
-    if wanted.structure_map is not None:
-        maps = Stream.of(to_map(wanted.structure_map, footage))
-        structure = Structure(maps, find_bounds(maps))
+    wish = find_wish(editor, footage, wanted)
     mask = None
     if wanted.mask is not None:
         feather = (
@@ -67,8 +63,8 @@ def make_request(
         windows,
         content,
         controls,
+        wish,
         null,
-        structure,
         mask,
         seeds,
         float(wanted.strength),

@@ -8,6 +8,7 @@ import numpy as np
 
 from gen1_jax.controls import Controls, check_prompts, rename_older, seeds_of
 from gen1_jax.editing.content import BLENDS, read_prompts
+from gen1_jax.editing.structure import check_kind
 from gen1_jax.errors import UserError
 from gen1_jax.settings import show
 from gen1_jax.video.masks import check_feather
@@ -29,9 +30,14 @@ class Wanted:
       negative_prompt: content that stands in ∅'s place, from which guidance leads away.
       strength: the share of the steps that is run, above 0 up to 1: below 1 an edit begins from the
         noised source, and keeps more of it.
-      structure_map: takes the place of the estimated depth: inverse depth (bright is near), or any
-        map that stands in for it. A path (video, picture, folder of pictures, .npy), Pillow images,
-        or an array [n H W], or [H W] for all frames. It is scaled to the frames' size.
+      structure: takes the place of what the model would extract of the frames: inverse depth
+        (bright is near) or any map that stands in for it, grey or in colours. A path (video,
+        picture, folder of pictures, .npy), Pillow images, or an array [n H W], [H W] for all
+        frames, or in colours [n H W 3]. It is scaled to the frames' size.
+      structure_kind: of `structure`, or what is extracted where that is None: a name in
+        `structure_settings.EXTRACTORS`. None: what the model was trained on.
+      any_structure: whether a kind is taken that the model was not trained on.
+      no_structure: whether the edit has none; the model must have been trained with some dropped.
       mask: which part is edited; the rest stays the source's. White is edited. A path (video,
         picture, folder of frames, .npy), Pillow images, or an array [n H W], or [H W] for all
         frames. None: everything is edited.
@@ -59,7 +65,10 @@ class Wanted:
     blend: str = "slerp"
     negative_prompt: str | None = None
     strength: float = 1.0
-    structure_map: Any = None
+    structure: Any = None
+    structure_kind: str | None = None
+    any_structure: bool = False
+    no_structure: bool = False
     mask: Any = None
     invert_mask: bool = False
     feather: float | None = None
@@ -101,6 +110,7 @@ class Wanted:
                 raise UserError(f"{name} is {show(value)}; edit accepts one number")
         self.controls.check()
         seeds_of(self.seed, 1)
+        self._check_structure()
         if not isinstance(self.invert_mask, bool | np.bool_):
             raise UserError(f"invert_mask is {show(self.invert_mask)}; True or False is accepted")
         if self.feather is not None:
@@ -119,3 +129,17 @@ class Wanted:
             if not is_number or not (0 <= value <= 1) or (low is None and value == 0):
                 least = "above 0, up to 1" if low is None else "0 to 1"
                 raise UserError(f"{name} {show(value)}; a number {least} is accepted")
+
+    def _check_structure(self) -> None:
+        for name in ("any_structure", "no_structure"):
+            value = getattr(self, name)
+            if not isinstance(value, bool | np.bool_):
+                raise UserError(f"{name} is {show(value)}; True or False is accepted")
+        if self.structure_kind is not None:
+            check_kind(self.structure_kind)
+        given = (self.structure is not None, self.structure_kind, self.structure_level)
+        if self.no_structure and any(given):
+            raise UserError(
+                "no_structure leaves nothing for structure, structure_kind and structure_level to "
+                "say; give it alone"
+            )

@@ -17,13 +17,14 @@ from gen1_jax.conditioning import Conditioner, EncoderParams
 from gen1_jax.controls import Controls
 from gen1_jax.diffusion.blending import Kept
 from gen1_jax.diffusion.solvers import count_steps
+from gen1_jax.diffusion.structure import NO_STRUCTURE
 from gen1_jax.diffusion.windows import Windows
 from gen1_jax.editing.content import of_windows
 from gen1_jax.editing.edit import Edit, Streams
 from gen1_jax.editing.events import Stages
 from gen1_jax.editing.pieces import Pieces
 from gen1_jax.editing.sampling import Conditions, WindowSampler
-from gen1_jax.editing.structure import Structure, encode_structure, estimate_structure
+from gen1_jax.editing.structure import Wish, encode_structure, make_structure
 from gen1_jax.video.footage import Footage
 from gen1_jax.video.masks import Mask
 from gen1_jax.video.streams import Stream
@@ -41,7 +42,7 @@ class Request:
       content: content of each variation, of all frames [v d] or of each [v n d].
       controls: the controls, the guidance scale given.
       null: content in ∅'s place of each variation, [v d]; None: no content.
-      structure: the user's own structure; None: it is estimated.
+      structure: where the structure comes from.
       mask: what is edited; None: everything.
       seeds: the seed of the noise of each variation, [v].
       strength: the share of the steps that is run from the noised source; 1: all, from pure noise.
@@ -52,8 +53,8 @@ class Request:
     windows: Windows
     content: np.ndarray
     controls: Controls
+    structure: Wish
     null: np.ndarray | None = None
-    structure: Structure | None = None
     mask: Mask | None = None
     seeds: Sequence[int] = (0,)
     strength: float = 1.0
@@ -66,6 +67,7 @@ class WholeEditor:
     def __init__(self, conditioner: Conditioner, sampler: WindowSampler, mesh: Mesh):
         self._sampler, self._pieces = sampler, Pieces(conditioner, mesh)
         self._factor = conditioner.vae.spatial_factor
+        self._channels = conditioner.vae.latent_channels
 
     def edit(
         self,
@@ -87,12 +89,20 @@ class WholeEditor:
         """
         footage, controls = request.footage, request.controls
         length = request.windows.frames.shape[1]
-        structure, level = request.structure, int(controls.structure_level)
-        if structure is None:
-            structure = estimate_structure(
-                self._pieces, params, footage.frames, quantiles, length, stages
+        level = int(controls.structure_level)
+        if request.structure.none:
+            level, seen = NO_STRUCTURE, self._nothing(footage)
+            sides = (side // self._factor for side in footage.size)
+            latents = np.zeros((len(footage), *sides, self._channels), np.float32)
+        else:
+            structure = make_structure(
+                self._pieces, params, footage.frames, request.structure, quantiles, length, stages
             )
-        latents = encode_structure(self._pieces, params, structure, level, length, stages)
+            latents = encode_structure(self._pieces, params, structure, level, length, stages)
+            seen = Stream(
+                len(footage),
+                lambda: _frames(self._pieces.seen(structure.maps, level, structure.bounds, length)),
+            )
         variations = len(request.seeds)
         noise = np.concatenate([draw_noise(seed, latents.shape) for seed in request.seeds])
         again, source, kept = (variations, 1, 1, 1), None, None
@@ -139,10 +149,6 @@ class WholeEditor:
                 after_step,
                 controls.solver,
             )
-        seen = Stream(
-            len(footage),
-            lambda: _frames(self._pieces.seen(structure.maps, level, structure.bounds, length)),
-        )
         inside = footage.inside or (slice(None), slice(None))
         cut = partial(Stream.map, change=lambda frame: frame[inside])
         return [
@@ -154,6 +160,10 @@ class WholeEditor:
             )
             for own in z.reshape(variations, -1, *z.shape[1:])
         ]
+
+    def _nothing(self, footage: Footage) -> Stream:
+        """Returns the maps [H W] that stand for no structure."""
+        return footage.frames.map(lambda frame: np.zeros(frame.shape[:2], np.float32))
 
     def _encoded(
         self, params: EncoderParams, footage: Footage, length: int, stages: Stages

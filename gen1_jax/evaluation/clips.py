@@ -9,7 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from gen1_jax.data_pipelines.to_encode import make_structure_map
 from gen1_jax.editing import VideoEditor
+from gen1_jax.editing.structure import make_maps
 from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.stopwatch import apart
 from gen1_jax.runtime import naming_what_to_lower
@@ -62,10 +64,21 @@ class Clips:
 
     @cached_property
     def structure_map(self) -> np.ndarray:
-        """What structure is made of, the depth as a rule, `[b n H W]`."""
-        depth = self.depth
-        with _shared("limiting depth"):
-            return np.asarray(self.editor.conditioner.structure_map(self.frames, depth))
+        """What structure is made of, the depth as a rule, `[b n H W]`, or in colours.
+
+        Raises:
+          UserError: the model was trained on the truth of the world, and clips are not of it.
+        """
+        recipe = self.editor.conditioner.recipe
+        if recipe.extractor == "depth":
+            depth = self.depth
+            with _shared("limiting depth"):
+                return np.asarray(self.editor.conditioner.structure_map(self.frames, depth))
+        with _shared("making structure"):
+            if recipe.place == "world":
+                known = [{"depth": item.depth, "mask": item.mask} for item in self.items]
+                return np.stack([make_structure_map(recipe.extractor, each) for each in known])
+            return np.asarray(make_maps(self.editor, self.frames))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Whatever a caller may hand over as frames, as a picture or as a structure map, made an array.
+"""Whatever a caller may hand over as frames or as a picture, made an array.
 
 Accepted are paths, Pillow images, lists of Pillow images, `Video`, and arrays of any library that
 NumPy can read.
@@ -15,22 +15,12 @@ from gen1_jax.errors import UserError, one_line
 from gen1_jax.settings import show
 from gen1_jax.video.footage import Footage, open_footage
 from gen1_jax.video.io import Video, read_video
-from gen1_jax.video.maps import (
-    as_map,
-    choose_frames,
-    fit_map,
-    picture_to_map,
-    read_map,
-    stack_maps,
-)
-from gen1_jax.video.paths import as_path
 from gen1_jax.video.pixels import image_to_rgb
 from gen1_jax.video.selection import describe_size
 
 _FRAMES = "a path, a Video, a list of pictures of one size or an array [n H W 3] uint8 is accepted"
 _PICTURE = "a path, a Pillow image or an array [H W 3] uint8 is accepted"
 _EXAMPLES = 8  # frames of a video that is an example
-_MAP = "a path, a list of grey pictures, or an array [n H W] or [H W] is accepted"
 
 
 def to_frames(value: Any) -> Footage:
@@ -47,12 +37,12 @@ def to_frames(value: Any) -> Footage:
         )  # fmt: skip
     if isinstance(value, Image.Image):
         value = [value]
-    if _are_pictures(value):
+    if are_pictures(value):
         arrays = [image_to_rgb(image) for image in value]
         if len({array.shape for array in arrays}) > 1:
             raise UserError(f"frames are pictures of several sizes; {_FRAMES}")
         return Footage.of(np.stack(arrays))
-    array = _as_array("frames", value, _FRAMES)
+    array = to_array("frames", value, _FRAMES)
     if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
         raise UserError(f"frames are {array.dtype} {list(array.shape)}; {_FRAMES}")
     return Footage.of(array)
@@ -79,7 +69,7 @@ def to_picture(value: Any, size: int) -> np.ndarray:
     elif isinstance(value, Image.Image):
         picture = image_to_rgb(value)
     else:
-        picture = _as_array("image", value, _PICTURE)
+        picture = to_array("image", value, _PICTURE)
         if picture.ndim != 3 or picture.shape[-1] != 3 or picture.dtype != np.uint8:
             raise UserError(f"image is {picture.dtype} {list(picture.shape)}; {_PICTURE}")
         if not picture.size:
@@ -109,40 +99,8 @@ def to_example(value: Any, size: int) -> list[np.ndarray]:
     return [frame for index, frame in enumerate(footage.frames) if index in places]
 
 
-def to_map(value: Any, frames: Footage) -> np.ndarray:
-    """Returns a structure map `[n H W]` float32 that a caller gave, fitted to the frames of a clip.
-
-    Args:
-      value: see the module; of an array `[n H W]`, `[H W]` or `[n H W 3]` uint8.
-      frames: the clip. A map that is as long as the clip's input is taken from where the clip is.
-
-    Raises:
-      UserError: the value is nothing of the kind, or has another number of frames.
-    """
-    count, (height, width) = len(frames), frames.size
-    where = "structure map"
-    if isinstance(value, str | os.PathLike):
-        path = as_path(value, _MAP)
-        where = str(path)
-        # One more than needed, so that what is left out is said.
-        maps = read_map(path, frames.start + frames.stride * (count - 1) + 2)
-    elif isinstance(value, Video):
-        where = str(value.path)
-        maps = as_map(value.frames, where)
-    elif isinstance(value, Image.Image):
-        maps = picture_to_map(value, where)[None]
-    elif _are_pictures(value):
-        maps = stack_maps([picture_to_map(image, where) for image in value], where)
-    else:
-        maps = as_map(_as_array("structure_map", value, _MAP), where)
-    maps = choose_frames(maps, count, frames.start, frames.stride, where)
-    if maps.shape[1:] not in ((height, width), frames.source_size):  # else the frames' note says it
-        said = describe_size(maps.shape[1:], (height, width), frames.fit)
-        warnings.warn(f"{where}: {said}", stacklevel=3)
-    return fit_map(maps, (height, width), frames.fit)
-
-
-def _are_pictures(value: Any) -> bool:
+def are_pictures(value: Any) -> bool:
+    """Returns whether a value is a list of Pillow images."""
     return (
         isinstance(value, list | tuple)
         and len(value) > 0
@@ -150,7 +108,7 @@ def _are_pictures(value: Any) -> bool:
     )
 
 
-def _as_array(name: str, value: Any, accepted: str) -> np.ndarray:
+def to_array(name: str, value: Any, accepted: str) -> np.ndarray:
     """Returns a value as an array, or refuses it in one line that says what is accepted."""
     try:
         array = np.asarray(value)

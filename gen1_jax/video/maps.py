@@ -1,11 +1,10 @@
-"""Structure maps: read from files as `[n h w]` float32, fitted to a clip, and written.
+"""Structure maps: read from files, and written.
 
 A map is inverse depth, or any picture that stands in for it: bright is near. Only its order and
-proportions matter, because the editor scales each clip's map to [−1, 1].
+proportions matter, because the editor scales each clip's map to [−1, 1]. Colours stay as they are.
 """
 
 import os
-import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,8 +14,7 @@ from PIL import Image, ImageOps
 
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import replacing
-from gen1_jax.video.fitting import CROP, fit_image
-from gen1_jax.video.io import read_video
+from gen1_jax.video.footage import open_footage
 from gen1_jax.video.opening import is_animated, picture_names, pillow_errors
 from gen1_jax.video.pixels import image_to_rgb
 from gen1_jax.video.sources import IMAGE_FORMATS
@@ -33,16 +31,15 @@ _GREY = 24  # of 255; lossy formats colour a grey picture by less
 # ---- reading
 
 
-def read_map(path: Path, most: int | None = None) -> np.ndarray:
-    """Reads a structure map with the precision of its file: 8 bits, 16 bits or floats.
+def open_map(path: Path) -> Stream:
+    """Opens a structure map with the precision of its file: 8 bits, 16 bits or floats.
 
     Args:
       path: a video, an animated or single picture, a folder of pictures in natural order, or an
-        `.npy` file of `[n h w]` or `[h w]`.
-      most: number of frames to read at most; None reads all.
+        `.npy` file of `[n h w]`, `[h w]` or, in colours, `[n h w 3]`.
 
     Returns:
-      `[n h w]` float32.
+      Its frames, read when they are asked for: `[h w]` numbers, or `[h w 3]` in colours.
 
     Raises:
       UserError: the path holds no map.
@@ -50,77 +47,121 @@ def read_map(path: Path, most: int | None = None) -> np.ndarray:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; {ACCEPTED_MAPS}")
     if path.suffix.lower() in (".npy", ".npz"):
-        return _read_array(path, most)
+        return Stream.of(_open_array(path))
     if path.is_dir():
-        files = [path / name for name in picture_names(path)[:most]]
-        return stack_maps([_read_picture(file) for file in files], str(path))
+        files = [path / name for name in picture_names(path)]
+        return Stream(len(files), lambda: map(_read_picture, files))
     if _is_still(path):
-        return _read_picture(path)[None]
-    return as_map(read_video(path, num_frames=most, shorter=True).frames, str(path))
+        return Stream.of(_read_picture(path)[None])
+    return open_footage(path).frames
 
 
-def as_map(value: np.ndarray, where: str) -> np.ndarray:
-    """Returns an array as a map `[n h w]` float32; of colours the brightness is taken.
+def as_array(value: np.ndarray, where: str) -> np.ndarray:
+    """Returns an array of a map with an axis of frames: `[n h w]`, or in colours `[n h w 3]`.
 
     Args:
-      value: numbers `[n h w]`, `[h w]` or `[n h w 3]` uint8.
+      value: numbers `[n h w]` or `[h w]`, or colours `[n h w 3]`: uint8, or floats in [−1, 1].
       where: what the array is, for messages.
 
     Raises:
-      UserError: the array has another shape, or holds other things than finite numbers.
+      UserError: the array has another shape, or holds other things than numbers.
     """
-    if value.ndim == 4 and value.shape[-1] == 3:
-        if (np.ptp(value, axis=-1) > _GREY).any():
-            warnings.warn(f"{where}: has colours; their brightness is taken", stacklevel=2)
-        value = value.astype(np.float32) @ _LUMA
     value = value[None] if value.ndim == 2 else value
     numeric = np.issubdtype(value.dtype, np.number) or value.dtype == bool
-    if value.ndim != 3 or not value.size or not numeric or np.iscomplexobj(value):
+    in_colours = value.ndim == 4 and value.shape[-1] == 3 and value.dtype.kind in "uf"
+    in_colours &= value.dtype == np.uint8 or value.dtype.kind == "f"
+    fits = value.ndim == 3 or in_colours
+    if not fits or not value.size or not numeric or np.iscomplexobj(value):
         raise UserError(
             f"{where}: {value.dtype} {list(value.shape)} is no structure map; numbers [n h w] are "
-            "accepted, or [h w] for all frames"
+            "accepted, or [h w] for all frames, or colours [n h w 3]"
         )
-    value = value.astype(np.float32)
-    if not np.isfinite(value).all():
-        raise UserError(f"{where}: holds NaN or infinite values; finite numbers are accepted")
     return value
 
 
-def as_maps(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns the maps of several clips, `[b n h w]` float32.
+def as_grey(frame: np.ndarray, where: str) -> np.ndarray:
+    """Returns a map's frame as `[h w]` float32; of colours the brightness is taken.
+
+    Raises:
+      UserError: it holds NaN or infinite values.
+    """
+    if frame.ndim == 3:
+        frame = as_colours(frame, where) @ _LUMA
+    return _finite(frame.astype(np.float32), where)
+
+
+def as_colours(frame: np.ndarray, where: str) -> np.ndarray:
+    """Returns a map's frame `[h w 3]` as float32 in 0 … 255.
+
+    Raises:
+      UserError: it holds numbers out of range.
+    """
+    if frame.dtype == np.uint8:
+        return frame.astype(np.float32)
+    if not (np.abs(frame) <= 1).all():  # also true of NaN
+        raise UserError(f"{where}: colours in floats are accepted in [-1, 1], others as uint8")
+    return (frame.astype(np.float32) + 1) * 127.5
+
+
+def has_colours(frame: np.ndarray, where: str) -> bool:
+    """Returns whether a map's frame is more than grey."""
+    return frame.ndim == 3 and bool((np.ptp(as_colours(frame, where), axis=-1) > _GREY).any())
+
+
+def as_maps(value: np.ndarray, shape: tuple[int, ...], colours: bool = False) -> np.ndarray:
+    """Returns the maps of several clips, `[b n h w]` float32, or in colours `[b n h w 3]`.
 
     Raises:
       UserError: the maps have another shape than the clips, or hold other things than numbers.
     """
     value = np.asarray(value)
-    if value.shape != shape:
+    wanted = (*shape, 3) if colours else shape
+    if value.shape != wanted:
         raise UserError(
-            f"structure map of {list(value.shape)}; {list(shape)} is accepted, as the frames have"
+            f"structure map of {list(value.shape)}; {list(wanted)} is accepted, as the frames have"
         )
-    return np.stack([as_map(each, "structure map") for each in value])
+    change = as_colours if colours else as_grey
+    return np.stack(
+        [
+            np.stack([change(each, "structure map") for each in as_array(clip, "structure map")])
+            for clip in value
+        ]
+    )
 
 
 def stack_maps(maps: Sequence[np.ndarray], where: str) -> np.ndarray:
-    """Stacks maps `[h w]` of one size to `[n h w]`.
+    """Stacks maps of one size.
 
     Raises:
       UserError: the sizes differ.
     """
-    sizes = sorted({each.shape for each in maps})
-    if len(sizes) > 1:
+    for each in maps:
+        check_size(each, maps[0].shape, where)
+    return np.stack(maps)
+
+
+def check_size(frame: np.ndarray, shape: tuple[int, ...], where: str) -> None:
+    """Raises UserError unless a map's frame has the shape of the first one."""
+    if frame.shape[:2] != shape[:2]:
+        sizes = sorted((frame.shape[:2], shape[:2]))
         raise UserError(
             f"{where}: holds pictures of {sizes[0][0]}x{sizes[0][1]} and of "
             f"{sizes[1][0]}x{sizes[1][1]}; pictures of one size are accepted"
         )
-    return np.stack(maps)
 
 
-def picture_to_map(image: Image.Image, where: str) -> np.ndarray:
-    """Returns a picture's values `[h w]` float32: 8 bits, 16 bits or floats, as they are."""
+def picture_values(image: Image.Image, where: str) -> np.ndarray:
+    """Returns a picture's values: `[h w]` of 16 bits or floats, or `[h w 3]` uint8."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        return as_map(np.asarray(image), where)[0]
-    return as_map(image_to_rgb(image)[None], where)[0]
+        return as_array(np.asarray(image), where)[0]
+    return image_to_rgb(image)
+
+
+def _finite(frame: np.ndarray, where: str) -> np.ndarray:
+    if not np.isfinite(frame).all():
+        raise UserError(f"{where}: holds NaN or infinite values; finite numbers are accepted")
+    return frame
 
 
 def _is_still(path: Path) -> bool:
@@ -128,15 +169,15 @@ def _is_still(path: Path) -> bool:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             return not is_animated(image)
     except (OSError, ValueError, Image.DecompressionBombError):
-        return False  # if it is no video either, `read_video` says what is wrong
+        return False  # if it is no video either, `open_footage` says what is wrong
 
 
 def _read_picture(path: Path) -> np.ndarray:
     with pillow_errors(path), Image.open(path, formats=IMAGE_FORMATS) as image:
-        return picture_to_map(image, str(path))
+        return picture_values(image, str(path))
 
 
-def _read_array(path: Path, most: int | None) -> np.ndarray:
+def _open_array(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -144,53 +185,7 @@ def _read_array(path: Path, most: int | None) -> np.ndarray:
         raise UserError(f"{path}: cannot be read: {why}; {ACCEPTED_MAPS}") from error
     if not isinstance(array, np.ndarray):
         raise UserError(f"{path}: holds arrays by name; {ACCEPTED_MAPS}")
-    return as_map(np.asarray(array[:most] if array.ndim > 2 else array), str(path))
-
-
-# ---- fitting to a clip
-
-
-def choose_frames(maps: np.ndarray, count: int, start: int, stride: int, where: str) -> np.ndarray:
-    """Returns a map for each of `count` frames, which were taken by `start` and `stride`.
-
-    A map of one frame stands for all frames. A map of `count` frames has one for each. A longer map
-    goes with the whole input: the same frames are taken of it.
-
-    Args:
-      maps: `[m h w]`.
-      count: number of the clip's frames.
-      start: index of the clip's first frame in the input.
-      stride: input frames from one frame of the clip to the next.
-      where: what the map is, for messages.
-
-    Returns:
-      `[count h w]`.
-
-    Raises:
-      UserError: the map has another number of frames.
-    """
-    needed = start + stride * (count - 1) + 1
-    if len(maps) == 1:
-        return maps.repeat(count, axis=0)
-    if len(maps) == count:
-        return maps
-    if len(maps) >= needed:
-        if start == 0 and stride == 1:
-            warnings.warn(
-                f"{where}: its first {count} frames are taken, as many as are edited", stacklevel=2
-            )
-        return maps[start:needed:stride]
-    whole = f", or {needed} and more for the whole input" if needed > count else ""
-    raise UserError(
-        f"{where}: has {len(maps)} frames; accepted are {count}, one for each frame that is "
-        f"edited, or 1 for all{whole}"
-    )
-
-
-def fit_map(maps: np.ndarray, size: tuple[int, int], fit: str = CROP) -> np.ndarray:
-    """Scales maps `[n H W]` and crops their centre, or pads them, to `size = (h, w)`."""
-    # Bilinear weights are never negative, so edges of depth get no halo.
-    return np.stack([fit_image(each, size, Image.Resampling.BILINEAR, fit) for each in maps])
+    return as_array(array, str(path))
 
 
 # ---- writing
@@ -208,12 +203,12 @@ def write_map(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Writes a structure map in grey, bright is near, so that `read_map` gives it back.
+    """Writes a structure map in grey, bright is near, or in colours; `open_map` gives it back.
 
     Args:
       path: ends in `.npy` (float32, exact), or in `.mp4`, `.gif` or `.webp` (8 bits). Without a
-        suffix it becomes a folder of 16-bit PNGs.
-      maps: `[n h w]` in [−1, 1].
+        suffix it becomes a folder of PNGs, of 16 bits where it is grey.
+      maps: `[n h w]` or `[n h w 3]` in [−1, 1].
       fps: frames per second, for the formats that state it.
       overwrite: whether to replace an existing output.
 
@@ -222,10 +217,6 @@ def write_map(
     """
     path = check_map_output(path, overwrite)
     maps = maps if isinstance(maps, Stream) else Stream.of(np.asarray(maps, np.float32))
-
-    def unit(each: np.ndarray) -> np.ndarray:
-        return np.clip((each + 1) / 2, 0, 1)
-
     if path.suffix.lower() == ".npy":
         with replacing(path) as part, part.open("wb") as file:
             shape = (maps.count, *next(iter(maps)).shape)
@@ -234,9 +225,23 @@ def write_map(
             for each in maps:
                 file.write(np.ascontiguousarray(each, "<f4").tobytes())
     elif path.suffix:
-        grey = maps.map(lambda each: (unit(each) * 255).round().astype(np.uint8))
-        colours = grey.map(lambda each: each[..., None].repeat(3, axis=-1))
-        write_video(path, colours, fps, overwrite=overwrite)
+        write_video(path, maps.map(show_map), fps, overwrite=overwrite)
     else:
-        pictures = maps.map(lambda each: (unit(each) * 65535).round().astype(np.uint16))
+        pictures = maps.map(_to_picture)
         write_pictures(path, pictures, overwrite=overwrite)
+
+
+def show_map(frame: np.ndarray) -> np.ndarray:
+    """Returns a map's frame in [−1, 1] as a picture `[h w 3]` uint8."""
+    shown = (_unit(frame) * 255).round().astype(np.uint8)
+    return shown if shown.ndim == 3 else shown[..., None].repeat(3, axis=-1)
+
+
+def _to_picture(frame: np.ndarray) -> np.ndarray:
+    if frame.ndim == 3:
+        return show_map(frame)
+    return (_unit(frame) * 65535).round().astype(np.uint16)
+
+
+def _unit(frame: np.ndarray) -> np.ndarray:
+    return np.clip((frame + 1) / 2, 0, 1)

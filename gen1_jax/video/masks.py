@@ -8,7 +8,6 @@ pixels are put back. There the edit fades out over a few pixels, which begin at 
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -147,7 +146,7 @@ def to_mask(value: Any, footage: Footage, inverted: bool = False, feather: float
     """
     grey, rate, where = _open(value)
     taken = choose_frames(grey.count, rate, footage, where)
-    grey = _pick(grey, taken)
+    grey = grey.pick(taken)
     darkest, brightest, size = 255, 0, (0, 0)
     for frame in grey:
         size = frame.shape
@@ -302,20 +301,6 @@ def _to_grey(array: np.ndarray, where: str) -> np.ndarray:
 def _luma(frame: np.ndarray) -> np.ndarray:
     """Returns the brightness [H W] uint8 of a frame [H W 3] uint8."""
     return np.rint(frame.astype(np.float32) @ _LUMA).astype(np.uint8)
-
-
-def _pick(stream: Stream, indices: np.ndarray) -> Stream:
-    """Returns the frames of a stream at indices that never fall."""
-
-    def make() -> Iterator[np.ndarray]:
-        frames = enumerate(stream)
-        index, frame = next(frames)
-        for wanted in indices.tolist():
-            while index < wanted:
-                index, frame = next(frames)
-            yield frame
-
-    return Stream(len(indices), make)
 
 
 def _scaled(grey: np.ndarray, size: Size) -> np.ndarray:

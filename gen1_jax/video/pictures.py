@@ -21,6 +21,13 @@ _GAP = 6
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
+def picture_structure(frame: np.ndarray) -> np.ndarray:
+    """Returns a structure map in [−1, 1], `[h w]` or in colours `[h w 3]`, as `[h w 3]` uint8."""
+    if frame.ndim == 3:
+        return np.clip((frame + 1) * 127.5, 0, 255).round().astype(np.uint8)
+    return colour_depth(frame[None], -1, 1)[0]
+
+
 def colour_depth(
     depth: np.ndarray, low: float | None = None, high: float | None = None
 ) -> np.ndarray:

@@ -41,6 +41,19 @@ class Stream:
         """Returns the frames as `change` makes them."""
         return Stream(self.count, lambda: map(change, self))
 
+    def pick(self, places: np.ndarray) -> "Stream":
+        """Returns the frames at some places, which never fall."""
+
+        def make() -> Iterator[np.ndarray]:
+            frames = enumerate(self)
+            index, frame = -1, None
+            for wanted in places.tolist():
+                while index < wanted:
+                    index, frame = next(frames)
+                yield frame
+
+        return Stream(len(places), make)
+
     def array(self) -> np.ndarray:
         """Returns all frames at once, `[n ...]`."""
         return np.stack(list(self))

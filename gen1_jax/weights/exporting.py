@@ -65,10 +65,10 @@ def export_pipeline(
     settings = read_settings(source)
     make_schedule(**settings["schedule"])  # raises if a setting is wrong
     recipe = read_recipe(settings, str(source / SETTINGS_FILE))
-    if (recipe.extractor, recipe.degrading) != ("depth", "blur"):
+    if recipe.degrading != "blur":
         raise UserError(
-            f"{source}: its structure is of {recipe.extractor}, degraded by {recipe.degrading}; "
-            "the exported pipeline knows depth alone, degraded by blur"
+            f"{source}: its structure is degraded by {recipe.degrading}; the exported pipeline "
+            "knows blur alone"
         )
     for name in PARTS:
         if not (source / name).is_dir():

@@ -186,7 +186,7 @@ def test_inputs_that_are_no_videos_are_refused(edit, tmp_path, name, data):
         (["--prompt", "  \n"], "--prompt"),
         (["--prompt", "a", "--image", "b.png"], "--image"),
         (["--image", "nowhere.png"], "--image nowhere.png: no such file"),
-        (["--structure-map", "nowhere.npy"], "--structure-map nowhere.npy: no such file"),
+        (["--structure-map", "nowhere.npy"], "--structure nowhere.npy: no such file"),
         (["--save-structure", "depth.png"], r"cannot write .png; accepted are .npy, .mp4"),
         (["-o", "deep/er/out.mp4", "--size", "33x32"], "--size 33x32"),
         (["--structure-level", "8"], "structure level 8"),

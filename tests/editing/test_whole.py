@@ -123,8 +123,8 @@ def test_each_frame_alone_needs_no_overlap(editor):
     changed[8] = 0
     # The depth of the last frame changes the range of all, so a map is given.
     maps = np.random.default_rng(1).random((9, 16, 16))
-    first = editor.edit(VIDEO, per_frame=True, window=4, structure_map=maps, **OPTIONS)
-    other = editor.edit(changed, per_frame=True, window=4, structure_map=maps, **OPTIONS)
+    first = editor.edit(VIDEO, per_frame=True, window=4, structure=maps, **OPTIONS)
+    other = editor.edit(changed, per_frame=True, window=4, structure=maps, **OPTIONS)
     np.testing.assert_array_equal(first.frames, other.frames)
     assert alone.frames.shape == VIDEO.shape
 
@@ -146,7 +146,7 @@ def test_bounds_are_quantiles_of_all_frames():
 def test_contents_are_mixed_and_change_over_time(editor, tmp_path):
     write_video(tmp_path / "film", VIDEO, 24)  # 4.5 s at the rate below
     film = dataclasses.replace(editor.open(tmp_path / "film", size=(16, 16)), fps=2)
-    options = {"steps": 2, "seed": 3, "window": 4, "overlap": 2, "structure_map": VIDEO[..., 0]}
+    options = {"steps": 2, "seed": 3, "window": 4, "overlap": 2, "structure": VIDEO[..., 0]}
     red = editor.edit(film, prompt="a red ball", **options)
     blue = editor.edit(film, prompt="a blue box", **options)
     both = editor.edit(film, prompt=["0s: a red ball", "3s: a blue box"], **options)

@@ -8,14 +8,23 @@ from PIL import Image
 from video_files import clip
 
 from gen1_jax.errors import UserError
+from gen1_jax.video import given_maps
+from gen1_jax.video import maps as maps_module
 from gen1_jax.video.footage import Footage
-from gen1_jax.video.inputs import to_map
 from gen1_jax.video.io import read_video, write_video
-from gen1_jax.video.maps import read_map, write_map
+from gen1_jax.video.maps import as_grey, open_map, write_map
 
 RNG = np.random.default_rng(0)
 MAP = RNG.uniform(-1, 1, (3, 8, 10)).astype(np.float32)
 FRAMES = Footage.of(np.zeros((3, 8, 10, 3), np.uint8))
+
+
+def read_map(path):
+    return open_map(path).map(lambda frame: as_grey(frame, str(path))).array()
+
+
+def to_map(*arguments, **options):
+    return given_maps.to_map(*arguments, **options).array()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +99,7 @@ def test_a_map_of_another_size_is_cropped_as_frames_are():
 def test_files_that_are_none(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=words) as caught:
-        read_map(tmp_path / name)
+        open_map(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
@@ -107,4 +116,50 @@ def test_arrays_and_folders_that_are_none(tmp_path):
         ("nowhere", "no such file or folder"),
     ):
         with pytest.raises(UserError, match=words):
-            read_map(tmp_path / name)
+            to_map(tmp_path / name, Footage.of(np.zeros((2, 4, 4, 3), np.uint8)))
+
+
+COLOURS = RNG.integers(0, 256, (3, 8, 10, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("name", "error"), [("m.npy", 1e-4), ("m", 0), ("m.webp", 60)])
+def test_colours_come_back(tmp_path, name, error):
+    """As arrays and files, whole; where grey is wanted their brightness is taken, and is said."""
+    np.testing.assert_array_equal(to_map(COLOURS, FRAMES, colours=True), COLOURS)
+    write_map(tmp_path / name, COLOURS / np.float32(127.5) - 1, 12)
+    read = to_map(tmp_path / name, FRAMES, colours=True)
+    assert read.shape == COLOURS.shape and np.abs(read - COLOURS).mean() <= error
+    with pytest.warns(UserWarning, match=f"{name}: has colours; their brightness is taken"):
+        grey = to_map(tmp_path / name, FRAMES)
+    assert grey.shape == MAP.shape and np.abs(grey - COLOURS @ [0.299, 0.587, 0.114]).max() < 99
+
+
+def test_grey_is_no_colour_unless_it_may_be(tmp_path):
+    write_map(tmp_path / "grey", MAP, 12)
+    for given in (tmp_path / "grey", COLOURS[..., :1].repeat(3, axis=-1), MAP):
+        with pytest.raises(UserError, match="is grey; this model was trained on structure in col"):
+            to_map(given, FRAMES, colours=True)
+        assert len(to_map(given, FRAMES, colours=True, grey_too=True)) == 3
+    with pytest.raises(UserError, match=r"colours in floats are accepted in \[-1, 1\]"):
+        to_map(COLOURS.astype(float), FRAMES, colours=True)
+
+
+def test_a_map_waits_on_the_disk_and_not_in_memory(tmp_path, monkeypatch):
+    """Of a long map each frame is read once, and none that no frame of the clip needs."""
+    for i in range(9):
+        Image.fromarray((MAP[i % 3] * 100 + 128 + i).astype(np.uint8)).save(tmp_path / f"{i}.png")
+    read = []
+    inner = maps_module._read_picture
+    monkeypatch.setattr(
+        maps_module, "_read_picture", lambda path: read.append(path.stem) or inner(path)
+    )
+    stream = given_maps.to_map(tmp_path, dataclasses.replace(FRAMES, start=1, stride=3))
+    for _ in range(2):
+        assert stream.array().shape == (3, 8, 10)
+    assert read == [str(i) for i in range(8)]
+
+
+def test_an_empty_folder_holds_no_map(tmp_path):
+    with pytest.raises(UserError, match="a folder without images") as caught:
+        to_map(tmp_path, FRAMES)
+    assert "\n" not in str(caught.value)

@@ -1,5 +1,6 @@
 """An exported pipeline in PyTorch alone: tests/exported_job.py uses it, in one process for all."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 
 from gen1_jax.diffusion.structure import normalise_clip
 from gen1_jax.editing import VideoEditor
+from gen1_jax.editing.whole import WholeEditor
 from gen1_jax.structure_settings import DepthSettings, StructureRecipe
 from gen1_jax.video.io import resize_frame
 from gen1_jax.weights.importing import import_pipeline
@@ -108,6 +110,21 @@ def test_the_exported_pipeline_makes_the_same_frames_alone(alone, exported, quic
         solved = editor.edit(frames, prompt=PROMPT, seed=SEED, steps=STEPS, solver=solver, **EDIT)
         assert np.abs(solved.frames.astype(int) - edit.frames).max() > 5
         assert np.abs(got[solver].astype(int) - solved.frames).max() <= 1  # of 255
+    # A model of structure in colours, which may have none.
+    recipe = dataclasses.replace(editor.conditioner.recipe, extractor="segments")
+    coloured = copy.copy(editor)
+    coloured.settings = editor.settings | {"structure_drop_rate": 0.1}
+    coloured.conditioner = dataclasses.replace(editor.conditioner, recipe=recipe)
+    sampler = editor._whole._sampler  # whose programs are compiled
+    coloured._whole = WholeEditor(coloured.conditioner, sampler, editor.mesh)
+    options = {"prompt": PROMPT, "seed": SEED, "steps": 2, **EDIT}
+    for name, own in {
+        "colours": {"structure": frames[::-1]},
+        "none": {"no_structure": True, "structure_level": 0},
+    }.items():
+        edit = coloured.edit(frames, **options | own)
+        assert np.abs(got[name].astype(int) - edit.frames).max() <= 2  # of 255
+        np.testing.assert_allclose(got[f"{name}_structure"], edit.structure, atol=1e-5)
     encoders = dataclasses.replace(editor.conditioner, recipe=StructureRecipe(depth=DEPTH))
     depth = encoders.structure_map(
         frames[None], encoders.estimate_depth(editor.params, frames[None])

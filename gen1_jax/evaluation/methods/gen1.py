@@ -23,7 +23,7 @@ class Gen1:
         edits = clips.editor.edit_batch(
             clips.frames,
             clips.content,
-            structure_map=clips.structure_map,
+            structure=clips.structure_map,
             seed=clips.seeds,
             steps=num_steps,
             solver=self._solver,

@@ -24,7 +24,7 @@ class PropagateFirstFrame(Gen1PerFrame):
         edits = clips.editor.edit_batch(
             np.repeat(clips.frames[:, :1], copies, axis=1),
             clips.content,
-            structure_map=np.repeat(clips.structure_map[:, :1], copies, axis=1),
+            structure=np.repeat(clips.structure_map[:, :1], copies, axis=1),
             seed=clips.seeds,
             steps=num_steps,
             solver=self._solver,

@@ -10,6 +10,7 @@ import numpy as np
 
 from gen1_jax.data_pipelines.moving_shapes.vocabulary import ATTRIBUTES
 from gen1_jax.editing import VideoEditor
+from gen1_jax.editing.structure import make_maps
 from gen1_jax.evaluation.clip_judge import ClipJudge
 from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.world_items import attribute_labels, object_places, world_clips
@@ -150,7 +151,7 @@ def _frames(side: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 def _estimate(editor: VideoEditor, frames: np.ndarray) -> np.ndarray:
     """Returns what the structure of single frames `[b 1 H W 3]` is made of, `[b 1 H W]`."""
-    return editor.conditioner.structure_map(frames, editor.estimate_depth(frames))
+    return make_maps(editor, frames)
 
 
 def _in_parts(function: Callable, array: np.ndarray) -> np.ndarray:

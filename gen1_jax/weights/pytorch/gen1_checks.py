@@ -21,12 +21,13 @@ def check_inputs(
     image: Any,
     image_embeds: Any,
     negative_prompt: Any,
-    depth: Any,
+    maps: Any,
     generator: Any,
     video_fit: str,
     output_type: str,
     callback_on_step_end: Any,
     callback_on_step_end_tensor_inputs: Any,
+    no_structure: bool = False,
 ) -> None:
     """Raises ValueError about the first argument that is not accepted; see `check_numbers` too."""
     if sum(x is not None for x in (prompt, image, image_embeds)) != 1:
@@ -43,7 +44,8 @@ def check_inputs(
     if negative_prompt is not None and prompt is None:
         raise ValueError("negative_prompt needs a prompt: a picture is taken as it is")
     needed = {"unet", "vae", "scheduler"}
-    needed |= set() if depth is not None else {"depth_estimator"}
+    if maps is None and not no_structure:
+        needed |= {"depth_estimator"}
     needed |= set() if prompt is None else {"tokenizer", "text_encoder", "prior"}
     needed |= set() if image is None else {"image_encoder"}
     for name in sorted(needed):
@@ -68,6 +70,38 @@ def check_inputs(
             accepted = ", ".join(pipe._callback_tensor_inputs)
             raise ValueError(f"callback_on_step_end_tensor_inputs {name!r}; {accepted}")
     check_scheduler(pipe.scheduler, pipe.config.trained_schedule)
+
+
+def by_its_name(name: str, value: Any, earlier_name: str, earlier: Any) -> Any:
+    """Returns an argument that may have been given by an earlier name; both raise ValueError."""
+    if value is not None and earlier is not None:
+        raise ValueError(f"give {name} alone; {earlier_name} is an earlier name of it")
+    return earlier if value is None else value
+
+
+def check_structure(
+    config: Mapping[str, Any], maps: Any, no_structure: bool, structure_level: int
+) -> None:
+    """Raises ValueError if the model was not trained for what a caller wants of its structure.
+
+    Args:
+      config: the pipeline's.
+      maps: the caller's own maps, or None.
+      no_structure: whether there is none.
+      structure_level: t_s.
+    """
+    if not isinstance(no_structure, bool):
+        raise ValueError(f"no_structure {no_structure!r}; True or False")
+    if no_structure and not config.get("structure_drop_rate"):
+        raise ValueError("no_structure: this model was not trained to do without structure")
+    if no_structure and (maps is not None or structure_level):
+        raise ValueError("no_structure leaves nothing for structure and structure_level to say")
+    kind = (config.get("structure") or {}).get("extractor", "depth")
+    if kind != "depth" and maps is None and not no_structure:
+        raise ValueError(
+            f"this model was trained on structure of {kind}, which this pipeline does not make; "
+            "give it: structure"
+        )
 
 
 def check_numbers(

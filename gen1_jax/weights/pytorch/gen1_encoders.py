@@ -13,13 +13,14 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from .gen1_checks import check_tensor
-from .gen1_frames import fit, resize
-from .gen1_structure import estimate_depth
+from .gen1_frames import fit, resize, to_tensor
+from .gen1_structure import NO_STRUCTURE, clip_depth, estimate_depth, see_maps
 
 # Mean and standard deviation of CLIP's training images, red green blue in [0, 1].
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PRIOR_TIMESTEPS = 1000
+COLOURED = ("segments",)  # kinds of structure whose maps have colours
 
 
 class EncodersMixin:
@@ -34,8 +35,8 @@ class EncodersMixin:
         return (mean * self.vae.config.scaling_factor).movedim(1, 0)
 
     def encode_maps(self, maps: Tensor, chunk_size: int | None = 16) -> Tensor:
-        """Maps [n H W] in [-1, 1] → scaled latents [c n h w], so many frames at a time."""
-        images = maps[:, None].expand(-1, 3, -1, -1)
+        """Maps [n H W] or [n 3 H W] in [-1, 1] → scaled latents [c n h w], in chunks of frames."""
+        images = maps if maps.ndim == 4 else maps[:, None].expand(-1, 3, -1, -1)
         return torch.cat([self.encode(x) for x in images.split(chunk_size or len(maps))], dim=1)
 
     @torch.no_grad()
@@ -56,29 +57,64 @@ class EncodersMixin:
         resizing = (self.config.depth or {}).get("resizing", "shorter_side")
         return estimate_depth(self.depth_estimator, pixels, resizing)
 
-    def prepare_depth(
-        self, depth: Any, b: int, n: int, size: tuple[int, int], how: str, device: torch.device
+    def prepare_maps(
+        self,
+        videos: list[np.ndarray],
+        maps: Any,
+        size: tuple[int, int],
+        how: str,
+        chunk: int,
+        device: torch.device,
     ) -> Tensor:
-        """Returns depth that a caller gave, [b n H W] or [n H W], fitted to `size`.
+        """Returns depth, estimated, or maps that a caller gave: [b n H W], or colours [b n 3 H W].
 
         Raises:
-          ValueError: it is no such array, or for another number of videos or frames.
+          ValueError: the maps are none, or for another number of videos or frames.
         """
-        shape = f"finite numbers [{b} {n} H W]"
+        if maps is not None:
+            return self._fit_maps(maps, len(videos), len(videos[0]), size, how, device)
+        pixels = [to_tensor(fit(each, size, how), device) for each in videos]
+        depth = torch.stack(
+            [torch.cat([self.estimate_depth(x) for x in each.split(chunk)]) for each in pixels]
+        )
+        return clip_depth(depth, *(self.config.depth or {}).get("range", (0, 1)))
+
+    def encode_structure(self, maps: Tensor, level: int, chunk: int) -> tuple[Tensor, Tensor]:
+        """Returns maps as the model sees them at level t_s, and their latents [b c n h w]."""
+        seen = see_maps(maps, level)
+        return seen, torch.stack([self.encode_maps(each, chunk) for each in seen])
+
+    def prepare_no_structure(
+        self, shape: tuple[int, ...], device: torch.device
+    ) -> tuple[int, Tensor, Tensor]:
+        """Returns the level, the map [b n H W] and the latents [b c n h w] of no structure."""
+        b, n, *size = shape
+        sides = (side // self.vae_scale_factor for side in size)
+        latents = torch.zeros(b, self.vae.config.latent_channels, n, *sides, device=device)
+        return NO_STRUCTURE, torch.zeros(shape, device=device), latents
+
+    def _fit_maps(
+        self, depth: Any, b: int, n: int, size: tuple[int, int], how: str, device: torch.device
+    ) -> Tensor:
+        channels = 3 * ((self.config.structure or {}).get("extractor") in COLOURED)
+        shape = f"finite numbers [{b} {n} H W{' 3' if channels else ''}]"
         try:
             if isinstance(depth, (list, tuple)):
                 depth = np.stack([np.asarray(each) for each in depth])
             if not isinstance(depth, Tensor):
                 depth = torch.from_numpy(np.asarray(depth).astype(np.float32))
         except (TypeError, ValueError):  # what cannot be one array of numbers
-            raise ValueError(f"depth of {type(depth).__name__}; {shape}") from None
+            raise ValueError(f"structure of {type(depth).__name__}; {shape}") from None
         depth = depth.to("cpu", torch.float32)
-        depth = depth[None] if depth.ndim == 3 else depth
-        wrong = depth.ndim != 4 or depth.shape[:2] != (b, n) or not depth.numel()
+        axes = 5 if channels else 4
+        depth = depth[None] if depth.ndim == axes - 1 else depth
+        wrong = depth.ndim != axes or depth.shape[:2] != (b, n) or not depth.numel()
+        wrong |= channels > 0 and depth.shape[-1] != channels
         if wrong or not depth.isfinite().all():
-            raise ValueError(f"depth of {tuple(depth.shape)}; {shape}")
-        fitted = [fit(each, size, how) for each in depth.numpy()]
-        return torch.tensor(np.stack(fitted), device=device)
+            raise ValueError(f"structure of {tuple(depth.shape)}; {shape}")
+        planes = depth.movedim(-1, 1).flatten(0, 1) if channels else depth
+        fitted = torch.tensor(np.stack([fit(x, size, how) for x in planes.numpy()]), device=device)
+        return fitted.unflatten(0, (b, channels)).movedim(1, 2) if channels else fitted
 
     # ---- content
 

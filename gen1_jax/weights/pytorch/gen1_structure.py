@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .gen1_frames import resize
 
 NUM_LEVELS = 8  # structure levels t_s, 0 … 7
+NO_STRUCTURE = NUM_LEVELS  # the ninth code, beside structure latents of zeros
 MOST_VALUES = 2**24  # of which quantiles are taken
 
 
@@ -81,6 +82,16 @@ def normalise_clip(depth: Tensor) -> Tensor:
     span = high - low
     scaled = 2 * (depth - low) / torch.where(span > 0, span, 1) - 1
     return torch.where(span > 0, scaled, 0)
+
+
+def see_maps(maps: Tensor, level: int) -> Tensor:
+    """Returns maps in [-1, 1] as the model sees them at level t_s.
+
+    Args:
+      maps: grey [b n H W], or in colours [b n 3 H W] in 0 … 255, which stay as they are.
+      level: t_s.
+    """
+    return blur(maps / 127.5 - 1 if maps.ndim == 5 else normalise_clip(maps), level)
 
 
 def blur(depth: Tensor, level: int) -> Tensor:

@@ -29,11 +29,17 @@ from diffusers.utils import BaseOutput
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
-from .gen1_checks import as_list, check_inputs, check_numbers, check_timesteps
+from .gen1_checks import (
+    as_list,
+    by_its_name,
+    check_inputs,
+    check_numbers,
+    check_structure,
+    check_timesteps,
+)  # fmt: skip
 from .gen1_encoders import EncodersMixin
-from .gen1_frames import best_size, fit, place_inside, to_pictures, to_tensor, to_videos
+from .gen1_frames import best_size, place_inside, to_pictures, to_tensor, to_videos
 from .gen1_masks import make_kept
-from .gen1_structure import blur, clip_depth, normalise_clip
 from .gen1_windows import GuidanceMixin, place_windows
 
 # This file and those that it imports. It imports all of them itself, because diffusers looks no
@@ -51,7 +57,8 @@ class Gen1PipelineOutput(BaseOutput):
     Attributes:
       frames: the edited videos, by `output_type`: "np" [b n H W 3] floats in [0, 1], "uint8" the
         same in 8 bits, "pt" a tensor [b n 3 H W], "pil" a list of lists, "latent" [b c n h w].
-      structure: [b n H W] in [-1, 1], the blurred depth that the model saw.
+      structure: [b n H W] in [-1, 1], the blurred depth or map that the model saw; [b n H W 3] for
+        one in colours.
     """
 
     frames: Any
@@ -95,6 +102,8 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, StableDiffusionLoraLoaderMixin,
         stride: int | None = None,
         frame_rate: float | None = None,
         depth: dict | None = None,
+        structure: dict | None = None,
+        structure_drop_rate: float | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -119,6 +128,8 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, StableDiffusionLoraLoaderMixin,
             stride=stride,
             frame_rate=frame_rate,
             depth=depth,
+            structure=structure,
+            structure_drop_rate=structure_drop_rate,
         )
         self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -135,7 +146,8 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, StableDiffusionLoraLoaderMixin,
         guidance_scale: float | None = None,
         per_frame: bool = False,
         negative_prompt: str | list[str] | None = None,
-        depth: Any = None,
+        structure: Any = None,
+        no_structure: bool = False,
         height: int | None = None,
         width: int | None = None,
         video_fit: str = "crop",
@@ -158,6 +170,7 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, StableDiffusionLoraLoaderMixin,
         invert_mask: bool = False,
         feather: float | None = None,
         frames: Any = None,
+        depth: Any = None,
     ) -> Gen1PipelineOutput | tuple:
         """Edits a video, or a batch of videos of one length.
 
@@ -174,8 +187,9 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, StableDiffusionLoraLoaderMixin,
           per_frame: whether each frame is edited alone, without any temporal layer; ω_t then has
             no effect.
           negative_prompt: what the prior leads away from; the empty text by default.
-          depth: [n H W] or [b n H W] inverse depth, or any map that stands in for it, instead of
-            the estimate.
+          structure: [n H W] or [b n H W] inverse depth, or any map that stands in for it, instead
+            of the estimate. A model that was trained on colours takes [n H W 3] in 0 … 255.
+          no_structure: whether none is kept; some must have been dropped in training.
           height, width: the size to edit at; by default the size of training that is nearest in
             shape.
           video_fit: "crop" scales videos to cover that size, and cuts their borders off; "pad" adds
@@ -204,21 +218,20 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, StableDiffusionLoraLoaderMixin,
             frames. White is edited; the rest stays the source's, whose pixels are put back.
           invert_mask: whether black is edited, and not white.
           feather: pixels over which the edit fades out around the mask; None: the side of a latent.
-          frames: an earlier name of `video`.
+          frames, depth: earlier names of `video` and `structure`.
 
         Raises:
           ValueError: an argument is not accepted; the message says what is.
         """
-        if video is not None and frames is not None:
-            raise ValueError("give video alone; frames is an earlier name of it")
-        videos = to_videos(frames if video is None else video)
+        videos = to_videos(by_its_name("video", video, "frames", frames))
+        maps = by_its_name("structure", structure, "depth", depth)
         if callback_on_step_end is not None:
             callback_on_step_end_tensor_inputs = getattr(
                 callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs
             )
         check_inputs(
-            self, prompt, image, image_embeds, negative_prompt, depth, generator, video_fit,
-            output_type, callback_on_step_end, callback_on_step_end_tensor_inputs,
+            self, prompt, image, image_embeds, negative_prompt, maps, generator, video_fit,
+            output_type, callback_on_step_end, callback_on_step_end_tensor_inputs, no_structure,
         )  # fmt: skip
         check_numbers(
             self, structure_level, temporal_scale, guidance_scale, per_frame, height, width,
@@ -269,18 +282,13 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, StableDiffusionLoraLoaderMixin,
             return x[index] if isinstance(x, Tensor) else [x[i] for i in index]
 
         # ---- structure
-        if depth is None:
-            pixels = [to_tensor(fit(each, size, video_fit), device) for each in videos]
-            chunk = decode_chunk_size or len(videos[0])
-            depth = torch.stack(
-                [torch.cat([self.estimate_depth(x) for x in each.split(chunk)]) for each in pixels]
-            )
-            depth = clip_depth(depth, *(self.config.depth or {}).get("range", (0, 1)))
+        check_structure(self.config, maps, no_structure, structure_level)
+        chunk, shape = decode_chunk_size or len(videos[0]), (len(videos), len(videos[0]), *size)
+        if no_structure:
+            structure_level, seen, structure = self.prepare_no_structure(shape, device)
         else:
-            shape = len(videos), len(videos[0]), size
-            depth = self.prepare_depth(depth, *shape, video_fit, device)
-        seen = blur(normalise_clip(depth), structure_level)
-        structure = torch.stack([self.encode_maps(each, decode_chunk_size) for each in seen])
+            maps = self.prepare_maps(videos, maps, size, video_fit, chunk, device)
+            seen, structure = self.encode_structure(maps, structure_level, chunk)
         seen, structure = for_each_edit(seen), for_each_edit(structure)
 
         kept = None
@@ -349,6 +357,7 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, StableDiffusionLoraLoaderMixin,
         elif output_type != "latent":
             edited = self.video_processor.postprocess_video(edited, output_type)
         self.maybe_free_model_hooks()
+        seen = seen.movedim(2, -1) if seen.ndim == 5 else seen
         output = Gen1PipelineOutput(frames=edited, structure=seen.cpu().numpy())
         return output if return_dict else (output.frames, output.structure)
 
