@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         return _refuse(str(error))
     except KeyboardInterrupt as stopped:
-        print(f"gen1: {stopped or 'stopped'}", file=sys.stderr)
+        print(f"gen1: {str(stopped) or 'stopped'}", file=sys.stderr)
         return getattr(stopped, "exit_code", EXIT_STOPPED)
     except BrokenPipeError:  # the reader of our output has ended, as in `gen1 … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

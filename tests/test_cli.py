@@ -385,3 +385,13 @@ def test_a_work_folder_that_is_an_address_is_refused(capsys, tmp_path, monkeypat
     command = ["train", "--config", "tiny:video", "--workdir", "gs://bucket/runs/video"]
     refused(capsys, *command, culprit="gs:/bucket/runs/video")
     assert not any(tmp_path.iterdir())
+
+
+def test_ctrl_c_ends_in_one_line(capsys, monkeypatch):
+    from gen1_jax.commands import doctor
+
+    def stop(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "run", stop)
+    assert gen1(capsys, "doctor") == (130, "", "gen1: stopped\n")
