@@ -8,7 +8,7 @@ again without loss.
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import av
@@ -151,6 +151,13 @@ def _splice_mp4(
 ) -> None:
     times, _ = _groups(old)
     begin, end = times[section[0]], (*times, None)[section[1]]
+
+    def is_replaced(packet: av.Packet) -> bool:
+        return begin <= packet.pts and (not end or packet.pts < end)
+
+    with _opened(old) as source:
+        packets = [p for p in source.demux(source.streams.video[0]) if p.pts is not None]
+        order = [p.dts for p in packets if is_replaced(p)]
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(_opened(old))
         video = source.streams.video[0]
@@ -176,26 +183,31 @@ def _splice_mp4(
         for packet in source.demux(streams):
             if packet.pts is None:
                 continue
-            is_new = (
-                packet.stream is video and begin <= packet.pts and (not end or packet.pts < end)
-            )
-            for each in _shifted(made, begin, video) if is_new and not is_there else ():
-                each.stream = places[video.index]
-                output.mux(each)
+            is_new = packet.stream is video and is_replaced(packet)
+            if is_new and not is_there:
+                for each in _shifted(made, begin, order, video):
+                    each.stream = places[video.index]
+                    output.mux(each)
             is_there |= is_new
             if not is_new:
                 packet.stream = places[packet.stream.index]
                 output.mux(packet)
 
 
-def _shifted(made: InputContainer, begin: int, video: VideoStream) -> Iterator[av.Packet]:
-    """Yields the new pictures at the times of those that they replace."""
-    for packet in made.demux(made.streams.video[0]):
-        if packet.pts is not None:
-            scale = packet.time_base / video.time_base
-            packet.pts, packet.dts = (begin + round(t * scale) for t in (packet.pts, packet.dts))
-            packet.duration, packet.time_base = round(packet.duration * scale), video.time_base
-            yield packet
+def _shifted(
+    made: InputContainer, begin: int, order: Sequence[int], video: VideoStream
+) -> Iterator[av.Packet]:
+    """Yields the new pictures at the times of those that they replace.
+
+    They are decoded at those pictures' times, too: a short group has fewer frames out of order, and
+    would be decoded later, which leaves a gap before it.
+    """
+    packets = (packet for packet in made.demux(made.streams.video[0]) if packet.pts is not None)
+    for packet, dts in zip(packets, order, strict=True):
+        scale = packet.time_base / video.time_base
+        packet.pts, packet.dts = begin + round(packet.pts * scale), dts
+        packet.duration, packet.time_base = round(packet.duration * scale), video.time_base
+        yield packet
 
 
 _BRANDS = ("major_brand", "minor_version", "compatible_brands", "encoder")

@@ -50,6 +50,11 @@ def test_a_section_of_an_mp4_is_replaced(tmp_path):
     assert packets(new) == packets(old) and read_tags(new)["comment"] == "first"
     data = new.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
+    # A last group that is too short for frames out of order leaves no gap.
+    write_video(tmp_path / "short.mp4", FRAMES[:26], 10)
+    splice_video(tmp_path / "short.mp4", tmp_path / "made.mp4", (24, 26), NEW[:2])
+    made = read_video(tmp_path / "made.mp4")
+    assert len(made) == 26 and made.fps == 10
     # The end, the beginning, and in place.
     splice_video(new, new, (36, 40), NEW[:4], overwrite=True, tags={"comment": "second"})
     splice_video(new, new, (0, 12), NEW, overwrite=True)
