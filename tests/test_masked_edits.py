@@ -17,7 +17,7 @@ def test_the_source_stays_outside(editor, monkeypatch):
 
     def sample(*arguments):
         sampled.append((arguments[7], type(sampler).sample(sampler, *arguments)))
-        return sampled[0][1]
+        return sampled[-1][1]
 
     monkeypatch.setattr(sampler, "sample", sample)
     edit = editor.edit(VIDEO, mask=MASK, feather=2, **OPTIONS)

@@ -31,6 +31,7 @@ from gen1_jax.commands.edit_progress import (
     preview_writer,
     reporting,
 )
+from gen1_jax.commands.edit_redo import add_redo_arguments, check_redo, redo_of
 from gen1_jax.commands.edit_size import add_size_arguments, check_size, size_of
 from gen1_jax.commands.edit_solver import add_solver_argument
 from gen1_jax.commands.edit_structure import (
@@ -100,6 +101,7 @@ def add_arguments(parser) -> None:
     )
     add_lora_arguments(parser)
     add_like_argument(parser)
+    add_redo_arguments(parser)
     add_folder_arguments(parser)
     add_progress_arguments(parser)
     add_processes_argument(parser)
@@ -180,6 +182,7 @@ def make_edits(
         **windows_of(args),
         **mask_of(args),
         **structure_of(args),
+        **redo_of(args, video),
     )
     if args.variations == 1:
         return write_edit(args, outputs, edits[0], video, record, stages)
@@ -200,8 +203,8 @@ def check_arguments(args) -> dict[str, Path]:
     controls = (args.structure_level, args.temporal_scale, args.guidance_scale, args.steps)
     Controls(*controls, args.per_frame, args.solver).check()
     checks = (
-        check_content, check_length, check_size, check_mask, check_structure, check_progress,
-        loras_of,
+        check_content, check_length, check_size, check_mask, check_structure, check_redo,
+        check_progress, loras_of,
     )  # fmt: skip
     for check in checks:
         check(args)

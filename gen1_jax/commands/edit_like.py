@@ -9,11 +9,11 @@ from gen1_jax.errors import UserError
 from gen1_jax.structure_settings import EXTRACTORS
 
 # Flags that name files, which the record keeps digests of.
-INPUTS = ("input", "image", "structure", "mask")
+INPUTS = ("input", "image", "structure", "mask", "redo_of")
 # What says where results go and how they are shown; all other flags make the result what it is.
 OUTSIDE = (
-    "command", "module", "like", "output", "overwrite", "save_structure", "no_preview", "events",
-    "preview_every", "quiet", "prompts", "processes", "join_timeout",
+    "command", "module", "like", "like_path", "output", "overwrite", "save_structure",
+    "no_preview", "events", "preview_every", "quiet", "prompts", "processes", "join_timeout",
 )  # fmt: skip
 
 
@@ -22,12 +22,16 @@ class Several(argparse.Action):
 
     def __call__(self, parser, namespace, value, option_string=None):
         earlier = getattr(namespace, self.dest)
-        kept = [] if earlier is None or isinstance(earlier, _Earlier) else earlier
+        kept = [] if earlier is None or isinstance(earlier, Earlier) else earlier
         setattr(namespace, self.dest, [*kept, value])
 
 
-class _Earlier(list):
+class Earlier(list):
     """The values of a flag in an earlier edit."""
+
+
+class EarlierSeed(int):
+    """The seed of an earlier edit."""
 
 
 class Like(argparse.Action):
@@ -41,7 +45,7 @@ class Like(argparse.Action):
             if name in vars(namespace) and name not in OUTSIDE:
                 if getattr(namespace, name) == parser.get_default(name):
                     setattr(namespace, name, _as_given(name, earlier))
-        namespace.like = record
+        namespace.like, namespace.like_path = record, Path(value)
 
 
 def add_like_argument(parser) -> None:
@@ -125,6 +129,8 @@ def tags_of(record: Mapping[str, Any]) -> dict[str, str]:
 def _as_given(name: str, value: Any) -> Any:
     """Returns a recorded value in the type that the parser gives."""
     to_type = Path if name in (*INPUTS, "model") else lambda each: each
+    if name == "seed":
+        return EarlierSeed(value)
     if isinstance(value, list):
-        return _Earlier(to_type(each) for each in value)
+        return Earlier(to_type(each) for each in value)
     return None if value is None else to_type(value)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gen1_jax.commands.edit_content import label_of
 from gen1_jax.commands.edit_like import tags_of
 from gen1_jax.commands.edit_progress import steps_path
+from gen1_jax.commands.edit_redo import splice
 from gen1_jax.commands.edit_size import output_size
 from gen1_jax.errors import UserError
 
@@ -136,17 +137,27 @@ def write_variations(
 
 
 def _write(args, output, edit, video, record, stages, beside: Path) -> None:
-    from gen1_jax.files import write_json
     from gen1_jax.video.io import write_video
 
+    frames = edit.at(output_size(args))
+    if args.redo is not None:
+        splice(args, frames, edit.sections, tags_of(record), stages)
+        _write_record(beside, record, stages)
+        return
     sound = None if args.no_audio or output.suffix.lower() != ".mp4" else video.sound
     write_video(
         output,
-        stages.watch("decoding", edit.at(output_size(args))),
+        stages.watch("decoding", frames),
         video.fps,
         overwrite=args.overwrite,
         sound=sound,
         tags=tags_of(record),
     )
+    _write_record(beside, record, stages)
+
+
+def _write_record(path: Path, record, stages) -> None:
+    from gen1_jax.files import write_json
+
     seconds = {name: round(value, 3) for name, value in stages.seconds.items()}
-    write_json(beside, {**record, "seconds": seconds})
+    write_json(path, {**record, "seconds": seconds})

@@ -63,6 +63,24 @@ def place_windows(count: int, length: int, overlap: int, stride: int = 1) -> Win
     return Windows(frames, (weights / sums[frames]).astype(np.float32))
 
 
+def touching(windows: Windows, wanted: np.ndarray) -> tuple[Windows, np.ndarray]:
+    """Returns the windows that hold any wanted frame, over the frames that they hold.
+
+    Args:
+      windows: over a video of n frames.
+      wanted: [n] bool.
+
+    Returns:
+      The windows, with new numbers for the frames that are left, and the old numbers of those, [m].
+      Weights are as before, so they sum to 1 at each wanted frame.
+    """
+    is_part = wanted[windows.frames].any(axis=1)
+    frames = windows.frames[is_part]
+    left = np.unique(frames)
+    numbers = np.searchsorted(left, frames).astype(np.int32)
+    return Windows(numbers, windows.weights[is_part]), left
+
+
 def in_batches(values: np.ndarray, size: int, batches: int) -> np.ndarray:
     """Returns what belongs to windows, [k ...], as [batches size ...], filled up with zeros."""
     filled = np.zeros((batches * size, *values.shape[1:]), values.dtype)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gen1_jax.editing.redo import Redo, Section
 from gen1_jax.video.fitting import Size
 from gen1_jax.video.footage import Footage
 from gen1_jax.video.masks import Mask, composite
@@ -46,6 +47,7 @@ class Edit:
         fps: Fraction | None = None,
         footage: Footage | None = None,
         mask: Mask | None = None,
+        redo: Redo | None = None,
     ):
         """Makes the result.
 
@@ -54,8 +56,10 @@ class Edit:
           fps: see the class.
           footage: the input, whose size and pixels a result can have.
           mask: what was edited of it; None: everything.
+          redo: sections that were made anew of an earlier edit, whose other frames stay.
         """
-        self.decoded, self.fps, self._footage, self._mask = streams.frames, fps, footage, mask
+        self.decoded, self.fps, self._footage = streams.frames, fps, footage
+        self._mask, self._redo = mask, redo
         self.streams = streams._replace(frames=self._finished(streams.frames, streams.source))
 
     @classmethod
@@ -67,6 +71,11 @@ class Edit:
 
     def __len__(self) -> int:
         return self.decoded.count
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The sections of an earlier edit that were made anew."""
+        return () if self._redo is None else self._redo.sections
 
     def at(self, size: Size | str = "model") -> Stream:
         """Returns the edited frames, scaled smoothly.
@@ -87,9 +96,12 @@ class Edit:
         return self._finished(self.decoded.map(to_size), source)
 
     def _finished(self, decoded: Stream, source: Stream | None) -> Stream:
+        """Returns decoded frames with what is kept: pixels outside the mask, and other sections."""
+        made = decoded if self._mask is None else self._composite(decoded, source)
+        return made if self._redo is None else self._redo.join(made)
+
+    def _composite(self, decoded: Stream, source: Stream) -> Stream:
         """Returns decoded frames with the source's pixels outside the mask."""
-        if self._mask is None:
-            return decoded
 
         def make() -> Iterator[np.ndarray]:
             frames = iter(decoded)

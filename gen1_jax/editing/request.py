@@ -11,6 +11,7 @@ from gen1_jax.diffusion.windows import Windows, place_windows
 from gen1_jax.distributed import FRAMES
 from gen1_jax.editing.embedding import make_content
 from gen1_jax.editing.events import Stages
+from gen1_jax.editing.redo import make_redo
 from gen1_jax.editing.structure import find_wish
 from gen1_jax.editing.wanted import Wanted
 from gen1_jax.editing.whole import Request
@@ -50,10 +51,11 @@ def make_request(
         mask = to_mask(wanted.mask, footage, bool(wanted.invert_mask), float(feather))
     seeds = seeds_from(wanted.seed, variations)
     with stages("prior", 1):
-        content = make_content(editor, wanted, footage, seeds)
+        drawn = seeds if wanted.content_seed is None else (int(wanted.content_seed),) * variations
+        content = make_content(editor, wanted, footage, drawn)
         null = None
         if wanted.negative_prompt is not None:
-            null = np.asarray(editor.text_content([wanted.negative_prompt] * variations, seeds))
+            null = np.asarray(editor.text_content([wanted.negative_prompt] * variations, drawn))
     controls = wanted.controls
     if controls.guidance_scale is None:
         guidance = editor.settings["guidance_scale"]
@@ -66,6 +68,7 @@ def make_request(
         wish,
         null,
         mask,
+        None if wanted.redo is None else make_redo(wanted.redo, wanted.earlier, footage),
         seeds,
         float(wanted.strength),
         wanted.batch_size,

@@ -51,6 +51,10 @@ class Wanted:
       per_frame: whether each frame is edited alone.
       solver: see `Controls`.
       seed: the seed of the noise.
+      content_seed: the seed of what the prior draws for a prompt; None: `seed`.
+      redo: sections of an `earlier` edit that are made anew, such as "2.0-3.5s", or numbers of
+        frames (first, stop); one or a list of them. All other frames stay as they are there.
+      earlier: the result of that edit: a path, or frames.
       window: frames that are predicted together; None: as many as in training.
       overlap: frames that consecutive windows share at least; None: half of the window.
       window_stride: frames of the video from one frame of a window to the next; None: as far apart
@@ -79,6 +83,9 @@ class Wanted:
     per_frame: bool = False
     solver: str = "ddim"
     seed: int = 0
+    content_seed: int | None = None
+    redo: Any = None
+    earlier: Any = None
     window: int | None = None
     overlap: int | None = None
     window_stride: int | None = None
@@ -111,6 +118,9 @@ class Wanted:
         self.controls.check()
         seeds_of(self.seed, 1)
         self._check_structure()
+        seeds_of(0 if self.content_seed is None else self.content_seed, 1)
+        if (self.redo is None) != (self.earlier is None):
+            raise UserError("redo and earlier go together: sections, and the edit that has them")
         if not isinstance(self.invert_mask, bool | np.bool_):
             raise UserError(f"invert_mask is {show(self.invert_mask)}; True or False is accepted")
         if self.feather is not None:

@@ -18,11 +18,12 @@ from gen1_jax.controls import Controls
 from gen1_jax.diffusion.blending import Kept
 from gen1_jax.diffusion.solvers import count_steps
 from gen1_jax.diffusion.structure import NO_STRUCTURE
-from gen1_jax.diffusion.windows import Windows
+from gen1_jax.diffusion.windows import Windows, touching
 from gen1_jax.editing.content import of_windows
 from gen1_jax.editing.edit import Edit, Streams
 from gen1_jax.editing.events import Stages
 from gen1_jax.editing.pieces import Pieces
+from gen1_jax.editing.redo import Redo
 from gen1_jax.editing.sampling import Conditions, WindowSampler
 from gen1_jax.editing.structure import Wish, encode_structure, make_structure
 from gen1_jax.video.footage import Footage
@@ -44,6 +45,7 @@ class Request:
       null: content in ∅'s place of each variation, [v d]; None: no content.
       structure: where the structure comes from.
       mask: what is edited; None: everything.
+      redo: sections of an earlier edit that are made anew; None: all frames are made.
       seeds: the seed of the noise of each variation, [v].
       strength: the share of the steps that is run from the noised source; 1: all, from pure noise.
       batch_size: windows that are predicted at a time; None: one for each device.
@@ -56,6 +58,7 @@ class Request:
     structure: Wish
     null: np.ndarray | None = None
     mask: Mask | None = None
+    redo: Redo | None = None
     seeds: Sequence[int] = (0,)
     strength: float = 1.0
     batch_size: int | None = None
@@ -87,45 +90,49 @@ class WholeEditor:
           on_preview: called after each step with its number, from 1, and some frames as they are
             by then, [m H W 3] uint8.
         """
-        footage, controls = request.footage, request.controls
-        length = request.windows.frames.shape[1]
+        footage, controls, windows = request.footage, request.controls, request.windows
+        length, used = windows.frames.shape[1], np.arange(len(footage))
+        if request.redo is not None:
+            windows, used = touching(windows, request.redo.anew)
         level = int(controls.structure_level)
         if request.structure.none:
             level, seen = NO_STRUCTURE, self._nothing(footage)
             sides = (side // self._factor for side in footage.size)
-            latents = np.zeros((len(footage), *sides, self._channels), np.float32)
+            latents = np.zeros((len(used), *sides, self._channels), np.float32)
         else:
             structure = make_structure(
                 self._pieces, params, footage.frames, request.structure, quantiles, length, stages
             )
-            latents = encode_structure(self._pieces, params, structure, level, length, stages)
+            part = structure._replace(maps=structure.maps.pick(used))
+            latents = encode_structure(self._pieces, params, part, level, length, stages)
             seen = Stream(
                 len(footage),
                 lambda: _frames(self._pieces.seen(structure.maps, level, structure.bounds, length)),
             )
         variations = len(request.seeds)
-        noise = np.concatenate([draw_noise(seed, latents.shape) for seed in request.seeds])
-        again, source, kept = (variations, 1, 1, 1), None, None
+        shape = (len(footage), *latents.shape[1:])
+        noise = np.concatenate([draw_noise(seed, shape)[used] for seed in request.seeds])
+        source, kept, again = None, None, (variations, 1, 1, 1)
         if request.mask is not None or request.strength < 1:
-            source = np.tile(self._encoded(params, footage, length, stages), again)
-        if request.mask is not None:
-            kept = Kept(source, noise, np.tile(request.mask.cells(self._factor), again))
-        windows = repeat_windows(request.windows, variations, len(footage))
+            source = self._encoded(params, footage.frames.pick(used), length, stages)
+        if request.mask is not None or request.redo is not None:
+            own, mask = self._kept(params, request, source, used, length, stages)
+            kept = Kept(np.tile(own, again), noise, np.tile(mask, again))
         content, null = (
             None
             if contents is None
-            else np.concatenate([of_windows(each, request.windows.frames) for each in contents])
+            else np.concatenate([of_windows(each, used[windows.frames]) for each in contents])
             for contents in (request.content, request.null)
         )
         conditions = Conditions(
-            np.concatenate([latents] * variations),
+            latents,
             content,
             null,
             level,
             float(controls.temporal_scale),
             float(controls.guidance_scale),
         )
-        shown = np.linspace(0, len(footage) - 1, min(_SHOWN, len(footage))).round().astype(int)
+        shown = np.linspace(0, len(used) - 1, min(_SHOWN, len(used))).round().astype(int)
         steps = count_steps(controls.steps, request.strength)
         with stages("sampling", steps) as advance:
 
@@ -138,40 +145,71 @@ class WholeEditor:
             z = self._sampler.sample(
                 params["unet"],
                 noise,
-                windows,
-                conditions,
+                repeat_windows(windows, variations, len(used)),
+                conditions._replace(structure=np.tile(latents, again)),
                 int(controls.steps),
                 bool(controls.per_frame),
                 request.batch_size,
                 kept,
-                source if request.strength < 1 else None,
+                np.tile(source, again) if request.strength < 1 else None,
                 request.strength,
                 after_step,
                 controls.solver,
             )
         inside = footage.inside or (slice(None), slice(None))
         cut = partial(Stream.map, change=lambda frame: frame[inside])
-        return [
-            Edit(
-                Streams(cut(self._decoded(params, own, length)), cut(seen), cut(footage.frames)),
-                footage.fps,
-                footage,
-                request.mask,
-            )
-            for own in z.reshape(variations, -1, *z.shape[1:])
-        ]
+
+        def finish(own: np.ndarray) -> Edit:
+            if request.redo is None:
+                made = self._decoded(params, own, length)
+            else:
+                made = self._decoded(params, own[request.redo.anew[used]], length)
+                made = request.redo.fill(made, footage.size, footage.fit)
+            streams = Streams(cut(made), cut(seen), cut(footage.frames))
+            return Edit(streams, footage.fps, footage, request.mask, request.redo)
+
+        return [finish(own) for own in z.reshape(variations, -1, *z.shape[1:])]
+
+    def _kept(
+        self,
+        params: EncoderParams,
+        request: Request,
+        source: np.ndarray | None,
+        used: np.ndarray,
+        length: int,
+        stages: Stages,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what is kept: latents [m h w c], and where it is not, [m h w 1].
+
+        Args:
+          params: the parameters of the encoders.
+          request: has a mask, or sections of an earlier edit, or both.
+          source: latents of the frames that are edited, [m h w c], where there is a mask.
+          used: the indices of these frames, [m].
+          length: frames that are encoded together.
+          stages: hears how far it is.
+        """
+        mask = None if request.mask is None else request.mask.cells(self._factor)[used]
+        if request.redo is None:
+            return source, mask
+        frames = request.redo.fitted(request.footage.size, request.footage.fit)
+        earlier = self._encoded(params, frames.pick(used), length, stages)
+        anew = request.redo.anew[used].astype(np.float32)[:, None, None, None]
+        if mask is None:
+            return earlier, np.broadcast_to(anew, (*earlier.shape[:-1], 1))
+        return np.where(anew == 1, source, earlier), anew * mask
 
     def _nothing(self, footage: Footage) -> Stream:
         """Returns the maps [H W] that stand for no structure."""
         return footage.frames.map(lambda frame: np.zeros(frame.shape[:2], np.float32))
 
     def _encoded(
-        self, params: EncoderParams, footage: Footage, length: int, stages: Stages
+        self, params: EncoderParams, frames: Stream, length: int, stages: Stages
     ) -> np.ndarray:
-        """Returns the latents [n h w c] of the frames themselves."""
+        """Returns the latents [n h w c] of frames [H W 3] uint8."""
         found = []
-        with stages("encoding", len(footage)) as advance:
-            for latents in self._pieces.encode(params, footage.frames, length):
+        with stages("encoding", frames.count) as advance:
+            for latents in self._pieces.encode(params, frames, length):
                 found.append(latents)
                 advance(len(latents))
         return np.concatenate(found)

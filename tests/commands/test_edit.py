@@ -282,6 +282,48 @@ def test_an_edit_is_made_again_from_its_file(edit, clip, pipeline, tmp_path):
     edit("-o", "f", culprit="give a video to edit")
 
 
+def test_a_section_is_made_anew(edit, tmp_path):
+    """All other frames stay, bit for bit; an mp4 is replaced in groups of 12 frames."""
+    write_video(tmp_path / "film.mp4", video_files.clip(26), 12)
+    options = ("--window", "4", "--overlap", "1", "--no-preview", "--seed", "3")
+    edit(tmp_path / "film.mp4", "-o", "a.mp4", *options)
+    out, _ = edit("--like", "a.mp4", "--redo", "1.25-1.5s", "-o", "b.mp4", "--no-preview")
+    assert "as before, but content_seed 3, redo ['1.25-1.5s'], redo_of a.mp4, seed 4" in out
+    assert "a.mp4: is replaced in groups of frames: 12 to 23" in out
+    first, second = (read_video(tmp_path / name).frames for name in ("a.mp4", "b.mp4"))
+    is_new = np.zeros(26, bool)
+    is_new[12:24] = True
+    np.testing.assert_array_equal(first[~is_new], second[~is_new])
+    assert (first[is_new] != second[is_new]).any((1, 2, 3)).all()
+    edit("--like", "b.mp4", "-o", "c.mp4", "--no-preview")  # the same again
+    np.testing.assert_array_equal(read_video(tmp_path / "c.mp4").frames, second)
+    again = ("--redo", "0-1", "--redo", "25-26", "--seed", "3", "--prompt", "a blue box")
+    edit("--like", "b.mp4", *again, "-o", "b.mp4", "--no-preview", "--overwrite")
+    third = read_video(tmp_path / "b.mp4").frames
+    np.testing.assert_array_equal(third[is_new], second[is_new])
+    assert (third[~is_new] != second[~is_new]).any((1, 2, 3)).all()
+    record = json.loads((tmp_path / "b.json").read_text())["flags"]
+    assert (record["seed"], record["content_seed"]) == (3, 4)
+
+
+def test_sections_that_are_none_are_refused(edit, clip):
+    edit(clip, "-o", "a.mp4", "--frames", "3", "--no-preview")
+    for arguments, words in (
+        (("--redo", "3-2s"), "redo 3-2s: ends before it begins"),
+        (("--redo", "one"), "redo is 'one'; a section such as 2.0-3.5s is accepted, or frames"),
+        (("--redo", "0-9"), "redo 0-9: is beyond the end, which is at frame 3"),
+        (("--redo", "0-1s"), "redo 0-1s: is beyond the end, which is at 0.25s"),
+        (("--redo", "0-1", "-o", "b.gif"), "sections of a.mp4 are made anew in its own format"),
+        (("--redo", "0-1", "--variations", "2"), "--redo makes one edit"),
+        (("--redo-of", "a.mp4"), "--redo-of names what --redo makes sections of anew"),
+        (("--content-seed", "-1"), "--content-seed -1"),
+    ):
+        output = () if "-o" in arguments else ("-o", "b.mp4")
+        edit("--like", "a.mp4", *arguments, *output, "--no-preview", culprit=words)
+    edit("--like", "a.json", "--redo", "0-1", "-o", "b.mp4", culprit="no video of an earlier edit")
+    edit(clip, "--redo", "0-1", "-o", "b.mp4", culprit="name it: --like OUT.mp4")
+
+
 def test_variations_and_what_programs_hear(edit, clip, tmp_path, capsys):
     more = ("--variations", "2", "--preview-every", "1", "--events", "events.jsonl")
     times = ("--prompt", "0s: a red ball", "--prompt", "0.1s: a blue box")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen1_jax.diffusion.windows import Windows, fuse, in_batches, place_windows
+from gen1_jax.diffusion.windows import Windows, fuse, in_batches, place_windows, touching
 from gen1_jax.errors import UserError
 
 CASES = itertools.product((1, 2, 7, 8, 9, 23, 64), (1, 2, 8), (0, 1, 4), (1, 2, 5))
@@ -64,3 +64,16 @@ def test_fusion_is_the_weighted_mean_of_predictions():
         wanted[frames] += own * weights[:, None, None, None] * z[frames]
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
     assert not np.asarray(got)[11:].any()
+
+
+def test_windows_that_touch_a_section_are_taken_alone():
+    windows = place_windows(30, 8, 4, 2)
+    wanted = np.zeros(30, bool)
+    wanted[11:15] = True
+    part, left = touching(windows, wanted)
+    frames = left[part.frames]
+    assert len(frames) < len(windows.frames) and wanted[frames].any(1).all()
+    assert set(np.flatnonzero(wanted)) < set(left.tolist()) == set(frames.ravel().tolist())
+    sums = np.zeros(30)
+    np.add.at(sums, frames, part.weights)
+    np.testing.assert_allclose(sums[wanted], 1, rtol=1e-6)
