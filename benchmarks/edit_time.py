@@ -97,7 +97,7 @@ def compile_for(args) -> dict[str, dict[str, float]]:
     film = round(FILM * args.rate)
     for name, frames in (("one clip", length), (f"{film} frames", film)):
         pieces = math.ceil(frames / (length * parts))
-        windows = len(place_windows(frames, length, length // 2).frames)
+        windows = len(place_windows(frames, length, length // 4).frames)
         stages = {stage: pieces * value for stage, value in seconds.items()}
         stages["prior"] = seconds["prior"]
         stages["sampling"] = args.steps * math.ceil(windows / parts) * seconds["sampling"]

@@ -7,6 +7,7 @@ in several ways. The last line is one JSON object.
 
 - seam: frame consistency and flicker of neighbouring frames, across the borders of windows against
   inside of them. The interval is that of the difference, over videos.
+- `apart-N` has windows of every N-th frame, and the frames between in windows of their own.
 - drift: the distance of the object's mean colour (Lab) to that of the rendered edit, in the first
   window and in the last.
 """
@@ -117,11 +118,13 @@ def continue_clip(editor, params, maps, content, key, known, has_known, *, num_s
 
 
 WAYS = {
+    "fused-1": fused(1),
     "fused-2": fused(2),
     "fused-4": fused(4),
     "fused-6": fused(6),
-    "phases-2": fused(4, 2),
-    "phases-4": fused(4, 4),
+    "apart-2": fused(2, 2),
+    "apart-4": fused(2, 4),
+    "apart-8": fused(2, 8),
     "cut": cut,
     "handed-on": handed_on,
 }
@@ -131,6 +134,8 @@ def borders(count: int, length: int, overlap: int, stride: int = 1) -> list[int]
     """Returns the frames before which a window begins or ends."""
     from gen1_jax.diffusion.windows import place_windows
 
+    if stride > 1:  # every frame is beside a border then
+        return []
     frames = place_windows(count, length, overlap, stride).frames
     edges = set(frames[:, 0].tolist()) | {int(last) + 1 for last in frames[:, -1]}
     return sorted(edge for edge in edges if 0 < edge < count)
@@ -197,6 +202,9 @@ def figures_of(editor, made, source, mask, target, edges) -> dict[str, float]:
     ]
     window = editor.trained.num_frames
     return {
+        "consistency": float(cosines.mean()),
+        "flicker": float(np.nanmean(change)),
+        "colour": float(np.nanmean(errors)),
         "consistency_border": float(np.nanmean(cosines[at_border])),
         "consistency_inside": float(np.nanmean(cosines[~at_border])),
         "flicker_border": float(np.nanmean(change[at_border])),
@@ -221,6 +229,8 @@ def summarise(records: list[dict[str, float]]) -> dict[str, list[float]]:
     table = {name: np.array([each[name] for each in records]) for name in records[0]}
     found = {name: round(float(np.nanmean(values)), 4) for name, values in table.items()}
     for name in ("consistency", "flicker"):
+        if np.isnan(table[f"{name}_border"]).all():  # one window holds all, or there is no inside
+            continue
         change = confidence_interval(table[f"{name}_border"] - table[f"{name}_inside"])
         found[f"{name}_seam"] = [round(float(x), 4) for x in (change.mean, change.low, change.high)]
     drift = confidence_interval(table["colour_last"] - table["colour_first"])

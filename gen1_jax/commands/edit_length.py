@@ -30,7 +30,7 @@ def add_length_arguments(parser) -> None:
         "--overlap",
         type=int,
         metavar="N",
-        help="frames that neighbouring windows share at least (half of the window)",
+        help="frames that neighbouring windows share at least (a quarter of the window)",
     )
     parser.add_argument(
         "--window-stride",

@@ -123,7 +123,7 @@ def place(editor: "VideoEditor", footage: Footage, wanted: Wanted) -> Windows:
     length, each = min(window, len(footage)), editor.mesh.shape[FRAMES]
     if length % each:
         raise UserError(f"windows of {length} frames do not divide over {each} devices")
-    overlap = window // 2 if wanted.overlap is None else as_count("overlap", wanted.overlap, 0)
+    overlap = window // 4 if wanted.overlap is None else as_count("overlap", wanted.overlap, 0)
     if overlap >= window:
         raise UserError(f"overlap {overlap}; 0 to {window - 1} are accepted, below the window")
     stride = wanted.window_stride

@@ -56,7 +56,7 @@ class Wanted:
         frames (first, stop); one or a list of them. All other frames stay as they are there.
       earlier: the result of that edit: a path, or frames.
       window: frames that are predicted together; None: as many as in training.
-      overlap: frames that consecutive windows share at least; None: half of the window.
+      overlap: frames that consecutive windows share at least; None: a quarter of the window.
       window_stride: frames of the video from one frame of a window to the next; None: as far apart
         in time as in training, where the video's rate is known.
       batch_size: windows that are predicted at a time; None: one for each device.

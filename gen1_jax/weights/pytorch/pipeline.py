@@ -211,7 +211,7 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, StableDiffusionLoraLoaderMixin,
             is all.
           window: frames that the UNet sees together; None: as many as in training. Longer videos
             are windows that overlap, and are fused at every step.
-          overlap: frames that neighbouring windows share at least; None: half of the window.
+          overlap: frames that neighbouring windows share at least; None: a quarter of the window.
           window_stride: frames from one frame of a window to the next, such as the training's
             `stride`, where a video has every frame. Those between are in windows of their own.
           mask: which part is edited, [n H W], [b n H W] or pictures; or one picture for all
@@ -317,7 +317,7 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, StableDiffusionLoraLoaderMixin,
         window = window or min(
             self.config.num_frames, getattr(self.unet.config, "max_frames", self.config.num_frames)
         )
-        overlap = window // 2 if overlap is None else overlap
+        overlap = window // 4 if overlap is None else overlap
         if per_frame:  # windows are but batches then
             overlap, window_stride = 0, 1
         noise = latents / self.scheduler.init_noise_sigma
