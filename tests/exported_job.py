@@ -215,9 +215,9 @@ def refusals(pipe):
         partial(edit, pipe, callback_on_step_end_tensor_inputs=["prompt_embeds"]), "image_embeds"
     )
     picture = {"image": GIVEN["frames"][0], "prompt": None}
-    refused(partial(edit, pipe, **picture, negative_prompt="x"), "negative_prompt needs a prompt")
     few = load(prior=None, text_encoder=None, tokenizer=None)
     refused(partial(edit, few), "prior")
+    refused(partial(edit, few, **picture, negative_prompt="x"), "prior")
     assert edit(few, **picture).frames.shape == (1, 4, 16, 24, 3)
     refused(partial(edit, load(prior_num_steps=1)), "prior_num_steps 1", "2 to 1000")
 

@@ -29,7 +29,7 @@ PROMPT = "a red ball over snow"
 EDIT = {"structure_level": 2, "temporal_scale": 1.2, "guidance_scale": 2.5}
 STEPS, SEED = 10, 5
 WINDOWS = {
-    "consecutive": {"window": 4, "overlap": 2},
+    "consecutive": {"window": 4, "overlap": 2, "negative_prompt": "a blue box"},
     "apart": {"window": 4, "overlap": 1, "window_stride": 2},
 }
 FILM_MASK = np.zeros((9, 16, 24), bool)

@@ -41,12 +41,12 @@ def check_inputs(
                 raise ValueError(f"{name} {text!a} is no Unicode text")
     if prompt is not None and not all(x.strip() for x in as_list(prompt)):
         raise ValueError("the prompt is empty; say what the video should look like")
-    if negative_prompt is not None and prompt is None:
-        raise ValueError("negative_prompt needs a prompt: a picture is taken as it is")
     needed = {"unet", "vae", "scheduler"}
     if maps is None and not no_structure:
         needed |= {"depth_estimator"}
-    needed |= set() if prompt is None else {"tokenizer", "text_encoder", "prior"}
+    needed |= (
+        set() if prompt is None and not negative_prompt else {"tokenizer", "text_encoder", "prior"}
+    )
     needed |= set() if image is None else {"image_encoder"}
     for name in sorted(needed):
         if getattr(pipe, name) is None:

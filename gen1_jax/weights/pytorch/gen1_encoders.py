@@ -131,7 +131,6 @@ class EncodersMixin:
         prompt: str | list[str],
         generator: torch.Generator | list[torch.Generator] | None = None,
         noise: Tensor | None = None,
-        negative_prompt: str | list[str] = "",
     ) -> Tensor:
         """Prompts → content [b d]: the prior samples an image embedding (unCLIP, ancestral).
 
@@ -139,16 +138,13 @@ class EncodersMixin:
           prompt: one prompt or a list [b].
           generator: the source of the noise, or one for each prompt.
           noise: [b, 1 + prior steps, d], or without b; instead of the generator's.
-          negative_prompt: what guidance leads away from, one for all or [b].
 
         Raises:
           ValueError: `noise` has another shape.
         """
         prompts = [prompt] if isinstance(prompt, str) else prompt
-        negative = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
-        negative = negative * len(prompts) if len(negative) == 1 else negative
         prior, steps = self.prior, prior_steps(self.config.prior_num_steps)
-        embed, hidden, mask = self._text_condition(negative + prompts)
+        embed, hidden, mask = self._text_condition([""] * len(prompts) + prompts)
         width = prior.config.clip_embed_dim or prior.config.embedding_dim
         shape = (len(prompts), 1 + len(steps), width)
         if noise is None:
@@ -168,6 +164,22 @@ class EncodersMixin:
             x0 = x0.clamp(-self.config.prior_clamp, self.config.prior_clamp)
             x = x0_scale * x0 + x_scale * x + noise_scale * noise[:, 1 + i]
         return to_content(unstandardise(prior, x))
+
+    def negative_content(
+        self,
+        prompts: list[str],
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor | None:
+        """Negative prompts → what stands in ∅'s place [b d]: zeros for an empty one; None: all are.
+
+        Args: see `text_content`.
+        """
+        if not any(prompts):
+            return None
+        content = self.text_content(prompts, generator, noise)
+        given = torch.tensor([bool(each) for each in prompts], device=content.device)
+        return torch.where(given[:, None], content, 0)
 
     def _text_condition(self, prompts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Prompts → embeddings [b d], states [b l e], mask [b l] up to the first end of text."""

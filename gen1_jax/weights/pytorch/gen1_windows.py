@@ -98,17 +98,19 @@ class GuidanceMixin:
         temporal_scale: float,
         guidance_scale: float,
         per_frame: bool = False,
+        null: Tensor | None = None,
     ) -> Tensor:
         """Returns v~ = v_img(∅) + ω_t (v_vid(∅) - v_img(∅)) + ω (v_vid(c) - v_vid(∅)).
 
         The three predictions are one call. Its last branch skips the temporal layers. With
         `per_frame` it is v_img(∅) + ω (v_img(c) - v_img(∅)), of two branches that skip them.
-        Latents, structure and result are [b c n h w], the content is [b d].
+        Latents, structure and result are [b c n h w], the content is [b d], and so is `null`, which
+        takes the place of ∅.
         """
         sample = torch.cat([latents, structure], dim=1).movedim(1, -1)
         embedding = level_embedding(level).to(latents).expand(*sample.shape[:-1], -1)
         sample = torch.cat([sample, embedding], dim=-1).to(self.unet.dtype)
-        null = torch.zeros_like(content)
+        null = torch.zeros_like(content) if null is None else null
         context = [content, null] if per_frame else [content, null, null]
         sample = torch.stack([sample] * len(context), dim=1)  # [b g n h w c]
         branches = self.unet(

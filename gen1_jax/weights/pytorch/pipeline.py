@@ -40,6 +40,7 @@ from .gen1_checks import (
 from .gen1_encoders import EncodersMixin
 from .gen1_frames import best_size, place_inside, to_pictures, to_tensor, to_videos
 from .gen1_masks import make_kept
+from .gen1_structure import NUM_LEVELS as _NUM_LEVELS  # noqa: F401
 from .gen1_windows import GuidanceMixin, place_windows
 
 # This file and those that it imports. It imports all of them itself, because diffusers looks no
@@ -186,7 +187,7 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, StableDiffusionLoraLoaderMixin,
           guidance_scale: ω, how strictly the content is followed; None is the model's own default.
           per_frame: whether each frame is edited alone, without any temporal layer; ω_t then has
             no effect.
-          negative_prompt: what the prior leads away from; the empty text by default.
+          negative_prompt: its content stands in ∅'s place, from which guidance leads away.
           structure: [n H W] or [b n H W] inverse depth, or any map that stands in for it, instead
             of the estimate. A model that was trained on colours takes [n H W 3] in 0 … 255.
           no_structure: whether none is kept; some must have been dropped in training.
@@ -305,9 +306,8 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, StableDiffusionLoraLoaderMixin,
             content = [self.image_content(to_tensor(each[None], device)) for each in pictures]
             content = for_each_edit(torch.cat(content))
         else:
-            content = self.text_content(
-                for_each_edit(prompts), generator, prior_noise, for_each_edit(negative)
-            )
+            content = self.text_content(for_each_edit(prompts), generator, prior_noise)
+        null = self.negative_content(for_each_edit(negative), generator, prior_noise)
         latents = self.prepare_latents(latents, structure, generator)
         accepted = inspect.signature(self.scheduler.step).parameters
         options = {"eta": eta, "generator": generator}
@@ -331,7 +331,7 @@ class Gen1Pipeline(EncodersMixin, GuidanceMixin, StableDiffusionLoraLoaderMixin,
                 windows,
                 self.scheduler.scale_model_input(latents, t),
                 t, content, structure, structure_level, temporal_scale, self._guidance_scale,
-                per_frame,
+                per_frame, null,
             )  # fmt: skip
             latents = self.scheduler.step(v, t, latents, **options).prev_sample
             if kept is not None:
