@@ -18,10 +18,11 @@ _MOST_PICTURED = 16  # rows of the preview
 def write_previews(
     splits: Mapping[str, Sequence[dict]], folder: Path, count: int
 ) -> list[tuple[Path, str]]:
-    """Writes `clips/clip_NN.mp4`, `images/image_NN.png` and `preview.png`.
+    """Writes `clips/clip_NN.mp4`, `masks/mask_NN.mp4`, `images/image_NN.png` and `preview.png`.
 
-    An image is the first frame of its clip. A text file beside each film and image holds its
-    caption, where `gen1 ingest` looks for it. The preview shows the clips' depth and masks too.
+    A mask is white where its clip shows the object. An image is the first frame of its clip. A text
+    file beside each film and image holds its caption, where `gen1 ingest` looks for it. The preview
+    shows the clips' depth and masks too.
 
     Args:
       splits: stored records of each split.
@@ -37,7 +38,7 @@ def write_previews(
         {
             clip["caption"]: clip["frames"],
             "depth": pictures.colour_depth(clip["depth"]),
-            "mask": np.repeat(clip["mask"][..., None], 3, axis=-1).astype(np.uint8) * 255,
+            "mask": _white(clip["mask"]),
         }
         for clip in clips
     ]
@@ -46,6 +47,8 @@ def write_previews(
     for i, clip in enumerate(clips):
         path = folder / "clips" / f"clip_{i:02d}.mp4"
         write_video(path, clip["frames"], fps=_FPS, overwrite=True)
+        mask = folder / "masks" / f"mask_{i:02d}.mp4"
+        write_video(mask, _white(clip["mask"]), fps=_FPS, overwrite=True)
         image = folder / "images" / f"image_{i:02d}.png"
         image.parent.mkdir(exist_ok=True)
         pictures.save_image(image, clip["frames"][0])
@@ -53,3 +56,8 @@ def write_previews(
             beside.with_suffix(".txt").write_text(clip["caption"] + "\n", encoding="utf-8")
         films.append((path, clip["caption"]))
     return films
+
+
+def _white(mask: np.ndarray) -> np.ndarray:
+    """Returns a mask [n h w] bool as pictures [n h w 3] uint8."""
+    return np.repeat(mask[..., None], 3, axis=-1).astype(np.uint8) * 255

@@ -21,7 +21,8 @@ def add_arguments(parser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="write N clips, the test's first: WORKDIR/clips/*.mp4, images/*.png, preview.png",
+        help="write N clips, the test's first: WORKDIR/clips/*.mp4, masks/*.mp4, images/*.png, "
+        "preview.png",
     )
     parser.add_argument("--no-progress", action="store_true", help="show no bar")
 

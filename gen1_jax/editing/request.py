@@ -123,7 +123,10 @@ def place(editor: "VideoEditor", footage: Footage, wanted: Wanted) -> Windows:
     length, each = min(window, len(footage)), editor.mesh.shape[FRAMES]
     if length % each:
         raise UserError(f"windows of {length} frames do not divide over {each} devices")
-    overlap = window // 4 if wanted.overlap is None else as_count("overlap", wanted.overlap, 0)
+    # A section that is made anew is short, and sees more of what it must join.
+    overlap = window // (4 if wanted.redo is None else 2)
+    if wanted.overlap is not None:
+        overlap = as_count("overlap", wanted.overlap, 0)
     if overlap >= window:
         raise UserError(f"overlap {overlap}; 0 to {window - 1} are accepted, below the window")
     stride = wanted.window_stride
