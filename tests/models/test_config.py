@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,15 +79,18 @@ def test_sizes_beyond_a_checkpoint_s_tensors_are_refused():
         check_against_tensors(small.clone(clip_embed_dim=5001), shapes, "weights")
 
 
-def test_two_thousand_mutated_files_end_in_one_line_or_load(tmp_path):
-    """Nothing else comes of them, and nothing large is allocated."""
+def test_mutated_files_end_in_one_line_or_load(tmp_path):
+    """Nothing else comes of them, and nothing large is allocated.
+
+    Each run draws other files. A failure names the seed; GEN1_TEST_SEED=seed draws them again.
+    """
     pytest.importorskip("resource")
     if not Path("/proc/self/status").exists():
         pytest.skip("the process's size is read from /proc")
-    seed = 11
+    seed = int(os.environ.get("GEN1_TEST_SEED") or time.time_ns())
     script = Path(__file__).with_name("mutated_configs.py")
     done = subprocess.run(
-        [sys.executable, script, tmp_path / "models", "2000", str(seed)],
+        [sys.executable, script, tmp_path / "models", "400", str(seed)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -95,4 +99,6 @@ def test_two_thousand_mutated_files_end_in_one_line_or_load(tmp_path):
     assert done.returncode == 0, f"seed {seed}: {done.stderr[-2000:]}"
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["faults"] == [], f"seed {seed}: {result['faults'][:3]}"
-    assert min(result["outcomes"].values()) > 20 and result["outcomes"]["refused"] > 500
+    outcomes = result["outcomes"]
+    assert min(outcomes.values()) > 2 and len(outcomes) == 3, f"seed {seed}: {outcomes}"
+    assert outcomes["refused"] > 100, f"seed {seed}: {outcomes}"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import gen1
 from micro_run import SMALL, load
 from safetensors.numpy import load_file
 
@@ -135,20 +136,22 @@ def test_what_a_run_prepares_from_data_is_prepared_once(micro_run, quick, tmp_pa
 STEPS = 60
 
 
-@pytest.fixture(scope="module")
-def start(micro_run):
-    """Starts `gen1 train` on the micro CLIP, in RUN/name, as a process of its own."""
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+def command(folder: Path) -> list[str]:
+    """The command that trains the micro CLIP in a folder."""
+    settings = (f"num_steps={STEPS}", "checkpoint_every=5", "log_every=1", "sample_every=1000")
+    command = ["train", "--config", f"{CONFIG}:clip", "--workdir", str(folder), "--no-progress"]
+    return [*command, "--set", *settings]
 
-    def start(name: str) -> subprocess.Popen:
-        settings = (f"num_steps={STEPS}", "checkpoint_every=5", "log_every=1", "sample_every=1000")
-        command = (sys.executable, "-m", "gen1_jax.cli", "train", "--config", f"{CONFIG}:clip")
-        command += ("--workdir", str(micro_run / name), "--no-progress", "--set", *settings)
-        return subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
 
-    return start
+def start(folder: Path) -> subprocess.Popen:
+    """Starts it as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "gen1_jax.cli", *command(folder)],
+        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def newest_step(folder: Path) -> int:
@@ -166,29 +169,28 @@ def stop(process: subprocess.Popen, folder: Path, beyond: int, number: int) -> s
 
 
 def test_a_process_killed_and_stopped_by_ctrl_c_ends_with_the_same_parameters(
-    micro_run, start, rng
+    micro_run, quick, capsys, rng
 ):
-    whole = start("clip_whole")
-    out, err = whole.communicate(timeout=120)
-    assert whole.returncode == 0 and "Traceback" not in err, err
+    """The two that run to their end need no process of their own."""
+    code, _, err = gen1(capsys, *command(micro_run / "clip_whole"))
+    assert code == 0 and "Traceback" not in err, err
 
     folder = micro_run / "clip_stopped"
-    killed = start(folder.name)
+    killed = start(folder)
     stop(killed, folder, rng.randint(0, STEPS // 4), signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL and not (folder / "model").exists()
     at = newest_step(folder)
     assert 0 < at < STEPS
 
-    stopped = start(folder.name)
+    stopped = start(folder)
     line = stop(stopped, folder, at + rng.randint(0, STEPS // 4), signal.SIGINT)
     after = newest_step(folder)
     assert stopped.returncode == 130, line
     assert line.strip().splitlines()[-1] == f"gen1: clip: stopped and saved at step {after} of 60"
     assert at < after < STEPS and not (folder / "model").exists()
 
-    resumed = start(folder.name)
-    out, err = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, err
+    code, out, err = gen1(capsys, *command(folder))
+    assert code == 0 and f"clip: resumes at step {after}" in out, err
     files = [micro_run / n / "model/model.safetensors" for n in ("clip_whole", folder.name)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
