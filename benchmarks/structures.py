@@ -66,12 +66,12 @@ def compare(args) -> dict:
             rows["video_stage"] = stage.sample(
                 sources, guidance_scale=GUIDANCE, num_steps=args.steps, per_frame=False
             )
+        if args.pictures and start == 0:
+            save(args.pictures, rows)
         for name, frames in rows.items():
             if name != "source" and not name.endswith("_structure"):
                 for key, values in measures(frames, source, judges, batch).items():
                     found.setdefault(name, {}).setdefault(key, []).extend(values)
-        if args.pictures and start == 0:
-            save(args.pictures, rows)
     return summarise(found)
 
 
@@ -110,7 +110,7 @@ def edge_correlation(frames, items) -> list[float]:
     from gen1_jax.evaluation.metrics.structure import structure_correlation
 
     def soft(maps):
-        return gaussian_filter(np.asarray(maps, np.float32), (0, 0, 1, 1))
+        return gaussian_filter(np.asarray(maps, np.float32), (0, 1, 1))
 
     true = [soft(draw_truth("truth:edges", item.depth, item.mask)) for item in items]
     seen = [soft(clip) for clip in find_edges(frames)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
@@ -198,3 +199,20 @@ def test_damaged_model_folders_are_refused(micro_run, tmp_path, file):
     with pytest.raises(UserError, match=file) as caught:
         Conditioner.load({"depth": tmp_path / "depth"})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [FRAMES.shape[:-1], FRAMES.shape])
+def test_maps_of_the_host_are_encoded_in_place_of_estimates(models, shape):
+    """Grey or in colours; a record of them has the same fields and shapes."""
+    levels = np.array([[0, 3], [0, 5]])
+    record = partial(jax.eval_shape, models[0].encode_record, models[1], FRAMES, levels)
+    assert record(np.zeros(shape, np.uint8)) == record()
+
+
+def test_what_the_host_makes_is_not_made_in_the_training_step(models):
+    recipe = dataclasses.replace(models[0].recipe, extractor="canny")
+    conditioner = dataclasses.replace(models[0], recipe=recipe)
+    zeros = np.zeros(2, np.int32)
+    raw = Batch(frames=FRAMES, structure_level=zeros, content_frame=zeros)
+    with pytest.raises(UserError, match="structure of canny is not made in the training step: enc"):
+        conditioner.encode_batch(models[1], raw)

@@ -13,8 +13,10 @@ from tiny_unet import normal
 from gen1_jax.controls import Controls
 from gen1_jax.diffusion.structure import blur, normalise_clip
 from gen1_jax.editing import VideoEditor
+from gen1_jax.editing.structure import check_extractor
 from gen1_jax.errors import UserError
 from gen1_jax.structure_settings import DepthSettings, StructureRecipe
+from gen1_jax.video.extractors import extract_clip
 from gen1_jax.video.io import read_video, write_video
 from gen1_jax.video.maps import write_map
 
@@ -206,6 +208,30 @@ def test_frames_of_all_kinds(editor, tmp_path):
     assert edit.fps == 12 and edit.frames.shape == edit.source.shape == (3, 12, 16, 3)
     np.testing.assert_array_equal(edit.source, video.frames[:, 2:14])
     assert edit.structure.shape == (3, 12, 16)
+
+
+@pytest.mark.filterwarnings("ignore:structure map. has colours")
+def test_a_kind_that_is_extracted_is_as_if_it_were_given(editor):
+    """Also where a model takes it only because it is told to; colours count by their brightness."""
+    options = {"prompt": "a red ball", "steps": STEPS, "any_structure": True}
+    for kind in ("canny", "segments"):
+        own = editor.edit(CLIPS[0], structure_kind=kind, **options)
+        maps = extract_clip(kind, CLIPS[0])
+        given = editor.edit(CLIPS[0], structure=maps, structure_kind=kind, **options)
+        assert own.structure.std() > 0.1
+        np.testing.assert_allclose(own.structure, given.structure, atol=1e-5)
+        assert not different(own.frames, given.frames)
+    with pytest.raises(UserError, match="trained on version 2 of canny, and .* extracts version 1"):
+        check_extractor("canny", 2)
+
+
+def test_without_structure_nothing_of_the_input_is_kept(editor, monkeypatch):
+    monkeypatch.setitem(editor.settings, "structure_drop_rate", 0.1)
+    options = {"prompt": "a red ball", "steps": STEPS}
+    none, other = (editor.edit(clip, no_structure=True, **options) for clip in CLIPS)
+    assert not none.structure.any() and none.frames.std() > 1
+    np.testing.assert_array_equal(none.frames, other.frames)
+    assert different(none.frames, editor.edit(CLIPS[0], **options).frames)
 
 
 def test_a_kept_structure_map_gives_the_same_edit(editor, tmp_path):

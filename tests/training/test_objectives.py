@@ -114,8 +114,8 @@ def test_raw_batches_without_their_encoders_are_refused(micro_run):
         loss({}, {}, raw, jax.random.key(0))
 
 
-def test_content_is_dropped_for_zeros(micro_run, quick):
-    """At a rate of 1 the content has no influence; at a rate of 0 it has."""
+def test_content_and_structure_are_dropped_for_zeros(micro_run, quick):
+    """At a rate of 1 they have no influence; at a rate of 0 they have."""
     module, params = load_model(micro_run / "blur" / "model")
     batch = Batch(
         latents=normal(0, 4, 2, 8, 8, 4),
@@ -123,12 +123,16 @@ def test_content_is_dropped_for_zeros(micro_run, quick):
         structure_level=np.arange(4, dtype=np.int32),
         content=normal(2, 4, 16),
     )
-    other = batch.replace(content=normal(3, 4, 16))
+    others = [
+        batch.replace(content=normal(3, 4, 16)),
+        batch.replace(structure=normal(4, 4, 2, 8, 8, 4)),
+        batch.replace(structure_level=batch.structure_level[::-1].copy()),
+    ]
     for rate, same in ((1.0, True), (0.0, False)):
-        settings = {"content_drop_rate": rate}
+        settings = {"content_drop_rate": rate, "structure_drop_rate": rate}
         loss = jax.jit(make_objective("diffusion", module, Conditioner(), settings).loss)
-        values = [float(loss(params, {}, b, jax.random.key(1))[0]) for b in (batch, other)]
-        assert (values[0] == values[1]) == same
+        values = [float(loss(params, {}, b, jax.random.key(1))[0]) for b in (batch, *others)]
+        assert all((values[0] == value) == same for value in values[1:])
 
 
 class PositionTable(nn.Module):
