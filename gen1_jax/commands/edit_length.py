@@ -36,8 +36,8 @@ def add_length_arguments(parser) -> None:
         "--window-stride",
         type=int,
         metavar="N",
-        help="frames from one frame of a window to the next (as far apart in time as the model was "
-        "trained; the frames between are in windows of their own)",
+        help="frames from one frame of a window to the next, such as the model's stride in training; "
+        "the frames between are in windows of their own, which flicker against each other (1)",
     )
     parser.add_argument(
         "--batch-size",

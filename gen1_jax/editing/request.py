@@ -129,11 +129,7 @@ def place(editor: "VideoEditor", footage: Footage, wanted: Wanted) -> Windows:
         overlap = as_count("overlap", wanted.overlap, 0)
     if overlap >= window:
         raise UserError(f"overlap {overlap}; 0 to {window - 1} are accepted, below the window")
-    stride = wanted.window_stride
-    if stride is None:
-        stride = 1
-        if footage.rate is not None:  # read whole, so that the pace of training is known
-            stride = max(1, round(trained.pace.stride_at(footage.rate) / footage.stride))
+    stride = 1 if wanted.window_stride is None else wanted.window_stride
     stride = as_count("window stride", stride, 1)
     if wanted.batch_size is not None:
         as_count("batch size", wanted.batch_size, 1)

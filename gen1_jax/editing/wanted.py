@@ -57,8 +57,8 @@ class Wanted:
       earlier: the result of that edit: a path, or frames.
       window: frames that are predicted together; None: as many as in training.
       overlap: frames that consecutive windows share at least; None: a quarter of the window.
-      window_stride: frames of the video from one frame of a window to the next; None: as far apart
-        in time as in training, where the video's rate is known.
+      window_stride: frames of the video from one frame of a window to the next; None: 1. With more,
+        the frames between are in windows of their own, which flicker against each other.
       batch_size: windows that are predicted at a time; None: one for each device.
     """
 
