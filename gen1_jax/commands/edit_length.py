@@ -36,7 +36,7 @@ def add_length_arguments(parser) -> None:
         "--window-stride",
         type=int,
         metavar="N",
-        help="frames from one frame of a window to the next, such as the model's stride in training; "
+        help="frames from one frame of a window to the next, such as the stride of training; "
         "the frames between are in windows of their own, which flicker against each other (1)",
     )
     parser.add_argument(
