@@ -92,8 +92,8 @@ def main() -> None:
             path = done / f"{name}_{what}.json"
             if not path.exists():
                 measure = measure_prompts if what == WORDS else measure_subject
-                write_json(path, measure(load(), items, args, what))
-            records[name] += read_json(path)
+                write_json(path, {"records": measure(load(), items, args, what)})
+            records[name] += read_json(path)["records"]
     save_image(args.output / "table.png", draw_table(items[TABLE_CLIP], table))
     figures = {name: summarise(records[BEFORE], own) for name, own in records.items()}
     for name, values in figures.items():
