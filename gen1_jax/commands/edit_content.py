@@ -25,12 +25,12 @@ def add_content_arguments(parser) -> None:
         "frames count; several are mixed",
     )
     parser.add_argument(
-        "--image-weights",
+        "--image-shares",
         metavar="W,W,…",
         help="how much each of several pictures counts (all alike)",
     )
     parser.add_argument(
-        "--image-share",
+        "--image-weight",
         type=float,
         metavar="W",
         help="how much the pictures count beside a prompt, 0 to 1 (0.5)",
@@ -79,10 +79,10 @@ def check_content(args) -> None:
                 )
     if args.prompt is not None:
         read_prompts(args.prompt)
-    if args.image_weights is not None and args.image is None:
-        raise UserError("--image-weights says how much each --image counts, and there is none")
-    if args.image_share is not None and (args.prompt is None or args.image is None):
-        raise UserError("--image-share mixes --image with --prompt; give both of them")
+    if args.image_shares is not None and args.image is None:
+        raise UserError("--image-shares says how much each --image counts, and there is none")
+    if args.image_weight is not None and (args.prompt is None or args.image is None):
+        raise UserError("--image-weight mixes --image with --prompt; give both of them")
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed {args.seed}; 0 to {2**32 - 1} are accepted")
     if args.variations < 1 or args.seed + args.variations > 2**32:
@@ -97,8 +97,8 @@ def content_of(args) -> dict[str, Any]:
     return {
         "prompt": args.prompt,
         "image": args.image,
-        "image_weights": _weights_of(args),
-        "image_share": 0.5 if args.image_share is None else args.image_share,
+        "image_shares": _weights_of(args),
+        "image_weight": 0.5 if args.image_weight is None else args.image_weight,
         "blend": args.blend,
         "negative_prompt": args.negative_prompt,
         "strength": args.strength,
@@ -115,11 +115,11 @@ def label_of(args) -> str:
 
 
 def _weights_of(args) -> list[float] | None:
-    if args.image_weights is None:
+    if args.image_shares is None:
         return None
     try:
-        return [float(each) for each in args.image_weights.split(",")]
+        return [float(each) for each in args.image_shares.split(",")]
     except ValueError:
         raise UserError(
-            f"--image-weights {args.image_weights}; numbers such as 0.7,0.3 are accepted"
+            f"--image-shares {args.image_shares}; numbers such as 0.7,0.3 are accepted"
         ) from None

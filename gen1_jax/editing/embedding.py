@@ -34,7 +34,7 @@ def make_content(
         return np.stack([picture] * len(seeds))
     prompts = read_prompts(wanted.prompt)
     times = None if len(prompts) == 1 else _times(footage, max(prompts))
-    shares = [1 - wanted.image_share, wanted.image_share]
+    shares = [1 - wanted.image_weight, wanted.image_weight]
     found = []
     for seed in seeds:
         embedded = np.asarray(editor.text_content(list(prompts.values()), seed))
@@ -60,8 +60,8 @@ def _embed_pictures(editor: "VideoEditor", wanted: Wanted) -> np.ndarray:
         found.append(
             embedded[0] if len(embedded) == 1 else blend(np.stack(embedded), weights, "mean")
         )
-    weights = [1] * len(found) if wanted.image_weights is None else wanted.image_weights
-    if len(found) == 1 and wanted.image_weights is None:
+    weights = [1] * len(found) if wanted.image_shares is None else wanted.image_shares
+    if len(found) == 1 and wanted.image_shares is None:
         return found[0]
     return blend(np.stack(found), weights, wanted.blend)
 

@@ -24,8 +24,8 @@ class Wanted:
         texts such as "2s: a blue ball".
       image: a picture whose look is wanted: a path, a Pillow image or an array [H W 3] uint8; or a
         list of them, which are mixed. Of a video some frames are mixed.
-      image_weights: how much each of several pictures counts; None: all alike.
-      image_share: how much the pictures count beside a prompt, 0 to 1.
+      image_shares: how much each of several pictures counts; None: all alike.
+      image_weight: how much the pictures count beside a prompt, 0 to 1.
       blend: how contents are mixed: "slerp" along the arc between them, or their "mean".
       negative_prompt: content that stands in ∅'s place, from which guidance leads away.
       strength: the share of the steps that is run, above 0 up to 1: below 1 an edit begins from the
@@ -64,8 +64,8 @@ class Wanted:
 
     prompt: Any = None
     image: Any = None
-    image_weights: Sequence[float] | None = None
-    image_share: float = 0.5
+    image_shares: Sequence[float] | None = None
+    image_weight: float = 0.5
     blend: str = "slerp"
     negative_prompt: str | None = None
     strength: float = 1.0
@@ -133,7 +133,7 @@ class Wanted:
             check_prompts([self.negative_prompt])
         if self.blend not in BLENDS:
             raise UserError(f"blend {show(self.blend)}; {' and '.join(BLENDS)} are accepted")
-        for name, low in (("image_share", 0), ("strength", None)):
+        for name, low in (("image_weight", 0), ("strength", None)):
             value = getattr(self, name)
             is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
             if not is_number or not (0 <= value <= 1) or (low is None and value == 0):

@@ -154,10 +154,10 @@ def test_contents_are_mixed_and_change_over_time(editor, tmp_path):
     def like(image, **more):
         return editor.edit(film, image=image, **options, **more).frames
 
-    np.testing.assert_array_equal(like([picture, other], image_weights=[1, 0]), like(picture))
+    np.testing.assert_array_equal(like([picture, other], image_shares=[1, 0]), like(picture))
     mixed = like([picture, other])
     assert (mixed != like(picture)).any() and (mixed != like(other)).any()
-    np.testing.assert_array_equal(like(picture, prompt="a red ball", image_share=0.0), red.frames)
+    np.testing.assert_array_equal(like(picture, prompt="a red ball", image_weight=0.0), red.frames)
     write_video(tmp_path / "example.gif", VIDEO[:3], 8)
     assert like(tmp_path / "example.gif").shape == VIDEO.shape
 
