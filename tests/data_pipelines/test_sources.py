@@ -199,7 +199,7 @@ def test_folders_by_weight_in_every_batch(folder, other):
 def test_image_buckets_by_choice_and_weight(folder):
     stream = make(folder, {"image_buckets": ((48, 32),)}, image_fraction=1.0)
     assert next(stream).frames.shape == (4, 1, 48, 32, 3)
-    sources = {"image_buckets": (SIZE, (48, 32)), "image_shares": (1, 3)}
+    sources = {"image_buckets": (SIZE, (48, 32)), "image_weights": (1, 3)}
     stream = make(folder, sources, image_fraction=1.0)
     shapes = [next(stream).frames.shape[2:4] for _ in range(20)]
     assert shapes.count((48, 32)) == 15
@@ -218,9 +218,9 @@ def test_without_images_frames_of_clips_serve(tmp_path):
     ("sources", "says"),
     [
         ({"image_buckets": ((64, 64),)}, r"no images of \(64, 64\)"),
-        ({"image_shares": (1,)}, "1 image_shares for 2"),
+        ({"image_weights": (1,)}, "1 image_weights for 2"),
         ({"weights": (1, 2)}, "1 folders .* 2 weights"),
-        ({"image_shares": (1, 0)}, "above 0"),
+        ({"image_weights": (1, 0)}, "above 0"),
     ],
 )
 def test_bad_settings(folder, sources, says):
