@@ -143,6 +143,10 @@ def model_card(
         fps = max(1, round(rate / stride))
         pace += f"{'' if pace else ', each frame of a video'} of {rate:g} frames a second"
     rows = "\n".join(f"| `{name}` | {count:,} |" for name, count in counts.items())
+    kind = read_recipe(settings, SETTINGS_FILE).extractor
+    kept, given = "depth of the input video", ""
+    if kind != "depth":
+        kept, given = f"structure ({kind}) that it is given", ", structure=maps"
     return f"""---
 library_name: diffusers
 tags: [video-editing, video-to-video, gen-1, depth]
@@ -151,7 +155,7 @@ tags: [video-editing, video-to-video, gen-1, depth]
 # A Gen-1 video editing pipeline
 
 Structure- and content-guided video synthesis ([arXiv 2302.03011](https://arxiv.org/abs/2302.03011)).
-The edited video keeps the depth of the input video. Its content comes from a text prompt or a
+The edited video keeps the {kept}. Its content comes from a text prompt or a
 picture. The pipeline was exported by gen1-jax {__version__}. It needs `torch`, `diffusers` and
 `transformers` only, and `imageio imageio-ffmpeg` for diffusers to read and write videos.
 
@@ -162,13 +166,13 @@ from diffusers.utils import export_to_video, load_video
 folder = "."  # this folder
 pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
 video = load_video("clip.mp4")[{taken}]
-edit = pipe(video, prompt="…")
+edit = pipe(video, prompt="…"{given})
 export_to_video(edit.frames[0], "out.mp4", fps={fps})
 ```
 
 | control | argument | |
 |---|---|---|
-| structure | `structure_level` | 0 keeps every detail of the depth, 7 keeps nearly nothing |
+| structure | `structure_level` | 0 keeps every detail of it, 7 keeps nearly nothing |
 | time | `temporal_scale` | above 1 is smoother over time; `per_frame=True` leaves time out |
 | content | `guidance_scale` | how strictly prompt or picture are followed; default {
         settings["guidance_scale"]
