@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "report": "report",
     "study": "study",
+    "detect": "detect",
     "reproduce": "reproduce",
     "import": "import_models",  # `import` is a keyword
     "export": "export_pipeline",
@@ -46,6 +47,7 @@ WITHOUT_DEVICES = (
     "prompts",
     "report",
     "study",
+    "detect",
     "config",
     "plan",
     "doctor",

@@ -33,6 +33,7 @@ _PLUGINS = {
 # Extra → the distributions that it adds. `torch` is also what `gen1 export` writes for.
 _EXTRAS = {
     "beam": ("apache-beam", "pyarrow", "scenedetect-headless"),
+    "credentials": ("c2pa-python",),
     "cuda12": ("jax-cuda12-plugin",),
     "cuda13": ("jax-cuda13-plugin",),
     "tpu or compile": ("libtpu",),

@@ -31,6 +31,7 @@ from gen1_jax.commands.edit_progress import (
     preview_writer,
     reporting,
 )
+from gen1_jax.commands.edit_provenance import add_provenance_arguments, signing_of
 from gen1_jax.commands.edit_redo import add_redo_arguments, check_redo, redo_of
 from gen1_jax.commands.edit_size import add_size_arguments, check_size, size_of
 from gen1_jax.commands.edit_solver import add_solver_argument
@@ -99,6 +100,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--no-audio", action="store_true", help="leave the sound of the input out of an mp4"
     )
+    add_provenance_arguments(parser)
     add_lora_arguments(parser)
     add_like_argument(parser)
     add_redo_arguments(parser)
@@ -204,7 +206,7 @@ def check_arguments(args) -> dict[str, Path]:
     Controls(*controls, args.per_frame, args.solver).check()
     checks = (
         check_content, check_length, check_size, check_mask, check_structure, check_redo,
-        check_progress, loras_of,
+        check_progress, loras_of, signing_of,
     )  # fmt: skip
     for check in checks:
         check(args)

@@ -14,6 +14,7 @@ INPUTS = ("input", "image", "structure", "mask", "redo_of")
 OUTSIDE = (
     "command", "module", "like", "like_path", "output", "overwrite", "save_structure",
     "no_preview", "events", "preview_every", "quiet", "prompts", "processes", "join_timeout",
+    "sign_cert", "sign_key",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gen1_jax.commands.edit_content import label_of
 from gen1_jax.commands.edit_like import tags_of
 from gen1_jax.commands.edit_progress import steps_path
+from gen1_jax.commands.edit_provenance import marked, signing_of
 from gen1_jax.commands.edit_redo import splice
 from gen1_jax.commands.edit_size import output_size
 from gen1_jax.errors import UserError
@@ -86,6 +87,7 @@ def write_edit(
     from gen1_jax.video import pictures
     from gen1_jax.video.io import write_video
     from gen1_jax.video.maps import write_map
+    from gen1_jax.video.provenance import synthetic_tags
 
     streams, options = edit.streams, {"fps": video.fps, "overwrite": args.overwrite}
     _write(args, outputs["output"], edit, video, record, stages, outputs["record"])
@@ -100,7 +102,8 @@ def write_edit(
             label_of(args): streams.frames,
         }
         preview = stages.watch("writing preview", pictures.stream_side_by_side(clips))
-        write_video(outputs["preview"], preview, **options)
+        tags = synthetic_tags(is_composite=True)
+        write_video(outputs["preview"], preview, tags=tags, **options)
     return [path for name, path in outputs.items() if name != "steps" or path.exists()]
 
 
@@ -138,10 +141,12 @@ def write_variations(
 
 def _write(args, output, edit, video, record, stages, beside: Path) -> None:
     from gen1_jax.video.io import write_video
+    from gen1_jax.video.provenance import synthetic_tags
 
-    frames = edit.at(output_size(args))
+    frames = marked(args, edit.at(output_size(args)))
+    tags = {**synthetic_tags(is_composite=args.mask is not None), **tags_of(record)}
     if args.redo is not None:
-        splice(args, frames, edit.sections, tags_of(record), stages)
+        splice(args, frames, edit.sections, tags, stages)
         _write_record(beside, record, stages)
         return
     sound = None if args.no_audio or output.suffix.lower() != ".mp4" else video.sound
@@ -151,7 +156,8 @@ def _write(args, output, edit, video, record, stages, beside: Path) -> None:
         video.fps,
         overwrite=args.overwrite,
         sound=sound,
-        tags=tags_of(record),
+        tags=tags,
+        signing=signing_of(args),
     )
     _write_record(beside, record, stages)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from gen1_jax.errors import UserError
 from gen1_jax.video.pixels import fit_size, resize_frame
-from gen1_jax.video.tags import exif_tags, tags_to_text
+from gen1_jax.video.tags import exif_tags, tags_to_text, xmp_packet
 
 
 def _durations(count: int, fps: Fraction, unit: int) -> list[int]:
@@ -89,7 +89,7 @@ def write_webp(
     """Writes a WebP of `[n h w 3]` uint8 RGB."""
     images = [Image.fromarray(f) for f in frames]
     options = {"lossless": True} if lossless else {"quality": 90, "method": 4}
-    options |= {"exif": exif_tags(tags)} if tags else {}
+    options |= {"exif": exif_tags(tags), "xmp": xmp_packet(tags)} if tags else {}
     _save_animation(path, images, duration=_durations(len(frames), fps, 1), **options)
 
 

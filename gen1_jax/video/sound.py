@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 
 import av
 
-# What an mp4 may hold and every player knows; other codecs are written anew as AAC.
-_COPIED = ("aac", "mp3", "ac3", "eac3", "alac")
+from gen1_jax.errors import UserError
+
+# What an mp4 may hold and every browser and phone plays; other codecs are written anew as AAC.
+_COPIED = ("aac", "mp3")
+_BITS = 96_000  # a second, for each channel
 
 
 class Sound(NamedTuple):
@@ -34,6 +37,8 @@ class Track:
         source = stack.enter_context(av.open(f"file:{sound.path}", metadata_errors="replace"))
         self._container, self._sound = container, sound
         self._input, (video, *_) = source.streams.audio[0], source.streams.video
+        if self._input.codec_context is None:
+            raise UserError(f"{sound.path}: its sound is of an unknown codec (--no-audio)")
         origin = video.start_time * video.time_base if video.start_time is not None else 0
         self._origin = origin + sound.start
         if sound.start > 0:  # a key frame at least a second before
@@ -44,8 +49,11 @@ class Track:
             self._output = container.add_stream_from_template(self._input)
         else:
             rate = self._input.codec_context.sample_rate
-            self._output = container.add_stream("aac", rate=rate if rate in _RATES else 48000)
-            self._output.layout = "mono" if self._input.codec_context.channels == 1 else "stereo"
+            channels = min(2, self._input.codec_context.channels)
+            self._output = container.add_stream(
+                "aac", rate=rate if rate in _RATES else 48000, bit_rate=_BITS * channels
+            )
+            self._output.layout = "mono" if channels == 1 else "stereo"
         self._packets = self._copied(source) if self._is_copied else self._encoded(source)
         self._next = next(self._packets, None)
 
@@ -69,7 +77,8 @@ class Track:
             time = packet.pts * packet.time_base - self._origin
             if self._sound.duration is not None and time >= self._sound.duration:
                 return
-            if time < 0:
+            # What begins before the section is decoded, unheard: a packet needs the one before.
+            if time <= -2 * (packet.duration or 0) * packet.time_base:
                 continue
             shift = round(self._origin / packet.time_base)
             packet.pts -= shift
@@ -92,15 +101,22 @@ class Track:
                 for packet in self._output.encode(part):
                     yield packet.pts * packet.time_base, packet
 
-        for frame in source.decode(self._input):
-            if frame.pts is None:
-                continue
+        first, fed = None, 0  # time of the first sample, and how many have followed
+        for frame in _decoded(source, self._input):
             time = frame.pts * frame.time_base - self._origin
             if self._sound.duration is not None and time >= self._sound.duration:
                 break
             if time < 0:
                 continue
-            position = round(time * rate) if position is None else position
+            if position is None:
+                first, position = time, round(time * rate)
+            missing = round((time - first) * frame.sample_rate) - fed
+            if missing > _GAP * frame.sample_rate:  # silence, so that what follows stays in step
+                yield from encode(resampler.resample(_silence(frame, missing)))
+                fed += missing
+            elif missing < -_GAP * frame.sample_rate:  # heard twice
+                continue
+            fed += frame.samples
             frame.pts = None
             yield from encode(resampler.resample(frame))
         if position is not None:
@@ -108,3 +124,19 @@ class Track:
 
 
 _RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+_GAP = 0.04  # seconds by which time stamps may be off
+
+
+def _decoded(source: Any, stream: Any) -> Iterator[av.AudioFrame]:
+    """Yields what can be decoded; the time of damaged packets is filled with silence."""
+    for packet in source.demux(stream):
+        with contextlib.suppress(av.FFmpegError):
+            yield from (frame for frame in packet.decode() if frame.pts is not None)
+
+
+def _silence(like: av.AudioFrame, samples: int) -> av.AudioFrame:
+    frame = av.AudioFrame(like.format.name, like.layout.name, samples)
+    frame.sample_rate = like.sample_rate
+    for plane in frame.planes:
+        plane.update(bytes(plane.buffer_size))
+    return frame

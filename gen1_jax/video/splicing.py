@@ -22,7 +22,7 @@ from gen1_jax.video.animations import write_gif, write_webp
 from gen1_jax.video.io import Video, read_video
 from gen1_jax.video.paths import as_path
 from gen1_jax.video.streams import Stream
-from gen1_jax.video.tags import read_tags
+from gen1_jax.video.tags import add_xmp, read_tags
 from gen1_jax.video.writing import (
     MP4_OPTIONS,
     check_output,
@@ -89,11 +89,12 @@ def splice_video(
     frames = frames if isinstance(frames, Stream) else Stream.of(frames)
     if len(frames) != stop - first:
         raise UserError(f"{old}: {len(frames)} new frames for {stop - first}")
+    tags = read_tags(old) if tags is None else tags
     if old.suffix.lower() == ".mp4":
         with replacing(new, failures=(OSError, av.FFmpegError)) as part:
             _splice_mp4(old, part, section, frames, tags)
+            add_xmp(part, tags)
         return
-    tags = read_tags(old) if tags is None else tags
     video = read_video(old)
     joined = np.concatenate([video.frames[:first], _array(old, frames, video), video.frames[stop:]])
     if old.is_dir():
@@ -147,7 +148,7 @@ def _splice_mp4(
     new: Path,
     section: tuple[int, int],
     frames: Stream,
-    tags: Mapping[str, str] | None,
+    tags: Mapping[str, str],
 ) -> None:
     times, _ = _groups(old)
     begin, end = times[section[0]], (*times, None)[section[1]]
@@ -174,8 +175,6 @@ def _splice_mp4(
                 f"{old}: is H.264 of other settings than this program's; a part of it cannot be "
                 "replaced"
             )
-        if tags is None:
-            tags = {name: text for name, text in source.metadata.items() if name not in _BRANDS}
         output = stack.enter_context(open_mp4(f"file:{new}", faststart=True, tags=tags))
         streams = [*source.streams.video, *source.streams.audio]
         places = {stream.index: output.add_stream_from_template(stream) for stream in streams}
@@ -208,6 +207,3 @@ def _shifted(
         packet.pts, packet.dts = begin + round(packet.pts * scale), dts
         packet.duration, packet.time_base = round(packet.duration * scale), video.time_base
         yield packet
-
-
-_BRANDS = ("major_brand", "minor_version", "compatible_brands", "encoder")

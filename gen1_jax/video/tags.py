@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from xml.sax.saxutils import escape, quoteattr
 
 import av
 from PIL import ExifTags, Image, PngImagePlugin
@@ -23,6 +24,8 @@ def png_tags(tags: Mapping[str, str]) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     for name, text in tags.items():
         info.add_itxt(name, text)
+    if packet := xmp_packet(tags):
+        info.add_itxt(_PNG_XMP, packet.decode())
     return info
 
 
@@ -31,6 +34,45 @@ def exif_tags(tags: Mapping[str, str]) -> Image.Exif:
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = tags_to_text(tags)
     return exif
+
+
+def xmp_packet(tags: Mapping[str, str]) -> bytes:
+    """Returns XMP of tags that have a place there, for other programs to read; b"" if none has."""
+    fields = {name: tags[tag] for name, tag in _XMP_FIELDS.items() if tag in tags}
+    if not fields:
+        return b""
+    attributes = " ".join(f"{name}={quoteattr(text)}" for name, text in fields.items())
+    spaces = " ".join(f'xmlns:{name}="{place}"' for name, place in _XMP_SPACES.items())
+    description = escape(tags.get("comment", ""))
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description rdf:about="" {spaces} {attributes}><dc:description><rdf:Alt>'
+        f'<rdf:li xml:lang="x-default">{description}</rdf:li></rdf:Alt></dc:description>'
+        '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    ).encode()
+
+
+_BRANDS = ("major_brand", "minor_version", "compatible_brands", "encoder")  # of an mp4 itself
+_PNG_XMP = "XML:com.adobe.xmp"
+_XMP_FIELDS = {
+    "xmp:CreatorTool": "software",
+    "Iptc4xmpExt:DigitalSourceType": "digital_source_type",
+}
+_XMP_SPACES = {
+    "dc": "http://purl.org/dc/elements/1.1/",
+    "xmp": "http://ns.adobe.com/xap/1.0/",
+    "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+}
+
+
+def add_xmp(path: Path, tags: Mapping[str, str]) -> None:
+    """Adds XMP to the end of an mp4, in the box that its specification names."""
+    if packet := xmp_packet(tags):
+        box = b"uuid" + bytes.fromhex("be7acfcb97a942e89c71999491e3afac") + packet
+        with path.open("ab") as file:
+            file.write((len(box) + 4).to_bytes(4, "big") + box)
 
 
 def read_tags(path: str | os.PathLike) -> dict[str, str]:
@@ -45,21 +87,25 @@ def read_tags(path: str | os.PathLike) -> dict[str, str]:
     try:
         if path.is_dir():
             with Image.open(path / picture_names(path)[0], formats=("PNG",)) as image:
-                image.load()
-                return dict(image.text)
+                return _of_png(image)
         if path.suffix.lower() in (".gif", ".webp", ".png"):
             return _of_image(path)
         with av.open(f"file:{path}", metadata_errors="replace") as container:
-            return dict(container.metadata)
+            found = dict(container.metadata)
+            return {name: text for name, text in found.items() if name not in _BRANDS}
     except (OSError, SyntaxError, ValueError, av.FFmpegError) as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
+
+
+def _of_png(image: Image.Image) -> dict[str, str]:
+    image.load()
+    return {name: str(text) for name, text in image.text.items() if name != _PNG_XMP}
 
 
 def _of_image(path: Path) -> dict[str, str]:
     with Image.open(path, formats=("GIF", "WEBP", "PNG")) as image:
         if image.format == "PNG":
-            image.load()
-            return dict(image.text)
+            return _of_png(image)
         text = image.info.get("comment", b"")
         if image.format == "WEBP":
             text = image.getexif().get(ExifTags.Base.ImageDescription, "")

@@ -21,9 +21,10 @@ from gen1_jax.files import replacing
 from gen1_jax.video.animations import write_gif, write_webp
 from gen1_jax.video.paths import as_path
 from gen1_jax.video.pixels import SCALER
+from gen1_jax.video.provenance import Signing, sign_file
 from gen1_jax.video.sound import Sound, Track
 from gen1_jax.video.streams import Stream
-from gen1_jax.video.tags import png_tags
+from gen1_jax.video.tags import add_xmp, png_tags
 
 VIDEO_SUFFIXES = (".mp4", ".gif", ".webp")  # accepted outputs; no suffix means a folder of PNGs
 
@@ -92,6 +93,7 @@ def write_video(
     overwrite: bool = False,
     sound: Sound | None = None,
     tags: Mapping[str, str] | None = None,
+    signing: Signing | None = None,
 ) -> None:
     """Writes frames in the format of the path's suffix, completely or not at all.
 
@@ -108,6 +110,7 @@ def write_video(
       sound: what is to be heard; an mp4 alone keeps it.
       tags: texts by name, which `read_tags` reads from the file again. Those of a folder are in
         its first picture.
+      signing: what content credentials are signed with; None: the file has none.
 
     Raises:
       UserError: `check_output` refuses the path, the rate is not positive, or the disk is full.
@@ -120,6 +123,8 @@ def write_video(
         )
     path, fps = check_output(path, overwrite), Fraction(fps).limit_denominator(65535)
     if not path.suffix:
+        if signing:
+            raise UserError(f"{path}: a folder of pictures takes no content credentials")
         write_pictures(path, stream, overwrite=overwrite, tags=tags)
         return
     with replacing(path, failures=(OSError, av.FFmpegError)) as part:
@@ -128,6 +133,8 @@ def write_video(
         else:
             write = {".gif": write_gif, ".webp": write_webp}[path.suffix.lower()]
             write(part, stream.array(), fps, tags)
+        if signing:
+            sign_file(part, signing, tags or {})
 
 
 def _as_stream(path: str | os.PathLike, frames: np.ndarray | Stream) -> Stream:
@@ -194,6 +201,7 @@ def _write_mp4(
         f"file:{path}", map(even_sides, frames), fps, options=MP4_OPTIONS, faststart=True,
         sound=sound, tags=tags,
     )  # fmt: skip
+    add_xmp(path, tags or {})
 
 
 def even_sides(frame: np.ndarray) -> np.ndarray:
