@@ -40,9 +40,7 @@ def signing_of(args) -> "Signing | None":
     if args.sign_cert is None or args.sign_key is None:
         raise UserError("--sign-cert and --sign-key are given together")
     if args.redo is not None:
-        raise UserError(
-            "--redo writes no content credentials; leave --sign-cert and --sign-key out"
-        )
+        raise UserError("--redo writes no content credentials; leave out --sign-cert")
     if not args.output.suffix:
         raise UserError(f"{args.output}: a folder of pictures takes no content credentials")
     return load_signing(args.sign_cert, args.sign_key)
