@@ -194,4 +194,25 @@ are {dtype}. The UNet's weights are {origin}.
 
 `unet/video_unet.py` is the whole UNet in plain PyTorch. Its tensors without "temporal" in their
 names load into diffusers' `UNet2DConditionModel`. The other parts are stock classes.
+
+## Intended use
+
+For research on video editing, and for edits of videos that you may edit. It is not for videos of
+people who have not agreed, nor to pass a synthetic video off as a recording.
+
+## Limits
+
+The model paints what it was trained on, and knows nothing else; what its data held too little or
+too one-sidedly of, it draws so too. It keeps the structure map, and not what the map does not hold:
+faces, writing and fine texture of the input are lost. docs/results.md of gen1-jax has the measured
+limits of its own trained models, with the commands: whether the edit has the colour that was asked
+for, how well depth and consistency over time stay. Nothing was measured of other weights. Whoever
+publishes weights should say here what they were trained on.
+
+## Against abuse
+
+Files of `gen1 edit` say in their metadata that they are synthetic. Signed content credentials
+(C2PA) and an invisible mark, which `gen1 detect` finds, are written on request. Metadata are easily
+removed, and so is the mark by whoever has its source code. This PyTorch pipeline returns frames
+only, so what writes them to a file has to say it. Prompts and inputs are not filtered.
 """
