@@ -1,5 +1,7 @@
 """Sound is carried over in step with the pictures; files say of themselves what they are told."""
 
+import subprocess
+import sys
 from fractions import Fraction
 
 import av
@@ -121,3 +123,38 @@ def test_sound_that_ends_early_ends_early(tmp_path):
     sound = Sound(tmp_path / "a.mp4", Fraction(0), Fraction(24, 10))
     write_video(tmp_path / "out.mp4", FRAMES, 10, sound=sound)
     assert len(read_video(tmp_path / "out.mp4")) == 24 and heard(tmp_path / "out.mp4")[2] < 0.6
+
+
+def test_sound_stays_in_step_over_a_gap(tmp_path):
+    """A second of the source's sound is missing; the beep that follows keeps its time."""
+    film(tmp_path / "whole.mkv", "libopus", at=1.6)
+    with av.open(str(tmp_path / "whole.mkv")) as source:
+        with av.open(str(tmp_path / "gap.mkv"), "w") as output:
+            places = {s.index: output.add_stream_from_template(s) for s in source.streams}
+            for packet in source.demux():
+                is_lost = (
+                    packet.stream.type == "audio" and 0.3 < float(packet.pts or 0) / 1000 < 1.3
+                )
+                if packet.pts is not None and not is_lost:
+                    packet.stream = places[packet.stream.index]
+                    output.mux(packet)
+    footage = open_footage(tmp_path / "gap.mkv")
+    write_video(tmp_path / "out.mp4", footage.frames, footage.fps, sound=footage.sound)
+    _, loud, _ = heard(tmp_path / "out.mp4")
+    assert loud[:152].max() < 0.05 and loud[168:220].min() > 0.3
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path):
+    write_video(tmp_path / "a.mp4", FRAMES[:3], 10)
+    before = (tmp_path / "a.mp4").read_bytes()
+    code = (
+        "import resource, signal, numpy as np; from gen1_jax.video.io import write_video;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
+        "f = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8);"
+        f"write_video({str(tmp_path / 'a.mp4')!r}, f, 10, overwrite=True)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "WritingFailed: cannot write" in ended.stderr.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    assert (tmp_path / "a.mp4").read_bytes() == before
