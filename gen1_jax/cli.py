@@ -9,7 +9,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from gen1_jax import __version__
 from gen1_jax.errors import UserError
@@ -63,13 +63,21 @@ class _Parser(argparse.ArgumentParser):
 
     Abbreviated flags are refused and guessed at. If they were taken, a flag that is added later
     could give an old command another meaning.
+
+    Attributes:
+      prepare: is given the words before they are parsed, and may set defaults by them.
     """
+
+    prepare: Callable[[Sequence[str]], None] | None = None
 
     def __init__(self, **options):
         super().__init__(**{"allow_abbrev": False, **options})
 
     def parse_known_args(self, args=None, namespace=None):
-        self._check_flags(sys.argv[1:] if args is None else args)
+        args = sys.argv[1:] if args is None else args
+        self._check_flags(args)
+        if self.prepare:
+            self.prepare(args)
         return super().parse_known_args(args, namespace)
 
     def parse_args(self, args=None, namespace=None):

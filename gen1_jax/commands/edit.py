@@ -134,7 +134,7 @@ def run(args) -> None:
         written = make_edits(args, outputs, editor, stages)
         seconds = time.perf_counter() - started
         say(ended="done", outputs=list(map(str, written)))
-    print(f"wrote {', '.join(map(str, written))} ({seconds:.1f} s)")
+        print(f"wrote {', '.join(map(str, written))} ({seconds:.1f} s)")
 
 
 def load_editor(args, stages: "Stages") -> "VideoEditor":

@@ -71,14 +71,12 @@ def check_content(args) -> None:
 
     if args.prompt is None and args.image is None:
         raise UserError("give --prompt or --image, which the content is taken from")
-    for flag, texts in (("--prompt", args.prompt), ("--negative-prompt", [args.negative_prompt])):
-        for text in texts or []:
-            if text is not None and not check_text(text, flag).strip():
-                raise UserError(
-                    f"{flag} is empty; say what the video should look like, or give --image"
-                )
-    if args.prompt is not None:
-        read_prompts(args.prompt)
+    prompts = [] if args.prompt is None else read_prompts(args.prompt).values()
+    if any(not check_text(text, "--prompt").strip() for text in prompts):
+        raise UserError("--prompt is empty; say what the video should look like, or give --image")
+    negative = args.negative_prompt
+    if negative is not None and not check_text(negative, "--negative-prompt").strip():
+        raise UserError("--negative-prompt is empty; say what to lead away from, or leave it out")
     if args.image_shares is not None and args.image is None:
         raise UserError("--image-shares says how much each --image counts, and there is none")
     if args.image_weight is not None and (args.prompt is None or args.image is None):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gen1_jax.commands.edit_like import record_of
+from gen1_jax.commands.edit_progress import check_progress, events_file
 from gen1_jax.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ def check_folder(args) -> None:
         raise UserError(f"{given[0]} is for one video; with --prompts the file says it for each")
     if args.output.suffix:
         raise UserError(f"--output {args.output}: with --prompts it is a folder, such as edits")
+    check_progress(args)
+    for path in events_file(args):
+        if path.exists() and not args.overwrite:
+            raise UserError(f"{path}: exists already; give another --events, or --overwrite")
 
 
 def edit_folder(
@@ -152,7 +157,7 @@ def _flags_of(args, row: "Row") -> argparse.Namespace:
     name, _, letters = row.name.partition("#")
     name = f"{Path(name).stem}_{letters}" if letters else name
     one.output = args.output / f"{file_name(name)}.mp4"
-    one.no_preview, one.prompts = True, None
+    one.no_preview, one.prompts, one.events = True, None, None
     return one
 
 

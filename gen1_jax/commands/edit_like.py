@@ -1,18 +1,21 @@
 """The flag `--like` of `gen1 edit`, and the record that it reads: an edit is made again."""
 
 import argparse
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gen1_jax.errors import UserError
+from gen1_jax.settings import show
 from gen1_jax.structure_settings import EXTRACTORS
 
 # Flags that name files, which the record keeps digests of.
 INPUTS = ("input", "image", "structure", "mask", "redo_of")
 # What says where results go and how they are shown; all other flags make the result what it is.
 OUTSIDE = (
-    "command", "module", "like", "like_path", "output", "overwrite", "save_structure",
+    "command", "module", "like", "like_path", "taken", "output", "overwrite", "save_structure",
     "no_preview", "events", "preview_every", "quiet", "prompts", "processes", "join_timeout",
     "sign_cert", "sign_key",
 )  # fmt: skip
@@ -35,38 +38,51 @@ class EarlierSeed(int):
     """The seed of an earlier edit."""
 
 
-class Like(argparse.Action):
-    """Takes every flag that was not given yet from the record of an earlier edit."""
-
-    def __call__(self, parser, namespace, value, option_string=None):
-        from gen1_jax.editing.record import read_record
-
-        record = read_record(value)
-        for name, earlier in record["flags"].items():
-            if name in vars(namespace) and name not in OUTSIDE:
-                if getattr(namespace, name) == parser.get_default(name):
-                    setattr(namespace, name, _as_given(name, earlier))
-        namespace.like, namespace.like_path = record, Path(value)
-
-
 def add_like_argument(parser) -> None:
     parser.add_argument(
         "--like",
-        action=Like,
+        dest="like_path",
+        type=Path,
         metavar="OUT",
         help="make an earlier edit again: all flags that are not given are those of OUT.mp4 (or of "
-        "another output, or of OUT.json); flags after this one change it",
+        "another output, or of OUT.json)",
     )
+    parser.set_defaults(like=None, taken={})
+    parser.prepare = partial(_take_earlier, parser)
+
+
+def _take_earlier(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Makes the flags of the edit that --like names the defaults of a parser.
+
+    A flag that is given with its usual value is given all the same, so that defaults must be set
+    before words are parsed. `like` becomes the record, `taken` what was taken of it, by name.
+    """
+    from gen1_jax.editing.record import read_record
+
+    words = list(itertools.takewhile(lambda word: word != "--", words))
+    paths = [after for word, after in itertools.pairwise(words) if word == "--like"]
+    paths += [word.partition("=")[2] for word in words if word.startswith("--like=")]
+    if len(paths) > 1:
+        raise UserError(f"--like is given {len(paths)} times; one earlier edit is accepted")
+    if not paths:
+        return
+    record, taken = read_record(paths[0]), {}
+    for action in parser._actions:
+        name = action.dest
+        if name in record["flags"] and name not in OUTSIDE:
+            try:
+                taken[name] = _as_given(parser, action, record["flags"][name])
+            except UserError as error:
+                raise UserError(f"--like {paths[0]}: its record is damaged: {error}") from error
+    parser.set_defaults(**taken, like=record, taken=taken)
 
 
 def input_of(args) -> Path:
-    """Returns the input, which an earlier edit may name.
+    """Returns the input.
 
     Raises:
       UserError: there is none.
     """
-    if args.input is None and args.like:  # argparse may have taken the earlier one back
-        args.input = _as_given("input", args.like["flags"].get("input"))
     if args.input is None:
         raise UserError("give a video to edit, such as gen1 edit clip.mp4, or --like OUT.mp4")
     return args.input
@@ -99,8 +115,11 @@ def record_of(args, editor: Any) -> dict[str, Any]:
     if args.like:
         earlier = args.like["flags"]
         anew = {name for name, value in record["flags"].items() if earlier.get(name) != value}
+        # What is named again is meant as it is now, even by the same path.
+        named = {name for name in (*INPUTS, "model") if flags[name] is not args.taken.get(name)}
         # Other LoRAs make another UNet of the same model.
-        check_unchanged(args.like, record, anew | ({"model"} if "lora" in anew else set()))
+        named |= {"model"} if "lora" in anew else set()
+        check_unchanged(args.like, record, named)
         changed = [f"{name} {record['flags'][name]}" for name in sorted(anew) if name in earlier]
         print(f"as before{', but ' if changed else ''}{', '.join(changed)}")
         other = {k: v for k, v in record["computing"].items() if args.like["computing"].get(k) != v}
@@ -127,11 +146,24 @@ def tags_of(record: Mapping[str, Any]) -> dict[str, str]:
     return {TAG: to_tag(record, {name: None for name in INPUTS})}
 
 
-def _as_given(name: str, value: Any) -> Any:
-    """Returns a recorded value in the type that the parser gives."""
-    to_type = Path if name in (*INPUTS, "model") else lambda each: each
-    if name == "seed":
-        return EarlierSeed(value)
-    if isinstance(value, list):
-        return Earlier(to_type(each) for each in value)
-    return None if value is None else to_type(value)
+def _as_given(parser: argparse.ArgumentParser, action: argparse.Action, value: Any) -> Any:
+    """Returns a recorded value as the parser gives it.
+
+    Raises:
+      UserError: it is none that the flag accepts.
+    """
+    if value is None and action.default is None:
+        return None
+    is_switch, is_list = action.nargs == 0, isinstance(action, Several) or action.nargs == "+"
+    kinds = bool if is_switch else list if is_list else str | int | float
+    if not isinstance(value, kinds) or (isinstance(value, bool) and not is_switch):
+        raise UserError(f"{action.dest} is {show(value)}")
+    if is_switch:
+        return value
+    values = value if is_list else [value]
+    found = Earlier(parser._get_value(action, str(each)) for each in values)
+    for one in found:
+        parser._check_value(action, one)
+    if is_list:
+        return found
+    return EarlierSeed(found[0]) if action.dest == "seed" else found[0]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gen1_jax.commands.edit_content import label_of
 from gen1_jax.commands.edit_like import tags_of
-from gen1_jax.commands.edit_progress import steps_path
+from gen1_jax.commands.edit_progress import events_file, steps_path
 from gen1_jax.commands.edit_provenance import marked, signing_of
 from gen1_jax.commands.edit_redo import splice
 from gen1_jax.commands.edit_size import output_size
@@ -53,13 +53,15 @@ def outputs_of(args, inputs: Sequence[Path]) -> dict[str, Path]:
         files["sheet"] = args.output.with_suffix(".png")
     if args.preview_every is not None:
         files["steps"] = steps_path(args.output)
-    for path in files.values():
+    events = events_file(args)
+    for path in (*files.values(), *events):
         if path.is_dir() or (path.exists() and not args.overwrite):
             raise UserError(f"{path}: exists already; give another --output, or --overwrite")
     outputs |= files
     read = {path.resolve() for path in inputs}
-    written = {path.resolve() for path in outputs.values()}
-    if read & written or len(written) < len(outputs):
+    paths = [*outputs.values(), *events]
+    written = {path.resolve() for path in paths}
+    if read & written or len(written) < len(paths):
         raise UserError("input and outputs must be different files")
     return outputs
 

@@ -19,7 +19,7 @@ def add_progress_arguments(parser) -> None:
         "--events",
         metavar="PATH|-",
         help="also write how far the edit is, as a JSON object a line, for programs; - is the "
-        "standard output",
+        "standard output, where nothing else stands then",
     )
     parser.add_argument(
         "--preview-every",
@@ -34,6 +34,8 @@ def check_progress(args) -> None:
     """Raises UserError if a flag has a value that is not accepted."""
     if args.preview_every is not None and args.preview_every < 1:
         raise UserError(f"--preview-every {args.preview_every}; 1 or more is accepted")
+    if args.processes > 1 and args.events not in (None, "-"):
+        raise UserError("--events PATH is one process's; with --processes give --events -")
 
 
 class Bar:
@@ -91,6 +93,8 @@ def reporting(args) -> Iterator[tuple[list[Callable], Callable[..., None]]]:
         lines = None
         if args.events:
             lines = JsonLines(_open(args.events, stack))
+            if args.events == "-":  # what is said to people is no JSON
+                stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         try:
             yield [each for each in (bar, lines) if each], lines.say if lines else _silent
         except BaseException as error:
@@ -101,6 +105,12 @@ def reporting(args) -> Iterator[tuple[list[Callable], Callable[..., None]]]:
         finally:
             if bar:
                 bar.close()
+
+
+def events_file(args) -> list[Path]:
+    """Returns the file that --events writes, if it is one: pipes and devices may exist."""
+    path = Path(args.events or "-")
+    return [] if args.events in (None, "-") or (path.exists() and not path.is_file()) else [path]
 
 
 def _open(path: str, stack: contextlib.ExitStack) -> IO[str]:
@@ -116,7 +126,7 @@ def _silent(**what: Any) -> None:
     """Says nothing."""
 
 
-def preview_writer(args, output: Path) -> Callable[[int, Any], None] | None:
+def preview_writer(args, output: Path) -> Callable[[int, Callable[[], Any]], None] | None:
     """Returns what writes frames after every so many steps, or None without the flag."""
     if args.preview_every is None:
         return None
@@ -124,8 +134,9 @@ def preview_writer(args, output: Path) -> Callable[[int, Any], None] | None:
 
     path = steps_path(output)
 
-    def write(number: int, frames: Any) -> None:
+    def write(number: int, decode: Callable[[], Any]) -> None:
         if number % args.preview_every == 0:
+            frames = decode()
             save_image(path, contact_sheet([{f"step {number}": frames}], len(frames)))
 
     return write

@@ -238,7 +238,7 @@ class VideoEditor:
         variations: int = 4,
         *,
         stages: Stages | None = None,
-        on_preview: Callable[[int, np.ndarray], None] | None = None,
+        on_preview: Callable[[int, Callable[[], np.ndarray]], None] | None = None,
         **wanted: Any,
     ) -> list[Edit]:
         """Makes several edits of one video together, each as `edit` makes it with its seed.
@@ -247,8 +247,8 @@ class VideoEditor:
           frames: see `edit`.
           variations: number of edits; their seeds follow the wanted one.
           stages: hears how far the edit is.
-          on_preview: called after each step with its number, from 1, and some frames as they are
-            by then, [m H W 3] uint8.
+          on_preview: called after each step with its number, from 1, and a function that decodes
+            some frames as they are by then, [m H W 3] uint8.
           **wanted: fields of `Wanted`.
 
         Raises:

@@ -33,7 +33,7 @@ def make_content(
     if wanted.prompt is None:
         return np.stack([picture] * len(seeds))
     prompts = read_prompts(wanted.prompt)
-    times = None if len(prompts) == 1 else _times(footage, max(prompts))
+    times = None if list(prompts) == [0.0] else _times(footage, max(prompts))
     shares = [1 - wanted.image_weight, wanted.image_weight]
     found = []
     for seed in seeds:

@@ -131,6 +131,8 @@ class Wanted:
             check_prompts(list(read_prompts(self.prompt).values()))
         if self.negative_prompt is not None:
             check_prompts([self.negative_prompt])
+        if self.image is None and self.image_shares is not None:
+            raise UserError("image_shares say how much each image counts, and there is none")
         if self.blend not in BLENDS:
             raise UserError(f"blend {show(self.blend)}; {' and '.join(BLENDS)} are accepted")
         for name, low in (("image_weight", 0), ("strength", None)):

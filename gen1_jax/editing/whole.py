@@ -78,7 +78,7 @@ class WholeEditor:
         request: Request,
         quantiles: tuple[float, float],
         stages: Stages,
-        on_preview: Callable[[int, np.ndarray], None] | None = None,
+        on_preview: Callable[[int, Callable[[], np.ndarray]], None] | None = None,
     ) -> list[Edit]:
         """Returns an edit for each seed.
 
@@ -87,8 +87,8 @@ class WholeEditor:
           request: what is wanted.
           quantiles: of an estimated depth, which become −1 and 1.
           stages: hears how far the edit is.
-          on_preview: called after each step with its number, from 1, and some frames as they are
-            by then, [m H W 3] uint8.
+          on_preview: called after each step with its number, from 1, and a function that decodes
+            some frames as they are by then, [m H W 3] uint8.
         """
         footage, controls, windows = request.footage, request.controls, request.windows
         length, used = windows.frames.shape[1], np.arange(len(footage))
@@ -139,8 +139,7 @@ class WholeEditor:
             def after_step(number: int, z0: jax.Array) -> None:
                 advance(1)
                 if on_preview:
-                    some = Stream.of(np.asarray(z0[shown]))
-                    on_preview(number, np.concatenate(list(self._pieces.decode(params, some, 4))))
+                    on_preview(number, partial(self._decode_some, params, z0, shown))
 
             z = self._sampler.sample(
                 params["unet"],
@@ -198,6 +197,11 @@ class WholeEditor:
         if mask is None:
             return earlier, np.broadcast_to(anew, (*earlier.shape[:-1], 1))
         return np.where(anew == 1, source, earlier), anew * mask
+
+    def _decode_some(self, params: EncoderParams, z: jax.Array, which: np.ndarray) -> np.ndarray:
+        """Returns frames [m H W 3] uint8 of some of the latents [n h w c]."""
+        some = Stream.of(np.asarray(z[which]))
+        return np.concatenate(list(self._pieces.decode(params, some, _SHOWN)))
 
     def _nothing(self, footage: Footage) -> Stream:
         """Returns the maps [H W] that stand for no structure."""

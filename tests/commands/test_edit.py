@@ -10,6 +10,10 @@ import video_files
 from command_line import contents, gen1, refused
 from PIL import Image
 
+from gen1_jax.cli import make_parser
+from gen1_jax.commands.edit_like import OUTSIDE
+from gen1_jax.editing.record import make_record
+from gen1_jax.errors import UserError
 from gen1_jax.video.io import read_video, write_video
 from gen1_jax.video.tags import read_tags
 
@@ -278,8 +282,36 @@ def test_an_edit_is_made_again_from_its_file(edit, clip, pipeline, tmp_path):
     write_video(clip, video_files.clip(8)[:, ::-1], 12, overwrite=True)
     changed = "what the edit was made of has changed: input; give INPUT"
     edit("--like", "c", "-o", "f", culprit=changed)
-    edit("--like", clip, "-o", "f", culprit="holds no record of an edit")
-    edit("-o", "f", culprit="give a video to edit")
+    out, _ = edit(clip, "--like", "c", "-o", "f", "--no-preview")  # as the line says
+    assert out.startswith("as before\n")
+    edit("--like", clip, "-o", "g", culprit="holds no record of an edit")
+    edit("-o", "g", culprit="give a video to edit")
+
+
+def test_flags_that_are_given_count_more_than_an_earlier_edits(tmp_path):
+    """Wherever they stand, and also with the usual value."""
+    path, parse = tmp_path / "a.json", make_parser().parse_args
+    words = ["edit", "clip.mp4", "--prompt", "a", "--seed", "7", "--steps", "9", "--no-audio"]
+    earlier = {k: v for k, v in vars(parse(words)).items() if k not in OUTSIDE}
+    record = make_record(flags=earlier, inputs={}, model="", computing={})
+
+    def like(*words, **flags):
+        path.write_text(json.dumps(record | {"flags": record["flags"] | flags}))
+        found = vars(make_parser().parse_args(["edit", *words]))
+        return {name: found[name] for name in earlier if found[name] != earlier[name]}
+
+    assert like("--like", str(path)) == {}
+    assert like("--seed", "0", f"--like={path}", "--steps", "50") == {"seed": 0, "steps": 50}
+    assert like("x.mp4", "--like", str(path)) == {"input": Path("x.mp4")}
+    assert like("--like", str(path), "--prompt", "b", "--prompt", "c") == {"prompt": ["b", "c"]}
+    with pytest.raises(UserError, match="given 2 times"):
+        like("--like", str(path), "--like", str(path))
+    for name, wrong in (
+        ("steps", "x"), ("steps", [3]), ("seed", None), ("seed", 2.5), ("no_audio", 3),
+        ("prompt", "a"), ("solver", "euler"), ("input", {"a": 1}), ("frames", True),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"a.json: its record is damaged: .*{name[:5]}"):
+            like("--like", str(path), **{name: wrong})
 
 
 def test_a_section_is_made_anew(edit, tmp_path):
@@ -321,7 +353,7 @@ def test_sections_that_are_none_are_refused(edit, clip):
     edit(clip, "--redo", "0-1", "-o", "b.mp4", culprit="name it: --like OUT.mp4")
 
 
-def test_variations_and_what_programs_hear(edit, clip, tmp_path, capsys):
+def test_variations_and_what_programs_hear(edit, clip, pipeline, tmp_path, capsys):
     more = ("--variations", "2", "--preview-every", "1", "--events", "events.jsonl")
     times = ("--prompt", "0s: a red ball", "--prompt", "0.1s: a blue box")
     out, _ = edit(clip, "-o", "v.gif", "--frames", "3", *more, *times)
@@ -336,6 +368,13 @@ def test_variations_and_what_programs_hear(edit, clip, tmp_path, capsys):
     assert lines[-1]["ended"] == "done" and "v_1.gif" in lines[-1]["outputs"]
     sampled = [line["done"] for line in lines if line.get("stage") == "sampling"]
     assert sampled == [0, 1]
-    code, _, _ = gen1(capsys, "edit", clip, "--events", "-", "--frames", "99", "--prompt", "a")
-    assert code == 2
+    arguments = ("--model", pipeline, "--steps", "1", "--prompt", "a", "-o", "u.gif")
+    code, out, err = gen1(capsys, "edit", clip, "--events", "-", "--frames", "3", *arguments)
+    assert code == 0 and "wrote u.gif" in err  # what is said to people is no JSON
+    ended = [json.loads(line) for line in out.splitlines()][-1]
+    assert ended["ended"] == "done" and ended["outputs"][0] == "u.gif"
+    edit(clip, "-o", "w.gif", "--events", clip, "--overwrite", culprit="must be different files")
+    edit(clip, "-o", "w.gif", "--events", "events.jsonl", culprit="events.jsonl: exists already")
+    edit(clip, "-o", "w.gif", "--negative-prompt", " ", culprit="--negative-prompt is empty")
+    edit(clip, "-o", "w.gif", "--prompt", "9s: a", culprit="a prompt at 9s; the video ends at")
     edit(clip, "-o", "w.gif", "--frames", "99", "--events", "/none/e", culprit="/none/e cannot be")

@@ -190,7 +190,10 @@ def test_a_weak_start_keeps_the_source_and_seeds_alone_differ(editor):
     options = OPTIONS | {"window": 4, "overlap": 2}
     shown = []
     several = editor.vary(
-        VIDEO, 3, **options, on_preview=lambda number, frames: shown.append((number, frames.shape))
+        VIDEO,
+        3,
+        **options,
+        on_preview=lambda number, decode: shown.append((number, decode().shape)),
     )
     assert shown == [(1, (4, 16, 16, 3)), (2, (4, 16, 16, 3))]
     for number, edit in enumerate(several):
