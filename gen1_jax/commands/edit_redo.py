@@ -22,7 +22,7 @@ def add_redo_arguments(parser) -> None:
         metavar="A-B",
         help="with --like OUT.mp4: make a section of it anew, such as 2.0-3.5s, or frames such as "
         "48-84 (48 to 83), and leave all others as they are; it may be given several times. The "
-        "seed is the next one, if none is given; a prompt after --like counts for the sections",
+        "seed is the next one, if none is given; a prompt that is given counts for the sections",
     )
     parser.add_argument(
         "--redo-of",
