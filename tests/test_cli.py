@@ -38,7 +38,10 @@ def test_help_is_for_all_and_for_each(capsys):
         ("--verson", "gen1 has no flag --verson; did you mean --version?"),
         ("edit a.mp4 --promt ball", "gen1 edit has no flag --promt; did you mean --prompt?"),
         ("edit a.mp4 --promt=a\xa0ball", "gen1 edit has no flag --promt; did you mean --prompt?"),
-        ("edit a.mp4 -prompt ball", "gen1 edit has no flag -prompt; did you mean --prompt?"),
+        (
+            "edit a.mp4 -prompt ball",
+            "gen1 edit has no flag -prompt; did you mean --prompt or --prompts?",
+        ),
         (
             "edit a.mp4 --prompt b --struct 3",
             "did you mean --structure-level or --structure or --structure-map or --structure-k",

@@ -57,8 +57,6 @@ def _take_earlier(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     A flag that is given with its usual value is given all the same, so that defaults must be set
     before words are parsed. `like` becomes the record, `taken` what was taken of it, by name.
     """
-    from gen1_jax.editing.record import read_record
-
     words = list(itertools.takewhile(lambda word: word != "--", words))
     paths = [after for word, after in itertools.pairwise(words) if word == "--like"]
     paths += [word.partition("=")[2] for word in words if word.startswith("--like=")]
@@ -66,6 +64,8 @@ def _take_earlier(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         raise UserError(f"--like is given {len(paths)} times; one earlier edit is accepted")
     if not paths:
         return
+    from gen1_jax.editing.record import read_record  # imports jax, which --help does without
+
     record, taken = read_record(paths[0]), {}
     for action in parser._actions:
         name = action.dest
