@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from video_files import clip
 
 from gen1_jax.data_pipelines.footage.keys import BUCKETS
 from gen1_jax.errors import UserError
-from gen1_jax.video.fitting import best_size, kept_area, place_inside
+from gen1_jax.video.fitting import best_size, fit_image, kept_area, place_inside
 from gen1_jax.video.io import read_video, resize_frame, write_video
-from gen1_jax.video.maps import fit_map
 
 
 @pytest.mark.parametrize("bucket", BUCKETS)
@@ -58,9 +58,9 @@ def test_a_padded_picture_is_whole_and_mirrored(tmp_path):
     np.testing.assert_array_equal(video.frames[:, rows, columns], whole)
     np.testing.assert_array_equal(video.frames[:, :, 28:36], whole[:, :, ::-1])
     np.testing.assert_array_equal(video.frames[:, :, 12:20], whole[:, :, ::-1])
-    maps = np.arange(64 * 16, dtype=np.float32).reshape(1, 64, 16)
-    fitted = fit_map(maps, (32, 48), "pad")
-    np.testing.assert_array_equal(fitted[:, :, 28:36], fitted[:, :, 20:28][..., ::-1])
+    depth = np.arange(64 * 16, dtype=np.float32).reshape(64, 16)
+    fitted = fit_image(depth, (32, 48), Image.Resampling.BILINEAR, "pad")
+    np.testing.assert_array_equal(fitted[:, 28:36], fitted[:, 20:28][:, ::-1])
     assert read_video(tmp_path / "clip", size=(64, 16), fit="pad").taken.inside is None
     with pytest.raises(UserError, match="fit is 'stretch'; crop and pad are accepted"):
         read_video(tmp_path / "clip", fit="stretch")

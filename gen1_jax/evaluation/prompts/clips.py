@@ -2,19 +2,22 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation.items import Item
 from gen1_jax.evaluation.prompts.reading import Prompts
 from gen1_jax.evaluation.prompts.rows import Row
-from gen1_jax.video.fitting import Size, kept_area
+from gen1_jax.video.fitting import Size, fit_image, kept_area
+from gen1_jax.video.given_maps import choose_frames
 from gen1_jax.video.io import Video, read_video
-from gen1_jax.video.maps import choose_frames, fit_map, read_map
+from gen1_jax.video.maps import as_grey, open_map
 from gen1_jax.video.selection import show_size
 from gen1_jax.video.trained import TrainedClips
 
@@ -160,10 +163,11 @@ def mask_of(
     """
     needed = start + stride * (count - 1) + 1
     if path.suffix.lower() == ".npy":
-        values = read_map(path, needed)
+        frames = itertools.islice(open_map(path), needed)
+        values = np.stack([as_grey(frame, str(path)) for frame in frames])
     else:  # in the colours of a palette brightness tells little
         values = read_video(path, num_frames=needed, shorter=True).frames.max(axis=-1)
-    values = choose_frames(values, count, start, stride, str(path))
+    values = values[choose_frames(len(values), count, start, stride, str(path))]
     if kept_area(values.shape[1:], source_size) < 0.98:
         raise UserError(
             f"{path}: is a mask of {show_size(values.shape[1:])} for a video of "
@@ -173,7 +177,8 @@ def mask_of(
     if not _is_lossless(path) and values.max() < _DARK:
         least = np.inf
     inside = (values >= least).astype(np.float32)
-    return fit_map(inside, size) > 0.5
+    bilinear = Image.Resampling.BILINEAR
+    return np.stack([fit_image(each, size, bilinear) for each in inside]) > 0.5
 
 
 def _is_lossless(path: Path) -> bool:
