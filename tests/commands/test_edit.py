@@ -29,6 +29,8 @@ def edit(pipeline, monkeypatch, capsys, tmp_path):
             command += ["--model", model]
             if "--steps" not in arguments:
                 command += ["--steps", "1"]
+            if "--window" not in arguments:  # one shape of program serves all tests here
+                command += ["--window", "3", "--overlap", "0"]
             if "--prompt" not in arguments and "--image" not in arguments:
                 command += ["--prompt", "a red ball"]
         if culprit is None:
