@@ -25,6 +25,7 @@ CHOICES = {
     "strength": float, "steps": int, "solver": str, "negative_prompt": str,
 }  # fmt: skip
 REPORT = "report"
+ENDED = {"ended": True}  # the last line of a report
 
 
 def add_folder_arguments(parser) -> None:
@@ -94,9 +95,9 @@ def edit_folder(
             print(note)
     counts = {"made": 0, "there": 0, "failed": 0}
     own = prompts.rows[process :: args.processes]
-    ending = "" if args.processes == 1 else f"-{process:05d}"
-    report = args.output / f"{REPORT}{ending}.jsonl"
+    report = report_path(args, process)
     with making_folder(args.output), report.open("w", encoding="utf-8") as file:
+        meet(args, "begun")  # so that no report of an earlier run is taken for one of this
 
         def note(**row: Any) -> None:
             counts[row["status"]] += 1
@@ -120,11 +121,40 @@ def edit_folder(
             seconds = round(time.perf_counter() - started, 3)
             said = {"video": row.video.name, "prompt": row.prompt}
             note(name=row.name, status=status, seconds=seconds, **said, **error)
+        print(json.dumps(ENDED), file=file, flush=True)
     total = sum(counts.values())
     said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    print(f"{total} edits: {said}; {report} lists them")
-    if counts["failed"]:
-        raise UserError(f"{counts['failed']} of {total} edits failed; {report} says why")
+    print(f"{total} edits: {said or 'none'}; {report} lists them", flush=True)
+    reports = [report_path(args, each) for each in range(args.processes)]
+    while not all(map(has_ended, reports)):  # a process that ends takes the others with it
+        time.sleep(0.5)
+    rows = [json.loads(line) for each in reports for line in each.read_text("utf-8").splitlines()]
+    failed = sum(row.get("status") == "failed" for row in rows)
+    meet(args, "edited")
+    if failed:  # of all processes, which end alike
+        raise UserError(
+            f"{failed} of {len(rows) - len(reports)} edits failed; {args.output}/{REPORT}*.jsonl "
+            "says why"
+        )
+
+
+def report_path(args, process: int) -> Path:
+    """Returns the file in which a process lists its edits."""
+    ending = "" if args.processes == 1 else f"-{process:05d}"
+    return args.output / f"{REPORT}{ending}.jsonl"
+
+
+def has_ended(report: Path) -> bool:
+    """Returns whether a process has listed the last of its edits."""
+    return report.exists() and report.read_text(encoding="utf-8").endswith(json.dumps(ENDED) + "\n")
+
+
+def meet(args, where: str) -> None:
+    """Waits for the other processes of the job."""
+    if args.processes > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(where)
 
 
 def _named(note: str) -> list[str]:

@@ -28,13 +28,11 @@ def test_a_folder_is_edited_row_by_row(pipeline, tmp_path, capsys, monkeypatch):
     command = ["edit", "clips", "--prompts", "rows.jsonl", "--model", pipeline, "--steps", "1"]
     command += ["-o", "edits"]
     code, out, err = gen1(capsys, *command)
-    assert code == 2 and "4 of 6 edits failed; edits/report.jsonl says why" in err
+    assert code == 2 and "4 of 6 edits failed; edits/report*.jsonl says why" in err
     assert "rows.jsonl: not used: mood" in out and "6 edits: 2 made, 4 failed" in out
-    report = [
-        json.loads(line)
-        for line in (tmp_path / "edits/report.jsonl").read_text().split("\n")
-        if line
-    ]
+    lines = (tmp_path / "edits" / "report.jsonl").read_text().splitlines()
+    *report, last = [json.loads(line) for line in lines]
+    assert last == {"ended": True}
     assert sorted(row["status"] for row in report) == ["failed"] * 4 + ["made"] * 2
     errors = " ".join(row.get("error", "") for row in report)
     for words in (
