@@ -69,6 +69,23 @@ def micro_run(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def steady_editor(micro_run):
+    """An editor of its own for a file of tests, whose frames are not black or white throughout.
+
+    Random weights would drive latents out of range, where all frames are alike.
+    """
+    import jax
+
+    from gen1_jax.editing import VideoEditor
+
+    with pytest.MonkeyPatch.context() as patch:
+        compile_fast(patch, micro_run)
+        loaded = VideoEditor.load(micro_run / "pipeline")
+        loaded.params["unet"] = jax.tree.map(lambda x: 0.5 * x, loaded.params["unet"])
+        yield loaded
+
+
 @pytest.fixture
 def quick(monkeypatch, micro_run):
     """Has programs compile fast and run slowly, on one device."""

@@ -40,7 +40,7 @@ from gen1_jax.commands.edit_structure import (
     check_structure,
     structure_of,
 )
-from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
+from gen1_jax.commands.mesh import add_device_arguments, own_mesh
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
 
@@ -139,15 +139,11 @@ def run(args) -> None:
 
 def load_editor(args, stages: "Stages") -> "VideoEditor":
     """Loads the models, for this process's own devices."""
-    import jax
-
-    from gen1_jax.distributed import make_mesh
     from gen1_jax.editing import VideoEditor
     from gen1_jax.runtime import keep_programs
 
     keep_programs()
-    own = jax.local_devices()
-    mesh = make_mesh_of(args, devices=own) or make_mesh(devices=own[:1])
+    mesh = own_mesh(args, one=True)
     with stages("loading", 1):
         return VideoEditor.load(args.model, dtype=args.dtype, mesh=mesh, loras=loras_of(args))
 

@@ -86,13 +86,9 @@ def edit_folder(
     from gen1_jax.evaluation.prompts.reading import read_prompts
     from gen1_jax.files import making_folder
 
-    prompts = read_prompts(args.prompts, root=args.input, keep_going=True)
-    unused = {name for note in prompts.notes for name in _named(note)} - CHOICES.keys()
-    if unused:
-        print(f"{args.prompts}: not used: {', '.join(sorted(unused))}")
+    prompts = read_prompts(args.prompts, root=args.input, keep_going=True, choices=CHOICES)
     for note in prompts.notes:
-        if not _named(note):
-            print(note)
+        print(note)
     counts = {"made": 0, "there": 0, "failed": 0}
     own = prompts.rows[process :: args.processes]
     report = report_path(args, process)
@@ -155,12 +151,6 @@ def meet(args, where: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(where)
-
-
-def _named(note: str) -> list[str]:
-    """Returns the keys that a note of the reader calls unused."""
-    _, found, names = note.partition(": not used: ")
-    return names.split(", ") if found else []
 
 
 def _flags_of(args, row: "Row") -> argparse.Namespace:

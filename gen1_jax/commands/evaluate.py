@@ -23,7 +23,7 @@ from pathlib import Path
 
 from gen1_jax.commands.edit_solver import add_solver_argument
 from gen1_jax.commands.judges import Measures, add_judge_arguments, check_judges
-from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
+from gen1_jax.commands.mesh import add_device_arguments, own_mesh
 from gen1_jax.commands.methods import (
     add_method_arguments,
     check_method_arguments,
@@ -192,7 +192,7 @@ def evaluate(args, controls: dict) -> None:
     measures = Measures(args)
     on_cpu = jax.default_backend() == "cpu"
     dtype = args.dtype or ("float32" if on_cpu else "bfloat16")
-    editor = VideoEditor.load(args.model, dtype=dtype, mesh=own_mesh(args, on_cpu))
+    editor = VideoEditor.load(args.model, dtype=dtype, mesh=own_mesh(args, one=on_cpu))
     methods = make_methods_of(args, editor)
     judges = measures.load_judges(editor)
     grid = settings_of(methods, args.one_at_a_time, **controls)
@@ -267,16 +267,6 @@ def evaluate(args, controls: dict) -> None:
         print(
             f"{videos.left_out} edits have no video: --save-videos {args.save_videos:g} GB is full"
         )
-
-
-def own_mesh(args, on_cpu: bool):
-    """Returns the mesh of this process's own devices that `--mesh` asks for."""
-    import jax
-
-    from gen1_jax.distributed import make_mesh
-
-    own = jax.local_devices()
-    return make_mesh_of(args, devices=own) or make_mesh(devices=own[:1] if on_cpu else own)
 
 
 def check_arguments(args) -> dict:

@@ -65,3 +65,18 @@ def make_mesh_of(args, axes=AXES, devices=None):
             f"({devices[0].platform})"
         )
     return make_mesh(**sizes, devices=devices[:needed])
+
+
+def own_mesh(args, one: bool):
+    """Returns the mesh of this process's own devices that `--mesh` asks for.
+
+    Args:
+      args: the parsed command line.
+      one: whether the first device serves without the option, and not all of them.
+    """
+    import jax
+
+    from gen1_jax.distributed import make_mesh
+
+    own = jax.local_devices()
+    return make_mesh_of(args, devices=own) or make_mesh(devices=own[:1] if one else own)

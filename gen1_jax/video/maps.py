@@ -47,7 +47,7 @@ def open_map(path: Path) -> Stream:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; {ACCEPTED_MAPS}")
     if path.suffix.lower() in (".npy", ".npz"):
-        return Stream.of(_open_array(path))
+        return Stream.of(as_array(load_array(path, ACCEPTED_MAPS), str(path)))
     if path.is_dir():
         files = [path / name for name in picture_names(path)]
         return Stream(len(files), lambda: map(_read_picture, files))
@@ -177,15 +177,24 @@ def _read_picture(path: Path) -> np.ndarray:
         return picture_values(image, str(path))
 
 
-def _open_array(path: Path) -> np.ndarray:
+def load_array(path: Path, accepted: str) -> np.ndarray:
+    """Opens an array of an .npy file, which is read as far as it is used.
+
+    Args:
+      path: the file.
+      accepted: what is accepted in its place, for messages.
+
+    Raises:
+      UserError: it holds no array of numbers.
+    """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         why = one_line(error) if isinstance(error, OSError) else "no NumPy array of numbers"
-        raise UserError(f"{path}: cannot be read: {why}; {ACCEPTED_MAPS}") from error
+        raise UserError(f"{path}: cannot be read: {why}; {accepted}") from error
     if not isinstance(array, np.ndarray):
-        raise UserError(f"{path}: holds arrays by name; {ACCEPTED_MAPS}")
-    return as_array(array, str(path))
+        raise UserError(f"{path}: holds arrays by name; {accepted}")
+    return array
 
 
 # ---- writing

@@ -9,18 +9,18 @@ import dataclasses
 import os
 import warnings
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from gen1_jax.errors import UserError, one_line
+from gen1_jax.errors import UserError
 from gen1_jax.settings import show
 from gen1_jax.video.fitting import CROP, Size, fit_image, kept_area
 from gen1_jax.video.footage import Footage, open_footage
+from gen1_jax.video.inputs import to_array
 from gen1_jax.video.io import Video
-from gen1_jax.video.maps import stack_maps
+from gen1_jax.video.maps import load_array, stack_maps
 from gen1_jax.video.paths import as_path
 from gen1_jax.video.pixels import image_to_rgb
 from gen1_jax.video.selection import show_size
@@ -237,7 +237,7 @@ def _open(value: Any) -> tuple[Stream, Fraction | None, str]:
     if isinstance(value, str | os.PathLike):
         path = as_path(value, ACCEPTED)
         if path.suffix.lower() in (".npy", ".npz"):
-            return Stream.of(_to_grey(_load(path), str(path))), None, str(path)
+            return Stream.of(_to_grey(load_array(path, ACCEPTED), str(path))), None, str(path)
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; {ACCEPTED}")
         rate = None if path.is_dir() else open_footage(path, num_frames=1).rate
@@ -252,24 +252,8 @@ def _open(value: Any) -> tuple[Stream, Fraction | None, str]:
     if isinstance(value, list | tuple) and value and isinstance(value[0], Image.Image):
         pictures = [_luma(image_to_rgb(each)) for each in value]
         return Stream.of(stack_maps(pictures, where)), None, where
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors of a GPU
-        raise UserError(f"{where}: {one_line(error)}; {ACCEPTED}") from error
-    if array.dtype == object or array.ndim == 0:
-        raise UserError(f"{where} is {show(value)} ({type(value).__name__}); {ACCEPTED}")
+    array = to_array(where, value, ACCEPTED)
     return Stream.of(_to_grey(array, where)), None, where
-
-
-def _load(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        why = one_line(error) if isinstance(error, OSError) else "no NumPy array of numbers"
-        raise UserError(f"{path}: cannot be read: {why}; {ACCEPTED}") from error
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path}: holds arrays by name; {ACCEPTED}")
-    return array
 
 
 def _to_grey(array: np.ndarray, where: str) -> np.ndarray:

@@ -23,14 +23,8 @@ OPTIONS = {"prompt": "a red ball", "steps": 2, "seed": 3, "structure_level": 1}
 
 
 @pytest.fixture(scope="module")
-def editor(micro_run):
-    from conftest import compile_fast
-
-    with pytest.MonkeyPatch.context() as patch:
-        compile_fast(patch, micro_run)
-        loaded = VideoEditor.load(micro_run / "pipeline")
-        loaded.params["unet"] = jax.tree.map(lambda x: 0.5 * x, loaded.params["unet"])
-        yield loaded
+def editor(steady_editor):
+    return steady_editor
 
 
 def by_hand(editor, video, windows) -> np.ndarray:

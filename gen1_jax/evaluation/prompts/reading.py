@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from gen1_jax.errors import UserError
@@ -47,7 +47,12 @@ class Prompts:
 
 
 def read_prompts(
-    path: Path, *, layout: str | None = None, root: Path | None = None, keep_going: bool = False
+    path: Path,
+    *,
+    layout: str | None = None,
+    root: Path | None = None,
+    keep_going: bool = False,
+    choices: Collection[str] = (),
 ) -> Prompts:
     """Reads the prompts of a file, or of all files of one layout in a folder.
 
@@ -56,6 +61,7 @@ def read_prompts(
       layout: name of the layout; None: told from the content.
       root: the folder where the paths of videos start; None: as the layout has it.
       keep_going: whether a wrong entry is left out, and not an error.
+      choices: keys of our own files that the caller reads from `Row.entry`.
 
     Raises:
       UserError: naming the entry that is wrong; no layout fits, or there is nothing to edit.
@@ -80,7 +86,7 @@ def read_prompts(
             rows += new
             empty += not new
             if isinstance(found, Lines):
-                unused |= found.unused(entry)
+                unused |= found.unused(entry) - set(choices)
     rows = _with_names(rows, left_out, keep_going)
     if unused:
         notes.append(f"{path}: not used: {', '.join(sorted(unused))}")
