@@ -8,6 +8,10 @@ class UserError(ValueError):
     """
 
 
+class TryAgain(UserError):
+    """What a new start of the command may cure, such as a network disk that does not answer."""
+
+
 class WritingFailed(UserError):
     """A file or folder cannot be written, whatever the input was."""
 
