@@ -272,8 +272,8 @@ MUTANTS = (
     ),
     Mutant(
         "data: every host reads the same records",
-        "return dataset[process_index::process_count]", "return dataset[::process_count]",
-        MIXTURE,
+        "return 0, batch * self._batch_size + self._rows[row]",
+        "return 0, batch * self._batch_size + row", MIXTURE,
     ),
     Mutant(
         "data: a restored stream skips a batch",

@@ -25,6 +25,13 @@ from gen1_jax.errors import UserError
 IMAGE_FRACTION = 0.125  # share of image batches; Gen-1 paper, section 4
 
 Source = Any  # anything with __len__ and __getitem__
+# (size of a batch over all processes, frames of an example) → the rows that this process reads
+Rows = Callable[[int, int], Sequence[int]]
+
+
+def all_rows(size: int, num_frames: int) -> Sequence[int]:
+    """Returns all rows of a batch, which a process that is alone reads."""
+    return range(size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +67,7 @@ def make_raw_stream(
     random_crop: bool = True,
     flip: bool = False,
     seed: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Rows = all_rows,
     **reading: int,
 ) -> Stream:
     """Returns an endless stream of raw batches.
@@ -83,8 +89,7 @@ def make_raw_stream(
         is cropped in the middle.
       flip: whether each clip is mirrored with probability 1/2.
       seed: seed of the order and of all random choices.
-      process_index: number of this host.
-      process_count: number of hosts; each reads its own records of a batch.
+      rows: which rows of a batch this process reads: those that its devices hold.
       **reading: `num_threads`, `prefetch` and `num_workers` of `Stream`.
 
     Raises:
@@ -104,7 +109,7 @@ def make_raw_stream(
         return [*each, transforms.Select(tuple(fields))]
 
     def all_batches(buckets: Sequence[Bucket], n: int, size: int, first: int) -> list:
-        shared = {"seed": seed, "process_index": process_index, "process_count": process_count}
+        own = rows(size, n)
         return [
             batches(
                 bucket.sources,
@@ -112,7 +117,8 @@ def make_raw_stream(
                 size,
                 weights=bucket.weights,
                 component=first + 2 * i,
-                **shared,
+                seed=seed,
+                rows=own,
             )
             for i, bucket in enumerate(buckets)
         ]
@@ -162,33 +168,26 @@ def batches(
     weights: Sequence[float] | None = None,
     seed: int = 0,
     component: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> grain.MapDataset:
     """Returns this process's batches of one bucket: shuffled, repeated, transformed, batched.
 
     Args:
       sources: sources of examples, which are mixed example by example.
       steps: transforms of an example, in order.
-      batch_size: size of a batch over all processes; a multiple of `process_count`.
+      batch_size: size of a batch over all processes.
       weights: weights of the sources; by default, their lengths.
       seed: seed of the order and of random transforms.
       component: number of this bucket. Buckets of one source read it in different orders.
-      process_index: number of this host.
-      process_count: number of hosts.
+      rows: rows of each batch that this process reads, in their order; None: all.
 
     Raises:
-      UserError: a source is empty, weights are wrong, or the batch does not divide.
+      UserError: a source is empty, weights are wrong, or a batch is empty.
     """
-    if not 0 <= process_index < process_count:
-        raise UserError(f"process {process_index} of {process_count}; 0 to count - 1 is accepted")
     if not sources or not all(map(len, sources)):
         raise UserError("a source of 0 records cannot feed training")
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"a batch of {batch_size} does not divide among {process_count} processes; "
-            f"a multiple of {process_count} is accepted"
-        )
+    if batch_size < 1:
+        raise UserError(f"a batch of {batch_size}; 1 or more is accepted")
     weights = _checked(weights or [len(source) for source in sources], len(sources), "sources")
 
     def shuffled(number: int, source: Source) -> grain.MapDataset:
@@ -202,10 +201,29 @@ def batches(
             dataset = dataset.random_map(step, seed=_transform_seed(seed, component, step))
         else:
             dataset = dataset.map(step)
-    # The hosts' shares are cut last. A step's records and their random crops are therefore the same
-    # for any number of hosts, and each host still makes only its own.
-    dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
-    return dataset[process_index::process_count]
+    # The processes' rows are chosen last. A step's records and their random crops are therefore the
+    # same for any number of processes, and each process still makes only its own.
+    if rows is not None and len(rows) < batch_size:
+        own = _Rows(tuple(map(int, rows)), batch_size, len(dataset))
+        dataset = grain.MapDataset.select_from_datasets([dataset], own)
+        batch_size = len(rows)
+    return dataset.batch(batch_size, drop_remainder=True)
+
+
+class _Rows:
+    """Selects the examples of the same rows of every batch."""
+
+    def __init__(self, rows: tuple[int, ...], batch_size: int, examples: int):
+        self._rows, self._batch_size = rows, batch_size
+        self._length = examples // batch_size * len(rows)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        """Returns the number of the only source, and the number of the example in it."""
+        batch, row = divmod(index, len(self._rows))
+        return 0, batch * self._batch_size + self._rows[row]
 
 
 def _seed(*numbers: int) -> int:

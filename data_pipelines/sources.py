@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from gen1_jax.batch import Batch
@@ -24,7 +23,14 @@ from gen1_jax.data_pipelines.encoded.folders import (
     open_encoded,
     open_subject,
 )
-from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION, Bucket, add_subject, make_raw_stream
+from gen1_jax.data_pipelines.mixture import (
+    IMAGE_FRACTION,
+    Bucket,
+    Rows,
+    add_subject,
+    all_rows,
+    make_raw_stream,
+)
 from gen1_jax.data_pipelines.pictures import Pictures
 from gen1_jax.data_pipelines.settings import (
     CLIPS,
@@ -45,26 +51,25 @@ from gen1_jax.tokenizer import load_tokenizer
 NO_VALIDATION = "a larger `gen1 ingest --validation-fraction`, or more films, gives it one"
 
 
-def make_stream(data: Mapping[str, Any] | Data, seed: int, split: str = TRAIN) -> Stream:
+def make_stream(
+    data: Mapping[str, Any] | Data, seed: int, split: str = TRAIN, rows: Rows = all_rows
+) -> Stream:
     """Returns the endless stream of batches that a config's `data` describes.
 
-    Each process reads its own share of every batch. A small data set may have no validation split;
+    Each process reads its own rows of every batch. A small data set may have no validation split;
     its training split then serves as one.
 
     Args:
       data: settings of one of the forms in settings.py, checked or not.
       seed: seed of the order and of all random choices.
       split: split to read.
+      rows: which rows of a batch this process reads: those that its devices hold.
 
     Raises:
       UserError: the form is unknown, data are missing, or settings are wrong.
     """
     settings = complete(data)
-    options = {
-        "seed": seed,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-    }
+    options: dict[str, Any] = {"seed": seed, "rows": rows}
     shared = ("batch_size", "image_batch_size", "image_fraction", "num_frames", "levels")
     for name in (*shared, "num_threads", "prefetch", "num_workers"):
         options[name] = getattr(settings, name)
@@ -145,7 +150,7 @@ def fill(settings: Data, found: Mapping[str, Any]) -> Data:
     return dataclasses.replace(settings, **missing)
 
 
-def read_preview_batch(data: Mapping[str, Any] | Data) -> Batch:
+def read_preview_batch(data: Mapping[str, Any] | Data, rows: Rows = all_rows) -> Batch:
     """Returns the first video batch of the validation split, from which previews are made.
 
     If a config's data are images only, it is the first image batch.
@@ -153,13 +158,13 @@ def read_preview_batch(data: Mapping[str, Any] | Data) -> Batch:
     settings = complete(data)
     settings = dataclasses.replace(settings, num_threads=0, num_workers=0)
     if subject_of(settings):
-        return _read_subject_preview(settings)
+        return _read_subject_preview(settings, rows)
     fraction = 1.0 if settings.image_fraction == 1 else 0.0
     own = dataclasses.replace(settings, image_fraction=fraction)
-    return next(make_stream(own, seed=0, split=VALIDATION))
+    return next(make_stream(own, 0, VALIDATION, rows))
 
 
-def _read_subject_preview(settings: Data) -> Batch:
+def _read_subject_preview(settings: Data, rows: Rows) -> Batch:
     """Returns driving clips with the content of a subject's pictures.
 
     Where the content is not encoded, or there are no clips, it is a batch of images, half of which
@@ -167,15 +172,15 @@ def _read_subject_preview(settings: Data) -> Batch:
     """
     images = dataclasses.replace(settings, image_fraction=1.0)
     if not isinstance(settings, EncodedData) or find_encoded(settings)[0] is None:
-        return next(make_stream(images, seed=0))
+        return next(make_stream(images, 0, rows=rows))
     clips = dataclasses.replace(settings, image_fraction=0.0, subject="")
-    batch = next(make_stream(clips, seed=0, split=VALIDATION))
-    subject = next(make_stream(dataclasses.replace(images, subject_share=1.0), seed=0))
+    batch = next(make_stream(clips, 0, VALIDATION, rows))
+    subject = next(make_stream(dataclasses.replace(images, subject_share=1.0), 0, rows=rows))
     return batch.replace(content=np.resize(subject.content, batch.content.shape))
 
 
 def make_validation_streams(
-    data: Mapping[str, Any] | Data,
+    data: Mapping[str, Any] | Data, rows: Rows = all_rows
 ) -> dict[str, Callable[[], Stream]]:
     """Returns what makes the streams of the validation split, by kind: "video" and "image".
 
@@ -197,7 +202,7 @@ def make_validation_streams(
             continue
         # A validation split is a few batches, which no worker process is started for.
         own = dataclasses.replace(settings, image_fraction=only, num_workers=0)
-        make = partial(make_stream, own, 0, VALIDATION)
+        make = partial(make_stream, own, 0, VALIDATION, rows)
         try:
             make().close()  # nothing was read yet
             streams[kind] = make

@@ -24,6 +24,7 @@ from gen1_jax.distributed import (
     is_lead,
     make_mesh,
     on_lead,
+    own_rows,
 )
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
@@ -146,12 +147,17 @@ def train_model(config, workdir: Path, progress: bool, profile: int = 0) -> str:
                 )
         text.bos_token_id, text.eos_token_id = tokenizer.start_id, tokenizer.end_id
     made_from = on_lead(lambda: check_training(config, workdir))
+
+    def rows(size: int, num_frames: int) -> Sequence[int]:
+        return own_rows(make_mesh(**config.mesh), size, num_frames)
+
+    seed = stream_seed(config.seed, config.name, "data")
     folder = train_on(
         config,
         workdir,
-        lambda: make_stream(config.data, stream_seed(config.seed, config.name, "data")),
-        lambda: read_preview_batch(config.data),
-        lambda: make_validation_streams(config.data),
+        lambda: make_stream(config.data, seed, rows=rows),
+        lambda: read_preview_batch(config.data, rows),
+        lambda: make_validation_streams(config.data, rows),
         progress=progress,
         profile=profile,
         made_from=None if begun and not has_record(workdir) else made_from,

@@ -21,7 +21,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gen1_jax.batch import Batch
 from gen1_jax.commands.processes import joined
-from gen1_jax.distributed import check_shared, make_mesh, on_lead, replicated
+from gen1_jax.data_pipelines.mixture import batches
+from gen1_jax.distributed import (
+    check_shared,
+    make_mesh,
+    on_lead,
+    own_rows,
+    put_batch,
+    replicated,
+    to_host,
+)
 from gen1_jax.errors import UserError
 from gen1_jax.training.checkpoint import Checkpoints
 from gen1_jax.training.signals import stop_on_signals
@@ -170,6 +179,27 @@ def what_the_lead_finds() -> str:
         return f"{on_lead(look)}, {error}"
 
 
+def rows_of(mesh) -> str:
+    """Reads a batch, places it on a mesh, and returns what all devices hold together."""
+    source = [{"content": np.float32([i])} for i in range(8)]
+    stream = batches([source], [], 8, rows=own_rows(mesh, 8, 1))
+    placed = put_batch(Batch(**stream[0]), mesh)
+    return ",".join(f"{x:.0f}" for x in to_host(placed.content)[:, 0])
+
+
+def examples_on_an_interleaved_mesh(folder: Path, mesh) -> str:
+    """Neighbours in the mesh belong to different processes, as where fsdp crosses hosts."""
+    meshes = [
+        jax.sharding.Mesh(np.array(jax.devices())[order].reshape(shape), ("data", "fsdp", "frames"))
+        for order, shape in (
+            ([0, 1, 2, 3], (4, 1, 1)),
+            ([0, 2, 1, 3], (2, 2, 1)),
+            ([3, 0, 1, 2], (4, 1, 1)),
+        )
+    ]
+    return f"orders {len({rows_of(mesh) for mesh in meshes})}"
+
+
 def a_batch_of_which_each_has_half(folder: Path, mesh) -> str:
     share = np.split(CONTENT, 2)[jax.process_index()]
     mean, deviation = statistics(share)
@@ -187,6 +217,7 @@ FAULTS = {
         checkpoints_that_one_does_not_see,
         a_signal_to_one,
         a_batch_of_which_each_has_half,
+        examples_on_an_interleaved_mesh,
     )
 }
 

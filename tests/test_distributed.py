@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from tiny_unet import ONE_LEVEL, drawn_params, normal, quick_jit, tiny
 
@@ -14,13 +15,13 @@ from gen1_jax.batch import Batch
 from gen1_jax.diffusion.guidance import guided_prediction
 from gen1_jax.distributed import (
     batch_sharding,
-    describe_sharding,
     make_mesh,
+    own_rows,
     put_batch,
     replicated,
-    state_sharding,
 )
 from gen1_jax.errors import UserError
+from gen1_jax.training.sharding import state_sharding
 
 
 def devices(count=8):
@@ -101,63 +102,6 @@ def test_slices_are_parts_of_data():
         make_mesh(1, -1, devices=chips(2))
 
 
-@pytest.mark.parametrize(
-    ("shape", "fsdp", "spec"),
-    [
-        ((64, 256), 4, P(None, "fsdp")),
-        ((1024, 16), 4, P(None, "fsdp")),
-        ((3, 3, 64, 126), 4, P(None, None, "fsdp", None)),  # 126 does not divide
-        ((129, 255), 2, P()),  # none divides
-        ((64, 255), 4, P()),  # small
-        ((), 4, P()),
-        ((64, 256), 1, P()),
-    ],
-)
-def test_parameters_lie_along_the_first_axis_that_divides(shape, fsdp, spec):
-    mesh = make_mesh(-1, fsdp, devices=devices())
-    sharding = state_sharding(mesh, {"x": jax.ShapeDtypeStruct(shape, jnp.float32)})["x"]
-    assert sharding.spec == spec and sharding.mesh == mesh
-
-
-def test_a_config_s_own_rules():
-    mesh = make_mesh(2, 4, devices=devices())
-    shapes = {"a": jax.ShapeDtypeStruct((3, 3, 64, 256), jnp.float32)}
-    for rules, spec in (
-        ((("in", "fsdp"),), P(None, None, "fsdp", None)),
-        ((("out", "data"), ("in", "fsdp")), P(None, None, "fsdp", "data")),
-        ((("place", "fsdp"),), P()),  # three places do not divide
-        ((), P()),
-    ):
-        assert state_sharding(mesh, shapes, rules)["a"].spec == spec
-    for rule in (("rows", "fsdp"), ("out", "model")):
-        with pytest.raises(UserError, match="sharding rule .* accepted: one of in, out, place and"):
-            state_sharding(mesh, shapes, (rule,))
-
-
-def test_what_is_not_sharded_is_named_with_the_reason():
-    shapes = {
-        "conv": {"kernel": jax.ShapeDtypeStruct((3, 3, 64, 256), jnp.float32)},
-        "odd": {"kernel": jax.ShapeDtypeStruct((129, 255), jnp.float32)},
-        "norm": {"scale": jax.ShapeDtypeStruct((64,), jnp.float32)},
-    }
-
-    def described(fsdp: int) -> str:
-        mesh = make_mesh(-1, fsdp, devices=devices())
-        return describe_sharding(
-            jax.tree.map(
-                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                shapes,
-                state_sharding(mesh, shapes),
-            )
-        )
-
-    assert described(1) == ""
-    line = described(4)
-    assert "\n" not in line and line.startswith("1 parameters (0.6 MiB) sharded; ")
-    assert "1 parameters (0.0 MiB) below 16384 elements" in line
-    assert line.endswith("1 parameters (0.1 MiB) whose axes no rule divides: odd/kernel [129, 255]")
-
-
 @pytest.mark.parametrize("fsdp", [1, 2, 8])
 def test_a_batch_is_spread_over_all_devices(fsdp):
     mesh = make_mesh(-1, fsdp, devices=devices())
@@ -175,6 +119,35 @@ def test_a_batch_that_does_not_divide_is_refused(size):
     mesh = make_mesh(-1, 2, devices=devices())
     with pytest.raises(UserError, match=f"a batch of {size} does not divide over 8 devices"):
         put_batch(Batch(content=normal(0, size, 5)), mesh)
+
+
+def arranged(order: list[int], shape: tuple[int, int, int]) -> Mesh:
+    """Returns a mesh of chips, two of which belong to each process, in any order."""
+    chips = [Chip(i, (i, 0, 0), 0, process_index=i // 2) for i in range(len(order))]
+    return Mesh(np.array(chips)[order].reshape(shape), ("data", "fsdp", "frames"))
+
+
+@pytest.mark.parametrize(
+    ("order", "shape", "num_frames", "rows"),
+    [
+        ([0, 1, 2, 3], (4, 1, 1), 8, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        ([2, 3, 0, 1], (4, 1, 1), 8, [[4, 5, 6, 7], [0, 1, 2, 3]]),
+        ([0, 2, 1, 3], (2, 2, 1), 8, [[0, 1, 4, 5], [2, 3, 6, 7]]),
+        ([3, 0, 1, 2], (1, 4, 1), 1, [[2, 3, 4, 5], [0, 1, 6, 7]]),
+        ([2, 3, 0, 1], (2, 1, 2), 8, [[4, 5, 6, 7], [0, 1, 2, 3]]),  # clips lie on two chips
+        ([2, 0, 3, 1], (2, 1, 2), 1, [[2, 3, 6, 7], [0, 1, 4, 5]]),  # images on all
+    ],
+)
+def test_a_process_reads_the_rows_that_its_devices_hold(order, shape, num_frames, rows):
+    mesh = arranged(order, shape)
+    for process, want in enumerate(rows):
+        assert own_rows(mesh, 8, num_frames, process).tolist() == want
+    with pytest.raises(UserError, match="a batch of 9 .*does not divide"):
+        own_rows(mesh, 9, num_frames, 0)
+
+
+def test_a_process_alone_reads_all_rows():
+    assert own_rows(make_mesh(devices=devices(8)), 3, 1).tolist() == [0, 1, 2]
 
 
 def clips(size: int, frames: int) -> Batch:

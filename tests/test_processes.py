@@ -149,6 +149,13 @@ def test_two_processes_measure_the_loss_and_the_statistics_that_one_measures(tmp
         assert said in done.stdout.splitlines()
 
 
+def test_the_order_of_examples_does_not_follow_the_arrangement_of_devices(tmp_path):
+    done = launch(2, 2, "tests/fault_job.py", "examples_on_an_interleaved_mesh", tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:]
+    for process in (0, 1):
+        assert f"[{process}] orders 1" in done.stdout.splitlines()
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

@@ -232,8 +232,7 @@ def make_encoded_stream(
     subjects: Sequence[EncodedSource] = (),
     subject_share: float = 0.5,
     seed: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: mixture.Rows = mixture.all_rows,
     **reading: int,
 ) -> Stream:
     """Returns an endless stream of encoded batches, mixed like `mixture.make_raw_stream`'s.
@@ -253,14 +252,12 @@ def make_encoded_stream(
       subjects: pictures that fill a share of each batch of images, one source for each size.
       subject_share: that share; 1 leaves the other images out.
       seed: seed of the order, levels and frames.
-      process_index: number of this host.
-      process_count: number of hosts.
+      rows: which rows of a batch this process reads: those that its devices hold.
       **reading: `num_threads`, `prefetch` and `num_workers` of `Stream`.
 
     Raises:
       UserError: a source is empty, or its records have another size.
     """
-    shared = {"seed": seed, "process_index": process_index, "process_count": process_count}
 
     def batches(
         source: EncodedSource, n: int, size: int, component: int, subject: Any = None
@@ -269,8 +266,8 @@ def make_encoded_stream(
         bucket = mixture.Bucket((), [source])
         if subject is not None:
             (bucket,) = mixture.add_subject([bucket], subject, subject_share)
-        options = {"weights": bucket.weights, "component": component, **shared}
-        return mixture.batches(bucket.sources, steps, size, **options)
+        options = {"weights": bucket.weights, "component": component, "seed": seed}
+        return mixture.batches(bucket.sources, steps, size, rows=rows(size, n), **options)
 
     clips = [] if videos is None else [videos]
     if not all(map(len, (*clips, *images))):

@@ -19,9 +19,6 @@ from gen1_jax.batch import Batch
 from gen1_jax.conditioning import EncoderParams
 from gen1_jax.config import MADE_FROM, SAVED_CONFIG, changed_settings
 from gen1_jax.distributed import (
-    MIN_SIZE_TO_SHARD,
-    SHARDING,
-    describe_sharding,
     is_lead,
     put_batch,
     replicated,
@@ -33,6 +30,7 @@ from gen1_jax.randomness import stream_seed
 from gen1_jax.training.checkpoint import Checkpoints
 from gen1_jax.training.objectives import Objective
 from gen1_jax.training.previews import PreviewWriter
+from gen1_jax.training.sharding import MIN_SIZE_TO_SHARD, SHARDING, describe_sharding
 from gen1_jax.training.signals import Preempted, Stopped, stop_on_signals
 from gen1_jax.training.state import (
     Optimizer,

@@ -20,11 +20,11 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from gen1_jax.distributed import MIN_SIZE_TO_SHARD, SHARDING, state_sharding
 from gen1_jax.errors import UserError
 from gen1_jax.models.remat import REMAT
 from gen1_jax.randomness import stream_seed
 from gen1_jax.training.lora import LoraModule
+from gen1_jax.training.sharding import MIN_SIZE_TO_SHARD, SHARDING, state_sharding
 from gen1_jax.weights.folder import init_params, load_model, module_from_config, param_template
 from gen1_jax.weights.merge import MergeReport, merge_params
 from gen1_jax.weights.naming import list_names

@@ -12,11 +12,12 @@ from jax.sharding import Mesh, NamedSharding
 
 from gen1_jax.batch import Batch
 from gen1_jax.conditioning import EncoderParams
-from gen1_jax.distributed import FRAMES, batch_sharding, gather, replicated
+from gen1_jax.distributed import FRAMES, batch_sharding, replicated
 from gen1_jax.errors import UserError
 from gen1_jax.runtime import trace_once
 from gen1_jax.training.objectives import Loss
 from gen1_jax.training.reduction import reduced_once
+from gen1_jax.training.sharding import gather
 from gen1_jax.training.state import Optimizer, TrainState, choose_trained, join_params
 from gen1_jax.training.telemetry import Metrics
 

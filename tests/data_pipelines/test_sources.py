@@ -161,7 +161,8 @@ def test_another_number_of_hosts_goes_on_with_the_same_batches(folder, before, a
 
     def hosts(count):
         return [
-            make(folder, process_index=i, process_count=count, **settings) for i in range(count)
+            make(folder, rows=lambda size, n, i=i: np.split(np.arange(size), count)[i], **settings)
+            for i in range(count)
         ]
 
     def together(streams):

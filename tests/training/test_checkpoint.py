@@ -6,9 +6,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from gen1_jax.distributed import make_mesh, state_sharding
+from gen1_jax.distributed import make_mesh
 from gen1_jax.errors import UserError
 from gen1_jax.training.checkpoint import Checkpoints
+from gen1_jax.training.sharding import state_sharding
 from gen1_jax.training.state import TrainState, make_optimizer
 
 
