@@ -19,9 +19,11 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from gen1_jax.data_pipelines.footage import records
+from gen1_jax.data_pipelines.footage.archives import find_bounds, read_tar
 from gen1_jax.data_pipelines.footage.clips import ClipSettings, read_clips
-from gen1_jax.data_pipelines.footage.images import ImageSettings, read_tar, store_image
-from gen1_jax.data_pipelines.footage.inputs import Group, Input, find_caption, read_group
+from gen1_jax.data_pipelines.footage.groups import Group, is_archive, read_group
+from gen1_jax.data_pipelines.footage.images import ImageSettings, store_image
+from gen1_jax.data_pipelines.footage.inputs import Input, find_caption
 from gen1_jax.data_pipelines.footage.keys import hash_clip, hash_image, name_split
 from gen1_jax.data_pipelines.footage.outcomes import Outcome
 from gen1_jax.errors import WritingFailed, one_line
@@ -70,8 +72,11 @@ def make_chunk(group: Group, job: Job) -> int:
     """Reads a group of inputs and writes its chunk, unless it is finished; returns its number."""
     if not is_done(job, group.index):
         with _ChunkWriter(job, group.index) as chunk:
-            for each in read_group(job.inputs, group):
-                _ingest(each, job, chunk)
+            for each, size in read_group(job.inputs, group):
+                if isinstance(job.settings, ImageSettings) and is_archive(each.path):
+                    _ingest_tar(each, size, group, job, chunk)
+                else:
+                    _ingest(each, job, chunk)
     return group.index
 
 
@@ -89,18 +94,11 @@ def read_chunk(job: Job, index: int) -> dict:
 
 def _ingest(each: Input, job: Job, chunk: _ChunkWriter) -> None:
     path = Path(job.root) / each.path
-    images = isinstance(job.settings, ImageSettings)
-    if images and path.suffix.lower() == ".tar" and not each.refused:
-        _ingest_tar(each, path, job, chunk)
-        return
     with chunk.outcome(each.path) as outcome:
-        if each.refused:
-            raise Unreadable(each.refused, "")
-        if not os.path.lexists(path):
-            raise Unreadable("missing", "")
+        _check_there(each, path)
         caption = find_caption(path) if each.caption is None else mend_text(each.caption)
         outcome.caption_mended = REPLACED in caption
-        if images:
+        if isinstance(job.settings, ImageSettings):
             try:
                 data = path.read_bytes()
             except OSError as error:
@@ -117,33 +115,53 @@ def _ingest(each: Input, job: Job, chunk: _ChunkWriter) -> None:
             chunk.add(_serialize("clips", stored), split, hash_clip(frames))
 
 
-def _ingest_tar(each: Input, path: Path, job: Job, chunk: _ChunkWriter) -> None:
-    """Adds the images of an archive.
+def _ingest_tar(each: Input, size: int, group: Group, job: Job, chunk: _ChunkWriter) -> None:
+    """Adds the images of an archive, or of the range of it that the group is.
 
     Each sample has an outcome of its own. The archive has one only if it cannot be read.
     """
-    samples, empty = read_tar(path), True
-    while True:
-        try:
-            key, image, caption, refused = next(samples)
-        except StopIteration:
-            break
-        except Unreadable as error:
-            with chunk.outcome(each.path):
-                raise error
-            return
-        empty = False
-        name = f"{each.path}/{key}"
-        with chunk.outcome(name) as outcome:
-            outcome.caption_mended = REPLACED in caption
-            if refused:
-                raise Unreadable(refused, "")
-            if image is None:
-                raise Unreadable("not an image", "a sample without an image")
-            _add_image(image, caption, name, job, chunk)
-    if empty:
-        with chunk.outcome(each.path):
+    path, empty = Path(job.root) / each.path, group.part == 0
+    try:
+        _check_there(each, path)
+        for key, image, caption, refused in read_tar(path, *_range(path, size, group, job)):
+            empty = False
+            name = f"{each.path}/{key}"
+            with chunk.outcome(name) as outcome:
+                outcome.caption_mended = REPLACED in caption
+                if refused:
+                    raise Unreadable(refused, "")
+                if image is None:
+                    raise Unreadable("not an image", "a sample without an image")
+                _add_image(image, caption, name, job, chunk)
+        if empty:
             raise Unreadable("not an image", "an archive without images")
+    except Unreadable as error:
+        with chunk.outcome(each.path):
+            raise error
+
+
+def _range(path: Path, size: int, group: Group, job: Job) -> tuple[int, int | None]:
+    """Returns where the group's range of an archive begins and ends, in bytes.
+
+    The worker that comes first to an archive finds the bounds of all ranges for the others.
+    """
+    if group.parts == 1:
+        return 0, None
+    file = Path(job.work) / "archives" / f"{group.index - group.part:06d}.json"
+    found = read_json(file)
+    if found is None:
+        found = {"bounds": find_bounds(path, size, group.parts)}
+        write_json(file, found, indent=None)
+    begin, end = (*found["bounds"], None)[group.part : group.part + 2]
+    return (0, 0) if begin is None else (begin, end)
+
+
+def _check_there(each: Input, path: Path) -> None:
+    """Raises Unreadable for an input that is refused or missing."""
+    if each.refused:
+        raise Unreadable(each.refused, "")
+    if not os.path.lexists(path):
+        raise Unreadable("missing", "")
 
 
 def _add_image(data: bytes, caption: str, name: str, job: Job, chunk: _ChunkWriter) -> None:

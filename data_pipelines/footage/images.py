@@ -1,4 +1,4 @@
-"""Reads one image, or an archive of images, and scales each until it just covers its bucket."""
+"""Reads an image and scales it until it just covers its bucket."""
 
 from __future__ import annotations
 
@@ -6,19 +6,12 @@ import contextlib
 import dataclasses
 import io
 import math
-import tarfile
 import warnings
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from gen1_jax.data_pipelines.footage.inputs import (
-    CAPTION_SUFFIXES,
-    IMAGE_SUFFIXES,
-    read_caption,
-)
 from gen1_jax.data_pipelines.footage.keys import BUCKETS
 from gen1_jax.data_pipelines.footage.outcomes import check_min_kept
 from gen1_jax.data_pipelines.footage.records import encode_image
@@ -29,7 +22,6 @@ from gen1_jax.video.sources import IMAGE_FORMATS, Unreadable
 
 FORMATS = (*IMAGE_FORMATS, "PPM", "JPEG2000")  # formats that run no other program
 WHITE = 255  # background of transparent images
-_MAX_BYTES = 2**30  # largest encoded image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,51 +100,6 @@ def store_image(
     if plain:
         record["image"] = data
     return record, bucket, pixels
-
-
-def read_tar(path: Path) -> Iterator[tuple[str, bytes | None, str, str | None]]:
-    """Yields the samples of a webdataset archive.
-
-    A sample is a run of members whose names agree up to the first dot: `00012.jpg`, with
-    `00012.txt` or with `caption` in `00012.json`, as img2dataset writes them. Nothing is unpacked
-    to disk. Compressed archives are not read, because they could hold any amount.
-
-    Yields:
-      The key, the encoded image or None, the caption, and the reason to refuse the sample or None.
-
-    Raises:
-      Unreadable: the file is no archive, or damaged. Samples before the damage have been yielded.
-    """
-    key, image, texts, refused = None, None, {}, None
-    try:
-        with tarfile.open(path, "r|") as archive:
-            for member in archive:
-                name = PurePosixPath(member.name)
-                if member.isdir():
-                    continue
-                stem, _, suffix = name.name.partition(".")
-                this = str(name.with_name(stem or name.name))
-                if this != key:
-                    if key is not None:
-                        yield key, image, read_caption(texts), refused
-                    key, image, texts, refused = this, None, {}, None
-                suffix = "." + suffix.lower()
-                if name.is_absolute() or ".." in name.parts or not member.isreg():
-                    refused = "outside the source"  # a link leads elsewhere, too
-                elif suffix in IMAGE_SUFFIXES and member.size <= _MAX_BYTES:
-                    image = archive.extractfile(member).read()
-                elif suffix in IMAGE_SUFFIXES:
-                    refused = "too many pixels"
-                elif suffix in CAPTION_SUFFIXES and member.size <= 2**24:
-                    texts[suffix] = archive.extractfile(member).read()
-    except (tarfile.TarError, EOFError) as error:
-        if key is not None and image is not None:
-            yield key, image, read_caption(texts), refused
-        raise Unreadable("damaged", f"{path}: not a whole tar archive: {error}") from error
-    except OSError as error:
-        raise Unreadable("cannot be opened", f"{path}: {one_line(error)}") from error
-    if key is not None:
-        yield key, image, read_caption(texts), refused
 
 
 def to_srgb(image: Image.Image) -> Image.Image:

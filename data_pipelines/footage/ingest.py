@@ -24,17 +24,17 @@ from tqdm import tqdm
 from gen1_jax.data_pipelines.footage import report as reports
 from gen1_jax.data_pipelines.footage.chunks import Job, is_done, make_chunk
 from gen1_jax.data_pipelines.footage.clips import ClipSettings
+from gen1_jax.data_pipelines.footage.groups import Group, cut_groups, write_list
 from gen1_jax.data_pipelines.footage.images import ImageSettings
-from gen1_jax.data_pipelines.footage.inputs import Group, cut_groups, find_inputs, write_list
+from gen1_jax.data_pipelines.footage.inputs import find_inputs
 from gen1_jax.data_pipelines.footage.outcomes import REASONS
 from gen1_jax.data_pipelines.footage.runner import LOCAL, Runner
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import read_json, write_json
 from gen1_jax.text import name_of
 
-_FORMAT = 1  # format of chunks; an ingest of another format cannot be resumed
+_FORMAT = 2  # format of chunks; an ingest of another format cannot be resumed
 _EARLIER = {"min_kept": 0.0}  # settings that earlier versions did not have, with their meaning
-_MOST_INPUTS = {"clips": 64, "images": 4096}  # in a group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,16 +85,16 @@ def ingest(
         *sources, frame_folders=kind == "clips", without=own, allow_outside=allow_outside
     )
     with _work_folder(work):
-        count, fingerprint = write_list(inputs, work / "inputs.new")
-        if not count:
+        listed = write_list(root, inputs, work / "inputs.new")
+        if not listed.count:
             wanted = "videos" if kind == "clips" else "images"
             raise UserError(f"{' '.join(sources)}: holds no files; accepted: a folder of {wanted}")
         asked = {
             "format": _FORMAT,
             "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
             "validation_fraction": validation_fraction,
-            "inputs": count,
-            "fingerprint": fingerprint,
+            "inputs": listed.count,
+            "fingerprint": listed.fingerprint,
         }
         done = read_json(out / reports.REPORT)
         if done is not None:
@@ -112,7 +112,7 @@ def ingest(
 
         where = str(root.absolute())
         job = Job(str(work.absolute()), where, settings, validation_fraction)
-        groups = cut_groups(job.inputs, count, _MOST_INPUTS[kind])
+        groups = cut_groups(job.inputs, listed, kind)
         _make_chunks(job, groups, runner, kind, progress)
         numbers = _make_data_set(job, kind, len(groups), data_dir, runner)
         report = {"kind": kind, "source": name_of(where), **numbers, "asked": asked}

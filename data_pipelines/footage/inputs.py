@@ -1,15 +1,10 @@
-"""The inputs of an ingest, listed in a fixed order: from folder trees, globs, files, manifests.
-
-The list is written to a file, one JSON array a line, and cut into groups by byte offsets. A group
-is a unit of work. The same list is always cut in the same way.
-"""
+"""The inputs of an ingest, listed in a fixed order: from folder trees, globs, files, manifests."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import glob
-import hashlib
 import itertools
 import json
 import os
@@ -31,7 +26,6 @@ ACCEPTED = (
     "accepted: a folder, a glob, a file, or a manifest (CSV, JSONL or Parquet with a column `path`)"
 )
 OUTSIDE = "outside the source"  # a reason of `outcomes.REASONS`
-_LEAST_GROUPS = 256  # so that many workers have something to do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +41,6 @@ class Input:
     path: str
     caption: str | None = None
     refused: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """A range of the list of inputs, which is a unit of work.
-
-    Attributes:
-      index: number of the group.
-      offset: where the group begins in the list, in bytes.
-      length: length of the group in bytes.
-    """
-
-    index: int
-    offset: int
-    length: int
 
 
 def find_inputs(
@@ -143,40 +122,6 @@ def _once(inputs: Iterable[Input]) -> Iterator[Input]:
         if each.path not in seen:
             seen.add(each.path)
             yield each
-
-
-def write_list(inputs: Iterable[Input], file: Path) -> tuple[int, str]:
-    """Writes the list of inputs; returns their number and a hash of the list."""
-    count, digest = 0, hashlib.sha256()
-    with file.open("wb") as out:
-        for each in inputs:
-            count += 1
-            fields = [each.path, each.caption, each.refused]
-            line = json.dumps(fields, ensure_ascii=True).encode() + b"\n"
-            digest.update(line)
-            out.write(line)
-    return count, digest.hexdigest()
-
-
-def cut_groups(file: Path, count: int, most: int) -> list[Group]:
-    """Cuts a list of `count` inputs into groups of at most `most`, but into enough of them."""
-    size = max(1, min(most, count // _LEAST_GROUPS))
-    groups, offset, length = [], 0, 0
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            length += len(line)
-            if number % size == 0 or number == count:
-                groups.append(Group(len(groups), offset, length))
-                offset, length = offset + length, 0
-    return groups
-
-
-def read_group(file: Path, group: Group) -> list[Input]:
-    """Reads the inputs of a group from the list."""
-    with file.open("rb") as list_:
-        list_.seek(group.offset)
-        lines = list_.read(group.length).splitlines()
-    return [Input(*json.loads(line)) for line in lines]
 
 
 def find_caption(path: Path) -> str:
