@@ -1,4 +1,7 @@
-"""The command line, `gen1 SUBCOMMAND`. Bad input ends in one line and exit code 2."""
+"""The command line, `gen1 SUBCOMMAND`. What a user or a machine did wrong ends in one line.
+
+The exit code is 2 for bad input, and 75 for what a new start may cure.
+"""
 
 import argparse
 import difflib
@@ -12,7 +15,8 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 
 from gen1_jax import __version__
-from gen1_jax.errors import UserError
+from gen1_jax.commands.restarts import check_restarts, is_restarted
+from gen1_jax.errors import EXIT_BAD_INPUT, EXIT_TRY_AGAIN, UserError, exit_code
 from gen1_jax.machine import check_platforms, platform_trouble, quieten_plugins
 
 # Subcommand → module in gen1_jax.commands with HELP, add_arguments(parser) and run(args).
@@ -53,7 +57,7 @@ WITHOUT_DEVICES = (
     "doctor",
     "completion",
 )
-EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
+EXIT_STOPPED = 130
 # What argparse calls a type → what a user calls it.
 _KINDS = {int: "a whole number", float: "a number"}
 
@@ -171,12 +175,13 @@ def main(argv: list[str] | None = None) -> int:
         if args.command is None:
             parser.print_help()
             return EXIT_BAD_INPUT
+        check_restarts(args)
         if args.command not in WITHOUT_DEVICES:
             check_platforms()
             quieten_plugins()
         args.module.run(args)
     except UserError as error:
-        return _refuse(str(error))
+        return _refuse(str(error), exit_code(error))
     except KeyboardInterrupt as stopped:
         print(f"gen1: {str(stopped) or 'stopped'}", file=sys.stderr)
         return getattr(stopped, "exit_code", EXIT_STOPPED)
@@ -186,13 +191,14 @@ def main(argv: list[str] | None = None) -> int:
         trouble = platform_trouble(error)
         if trouble is None:
             raise
-        return _refuse(trouble)
+        # The process before this one may still hold the chips.
+        return _refuse(trouble, EXIT_TRY_AGAIN if is_restarted() else EXIT_BAD_INPUT)
     return 0
 
 
-def _refuse(text: str) -> int:
+def _refuse(text: str, code: int) -> int:
     print(f"gen1: {' '.join(text.split())}", file=sys.stderr)
-    return EXIT_BAD_INPUT
+    return code
 
 
 def _guess(word: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen1_jax.batch import SCHEMA, Batch
-from gen1_jax.errors import UserError
+from gen1_jax.errors import EXIT_TRY_AGAIN, TryAgain, UserError, exit_code
 
 DATA, FSDP, FRAMES = "data", "fsdp", "frames"
 PyTree = Any
@@ -286,13 +286,13 @@ def on_lead(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         try:
             said = {"found": work()}
         except UserError as error:
-            said = {"error": str(error)}
+            said = {"error": str(error), "code": exit_code(error)}
     text = json.dumps(said).encode()
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     own = np.frombuffer(text.ljust(length)[:length], np.uint8)
     said = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(own), np.uint8)))
     if "error" in said:
-        raise UserError(said["error"])
+        raise (TryAgain if said["code"] == EXIT_TRY_AGAIN else UserError)(said["error"])
     return said["found"]
 
 

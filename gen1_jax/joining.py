@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from gen1_jax.errors import UserError, one_line
+from gen1_jax.errors import EXIT_TRY_AGAIN, TryAgain, UserError, one_line
 
 
 def join_processes(count: int, timeout: int = 300) -> None:
@@ -22,7 +22,8 @@ def join_processes(count: int, timeout: int = 300) -> None:
       timeout: seconds to wait for the others.
 
     Raises:
-      UserError: the processes did not come together, or their number is not `count`.
+      UserError: the variables are wrong, or the number of the processes is not `count`.
+      TryAgain: this process could not join the others.
     """
     # jax's own timeout ends in a crash with a stack trace, so ours comes first.
     options: dict[str, Any] = {"initialization_timeout": timeout + 60}
@@ -41,7 +42,7 @@ def join_processes(count: int, timeout: int = 300) -> None:
     def give_up() -> None:
         late = f"gen1: the {count} processes of the job did not come together in {timeout} s"
         print(f"{late}; {_why_late(coordinator)}", file=sys.stderr, flush=True)
-        os._exit(2)  # the thread that waits cannot be interrupted
+        os._exit(EXIT_TRY_AGAIN)  # the thread that waits cannot be interrupted
 
     timer = threading.Timer(timeout, give_up)
     timer.start()
@@ -55,7 +56,7 @@ def join_processes(count: int, timeout: int = 300) -> None:
                 f"GEN1_COORDINATOR=HOST:PORT of the first one and GEN1_PROCESS=0 to {count - 1}. "
                 "launch/local.py sets both on one machine"
             ) from error
-        raise UserError(
+        raise TryAgain(
             f"this process could not join the {count} of the job: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from error

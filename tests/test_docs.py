@@ -80,11 +80,14 @@ def test_the_manifest_s_command_parses():
 
 
 def test_the_scripts_commands_parse():
+    """The command that a script's head shows, with the flags that the script adds to it."""
     for name in ("slurm.sh", "tpu_vm.sh"):
-        text = (ROOT / "launch" / name).read_text().replace("\\\n", " ")
-        (line,) = re.findall(r'(?:"\$gen1"|%q) (train [^|;]*)', text)
-        words = re.sub(r'"[^"]*"|%q', "N", line).replace("'", "").split()
-        make_lenient_parser().parse_args(words)
+        text = (ROOT / "launch" / name).read_text()
+        (shown,) = re.findall(r"^#.* gen1 (train --.*)$", text, flags=re.M)
+        (added,) = re.findall(r'"\$\{@:2\}" (--processes .* --no-progress)', text)
+        for command in ("train", "precompute"):
+            words = f"{shown} {added}".replace("train", command, 1)
+            make_lenient_parser().parse_args(re.sub(r'"[^"]*"', "N", words).split())
 
 
 # ---- pages

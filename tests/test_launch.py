@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gen1_jax.commands.restarts import RESTARTS, START
+
 LAUNCH = Path(__file__).resolve().parents[1] / "launch"
-PREEMPTED, BAD_INPUT, KILLED = 75, 2, 137
+PREEMPTED, BAD_INPUT, GIVEN_UP, KILLED = 75, 2, 70, 137
+FINAL = (0, BAD_INPUT, GIVEN_UP, 127)  # 127: there is no such program
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="the scripts are for bash")
 
@@ -97,7 +100,8 @@ def run(tmp_path):
 
 def slurm(run, code: int, **settings: str):
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8"}
-    return run("slurm.sh", "paper:blur", "/shared/runs", **job | settings, CODE=str(code))
+    command = "gen1", "train", "--config", "paper:blur", "--workdir", "/shared/runs/blur"
+    return run("slurm.sh", *command, **job | settings, CODE=str(code))
 
 
 def test_slurm_gives_each_node_all_its_gpus(run, tmp_path):
@@ -108,14 +112,26 @@ def test_slurm_gives_each_node_all_its_gpus(run, tmp_path):
         seen = json.loads((tmp_path / f"calls.gpus{number}").read_text())
         assert seen == {"gpus": "0,1,2,3,4,5,6,7", "processes": 2}
     (call,) = calls
-    assert "--workdir /shared/runs/blur --processes 2" in call
+    assert "gen1 train --config paper:blur --workdir /shared/runs/blur --processes 2" in call
 
 
-@pytest.mark.parametrize("code", [PREEMPTED, BAD_INPUT, KILLED, 0])
-def test_slurm_requeues_a_saved_job_and_no_other(run, code):
+@pytest.mark.parametrize("code", [PREEMPTED, KILLED, 1, *FINAL])
+def test_slurm_requeues_what_a_new_start_may_cure(run, code):
     done, calls = slurm(run, code)
     assert done.returncode == code
-    assert calls[1:] == (["scontrol requeue 7"] if code == PREEMPTED else [])
+    assert calls[1:] == ([] if code in FINAL else ["scontrol requeue 7"])
+    assert done.stderr.count("\n") == (code not in FINAL)
+
+
+def test_slurm_counts_the_starts(run, tmp_path):
+    (tmp_path / "bin" / "gen1").write_text("#!/usr/bin/env bash\nexit $((3 + GEN1_START))\n")
+    assert slurm(run, 0)[0].returncode == 3
+    assert slurm(run, 0, SLURM_RESTART_COUNT="4")[0].returncode == 7
+
+
+def test_slurm_takes_a_gen1_command_alone(run):
+    done, calls = run("slurm.sh", "paper:blur", "/shared/runs", SLURM_JOB_NUM_NODES="2")
+    assert (done.returncode, calls) == (BAD_INPUT, []) and "usage: sbatch" in done.stderr
 
 
 def test_slurm_lets_every_process_save(run):
@@ -145,14 +161,17 @@ def test_slurm_takes_the_clone_s_gen1_where_none_is_on_path(run, tmp_path):
 
 def tpu_vm(run, *arguments: str, **settings: str):
     slice_ = {"TPU": "my-slice", "ZONE": "us-east5-a", "PROCESSES": "16"}
-    return run("tpu_vm.sh", *(arguments or ("paper:blur", "/shared/runs")), **slice_ | settings)
+    command = arguments or ("--config", "paper:blur", "--workdir", "/shared/runs/blur")
+    return run("tpu_vm.sh", "gen1", "train", *command, **slice_ | settings)
 
 
-@pytest.mark.parametrize("last", [0, BAD_INPUT, KILLED])
-def test_tpu_vm_starts_a_saved_job_again_and_no_other(run, last):
-    done, calls = tpu_vm(run, CODES=f"75 75 {last}")
-    assert done.returncode == last and len(calls) == 3
-    assert done.stderr.count("\n") == 2
+@pytest.mark.parametrize("last", FINAL)
+def test_tpu_vm_starts_a_job_again_that_a_new_start_may_cure(run, last):
+    done, calls = tpu_vm(run, CODES=f"75 {KILLED} 1 {last}", GEN1_RESTARTS="7")
+    assert done.returncode == last
+    counts = [call.partition("--command ")[2].split()[:2] for call in calls]
+    assert counts == [[f"GEN1_START={i}", "GEN1_RESTARTS=7"] for i in range(4)]
+    assert done.stderr.count("\n") == 3
 
 
 def test_tpu_vm_says_that_a_host_was_lost(run):
@@ -164,15 +183,17 @@ def test_tpu_vm_says_that_a_host_was_lost(run):
 def test_tpu_vm_tells_a_killed_process_from_a_lost_connection(run, tmp_path):
     """ssh returns 255 for both, and gcloud would then run the command again."""
     gen1 = tmp_path / "bin" / "gen1"
-    gen1.write_text('#!/usr/bin/env bash\necho "$@"\nkill -KILL $$\n')
-    done, _ = tpu_vm(run, "my config.py:blur", "/shared/my runs")
-    assert done.returncode == KILLED
-    assert "--config my config.py:blur --workdir /shared/my runs/blur" in done.stdout
+    gen1.write_text(
+        '#!/usr/bin/env bash\n(( GEN1_START )) && exit 2\nprintf "%s|" "$@"\nkill -KILL $$\n'
+    )
+    done, _ = tpu_vm(run, "--config", "my config.py:blur", "--workdir", "/shared/my runs")
+    assert done.returncode == BAD_INPUT and f"ended with {KILLED}" in done.stderr
+    assert "|--config|my config.py:blur|--workdir|/shared/my runs|" in done.stdout
 
 
 def test_tpu_vm_runs_the_program_that_it_is_told(run):
     _, (call,) = tpu_vm(run, CODES="0", GEN1="clone/.venv/bin/gen1")
-    assert "--command clone/.venv/bin/gen1 train --config" in call
+    assert " clone/.venv/bin/gen1 train --config" in call
 
 
 def local(tmp_path, *command: str, **settings: str) -> subprocess.CompletedProcess:
@@ -189,6 +210,28 @@ def local(tmp_path, *command: str, **settings: str) -> subprocess.CompletedProce
 def test_local_needs_no_gen1_on_path(tmp_path):
     done = local(tmp_path, "gen1", "--version")
     assert done.returncode == 0 and "[0] gen1-jax" in done.stdout and "[1] gen1" in done.stdout
+
+
+@pytest.mark.parametrize("last", [GIVEN_UP, BAD_INPUT, 0])
+def test_local_starts_a_job_again_that_a_new_start_may_cure(tmp_path, last):
+    """At each start but the last one process crashes, and the other is ended for that."""
+    gen1 = tmp_path / "gen1"
+    gen1.write_text(
+        f"#!/bin/sh\n[ $GEN1_START = 2 ] && exit {last}\n"
+        '[ "$GEN1_START $GEN1_PROCESS" = "0 0" ] && exit 75\n'
+        "echo start $GEN1_START of $GEN1_RESTARTS; kill -KILL $$\n"
+    )
+    gen1.chmod(0o755)
+    done = local(tmp_path, str(gen1), GEN1_RESTARTS="5")
+    assert done.returncode == last
+    said = [f"local.py: the job ended with {code}; starting it again" for code in (75, KILLED)]
+    assert done.stderr.splitlines() == said
+    assert "[1] start 0 of 5" in done.stdout and "[0] start 1 of 5" in done.stdout
+
+
+def test_local_starts_no_other_command_again(tmp_path):
+    done = local(tmp_path, "sh", "-c", "exit 75")
+    assert done.returncode == PREEMPTED and not done.stderr
 
 
 def test_local_refuses_a_command_that_is_not_there(tmp_path):
@@ -208,7 +251,10 @@ def test_gke_manifest_agrees_with_itself():
     assert f"--processes={hosts}" in container["command"]
     # Bad input ends the pod, then by one rule its job, and by another the whole set.
     (rule,) = job["podFailurePolicy"]["rules"]
-    assert rule["action"] == "FailJob" and rule["onExitCodes"]["values"] == [BAD_INPUT]
+    assert rule["action"] == "FailJob"
+    assert rule["onExitCodes"]["values"] == [BAD_INPUT, GIVEN_UP]
+    variables = {variable["name"]: variable for variable in container["env"]}
+    assert {START, RESTARTS} == variables.keys()  # the starts are counted
     assert rule["onExitCodes"]["containerName"] == container["name"]
     assert pod["restartPolicy"] == "Never"  # or Kubernetes refuses the rule
     (rule,) = spec["failurePolicy"]["rules"]

@@ -67,7 +67,7 @@ def test_two_processes_of_two_devices_train_as_one(micro_run, quick, tmp_path):
 def test_processes_that_do_not_come_together_stop(tmp_path):
     """The launcher starts two processes of a job of three."""
     done = launch(2, 1, *train(tmp_path / "x", 3, "--join-timeout", "5"))
-    assert done.returncode != 0 and not (tmp_path / "x").exists()
+    assert done.returncode == 75 and not (tmp_path / "x").exists()
     assert "gen1: the 3 processes of the job did not come together in 5 s; GEN1_COO" in done.stdout
     assert "stack trace" not in done.stdout
 
@@ -165,6 +165,8 @@ def test_the_order_of_examples_does_not_follow_the_arrangement_of_devices(tmp_pa
 )
 def test_a_work_folder_must_be_shared(tmp_path, fault, said):
     done = launch(2, 1, "tests/fault_job.py", fault, tmp_path)
-    assert done.returncode == 2 and f"gen1: {said}" in done.stdout
+    # A folder that is not shared is a wrong command; checkpoints may only be seen late.
+    assert done.returncode == (2 if "shared" in fault else 75)
+    assert f"gen1: {said}" in done.stdout
     assert not list(tmp_path.glob(".shared*"))
     assert "[0] shared" in done.stdout or fault != "a_folder_that_is_not_shared"

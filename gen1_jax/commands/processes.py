@@ -54,11 +54,11 @@ def refuse_one_of_many(takes_processes: bool = True) -> None:
 def joined(args) -> Iterator[None]:
     """Joins the other processes of the job; does nothing for a single process.
 
-    A process that fails ends at once, with exit code 2 for bad input and 1 otherwise. If it left
+    A process that fails ends at once, with the exit code of the error. If it left
     the block normally, jax would wait five minutes for the other processes, which wait for this
     one. Whoever started the job sees the exit code and ends the others.
     """
-    from gen1_jax.errors import UserError
+    from gen1_jax.errors import UserError, exit_code
     from gen1_jax.joining import join_processes
 
     for name in ("processes", "join_timeout"):
@@ -76,7 +76,7 @@ def joined(args) -> Iterator[None]:
         yield
     except UserError as error:
         print(f"gen1: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        os._exit(2)
+        os._exit(exit_code(error))
     except Exception:
         traceback.print_exc()
         sys.stderr.flush()

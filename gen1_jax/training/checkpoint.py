@@ -16,7 +16,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from gen1_jax.distributed import is_lead
-from gen1_jax.errors import UserError, one_line
+from gen1_jax.errors import TryAgain, UserError, one_line
 
 MAX_FAILURES = 3  # saves in a row that may fail before training stops
 
@@ -77,7 +77,7 @@ class Checkpoints:
           data: the stream's place, as JSON can hold it.
 
         Raises:
-          UserError: several saves failed in a row.
+          TryAgain: several saves failed in a row.
         """
         self._finish()
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
@@ -93,7 +93,7 @@ class Checkpoints:
         """Saves, waits for the end, and tries again if that failed; for the last step of a run.
 
         Raises:
-          UserError: several tries failed.
+          TryAgain: several tries failed.
         """
         while True:
             self.save(step, state, data)
@@ -118,7 +118,7 @@ class Checkpoints:
         """Counts a failure, whichever process it happened on.
 
         Raises:
-          UserError: several saves failed in a row.
+          TryAgain: several saves failed in a row.
         """
         if not (failed := _processes_where(error is not None)):
             return
@@ -126,7 +126,7 @@ class Checkpoints:
         self._failures += 1
         what = f"saving step {step} to {self._folder} failed: {_why(error, failed)}"
         if self._failures >= MAX_FAILURES:
-            raise UserError(f"{what}; {self._failures} times in a row") from error
+            raise TryAgain(f"{what}; {self._failures} times in a row") from error
         warnings.warn(f"{what}; training goes on, and it is tried again", stacklevel=3)
         self.__dict__.pop("_manager", None)  # after a failure its record of steps may be wrong
 
@@ -144,13 +144,13 @@ class Checkpoints:
           The state and the stream's place, or None if there is no checkpoint yet.
 
         Raises:
-          UserError: the checkpoint is of another model, none can be read, or the processes do not
-            see the same checkpoints.
+          UserError: the checkpoint is of another model.
+          TryAgain: none can be read, or the processes do not see the same checkpoints.
         """
         steps = self.steps()
         newest = np.int64(steps[-1] if steps else -1)
         if jax.process_count() > 1 and len(set(multihost_utils.process_allgather(newest))) > 1:
-            raise UserError(
+            raise TryAgain(  # or a network disk shows the newest one late
                 f"the processes do not see the same checkpoints in {self._folder}; accepted: a "
                 "work folder that all of them share"
             )
@@ -171,7 +171,7 @@ class Checkpoints:
         if not passed_over:
             return None
         step, why = next(iter(passed_over.items()))
-        raise UserError(
+        raise TryAgain(  # the disk may be at fault, and not they
             f"none of the checkpoints in {self._folder} can be read; the newest, of step {step}: "
             f"{why}. To begin anew, remove that folder"
         )

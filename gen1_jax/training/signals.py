@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from gen1_jax.errors import EXIT_TRY_AGAIN
+
 STEPS_TO_AGREE = 10  # steps between two questions to the other processes
 
 
@@ -19,7 +21,7 @@ class Stopped(KeyboardInterrupt):
 class Preempted(Stopped):
     """SIGTERM ended the run; clusters send it before they take a machine away."""
 
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h, "try again later": start the same command again
+    exit_code = EXIT_TRY_AGAIN
 
 
 # jax's `reached_preemption_sync_point`, which orbax uses too, cannot replace this class: it knows
