@@ -7,6 +7,7 @@ is always that of the inputs. TFDS writes to a temporary folder and renames it.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,16 +20,37 @@ from etils import epath
 
 from gen1_jax.data_pipelines.footage import records
 from gen1_jax.data_pipelines.footage.chunks import Job
-from gen1_jax.data_pipelines.footage.duplicates import read_final
+from gen1_jax.data_pipelines.footage.duplicates import read_chunk_final, read_final
 from gen1_jax.data_pipelines.footage.reader import CLIPS, IMAGES, VERSION
+from gen1_jax.data_pipelines.footage.runner import Runner
 from gen1_jax.data_pipelines.quiet import silent_tfds
 from gen1_jax.files import replacing
 
 _SHARD_BYTES = 512 * 2**20
 _AT_ONCE = 64  # records that are read from a chunk together
 
-# The content of a shard, in order: (chunk, places of records in it).
-Pieces = list[tuple[int, list[int]]]
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """The records of a shard: consecutive ones of a split, in the order of the inputs.
+
+    Attributes:
+      number: its number.
+      split: its split.
+      begin: chunk of its first record.
+      skipped: number of the split's records in that chunk that come before.
+      end: chunk of its last record.
+      records: number of its records.
+      bytes: their size.
+    """
+
+    number: int
+    split: str
+    begin: int
+    skipped: int
+    end: int
+    records: int
+    bytes: int
 
 
 class _FromChunks(tfds.core.ShardBasedBuilder):
@@ -37,7 +59,7 @@ class _FromChunks(tfds.core.ShardBasedBuilder):
     Attributes:
       job: the ingest.
       num_chunks: number of its chunks.
-      run: context manager that yields a Beam pipeline and runs it, on at most so many workers.
+      runner: where the shards are written.
       features: function that returns the features of a record.
     """
 
@@ -47,7 +69,7 @@ class _FromChunks(tfds.core.ShardBasedBuilder):
     pkg_dir_path = epath.Path(__file__).parent
     job: Job
     num_chunks: int
-    run: Callable[[int], Any]
+    runner: Runner
     features: Callable[[], Any]
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -62,31 +84,23 @@ class _FromChunks(tfds.core.ShardBasedBuilder):
         raise NotImplementedError("shards are copied whole, by _download_and_prepare")
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-        import apache_beam as beam
-
         layout = lay_out(self.job, self.num_chunks)
         templates = {split: self._get_filename_template(split) for split in layout}
         shards = [
-            (str(templates[split].sharded_filepath(shard_index=i, num_shards=len(all_))), pieces)
-            for split, (all_, _) in layout.items()
-            for i, pieces in enumerate(all_)
+            (str(templates[split].sharded_filepath(shard_index=i, num_shards=len(all_))), shard)
+            for split, all_ in layout.items()
+            for i, shard in enumerate(all_)
         ]
-        with self.run(len(shards)) as pipeline:
-            _ = (
-                pipeline
-                | "Shards" >> beam.Create(shards)
-                | "Spread" >> beam.Reshuffle()
-                | "Copy" >> beam.Map(copy_shard, self.job)
-            )
+        self.runner.each(shards, copy_shard, self.job)
         self.info.set_splits(
             tfds.core.SplitDict(
                 tfds.core.SplitInfo(
                     name=split,
-                    shard_lengths=[sum(len(places) for _, places in pieces) for pieces in all_],
-                    num_bytes=size,
+                    shard_lengths=[shard.records for shard in all_],
+                    num_bytes=sum(shard.bytes for shard in all_),
                     filename_template=templates[split],
                 )
-                for split, (all_, size) in layout.items()
+                for split, all_ in layout.items()
             )
         )
 
@@ -108,58 +122,83 @@ class Images(_FromChunks):
 BUILDERS = {builder.name: builder for builder in (Clips, Images)}
 
 
-def lay_out(job: Job, num_chunks: int) -> dict[str, tuple[list[Pieces], int]]:
-    """Returns the shards and the bytes of each split.
-
-    The shards of a split are of about the same size and follow the order of the inputs.
-    """
+def lay_out(job: Job, num_chunks: int) -> dict[str, list[Shard]]:
+    """Returns the shards of each split, of about the same size, in the order of the inputs."""
     totals: dict[str, int] = {}
     for _, final in read_final(job, num_chunks):
         for split, kept in final["splits"].items():
             totals[split] = totals.get(split, 0) + sum(size for _, size in kept)
-    counts = {split: -(-total // _SHARD_BYTES) for split, total in totals.items()}
-    shards: dict[str, list[Pieces]] = {split: [[] for _ in range(n)] for split, n in counts.items()}
+    shards: dict[str, list[Shard]] = {split: [] for split in sorted(totals)}
     done = dict.fromkeys(totals, 0)
     for index, final in read_final(job, num_chunks):
         for split, kept in final["splits"].items():
-            for place, size in kept:
-                pieces = shards[split][done[split] * counts[split] // totals[split]]
-                if not pieces or pieces[-1][0] != index:
-                    pieces.append((index, []))
-                pieces[-1][1].append(place)
-                done[split] += size
-    return {
-        split: ([pieces for pieces in shards[split] if pieces], totals[split])
-        for split in sorted(totals)
-    }
+            sizes = np.array([size for _, size in kept])
+            before = done[split] + np.cumsum(sizes) - sizes
+            number = before * -(-totals[split] // _SHARD_BYTES) // totals[split]
+            for shard in np.unique(number):
+                own = np.flatnonzero(number == shard)
+                _extend(
+                    shards[split],
+                    Shard(
+                        int(shard),
+                        split,
+                        index,
+                        int(own[0]),
+                        index,
+                        len(own),
+                        int(sizes[own].sum()),
+                    ),
+                )
+            done[split] += int(sizes.sum())
+    return shards
 
 
-def copy_shard(shard: tuple[str, Pieces], job: Job) -> str:
+def _extend(shards: list[Shard], more: Shard) -> None:
+    """Adds records of a chunk to the shard that they are of."""
+    if not shards or shards[-1].number != more.number:
+        shards.append(more)
+        return
+    last = shards[-1]
+    shards[-1] = dataclasses.replace(
+        last,
+        end=more.end,
+        records=last.records + more.records,
+        bytes=last.bytes + more.bytes,
+    )
+
+
+def copy_shard(item: tuple[str, Shard], job: Job) -> str:
     """Writes one shard from the chunks, atomically, and returns its path.
 
     Raises:
       WritingFailed: the shard cannot be written.
     """
-    path, pieces = shard
+    path, shard = item
     with replacing(Path(path), (RuntimeError, ValueError)) as temporary:
         writer = ArrayRecordWriter(str(temporary), "group_size:1")
-        for record in _read(job, pieces):
+        for record in _read(job, shard):
             writer.write(record)
         writer.close()
     return path
 
 
-def _read(job: Job, pieces: Pieces) -> Iterator[bytes]:
-    for index, places in pieces:
+def _read(job: Job, shard: Shard) -> Iterator[bytes]:
+    left, skipped = shard.records, shard.skipped
+    for index in range(shard.begin, shard.end + 1):
+        kept = read_chunk_final(job, index)["splits"].get(shard.split, [])
+        places = [place for place, _ in kept[skipped : skipped + left]]
+        left, skipped = left - len(places), 0
+        if not places:
+            continue
         reader = ArrayRecordReader(str(job.chunk(index, ".array_record")))
         try:
-            for together in np.array_split(places, -(-len(places) // _AT_ONCE)):
-                yield from reader.read(together.tolist())
+            for start in range(0, len(places), _AT_ONCE):
+                yield from reader.read(places[start : start + _AT_ONCE])
         finally:
             reader.close()
 
 
-def build(kind: str, data_dir: Path, job: Job, num_chunks: int, run: Callable[[int], Any]) -> None:
+def build(kind: str, data_dir: Path, job: Job, num_chunks: int, runner: Runner) -> None:
     """Writes `data_dir/kind/1.0.0`, unless it exists.
 
     Args:
@@ -167,13 +206,13 @@ def build(kind: str, data_dir: Path, job: Job, num_chunks: int, run: Callable[[i
       data_dir: folder of the data.
       job: the ingest.
       num_chunks: number of its chunks.
-      run: context manager that yields a Beam pipeline and runs it, on at most so many workers.
+      runner: where the shards are written.
     """
     for left in (data_dir / kind).glob(f"incomplete.*_{VERSION}"):
         shutil.rmtree(left)  # by a build that was killed
     array_record = tfds.core.FileFormat.ARRAY_RECORD
     with silent_tfds():
         builder = BUILDERS[kind](data_dir=str(data_dir), file_format=array_record)
-        builder.job, builder.num_chunks, builder.run = job, num_chunks, run
+        builder.job, builder.num_chunks, builder.runner = job, num_chunks, runner
         # Nothing is downloaded, but TFDS makes this folder.
         builder.download_and_prepare(download_dir=job.work, file_format=array_record)

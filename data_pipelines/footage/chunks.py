@@ -1,9 +1,9 @@
 """Chunks of an ingest: the records made of one group of inputs, and what became of each input.
 
-A chunk is an ArrayRecord file of serialised records and a JSON file beside it. The JSON file lists
-the outcome of every input, and the split and fingerprint of every record. It is written last and
-atomically: where it exists, the chunk is finished and is not made again. The files are in the work
-folder's `parts`.
+A chunk is an ArrayRecord file of serialised records, a file of their prints and a JSON file beside
+it. The JSON file lists the outcome of every input and the split of every record. It is written last
+and atomically: where it exists, the chunk is finished and is not made again. The files are in the
+work folder's `parts`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from gen1_jax.data_pipelines.footage import records
 from gen1_jax.data_pipelines.footage.archives import find_bounds, read_tar
 from gen1_jax.data_pipelines.footage.clips import ClipSettings, read_clips
 from gen1_jax.data_pipelines.footage.groups import Group, is_archive, read_group
-from gen1_jax.data_pipelines.footage.identity import identify, identify_path
 from gen1_jax.data_pipelines.footage.images import ImageSettings, store_image
 from gen1_jax.data_pipelines.footage.inputs import Input, find_caption
-from gen1_jax.data_pipelines.footage.keys import hash_clip, hash_image, in_bucket, name_split
+from gen1_jax.data_pipelines.footage.keys import name_split
 from gen1_jax.data_pipelines.footage.outcomes import Outcome
+from gen1_jax.data_pipelines.footage.prints import hash_clip, hash_image
 from gen1_jax.errors import WritingFailed, one_line
 from gen1_jax.files import read_json, replacing, write_json
 from gen1_jax.text import REPLACED, mend_text
@@ -85,7 +86,7 @@ def read_chunk(job: Job, index: int) -> dict:
     """Returns the JSON of a chunk.
 
     It holds "outcomes", one for each input, and "records", each of them [number of its outcome,
-    split, fingerprint in hexadecimal digits, size in bytes].
+    split, size in bytes].
     """
     return read_json(job.chunk(index, ".json"))
 
@@ -104,19 +105,16 @@ def _ingest(each: Input, job: Job, chunk: _ChunkWriter) -> None:
                 data = path.read_bytes()
             except OSError as error:
                 raise Unreadable("cannot be opened", one_line(error)) from error
-            _add_image(data, caption, outcome, job, chunk)
+            _add_image(data, caption, each.path, job, chunk)
             return
-        try:
-            _identify(outcome, identify_path(path), job)
-        except OSError as error:
-            raise Unreadable("cannot be opened", one_line(error)) from error
         for clip in read_clips(path, job.settings, outcome):
             stored = records.encode_clip(
                 clip.frames, clip.times, caption, each.path, clip.start, crf=job.settings.crf
             )
             # Decoding every record once proves that it is whole.
             frames = records.decode_clip(stored)["frames"]
-            chunk.add(_serialize("clips", stored), outcome.split, hash_clip(frames))
+            split = name_split(each.path, job.validation_fraction)
+            chunk.add(_serialize("clips", stored), split, hash_clip(frames))
 
 
 def _ingest_tar(each: Input, size: int, group: Group, job: Job, chunk: _ChunkWriter) -> None:
@@ -136,7 +134,7 @@ def _ingest_tar(each: Input, size: int, group: Group, job: Job, chunk: _ChunkWri
                     raise Unreadable(refused, "")
                 if image is None:
                     raise Unreadable("not an image", "a sample without an image")
-                _add_image(image, caption, outcome, job, chunk)
+                _add_image(image, caption, name, job, chunk)
         if empty:
             raise Unreadable("not an image", "an archive without images")
     except Unreadable as error:
@@ -168,18 +166,11 @@ def _check_there(each: Input, path: Path) -> None:
         raise Unreadable("missing", "")
 
 
-def _add_image(data: bytes, caption: str, outcome: Outcome, job: Job, chunk: _ChunkWriter) -> None:
-    _identify(outcome, identify(data), job)
-    stored, bucket, pixels = store_image(data, caption, outcome.path, job.settings)
+def _add_image(data: bytes, caption: str, name: str, job: Job, chunk: _ChunkWriter) -> None:
+    stored, bucket, pixels = store_image(data, caption, name, job.settings)
     records.decode_image(stored)
-    split = in_bucket(outcome.split, bucket)
+    split = name_split(name, job.validation_fraction, bucket)
     chunk.add(_serialize("images", stored), split, hash_image(pixels))
-
-
-def _identify(outcome: Outcome, content: str, job: Job) -> None:
-    """Notes the content of an input, and the split that follows from it."""
-    outcome.content = content
-    outcome.split = name_split(content, job.validation_fraction)
 
 
 def _serialize(kind: str, stored: dict) -> bytes:
@@ -210,6 +201,7 @@ class _ChunkWriter:
         self._outcomes: list[Outcome] = []
         self._records: list[tuple] = []
         self._writer: Any = None
+        self._prints: Any = None
         self._file = contextlib.ExitStack()
 
     def __enter__(self) -> _ChunkWriter:
@@ -235,16 +227,20 @@ class _ChunkWriter:
             outcome.dropped.clear()
             outcome.drop("damaged", _short(f"{type(error).__name__}: {one_line(error)}"))
 
-    def add(self, serialized: bytes, split: str, fingerprint: bytes) -> None:
-        """Adds a record of the input whose outcome is open."""
+    def add(self, serialized: bytes, split: str, prints: np.ndarray) -> None:
+        """Adds a record, and its prints, of the input whose outcome is open."""
+        prints["input"] = len(self._outcomes) - 1
         with self._writing():
             if self._writer is None:
                 path = self._job.chunk(self._index, ".array_record")
                 part = self._file.enter_context(replacing(path))
                 self._writer = ArrayRecordWriter(str(part), "group_size:1")
+                part = self._file.enter_context(replacing(path.with_suffix(".prints")))
+                self._prints = self._file.enter_context(part.open("wb"))
             self._writer.write(serialized)
+            self._prints.write(prints.tobytes())
         self._outcomes[-1].kept += 1
-        self._records.append((len(self._outcomes) - 1, split, fingerprint.hex(), len(serialized)))
+        self._records.append((len(self._outcomes) - 1, split, len(serialized)))
 
     def __exit__(self, error_type, error, trace) -> None:
         with self._file:

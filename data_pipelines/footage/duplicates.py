@@ -1,138 +1,295 @@
-"""Duplicates among all records, found on Beam, and the final version of every chunk.
+"""Duplicates among all records, and the final version of every chunk.
 
-A record is a duplicate if an earlier record of another input, in the order of the inputs, has a
-fingerprint that differs from its own in at most `keys.DISTANCE` bits. This does not depend on the
-order in which workers find duplicates, so every runner gives the same result. Equal fingerprints
-are found by grouping records by fingerprint. Near ones are found by grouping records by each piece
-of their fingerprints, because two near fingerprints have at least one piece in common.
+A record is a duplicate if an earlier record of another input, in the order of the inputs, holds the
+same pixels or, by their prints, nearly the same. Records that a data set holds already come before
+all others. The search has three steps, whose work items leave files in the work folder:
+
+    prints of chunks → entries of a batch, sorted → duplicates among a range of keys → final chunks
+
+Every item is a pure function of the files before it and writes its own file whole or not at all. So
+every runner gives the same result, an item may run twice, and finished items are not done again.
+Nothing passes through a runner but the numbers of items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from gen1_jax.data_pipelines.footage import neighbours
 from gen1_jax.data_pipelines.footage.chunks import Job, read_chunk
-from gen1_jax.data_pipelines.footage.keys import DISTANCE, cut_fingerprint
 from gen1_jax.data_pipelines.footage.outcomes import Outcome
-from gen1_jax.files import read_json, write_json
+from gen1_jax.data_pipelines.footage.prints import ROW, are_same
+from gen1_jax.data_pipelines.footage.runner import Runner
+from gen1_jax.files import read_json, replacing, write_json
 
-# The place of a record in the order of the inputs: (chunk, outcome, record).
-Place = tuple[int, int, int]
-# Flat pictures share a piece by the hundred thousand. In such a group, each record is compared with
-# so many records before it; records with equal fingerprints have been found already.
-_MOST_COMPARED = 20_000
+_BATCH = 2**17  # prints; their entries, 17 of each, are sorted in memory
+_RANGE = 2**21  # entries
+_AT_ONCE = 2**12  # prints that are read together
+_MOST_TRIED = 8  # pairs of an entry whose prints are compared
+
+# A duplicate, and the place and input of the first record that it repeats, as far as is known.
+_FOUND = np.dtype([("place", "<u8"), ("same", "<u8"), ("input", "<u4")])
+
+Piece = tuple[int, int, int]  # number of a file of prints, first row, end
 
 
-def resolve(pipeline: Any, job: Job, indices: Iterable[int]) -> Any:
-    """Adds to a Beam pipeline the search for duplicates, which writes each chunk's `.final.json`.
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """A search for duplicates.
+
+    Attributes:
+      job: the ingest.
+      known: files of prints of records that the data set holds already.
+    """
+
+    job: Job
+    known: tuple[Path, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.job.work) / "duplicates"
+
+    def prints(self, number: int) -> Path:
+        """Returns a file of prints: known ones come first, then those of the chunks."""
+        own = number - len(self.known)
+        return self.known[number] if own < 0 else self.job.chunk(own, ".prints")
+
+    def entries(self, batch: int) -> Path:
+        return self.folder / f"{batch:06d}.entries"
+
+    def found(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.found"
+
+    @property
+    def bounds(self) -> Path:
+        return self.folder / "bounds"
+
+
+def resolve(job: Job, num_chunks: int, runner: Runner, known: Sequence[Path] = ()) -> None:
+    """Finds duplicates and writes each chunk's `.final.json`.
 
     Args:
-      pipeline: the pipeline.
       job: the ingest.
-      indices: numbers of its chunks.
-
-    Returns:
-      The collection of the numbers of chunks that have been written.
+      num_chunks: number of its chunks.
+      runner: where the steps run.
+      known: files of prints of records that the data set holds already; they come first.
     """
-    import apache_beam as beam
+    search = Search(job, tuple(known))
+    search.folder.mkdir(exist_ok=True)
+    sizes = [_count(search.prints(number)) for number in range(len(known) + num_chunks)]
+    batches = list(enumerate(_cut_batches(sizes)))
+    samples = [neighbours.sample_of(search.entries(batch)) for batch, _ in batches]
+    todo = [item for item, sample in zip(batches, samples, strict=True) if not sample.exists()]
+    runner.each(todo, write_batch, search)
 
-    chunks = pipeline | "Chunks" >> beam.Create(list(indices)) | "Spread" >> beam.Reshuffle()
-    groups = (
-        chunks
-        | "Fingerprints" >> beam.FlatMap(read_fingerprints, job)
-        | "SameFingerprint" >> beam.GroupByKey()
-        | "Equal" >> beam.FlatMap(split_equal).with_outputs("first", "duplicate")
+    bounds = neighbours.choose_bounds(
+        [neighbours.read_sample(search.entries(batch)) for batch, _ in batches], _RANGE
     )
-    near = (
-        groups.first
-        | "Pieces" >> beam.FlatMap(by_piece)
-        | "SamePiece" >> beam.GroupByKey()
-        | "Near" >> beam.FlatMap(find_near)
-    )
-    every_chunk = chunks | "EveryChunk" >> beam.Map(lambda index: (index, -1))
-    return (
-        (groups.duplicate, near, every_chunk)
-        | "All" >> beam.Flatten()
-        | "PerChunk" >> beam.GroupByKey()
-        | "Final" >> beam.Map(write_final, job)
-    )
+    with replacing(search.bounds) as part:
+        part.write_bytes(bounds.tobytes())
+    groups = _cut_groups(sizes[len(known) :])
+    todo = [number for number in range(len(bounds)) if not search.found(number).exists()]
+    runner.each(todo, find_duplicates, search, len(batches), groups)
+    todo = [
+        group
+        for group in range(len(groups) - 1)
+        if not all(_final(job, i).exists() for i in range(groups[group], groups[group + 1]))
+    ]
+    runner.each(todo, write_finals, search, len(bounds), groups)
 
 
-def read_fingerprints(index: int, job: Job) -> Iterator[tuple[bytes, Place]]:
-    """Yields the fingerprint and place of each record of a chunk."""
-    for record, (outcome, _, fingerprint, _) in enumerate(read_chunk(job, index)["records"]):
-        yield bytes.fromhex(fingerprint), (index, outcome, record)
+def _count(path: Path) -> int:
+    """Returns the number of prints of a file; a chunk without records has none."""
+    return path.stat().st_size // ROW.itemsize if path.exists() else 0
 
 
-def split_equal(item: tuple[bytes, Iterable[Place]]) -> Iterator[Any]:
-    """Splits records of one fingerprint into those of the first input and their duplicates."""
-    from apache_beam.pvalue import TaggedOutput
-
-    fingerprint, places = item
-    ordered = sorted(tuple(place) for place in places)
-    for place in ordered:
-        if place[:2] == ordered[0][:2]:
-            yield TaggedOutput("first", (fingerprint, place))
-        else:
-            yield TaggedOutput("duplicate", (place[0], place[2]))
-
-
-def by_piece(item: tuple[bytes, Place]) -> Iterator[tuple[bytes, tuple[bytes, Place]]]:
-    """Yields a record once for each piece of its fingerprint."""
-    fingerprint, place = item
-    for piece in cut_fingerprint(fingerprint):
-        yield piece, (fingerprint, place)
+def _cut_batches(sizes: Sequence[int]) -> list[list[Piece]]:
+    batches: list[list[Piece]] = []
+    room = 0
+    for number, size in enumerate(sizes):
+        start = 0
+        while start < size:
+            if not room:
+                batches.append([])
+                room = _BATCH
+            end = min(size, start + room)
+            batches[-1].append((number, start, end))
+            room -= end - start
+            start = end
+    return batches
 
 
-def find_near(item: tuple[bytes, Iterable[tuple[bytes, Place]]]) -> Iterator[tuple[int, int]]:
-    """Yields (chunk, record) of each record to which an earlier one of the group is near."""
-    _, members = item
-    ordered = sorted((tuple(place), fingerprint) for fingerprint, place in members)
-    if len(ordered) < 2:
-        return
-    table = np.frombuffer(b"".join(fingerprint for _, fingerprint in ordered), np.uint64)
-    table = table.reshape(len(ordered), -1)
-    inputs = np.array([place[:2] for place, _ in ordered])
-    for row in range(1, len(ordered)):
-        before = slice(max(0, row - _MOST_COMPARED), row)
-        near = np.bitwise_count(table[before] ^ table[row]).sum(axis=1) <= DISTANCE
-        if (near & (inputs[before] != inputs[row]).any(axis=1)).any():
-            place = ordered[row][0]
-            yield place[0], place[2]
+def _cut_groups(sizes: Sequence[int]) -> list[int]:
+    """Returns the first chunks of groups of about as many prints as a batch, and their end."""
+    starts, held = [0], 0
+    for chunk, size in enumerate(sizes):
+        if held and held + size > _BATCH:
+            starts.append(chunk)
+            held = 0
+        held += size
+    return [*starts, len(sizes)]
 
 
-def write_final(item: tuple[int, Iterable[int]], job: Job) -> int:
+# ---- steps
+
+
+def write_batch(item: tuple[int, list[Piece]], search: Search) -> None:
+    """Writes the sorted entries of a batch of prints."""
+    batch, pieces = item
+    parts = [np.zeros(0, neighbours.ENTRY)]
+    for number, start, end in pieces:
+        for first in range(start, end, _AT_ONCE):
+            rows = _read_rows(search.prints(number), first, min(end, first + _AT_ONCE))
+            parts.append(neighbours.make_entries(rows, number, first))
+    neighbours.write_entries(np.concatenate(parts), search.entries(batch))
+
+
+def find_duplicates(number: int, search: Search, batches: int, groups: Sequence[int]) -> None:
+    """Writes the places of duplicates that a range of keys shows.
+
+    The file begins with the number of places before each group of chunks.
+    """
+    bounds = np.frombuffer(search.bounds.read_bytes(), neighbours.BOUND)
+    paths = [search.entries(batch) for batch in range(batches)]
+    upper = bounds[number + 1] if number + 1 < len(bounds) else None
+    entries, before = neighbours.read_range(paths, bounds[number], upper)
+    settled, tried = np.zeros(len(entries), bool), np.zeros(len(entries), np.uint8)
+    parts = [np.zeros(0, _FOUND)]
+    for one, two, exact in neighbours.find_pairs(entries, before, settled):
+        pair = entries["place"][one], entries["place"][two]
+        same = exact.copy()
+        same[~exact] = _compare(search, pair[0][~exact], pair[1][~exact])
+        found = np.empty(np.count_nonzero(same), _FOUND)
+        earlier = np.where(pair[0] < pair[1], one, two)[same]
+        found["place"], found["same"] = np.maximum(*pair)[same], entries["place"][earlier]
+        found["input"] = entries["input"][earlier]
+        parts.append(found)
+        tried[two] += 1
+        settled[two[same | (tried[two] == _MOST_TRIED)]] = True
+    found = _first_of_each(np.concatenate(parts))
+    starts = neighbours.place_of(len(search.known) + np.array(groups), 0)
+    offsets = np.searchsorted(found["place"], starts).astype("<u8")
+    with replacing(search.found(number)) as part:
+        part.write_bytes(offsets.tobytes() + found.tobytes())
+
+
+def _first_of_each(found: np.ndarray) -> np.ndarray:
+    """Returns what is found, in order of places, with the first record that each repeats."""
+    found = np.sort(found, order=("place", "same"))
+    return found[np.unique(found["place"], return_index=True)[1]]
+
+
+def write_finals(group: int, search: Search, ranges: int, groups: Sequence[int]) -> None:
+    """Writes what remains of a group of chunks."""
+    header = 8 * len(groups)
+    parts = []
+    for number in range(ranges):
+        with search.found(number).open("rb") as file:
+            offsets = np.frombuffer(file.read(header), "<u8")
+            file.seek(header + _FOUND.itemsize * int(offsets[group]))
+            size = _FOUND.itemsize * int(offsets[group + 1] - offsets[group])
+            parts.append(np.frombuffer(file.read(size), _FOUND))
+    found = _first_of_each(np.concatenate(parts))
+    chunks, rows = neighbours.chunk_and_row(found["place"])
+    others, _ = neighbours.chunk_and_row(found["same"])
+    known = len(search.known)
+    others = np.where(others < known, -1 - others, others - known)
+    for index in range(groups[group], groups[group + 1]):
+        own = np.flatnonzero(chunks == index + known)
+        duplicates: dict[int, tuple[int, int]] = {}
+        if len(own):
+            frames = int(_read_rows(search.prints(index + known), 0, 1)["frames"][0])
+            for row, *same in zip(rows[own], others[own], found["input"][own], strict=True):
+                duplicates.setdefault(int(row) // frames, tuple(int(number) for number in same))
+        write_final(index, duplicates, search.job)
+
+
+def write_final(index: int, duplicates: dict[int, tuple[int, int]], job: Job) -> None:
     """Writes what remains of a chunk once its duplicates are dropped.
 
-    The file holds the outcomes, and for each split the records kept: [place in the chunk, bytes].
+    The file holds the outcomes; for each split the records kept, [place in the chunk, bytes]; and
+    in "same" for each duplicate [its input, the other's chunk, the other's input], where chunk
+    -1 - i is the known file number i.
 
     Args:
-      item: number of the chunk, and the numbers of its duplicates.
+      index: number of the chunk.
+      duplicates: number of each duplicate → chunk and input of the first record that it repeats.
       job: the ingest.
-
-    Returns:
-      The number of the chunk.
     """
-    index, found = item
-    duplicates = set(found)
     content = read_chunk(job, index)
     outcomes = [Outcome.from_json(fields) for fields in content["outcomes"]]
     splits: dict[str, list] = {}
-    for record, (outcome, split, _, size) in enumerate(content["records"]):
+    same = []
+    for record, (outcome, split, size) in enumerate(content["records"]):
         if record in duplicates:
             outcomes[outcome].kept -= 1
             outcomes[outcome].drop("duplicate")
+            same.append((outcome, *duplicates[record]))
         else:
             splits.setdefault(split, []).append((record, size))
-    final = {"outcomes": [outcome.to_json() for outcome in outcomes], "splits": splits}
-    write_json(job.chunk(index, ".final.json"), final, indent=None)
-    return index
+    outcomes = [outcome.to_json() for outcome in outcomes]
+    write_json(
+        _final(job, index), {"outcomes": outcomes, "splits": splits, "same": same}, indent=None
+    )
+
+
+def _final(job: Job, index: int) -> Path:
+    return job.chunk(index, ".final.json")
 
 
 def read_final(job: Job, count: int) -> Iterator[tuple[int, dict]]:
     """Yields the number of each chunk, in order, and what `write_final` wrote of it."""
     for index in range(count):
-        yield index, read_json(job.chunk(index, ".final.json"))
+        yield index, read_chunk_final(job, index)
+
+
+def read_chunk_final(job: Job, index: int) -> dict:
+    """Returns what `write_final` wrote of a chunk."""
+    return read_json(_final(job, index))
+
+
+# ---- prints
+
+
+def _compare(search: Search, one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Returns whether pairs of places show the same; of two clips, all frames are compared."""
+    same = np.zeros(len(one), bool)
+    for start in range(0, len(one), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        rows = _gather(search, one[part]), _gather(search, two[part])
+        alike = are_same(rows[0][:, None], rows[1][:, None])
+        clips = np.flatnonzero(alike & (rows[0]["frames"] > 1) & (rows[1]["frames"] > 1))
+        if len(clips):
+            both = []
+            for places, row in zip((one[part], two[part]), rows, strict=True):
+                first = places[clips] - row["frame"][clips]
+                steps = np.arange(row["frames"][clips[0]], dtype=np.uint64)
+                every = (first[:, None] + steps).ravel()
+                both.append(_gather(search, every).reshape(len(clips), -1))
+            alike[clips] = are_same(*both)
+        same[part] = alike
+    return same
+
+
+def _gather(search: Search, places: np.ndarray) -> np.ndarray:
+    """Returns the prints of places, in their order."""
+    unique, back = np.unique(places, return_inverse=True)
+    numbers, rows = neighbours.chunk_and_row(unique)
+    gathered = np.empty(len(unique), ROW)
+    for number in np.unique(numbers):
+        own = np.flatnonzero(numbers == number)
+        with search.prints(int(number)).open("rb") as file:
+            for index in own:
+                file.seek(int(rows[index]) * ROW.itemsize)
+                gathered[index] = np.frombuffer(file.read(ROW.itemsize), ROW)[0]
+    return gathered[back.reshape(-1)]
+
+
+def _read_rows(path: Path, start: int, end: int) -> np.ndarray:
+    with path.open("rb") as file:
+        file.seek(start * ROW.itemsize)
+        return np.frombuffer(file.read((end - start) * ROW.itemsize), ROW)

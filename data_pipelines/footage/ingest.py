@@ -125,18 +125,10 @@ def ingest(
 def _make_chunks(
     job: Job, groups: Sequence[Group], runner: Runner, kind: str, progress: bool
 ) -> None:
-    import apache_beam as beam
-
     todo = [group for group in groups if not is_done(job, group.index)]
-    if not todo:
-        return
-    with _bar(job, len(groups), kind, progress), runner.pipeline(len(todo)) as pipeline:
-        _ = (
-            pipeline
-            | "Groups" >> beam.Create(todo)
-            | "Spread" >> beam.Reshuffle()
-            | "MakeChunk" >> beam.Map(make_chunk, job)
-        )
+    if todo:
+        with _bar(job, len(groups), kind, progress):
+            runner.each(todo, make_chunk, job)
 
 
 def _make_data_set(job: Job, kind: str, num_chunks: int, data_dir: Path, runner: Runner) -> dict:
@@ -145,8 +137,7 @@ def _make_data_set(job: Job, kind: str, num_chunks: int, data_dir: Path, runner:
     from gen1_jax.data_pipelines.footage.duplicates import resolve
 
     if not all(job.chunk(index, ".final.json").exists() for index in range(num_chunks)):
-        with runner.pipeline(num_chunks // 64) as pipeline:
-            resolve(pipeline, job, range(num_chunks))
+        resolve(job, num_chunks, runner)
     numbers = reports.count(job, num_chunks)
     if not numbers["records"]:
         shutil.rmtree(job.work)
@@ -155,7 +146,7 @@ def _make_data_set(job: Job, kind: str, num_chunks: int, data_dir: Path, runner:
             for reason, number in numbers["dropped"].items()
         )
         raise UserError(f"none of {numbers['inputs']} inputs gives {kind}: {why}")
-    build(kind, data_dir, job, num_chunks, runner.pipeline)
+    build(kind, data_dir, job, num_chunks, runner)
     return numbers
 
 

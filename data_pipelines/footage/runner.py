@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gen1_jax.errors import UserError
@@ -65,6 +65,30 @@ class Runner:
                 if found:
                     raise UserError(_without_step(found[-1])) from error
                 raise
+
+    def each(self, items: Sequence[Any], function: Callable[..., Any], *arguments: Any) -> None:
+        """Calls a function on each item, on workers; the call is all that a pipeline does.
+
+        Args:
+          items: items, which are sent to the workers.
+          function: function of an item and the arguments; it leaves its result in a file, and may
+            be called twice for an item.
+          *arguments: further arguments of every call.
+
+        Raises:
+          UserError: a worker raised it, or the runner or an option is unknown.
+        """
+        if not items:
+            return
+        import apache_beam as beam
+
+        with self.pipeline(len(items)) as pipeline:
+            _ = (
+                pipeline
+                | "Items" >> beam.Create(items)
+                | "Spread" >> beam.Reshuffle()
+                | function.__name__ >> beam.Map(function, *arguments)
+            )
 
     def _make(self, workers: int) -> Any:
         import apache_beam as beam
