@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from gen1_jax.data_pipelines import mixture
-from gen1_jax.data_pipelines.encoded import reader as encoded
+from gen1_jax.data_pipelines.encoded.batches import make_encoded_stream
+from gen1_jax.data_pipelines.encoded.reader import EncodedSource
 from gen1_jax.data_pipelines.sources import make_buckets, open_raw
 from gen1_jax.data_pipelines.stream import Stream
 
@@ -58,8 +59,8 @@ def our_clips(
 
 
 def our_encoded(folder: Path, batch_size: int, **reading: int) -> Stream:
-    source = encoded.EncodedSource([folder / "train"] * (EPOCH // ENCODED))
-    return encoded.make_encoded_stream(source, batch_size=batch_size, image_fraction=0.0, **reading)
+    source = EncodedSource([folder / "train"] * (EPOCH // ENCODED))
+    return make_encoded_stream(source, batch_size=batch_size, image_fraction=0.0, **reading)
 
 
 # ---- PyTorch's

@@ -184,9 +184,10 @@ class Encoding:
         low=1, high=8,
     )  # fmt: skip
     precision: Literal["float16", "float32"] = setting("float16", "of the stored numbers")
-    records_per_shard: int = setting(
-        1024, "records of a file; a job that was stopped encodes at most so many again", low=1
-    )
+    records_per_shard: int | None = setting(
+        None, "records of a file, of which a job that was stopped encodes at most so many again; "
+        "None: 512 MB of them, fewer in a small folder", low=1,
+    )  # fmt: skip
     batch_size: int = setting(16, "clips that a device encodes together", low=1)
     num_threads: int = setting(1, "threads that decode video", low=1)
     dtype: Dtype = setting("float32", "compute type; bfloat16 suits accelerators")

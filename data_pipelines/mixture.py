@@ -19,6 +19,7 @@ import grain
 import numpy as np
 
 from gen1_jax.data_pipelines import transforms
+from gen1_jax.data_pipelines.ordering import Windowed
 from gen1_jax.data_pipelines.stream import Stream
 from gen1_jax.errors import UserError
 
@@ -66,6 +67,7 @@ def make_raw_stream(
     fields: Sequence[str] = ("frames",),
     random_crop: bool = True,
     flip: bool = False,
+    shuffle_window: int | None = None,
     seed: int = 0,
     rows: Rows = all_rows,
     **reading: int,
@@ -88,6 +90,7 @@ def make_raw_stream(
       random_crop: whether a clip that does not fit its bucket is cropped at random; otherwise it
         is cropped in the middle.
       flip: whether each clip is mirrored with probability 1/2.
+      shuffle_window: files whose records are shuffled together; None: all. See ordering.py.
       seed: seed of the order and of all random choices.
       rows: which rows of a batch this process reads: those that its devices hold.
       **reading: `num_threads`, `prefetch` and `num_workers` of `Stream`.
@@ -117,6 +120,7 @@ def make_raw_stream(
                 size,
                 weights=bucket.weights,
                 component=first + 2 * i,
+                shuffle_window=shuffle_window,
                 seed=seed,
                 rows=own,
             )
@@ -166,6 +170,7 @@ def batches(
     batch_size: int,
     *,
     weights: Sequence[float] | None = None,
+    shuffle_window: int | None = None,
     seed: int = 0,
     component: int = 0,
     rows: Sequence[int] | None = None,
@@ -177,6 +182,8 @@ def batches(
       steps: transforms of an example, in order.
       batch_size: size of a batch over all processes.
       weights: weights of the sources; by default, their lengths.
+      shuffle_window: files whose records are shuffled together; None: all. A source that is one
+        folder of pictures is shuffled whole.
       seed: seed of the order and of random transforms.
       component: number of this bucket. Buckets of one source read it in different orders.
       rows: rows of each batch that this process reads, in their order; None: all.
@@ -192,6 +199,8 @@ def batches(
 
     def shuffled(number: int, source: Source) -> grain.MapDataset:
         own_seed = _seed(seed, component, number) if number else _seed(seed, component)
+        if shuffle_window is not None and hasattr(source, "shard_counts"):
+            return grain.MapDataset.source(Windowed(source, shuffle_window, batch_size, own_seed))
         return grain.MapDataset.source(source).seed(own_seed).shuffle().repeat()
 
     examples = [shuffled(number, source) for number, source in enumerate(sources)]

@@ -130,12 +130,22 @@ class WorldData(RawBatches, World):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FootageData(RawBatches, Footage):
+class Windows:
+    """The order of forms that may be too large for one shuffle of all records."""
+
+    shuffle_window: int | None = setting(
+        None, "files whose records are shuffled together, for network disks and object stores; "
+        "None: all files", low=1,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FootageData(RawBatches, Windows, Footage):
     """Batches of ingested footage."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncodedData(Batches):
+class EncodedData(Batches, Windows):
     """Batches of encoded clips and images."""
 
     form: Literal["encoded"] = required("this form's name")

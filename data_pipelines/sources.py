@@ -75,8 +75,10 @@ def make_stream(
         options[name] = getattr(settings, name)
     if settings.fields is not None:
         options["fields"] = settings.fields
+    if not isinstance(settings, World):
+        options["shuffle_window"] = settings.shuffle_window
     if isinstance(settings, EncodedData):
-        from gen1_jax.data_pipelines.encoded.reader import make_encoded_stream
+        from gen1_jax.data_pipelines.encoded.batches import make_encoded_stream
 
         clips, images, sizes = open_encoded(settings, split)
         if subject_of(settings, split):

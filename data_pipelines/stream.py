@@ -10,9 +10,11 @@ import threading
 from collections.abc import Iterator
 
 import grain
+import numpy as np
 from absl import flags
 
 from gen1_jax.batch import Batch
+from gen1_jax.data_pipelines.damage import REPLACED
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -30,6 +32,10 @@ class Stream(Iterator[Batch]):
         when it is asked for.
       prefetch: batches that are read ahead by each process that reads.
       num_workers: worker processes; with 0, this process reads.
+
+    Attributes:
+      replaced: examples of the batches so far that stand in the place of damaged records, which
+        warnings name. It is counted in this process since its start.
     """
 
     def __init__(
@@ -44,13 +50,15 @@ class Stream(Iterator[Batch]):
         self._read_options = grain.ReadOptions(
             num_threads=num_threads, prefetch_buffer_size=prefetch
         )
-        self._step = 0
+        self._step = self.replaced = 0
         self._batches: grain.DatasetIterator | None = None
 
     def __next__(self) -> Batch:
         if self._batches is None:
             self._batches = self._start()
-        batch = Batch.from_dict(next(self._batches))
+        arrays = next(self._batches)
+        self.replaced += int(np.sum(arrays.pop(REPLACED, 0)))
+        batch = Batch.from_dict(arrays)
         self._step += 1
         return batch
 

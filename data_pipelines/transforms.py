@@ -16,6 +16,7 @@ import grain
 import numpy as np
 from PIL import Image
 
+from gen1_jax.data_pipelines.damage import REPLACED
 from gen1_jax.errors import UserError
 
 Example = dict[str, Any]
@@ -177,6 +178,8 @@ class Tokenize(grain.transforms.Map):
 class Select(grain.transforms.Map):
     """Keeps the given fields only, so that examples can be stacked into a batch.
 
+    It also keeps whether the example stands in the place of a damaged record; `Stream` counts that.
+
     Raises:
       UserError: a record lacks a field.
     """
@@ -188,4 +191,5 @@ class Select(grain.transforms.Map):
         missing = [f for f in self._fields if f not in element]
         if missing:
             raise UserError(f"a record has no {missing[0]!r}; it has: {', '.join(sorted(element))}")
-        return {f: np.asarray(element[f]) for f in self._fields}
+        kept = {f: np.asarray(element[f]) for f in self._fields}
+        return kept | {REPLACED: np.int32(element.get(REPLACED, 0))}

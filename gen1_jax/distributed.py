@@ -296,6 +296,11 @@ def on_lead(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return said["found"]
 
 
+def over_processes(count: int) -> int:
+    """Returns the sum of a number of each process; all of them call it."""
+    return int(np.sum(multihost_utils.process_allgather(np.int32(count))))
+
+
 def to_host(tree: PyTree) -> PyTree:
     """Copies arrays, which several processes may share, to whole numpy arrays on every process."""
     if jax.process_count() == 1:

@@ -24,6 +24,10 @@ class UserError(ValueError):
     """
 
 
+class Damaged(UserError):
+    """A stored record is damaged. The text names the record."""
+
+
 class TryAgain(UserError):
     """What a new start of the command may cure, such as a network disk that does not answer."""
 

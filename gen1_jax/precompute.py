@@ -55,7 +55,7 @@ from gen1_jax.weights.digest import digest_params, digest_tokenizer
 
 # The keys of a config that the stored numbers depend on, beside the data and models. `batch_size`
 # is not among them: a job that ran out of memory is resumed with a smaller one.
-SETTINGS = ("levels_per_clip", "precision", "records_per_shard", "dtype", "seed")
+SETTINGS = ("levels_per_clip", "precision", "dtype", "seed")
 
 
 def encode(config, workdir: Path, progress: bool, mesh: Mesh | None = None) -> None:
@@ -162,7 +162,7 @@ class Encoder:
             folder,
             make_layout(shapes, config.precision),
             count=len(raw.source),
-            records_per_shard=config.records_per_shard,
+            records_per_shard=config.get("records_per_shard"),
             settings=_settings(config)
             | {"data": describe_source(self._data), "models": self._models}
             | ({"tokenizer": digest_tokenizer(config.tokenizer)} if config.tokenizer else {})

@@ -56,8 +56,8 @@ def alone(micro_run):
 
 
 def test_the_job_leaves_its_shards_and_nothing_else(alone):
-    names = [f"train/clips-{k:05d}.array_record" for k in range(6)]
-    names += [f"validation/clips-{k:05d}.array_record" for k in range(2)]
+    names = [f"train/clips-{k:06d}.records" for k in range(6)]
+    names += [f"validation/clips-{k:06d}.records" for k in range(2)]
     assert sorted(alone) == sorted([*names, "train/meta.json", "validation/meta.json"])
 
 
@@ -88,7 +88,7 @@ def test_killed_it_ends_with_the_same_bytes(micro_run, alone):
 
 
 def shards(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("clips-*.array_record")}
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("clips-*.records")}
 
 
 @pytest.mark.parametrize("finished", [False, True])

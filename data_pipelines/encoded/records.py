@@ -1,7 +1,7 @@
 """The layout of encoded clips: all records of a folder have the same fields, shapes and types.
 
-A clip of n frames is stored as 2 + k entries of an ArrayRecord file, where k is the number of its
-blur levels. The first entry holds:
+A clip of n frames is stored as 2 + k entries, one behind another, where k is the number of its blur
+levels. The first entry holds:
 
     latents         [n h w c]  means of the autoencoder's latents, scaled
     levels          [k] int32  the blur levels of the structure
@@ -11,11 +11,14 @@ blur levels. The first entry holds:
 The second entry holds `latents_logvar` [n h w c], log variances of the latents. Each further entry
 holds `structure` [n h w c] at one level: the means of the latents of the blurred depth. A training
 step therefore reads only what it needs. An entry is the bytes of a NumPy structured type,
-little-endian, without a header; the shapes and types are in the folder's meta.json.
+little-endian, followed by their CRC-32 in four bytes. The shapes and types are in the folder's
+meta.json. All clips take the same number of bytes, so the place of an entry in its file follows
+from its number: no index is stored or kept in memory, however many clips there are.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +27,8 @@ import numpy as np
 from gen1_jax.batch import SCHEMA
 from gen1_jax.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
+_CRC = 4  # bytes of an entry's checksum
 PRECISIONS = ("float16", "float32")
 # Stored field → the field of `Batch` that is drawn from it, and the axis that takes the place of
 # the batch axis: k blur levels, n frames, or none.
@@ -66,13 +70,19 @@ class Layout(NamedTuple):
 
     @property
     def entries(self) -> int:
-        """Number of ArrayRecord entries of a clip."""
+        """Number of entries of a clip."""
         return 2 + self.num_levels
 
     @property
     def size(self) -> int:
-        """Size of a clip in bytes."""
-        return self.first.itemsize + (1 + self.num_levels) * self.plane.itemsize
+        """Size of a clip in bytes, with its checksums."""
+        offset, length = self.place(self.entries - 1)
+        return offset + length
+
+    def place(self, entry: int) -> tuple[int, int]:
+        """Returns where an entry of a clip begins in it, and its length, in bytes."""
+        first, plane = self.first.itemsize + _CRC, self.plane.itemsize + _CRC
+        return (first + (entry - 1) * plane, plane) if entry else (0, first)
 
     @property
     def first(self) -> np.dtype:
@@ -169,7 +179,8 @@ def pack(record: Mapping[str, np.ndarray], layout: Layout, name: str) -> list[by
     for field in first.dtype.names:
         first[field] = record[field]
     planes = (record["latents_logvar"], *record["structure"])
-    return [first.tobytes(), *(np.asarray(p, layout.plane.base).tobytes() for p in planes)]
+    entries = [first.tobytes(), *(np.asarray(p, layout.plane.base).tobytes() for p in planes)]
+    return [entry + zlib.crc32(entry).to_bytes(_CRC, "little") for entry in entries]
 
 
 def _find_unfit(value: np.ndarray, precision: str) -> float | None:
@@ -186,11 +197,9 @@ def unpack_first(data: bytes, layout: Layout) -> dict[str, np.ndarray]:
     """Returns the fields of a clip's first entry, as read-only views of the bytes.
 
     Raises:
-      ValueError: the number of bytes is not the layout's.
+      ValueError: the bytes are not those that were written.
     """
-    first = np.frombuffer(data, layout.first)
-    if len(first) != 1:
-        raise ValueError(f"{len(data)} bytes; {layout.first.itemsize} are expected")
+    first = np.frombuffer(_check(data, layout.first.itemsize), layout.first)
     return {name: first[name][0] for name in first.dtype.names}
 
 
@@ -198,8 +207,17 @@ def unpack_plane(data: bytes, layout: Layout) -> np.ndarray:
     """Returns the array [n h w c] of another entry.
 
     Raises:
-      ValueError: the number of bytes is not the layout's.
+      ValueError: the bytes are not those that were written.
     """
-    if len(data) != layout.plane.itemsize:
-        raise ValueError(f"{len(data)} bytes; {layout.plane.itemsize} are expected")
-    return np.frombuffer(data, layout.plane.base).reshape(layout.plane.shape)
+    plane = np.frombuffer(_check(data, layout.plane.itemsize), layout.plane.base)
+    return plane.reshape(layout.plane.shape)
+
+
+def _check(data: bytes, size: int) -> memoryview:
+    """Returns an entry without its checksum, which must be that of its bytes."""
+    if len(data) != size + _CRC:
+        raise ValueError(f"{len(data)} bytes; {size + _CRC} are expected")
+    entry = memoryview(data)[:size]
+    if zlib.crc32(entry) != int.from_bytes(data[size:], "little"):
+        raise ValueError("its checksum is that of other bytes")
+    return entry

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from gen1_jax.data_pipelines.encoded.records import FORMAT, Layout, pack
 from gen1_jax.errors import UserError, WritingFailed, one_line
@@ -24,7 +23,8 @@ from gen1_jax.structure_settings import read_recipe
 
 META, JOB = "meta.json", ".job.json"
 PACE = "pace"  # key of meta.json
-RECORDS_PER_SHARD = 1024
+SHARD_BYTES = 512 * 2**20  # size of a shard of a large folder
+_LEAST_SHARDS, _LEAST_RECORDS = 64, 64  # a small folder has shards for several processes to share
 
 
 class EncodedWriter:
@@ -53,10 +53,12 @@ class EncodedWriter:
         *,
         count: int,
         settings: dict[str, Any] | None = None,
-        records_per_shard: int = RECORDS_PER_SHARD,
+        records_per_shard: int | None = None,
     ):
         if count < 1:
             raise UserError(f"no clips to encode to {folder}; at least one is needed")
+        if records_per_shard is None:
+            records_per_shard = choose_records_per_shard(layout.size, count)
         if records_per_shard < 1:
             raise UserError(f"records_per_shard is {records_per_shard}; 1 or more is accepted")
         self._folder, self._layout = Path(folder), layout
@@ -85,7 +87,7 @@ class EncodedWriter:
                 f"{self._folder} holds encoded clips already; remove it, or name another folder"
             )
         known = read_json(self._folder / JOB)
-        shards = self._folder.is_dir() and any(self._folder.glob("[!.]*.array_record"))
+        shards = self._folder.is_dir() and any(self._folder.glob(shard_name("*")))
         if known is not None and shards:
             # A key that an earlier version did not write is not compared.
             check_same({k: v for k, v in self.settings.items() if k in known}, known, self._folder)
@@ -129,24 +131,14 @@ class EncodedWriter:
             wrong, or the shard cannot be written.
         """
         path, numbers = self._path(shard), self.records(shard)
-        with replacing(path) as part:
-            with _writing(self._folder):
-                # With group_size:1, random access reads one entry alone. Compression would make
-                # float16 latents a tenth smaller, and reading three times as slow.
-                writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
-            try:
-                for index, record in zip(numbers, self._read(records), strict=False):
-                    entries = pack(record, self._layout, f"record {index} of {self._folder}")
-                    with _writing(self._folder):
-                        for entry in entries:
-                            writer.write(entry)
-            except BaseException:
-                with contextlib.suppress(RuntimeError):  # the first error is raised already
-                    writer.close()
-                raise
-            with _writing(self._folder):
-                writer.close()
-                _check_entries(part, len(numbers) * self._layout.entries)
+        with replacing(path) as part, _writing(self._folder), part.open("wb") as file:
+            written = 0
+            for index, record in zip(numbers, self._read(records), strict=False):
+                for entry in pack(record, self._layout, f"record {index} of {self._folder}"):
+                    file.write(entry)
+                written += 1
+            if written != len(numbers):
+                raise OSError(f"{written} of {len(numbers)} records were written")
 
     def _read(self, records: Iterable) -> Iterator:
         """Yields the records; an error of reading them is told apart from one of writing."""
@@ -167,15 +159,32 @@ class EncodedWriter:
         """
         if missing := self.missing():
             raise UserError(f"{self._folder} lacks {self._path(missing[0]).name}")
-        files = [self._path(k).name for k in range(self.num_shards)]
-        content = self.settings | ({PACE: dict(pace)} if pace else {}) | {"files": files}
+        content = self.settings | ({PACE: dict(pace)} if pace else {})
         with _writing(self._folder):
             remove_parts(self._folder)
             write_json(self._folder / META, content)
             clean(self._folder)
 
     def _path(self, shard: int) -> Path:
-        return self._folder / f"clips-{shard:05d}.array_record"
+        return self._folder / shard_name(shard)
+
+
+def shard_name(shard: int | str) -> str:
+    """Returns the name of a shard's file by its number, or the pattern of all names by "*"."""
+    return f"clips-{shard if isinstance(shard, str) else f'{shard:06d}'}.records"
+
+
+def choose_records_per_shard(size: int, count: int) -> int:
+    """Returns how many records a shard takes.
+
+    A shard has at least `SHARD_BYTES`, so that the paper's data are some 80,000 files. A smaller
+    folder has more and smaller shards, which the processes of a job share.
+
+    Args:
+      size: size of a record, in bytes.
+      count: number of records of the folder.
+    """
+    return min(-(-SHARD_BYTES // size), max(_LEAST_RECORDS, -(-count // _LEAST_SHARDS)))
 
 
 def check_same(wanted: dict[str, Any], known: dict[str, Any], folder: Path) -> None:
@@ -194,27 +203,14 @@ def clean(folder: Path) -> None:
     (folder / JOB).unlink(missing_ok=True)
 
 
-def _check_entries(path: Path, count: int) -> None:
-    """Raises OSError unless the file holds so many entries."""
-    reader = ArrayRecordReader(str(path))
-    try:
-        if reader.num_records() != count:
-            raise OSError(f"{reader.num_records()} of {count} entries were written")
-    finally:
-        reader.close()
-
-
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turns errors of the file system, and ArrayRecord's RuntimeErrors, into one line.
+    """Turns errors of the file system into one line.
 
     Raises:
       WritingFailed: the block could not write.
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        # ArrayRecord says: "write() failed: No space left on device; writing PATH; at byte 4096; …"
-        said = str(error).splitlines()[0].partition(" failed: ")
-        reason = getattr(error, "strerror", None) or (said[2] or said[0]).partition(";")[0]
-        raise WritingFailed(f"cannot write {folder}: {reason}") from error
+    except OSError as error:
+        raise WritingFailed(f"cannot write {folder}: {one_line(error)}") from error

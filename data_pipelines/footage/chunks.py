@@ -23,9 +23,10 @@ from gen1_jax.data_pipelines.footage import records
 from gen1_jax.data_pipelines.footage.archives import find_bounds, read_tar
 from gen1_jax.data_pipelines.footage.clips import ClipSettings, read_clips
 from gen1_jax.data_pipelines.footage.groups import Group, is_archive, read_group
+from gen1_jax.data_pipelines.footage.identity import identify, identify_path
 from gen1_jax.data_pipelines.footage.images import ImageSettings, store_image
 from gen1_jax.data_pipelines.footage.inputs import Input, find_caption
-from gen1_jax.data_pipelines.footage.keys import name_split
+from gen1_jax.data_pipelines.footage.keys import in_bucket, name_split
 from gen1_jax.data_pipelines.footage.outcomes import Outcome
 from gen1_jax.data_pipelines.footage.prints import hash_clip, hash_image
 from gen1_jax.errors import WritingFailed, one_line
@@ -105,16 +106,19 @@ def _ingest(each: Input, job: Job, chunk: _ChunkWriter) -> None:
                 data = path.read_bytes()
             except OSError as error:
                 raise Unreadable("cannot be opened", one_line(error)) from error
-            _add_image(data, caption, each.path, job, chunk)
+            _add_image(data, caption, outcome, job, chunk)
             return
+        try:
+            _identify(outcome, identify_path(path), job)
+        except OSError as error:
+            raise Unreadable("cannot be opened", one_line(error)) from error
         for clip in read_clips(path, job.settings, outcome):
             stored = records.encode_clip(
                 clip.frames, clip.times, caption, each.path, clip.start, crf=job.settings.crf
             )
             # Decoding every record once proves that it is whole.
             frames = records.decode_clip(stored)["frames"]
-            split = name_split(each.path, job.validation_fraction)
-            chunk.add(_serialize("clips", stored), split, hash_clip(frames))
+            chunk.add(_serialize("clips", stored), outcome.split, hash_clip(frames))
 
 
 def _ingest_tar(each: Input, size: int, group: Group, job: Job, chunk: _ChunkWriter) -> None:
@@ -134,7 +138,7 @@ def _ingest_tar(each: Input, size: int, group: Group, job: Job, chunk: _ChunkWri
                     raise Unreadable(refused, "")
                 if image is None:
                     raise Unreadable("not an image", "a sample without an image")
-                _add_image(image, caption, name, job, chunk)
+                _add_image(image, caption, outcome, job, chunk)
         if empty:
             raise Unreadable("not an image", "an archive without images")
     except Unreadable as error:
@@ -166,11 +170,18 @@ def _check_there(each: Input, path: Path) -> None:
         raise Unreadable("missing", "")
 
 
-def _add_image(data: bytes, caption: str, name: str, job: Job, chunk: _ChunkWriter) -> None:
-    stored, bucket, pixels = store_image(data, caption, name, job.settings)
+def _add_image(data: bytes, caption: str, outcome: Outcome, job: Job, chunk: _ChunkWriter) -> None:
+    _identify(outcome, identify(data), job)
+    stored, bucket, pixels = store_image(data, caption, outcome.path, job.settings)
     records.decode_image(stored)
-    split = name_split(name, job.validation_fraction, bucket)
+    split = in_bucket(outcome.split, bucket)
     chunk.add(_serialize("images", stored), split, hash_image(pixels))
+
+
+def _identify(outcome: Outcome, content: str, job: Job) -> None:
+    """Notes the content of an input, and the split that follows from it."""
+    outcome.content = content
+    outcome.split = name_split(content, job.validation_fraction)
 
 
 def _serialize(kind: str, stored: dict) -> bytes:

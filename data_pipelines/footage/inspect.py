@@ -22,12 +22,12 @@ from gen1_jax.data_pipelines.footage.reader import (
     IMAGES,
     VERSION,
     Footage,
-    Records,
     open_footage,
 )
 from gen1_jax.data_pipelines.footage.records import decode_clip, decode_image
 from gen1_jax.data_pipelines.footage.report import REPORT, notes
 from gen1_jax.data_pipelines.footage.showing import Item
+from gen1_jax.data_pipelines.tfds_records import TfdsRecords
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
 
@@ -171,7 +171,7 @@ def _summarize(
     """
     sections = []
     for split in footage.splits():
-        found: list[tuple[str, Any, Records]] = []
+        found: list[tuple[str, Any, TfdsRecords]] = []
         if footage.has_clips(split):
             found.append((CLIPS, None, footage.clips(split)))
         found += [(IMAGES, size, records) for size, records in footage.images(split).items()]
@@ -183,7 +183,7 @@ def _summarize(
 
 
 def _look(
-    kind: str, records: Records, index: int, progress: Callable[[int], Any]
+    kind: str, records: TfdsRecords, index: int, progress: Callable[[int], Any]
 ) -> dict[str, Any] | None:
     """Returns what is known of a record without decoding its pictures; None if it is damaged."""
     progress(1)

@@ -47,6 +47,8 @@ class Outcome:
 
     Attributes:
       path: path of the input, relative to the source.
+      content: hash of its content, by `identity`; "" if it was not read.
+      split: split of its records; "" if it was not read.
       kept: number of records made of it.
       dropped: for each reason, the number of shots, clips or images dropped for it. An input that
         cannot be read has one reason, with the number 1.
@@ -55,6 +57,8 @@ class Outcome:
     """
 
     path: str
+    content: str = ""
+    split: str = ""
     kept: int = 0
     dropped: Counter[str] = dataclasses.field(default_factory=Counter)
     note: str = ""

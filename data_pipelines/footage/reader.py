@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from gen1_jax.data_pipelines.quiet import quiet_tfds
+from gen1_jax.data_pipelines.shards import check_files
+from gen1_jax.data_pipelines.tfds_records import TfdsRecords
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
 
@@ -26,36 +28,6 @@ _FIELDS = {
 }
 _PACE_CLIPS = 64  # clips whose times are read to know the pace of all
 _IMAGE_SPLIT = re.compile(r"(\w+)_(\d+)x(\d+)")
-
-
-class Records:
-    """Random access to the stored records of one split, which `records.decode_clip` decodes.
-
-    Attributes:
-      name: the folder, kind and split, for messages.
-    """
-
-    def __init__(self, source: Any, name: str):
-        self._source, self.name = source, name
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Reads a record.
-
-        Raises:
-          UserError: the record is damaged.
-        """
-        try:
-            return self._source[index]
-        except RuntimeError as error:  # ArrayRecord raises it for a wrong checksum
-            if "Corrupted" not in str(error):
-                raise
-            raise UserError(f"record {index} of {self.name} is damaged: {error}") from error
-
-    def __repr__(self) -> str:
-        return f"Records({self.name}, {len(self)})"
 
 
 class Footage:
@@ -72,7 +44,7 @@ class Footage:
         """Returns whether a split has clips."""
         return split in self._splits(CLIPS)
 
-    def clips(self, split: str) -> Records:
+    def clips(self, split: str) -> TfdsRecords:
         """Returns the clips of a split.
 
         Raises:
@@ -85,7 +57,7 @@ class Footage:
             )
         return self._records(CLIPS, split)
 
-    def images(self, split: str) -> dict[tuple[int, int], Records]:
+    def images(self, split: str) -> dict[tuple[int, int], TfdsRecords]:
         """Returns the images of a split by bucket (height, width)."""
         found = {size: name for (own, size), name in self._image_splits().items() if own == split}
         return {size: self._records(IMAGES, found[size]) for size in sorted(found)}
@@ -119,10 +91,8 @@ class Footage:
                 found[match[1], (int(match[2]), int(match[3]))] = name
         return found
 
-    def _records(self, kind: str, split: str) -> Records:
-        with quiet_tfds():
-            source = self._builders[kind].as_data_source(split)
-        return Records(source, f"{self.folder / kind}, {split}")
+    def _records(self, kind: str, split: str) -> TfdsRecords:
+        return TfdsRecords(self._builders[kind], split, f"{self.folder / kind}, {split}")
 
 
 def open_footage(folder: str | Path) -> Footage:
@@ -158,8 +128,6 @@ def _open(folder: Path, kind: str) -> Any:
             f"{folder} holds records of {', '.join(sorted(fields))}; those of {kind} hold "
             f"{', '.join(sorted(_FIELDS[kind]))}"
         )
-    for split in builder.info.splits.values():
-        for path in split.filepaths:
-            if not Path(path).is_file():
-                raise UserError(f"{folder} lacks {Path(path).name}, which belongs to it")
+    paths = [str(path) for split in builder.info.splits.values() for path in split.filepaths]
+    check_files(paths, str(folder))
     return builder

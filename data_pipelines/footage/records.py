@@ -16,7 +16,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from gen1_jax.errors import UserError
+from gen1_jax.errors import Damaged, UserError
 from gen1_jax.text import name_of
 from gen1_jax.video.io import write_h264
 
@@ -90,14 +90,14 @@ def decode_clip(record: dict[str, Any]) -> dict[str, Any]:
       frames [n H W 3] uint8, times [n] float64, caption str, source str, start int.
 
     Raises:
-      UserError: the record is damaged; the error names the clip.
+      Damaged: the record is damaged; the error names the clip.
     """
     times = np.frombuffer(record["times"], "<f8")
     source, start = record["source"].decode(), int(record["start"])
     try:
         frames = _decode_video(record["video"], len(times))
     except (av.FFmpegError, IndexError, ValueError) as error:
-        raise UserError(
+        raise Damaged(
             f"the stored clip of {source} from frame {start} is damaged: {error}"
         ) from error
     return {
@@ -129,14 +129,14 @@ def decode_image(record: dict[str, Any]) -> dict[str, Any]:
       frames [1 H W 3] uint8, caption str, source str.
 
     Raises:
-      UserError: the record is damaged; the error names the image.
+      Damaged: the record is damaged; the error names the image.
     """
     source = record["source"].decode()
     try:
         with Image.open(io.BytesIO(record["image"]), formats=_IMAGE_FORMATS) as image:
             frame = np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"the stored image of {source} is damaged: {error}") from error
+        raise Damaged(f"the stored image of {source} is damaged: {error}") from error
     return {"frames": frame[None], "caption": record["caption"].decode(), "source": source}
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from gen1_jax.data_pipelines.moving_shapes.records import encode_example
 from gen1_jax.data_pipelines.moving_shapes.renderer import render
 from gen1_jax.data_pipelines.quiet import quiet_tfds, silent_tfds
+from gen1_jax.data_pipelines.tfds_records import TfdsRecords
 from gen1_jax.errors import UserError
 
 # Each split has its own block of seeds, the same in every config. No clip of a test split can
@@ -129,7 +130,7 @@ def build(
             builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
     except OSError as error:
         raise UserError(f"cannot write moving_shapes under {data_dir}: {error.strerror}") from error
-    return {split: _source(builder, split) for split in builder.info.splits}
+    return {split: TfdsRecords(builder, split) for split in builder.info.splits}
 
 
 def load(data_dir: str, config: str | MovingShapesConfig, split: str) -> Sequence[dict]:
@@ -149,7 +150,7 @@ def load(data_dir: str, config: str | MovingShapesConfig, split: str) -> Sequenc
     if split not in builder.info.splits:
         known = ", ".join(builder.info.splits)
         raise UserError(f"unknown split {split!r} of moving_shapes; one of: {known}")
-    return _source(builder, split)
+    return TfdsRecords(builder, split)
 
 
 def built_configs(data_dir: str | Path) -> list[str]:
@@ -163,8 +164,3 @@ def _builder(data_dir: str, config: str | MovingShapesConfig) -> MovingShapes:
     return MovingShapes(
         data_dir=str(data_dir), config=config, file_format=tfds.core.FileFormat.ARRAY_RECORD
     )
-
-
-def _source(builder: MovingShapes, split: str) -> Sequence[dict]:
-    with quiet_tfds():
-        return builder.as_data_source(split=split)

@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from gen1_jax.data_pipelines.moving_shapes.renderer import Clip
-from gen1_jax.errors import UserError
+from gen1_jax.errors import Damaged
 
 _DEPTH_STEPS = 65535
 _FPS = 8
@@ -37,7 +37,7 @@ def decode_video(data: bytes) -> np.ndarray:
     """Decodes stored video bytes to frames [n h w 3] uint8.
 
     Raises:
-      UserError: the bytes are no video.
+      Damaged: the bytes are no video.
     """
     try:
         with av.open(io.BytesIO(data)) as container:
@@ -47,7 +47,7 @@ def decode_video(data: bytes) -> np.ndarray:
             stream.codec_context.thread_count = 1  # frames are small, and Grain reads in threads
             return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)])
     except (av.FFmpegError, IndexError, ValueError) as error:
-        raise UserError(f"a stored clip of {len(data)} bytes is not a readable video") from error
+        raise Damaged(f"a stored clip of {len(data)} bytes is not a readable video") from error
 
 
 def encode_example(clip: Clip, seed: int) -> dict:

@@ -20,6 +20,7 @@ from gen1_jax.conditioning import EncoderParams
 from gen1_jax.config import MADE_FROM, SAVED_CONFIG, changed_settings
 from gen1_jax.distributed import (
     is_lead,
+    over_processes,
     put_batch,
     replicated,
     to_host,
@@ -239,7 +240,8 @@ def train(
             if (done + 1) % log_every == 0 or done + 1 == num_steps:
                 with log.spend("step"):
                     bad_steps.check()
-                log.write(done + 1, bad_steps.total, flops.total)
+                    replaced = over_processes(getattr(batches, "replaced", 0))
+                log.write(done + 1, bad_steps.total, flops.total, replaced)
 
         # ---- the finished model
         finish = objective.finish if not init_from else None

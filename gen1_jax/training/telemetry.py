@@ -155,23 +155,24 @@ class RunLog(contextlib.AbstractContextManager):
         self._interval.examples += batch.size
         self._steps.append(("image" if batch.num_frames == 1 else "video", metrics))
 
-    def write(self, step: int, bad_steps: int, flops: int) -> None:
+    def write(self, step: int, bad_steps: int, flops: int, replaced: int = 0) -> None:
         """Writes the means of the steps since the last time; waits for the newest step.
 
         Args:
           step: the number of steps done.
           bad_steps: bad steps since the start.
           flops: model FLOPs since the start.
+          replaced: examples since the start that stood in the place of damaged records.
         """
         with self.spend("step"):
             values = mean_metrics(jax.device_get(self._steps))
         self._steps.clear()
-        values["bad_steps"] = bad_steps
+        values |= {"bad_steps": bad_steps, "replaced_records": replaced}
         for name, value in values.items():
             self.events.add_scalar(name, value, step)
         for name, value in self._interval.report(step, self._time, flops, self._mesh).items():
             self.events.add_scalar(name, value, step)
-        hidden = {"gradient_norm"} | (set() if bad_steps else {"bad_steps"})
+        hidden = {"gradient_norm"} | {n for n in ("bad_steps", "replaced_records") if not values[n]}
         self._show({k: v for k, v in values.items() if k not in hidden})
 
     def write_validation(self, step: int, losses: Mapping[str, float]) -> None:

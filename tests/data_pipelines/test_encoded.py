@@ -1,16 +1,23 @@
 """Encoded clips: their layout, writing in shards, reading, choosing, and the mixture over them."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 from encoded_files import COUNT, LEVELS, make_writer, record, write, write_folder
 
 from gen1_jax.data_pipelines import mixture, transforms
-from gen1_jax.data_pipelines.encoded import reader as encoded
+from gen1_jax.data_pipelines.encoded.batches import (
+    FIELDS,
+    ToBatchForm,
+    make_encoded_stream,
+    to_batch_form,
+)
+from gen1_jax.data_pipelines.encoded.reader import EncodedSource
 from gen1_jax.data_pipelines.encoded.records import make_layout
 from gen1_jax.diffusion.structure import NUM_LEVELS
-from gen1_jax.errors import UserError
+from gen1_jax.errors import Damaged, UserError
 
 
 def contents(folder):
@@ -30,9 +37,10 @@ def test_all_levels_are_those_of_the_structure():
 def test_round_trip(tmp_path, precision, error):
     """Every number comes back, rounded once, to the nearest of its precision."""
     folder = write_folder(tmp_path / "x", precision=precision, vae="x")
-    source = encoded.EncodedSource(folder)
-    assert len(source) == COUNT and source.meta["vae"] == "x" and len(source.meta["files"]) == 3
-    assert sorted(contents(folder)) == [*source.meta["files"], "meta.json"]
+    source = EncodedSource(folder)
+    assert len(source) == COUNT and source.meta["vae"] == "x" and source.shard_counts == [4, 4, 2]
+    names = [f"clips-{shard:06d}.records" for shard in range(3)]
+    assert sorted(contents(folder)) == [*names, "meta.json"]
     for index in (*range(COUNT), -1):
         clip, wanted = source[index], record(index % COUNT)
         assert set(clip) == set(wanted) and len(clip["structure"]) == len(LEVELS)
@@ -40,8 +48,8 @@ def test_round_trip(tmp_path, precision, error):
             have = np.stack(list(clip[name])) if name == "structure" else clip[name]
             np.testing.assert_allclose(have, want, rtol=error, atol=2**-25)  # subnormal numbers
             assert have.dtype == (np.int32 if name in ("levels", "tokens") else precision)
-    assert len(encoded.EncodedSource([folder, folder])) == 2 * COUNT
-    assert encoded.EncodedSource([folder, folder])[COUNT + 3]["tokens"][0] == 3
+    assert len(EncodedSource([folder, folder])) == 2 * COUNT
+    assert EncodedSource([folder, folder])[COUNT + 3]["tokens"][0] == 3
 
 
 def test_shards_in_any_order_by_any_writer_are_the_same_bytes(folder, tmp_path):
@@ -51,15 +59,15 @@ def test_shards_in_any_order_by_any_writer_are_the_same_bytes(folder, tmp_path):
     second.write(2, map(record, second.records(2)))
     before = contents(tmp_path / "x")
     # A kill leaves half a shard under its temporary name, and other temporary files.
-    (tmp_path / "x" / ".clips-00001.array_record.part").write_bytes(b"half")
+    (tmp_path / "x" / ".clips-000001.abc.part.records").write_bytes(b"half")
     (tmp_path / "x" / ".meta.json.part").write_bytes(b"{")
     again = make_writer(tmp_path / "x", vae="x")
     again.start()
     assert again.missing() == [0, 1] and not again.finished
-    with pytest.raises(UserError, match="x lacks clips-00000"):
+    with pytest.raises(UserError, match="x lacks clips-000000"):
         again.finish()
     write(again, reversed(again.missing()))
-    assert contents(tmp_path / "x")[f"clips-{2:05d}.array_record"] in before.values()
+    assert contents(tmp_path / "x")[f"clips-{2:06d}.records"] in before.values()
     again.finish()
     assert contents(tmp_path / "x") == contents(folder)
 
@@ -86,7 +94,7 @@ def test_a_failed_shard_leaves_nothing(tmp_path):
         writer.write(0, unreadable())
     assert list(contents(tmp_path / "x")) == [".job.json"]
     with pytest.raises(UserError, match="x is no finished folder"):
-        encoded.EncodedSource(tmp_path / "x")
+        EncodedSource(tmp_path / "x")
 
 
 def test_a_full_disk_is_one_line_and_no_shard(tmp_path):
@@ -106,7 +114,7 @@ def test_a_full_disk_is_one_line_and_no_shard(tmp_path):
     assert list(contents(tmp_path / "x")) == [".job.json"]
     write(writer)
     writer.finish()
-    assert len(encoded.EncodedSource(tmp_path / "x")) == COUNT
+    assert len(EncodedSource(tmp_path / "x")) == COUNT
 
 
 @pytest.mark.parametrize(
@@ -183,41 +191,74 @@ def test_layouts_that_make_no_sense(change, says):
     ("change", "says"),
     [
         ({"count": 11}, "train holds fewer or more"),
-        ({"files": ["gone.array_record"]}, "lacks gone.array_record"),
-        ({"files": ["../train/clips-00000.array_record"]}, r"lacks \.\./train"),
-        ({"format": 1}, "train has format 1; this version reads format 2"),
+        ({"count": 13}, "lacks clips-000003.records, which belongs to it"),
+        ({"count": 0}, "meta.json is not readable"),
+        ({"records_per_shard": "../x"}, "meta.json is not readable"),
+        ({"format": 2}, "train has format 2; this version reads format 3"),
         ({"fields": {"latents": [4]}}, "meta.json is not readable"),
         ({"fields": None}, "meta.json is not readable"),
-        ({"precision": "float32"}, "record 0 of .* is damaged"),
+        ({"precision": "float32"}, "train holds fewer or more"),
     ],
 )
 def test_folders_that_cannot_be_read(folder, change, says):
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps(meta | change))
     with pytest.raises(UserError, match=says):
-        encoded.EncodedSource(folder)[0]
+        EncodedSource(folder)[0]
+
+
+def damage(folder, index, part="content"):
+    """Changes one byte of a clip."""
+    path = folder / f"clips-{index // 4:06d}.records"
+    data = bytearray(path.read_bytes())
+    stored = EncodedSource(folder)[index][part]
+    place = bytes(data).index(np.ascontiguousarray(stored).tobytes())
+    data[place] ^= 0xFF
+    path.write_bytes(data)
 
 
 def test_a_damaged_record_is_named(folder):
-    path = folder / "clips-00001.array_record"
-    data = bytearray(path.read_bytes())
-    place = bytes(data).index(encoded.EncodedSource(folder)[5]["content"].tobytes())
-    data[place] ^= 0xFF
-    path.write_bytes(data)
-    source = encoded.EncodedSource(folder)
-    with pytest.raises(UserError, match="record 5 of .*train is damaged"):
-        source[5]
+    damage(folder, 5)
+    source = EncodedSource(folder)
+    with pytest.raises(Damaged, match="record 5 of .*train is damaged: its checksum"):
+        source[5]["content"]
     assert source[4]["tokens"][0] == 4
+
+
+@pytest.mark.parametrize("part", ["content", "latents_logvar"])
+def test_a_damaged_record_is_replaced_named_and_counted(folder, part):
+    """Every host and every restart reads the same other record in its place."""
+    fields = ("latents", "latents_logvar", "tokens")
+    options = {"batch_size": 10, "image_fraction": 0.0, "levels": LEVELS, "fields": fields}
+
+    def read(**reading):
+        stream = make_encoded_stream(EncodedSource(folder), **options, **reading)
+        with warnings.catch_warnings(record=True) as noted:
+            warnings.simplefilter("always")
+            tokens = [next(stream).tokens[:, 0].tolist() for _ in range(2)]  # two epochs
+            stream.close()
+        return tokens, stream.replaced, [str(each.message) for each in noted]
+
+    whole, none, silent = read(num_threads=0)  # nothing is read ahead after the damage
+    assert none == 0 and not silent
+    damage(folder, 5, part)
+    tokens, replaced, noted = read()
+    assert replaced == 2 and len(noted) == 1 and "record 5 of" in noted[0]
+    assert (tokens, replaced) == read(num_threads=0)[:2]
+    for epoch in range(2):
+        assert 5 not in tokens[epoch] and whole[epoch].count(5) == 1
+        same = np.not_equal(whole[epoch], 5)
+        np.testing.assert_array_equal(np.array(tokens[epoch])[same], np.array(whole[epoch])[same])
 
 
 @pytest.mark.parametrize("n", [1, 4])
 def test_batch_form(folder, n):
-    stored = encoded.EncodedSource(folder)[0]
+    stored = EncodedSource(folder)[0]
     levels, frames = set(), set()
-    fields = (*encoded.FIELDS, "latents_logvar")
+    fields = (*FIELDS, "latents_logvar")
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        example = encoded.to_batch_form(stored, rng, n, (0, 7, 5), fields)
+        example = to_batch_form(stored, rng, n, (0, 7, 5), fields)
         assert example["latents"].shape == example["structure"].shape == (n, 6, 6, 4)
         assert example["latents_logvar"].shape == (n, 6, 6, 4)
         assert example["latents"].dtype == example["content"].dtype == np.float16
@@ -229,15 +270,15 @@ def test_batch_form(folder, n):
         frames.add(frame)
     assert levels == {0, 7} and frames == {0, 1, 2, 3}
     with pytest.raises(UserError, match="no structure level of"):
-        encoded.to_batch_form(stored, np.random.default_rng(0), n, (1, 2))
+        to_batch_form(stored, np.random.default_rng(0), n, (1, 2))
     with pytest.raises(UserError, match="4 frames is too short"):
-        encoded.to_batch_form(stored, np.random.default_rng(0), 5)
+        to_batch_form(stored, np.random.default_rng(0), 5)
 
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_clips_are_drawn_alike_raw_and_encoded(folder, n):
     """The same seed takes the same records, frames, level and content frame of either."""
-    source = encoded.EncodedSource(folder)
+    source = EncodedSource(folder)
 
     class Raw:
         def __len__(self):
@@ -251,7 +292,7 @@ def test_clips_are_drawn_alike_raw_and_encoded(folder, n):
     choice = transforms.ChooseFrames(n, 1, LEVELS)
     crop = transforms.FitTo((1, 2))  # its draws must not change those of `choice`
     raw = mixture.batches([Raw()], [crop, choice], 2, **shared)
-    form = encoded.ToBatchForm(n, LEVELS, ("latents",))
+    form = ToBatchForm(n, LEVELS, ("latents",))
     stored = mixture.batches([source], [form], 2, **shared)
     for step in range(20):
         a, b = raw[step], stored[step]
@@ -268,8 +309,8 @@ def test_clips_are_drawn_alike_raw_and_encoded(folder, n):
 def test_stream_mixes_and_resumes(folder):
     def stream():
         return iter(
-            encoded.make_encoded_stream(
-                encoded.EncodedSource(folder),
+            make_encoded_stream(
+                EncodedSource(folder),
                 batch_size=2,
                 levels=LEVELS,
                 fields=("latents", "structure", "structure_level", "content", "tokens"),
@@ -295,23 +336,25 @@ def test_stream_mixes_and_resumes(folder):
 
 def test_structure_is_read_only_where_it_is_wanted(folder, monkeypatch):
     """Neither a level that is not drawn nor an unwanted structure is read."""
-    source = encoded.EncodedSource(folder)
-    entries = []
-    read = type(source._entries).__getitem__
-    monkeypatch.setattr(
-        type(source._entries), "__getitem__", lambda self, i: (entries.append(i), read(self, i))[1]
-    )
+    source = EncodedSource(folder)
+    entries, read = [], EncodedSource.read
+
+    def count(self, index, entry, unpack):
+        entries.append((index, entry))
+        return read(self, index, entry, unpack)
+
+    monkeypatch.setattr(EncodedSource, "read", count)
     rng = np.random.default_rng(0)
-    encoded.to_batch_form(source[2], rng, 4, (7,))
-    assert entries == [10, 14]
-    encoded.to_batch_form(source[2], rng, 4, (7,), ("latents", "content"))
-    assert entries == [10, 14, 10]
+    to_batch_form(source[2], rng, 4, (7,))
+    assert entries == [(2, 0), (2, 4)]
+    to_batch_form(source[2], rng, 4, (7,), ("latents", "content"))
+    assert entries == [(2, 0), (2, 4), (2, 0)]
 
 
 def test_workers_read_what_one_process_reads(folder):
     def first(**reading):
-        source = encoded.EncodedSource(folder)
-        stream = iter(encoded.make_encoded_stream(source, batch_size=2, levels=LEVELS, **reading))
+        source = EncodedSource(folder)
+        stream = iter(make_encoded_stream(source, batch_size=2, levels=LEVELS, **reading))
         return [next(stream) for _ in range(3)]
 
     for one, other in zip(first(), first(num_workers=1, num_threads=1), strict=True):
