@@ -25,7 +25,8 @@ from common import GEN1, make_parser, print_figures, run_command
 
 from gen1_jax.evaluation.statistics import compare, interval_of
 from gen1_jax.evaluation.tables import format_table
-from gen1_jax.runtime import keep_freed_memory, keep_programs
+from gen1_jax.programs import keep_programs
+from gen1_jax.runtime import keep_freed_memory
 
 STAGES = {"structure": 80, "blur": 30}  # steps
 GIVEN = ("autoencoder", "clip", "depth", "prior", "tokenizer", "world", "encoded", "video")

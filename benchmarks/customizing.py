@@ -42,7 +42,8 @@ from gen1_jax.evaluation.metrics.world import mask_iou
 from gen1_jax.evaluation.statistics import compare, interval_of
 from gen1_jax.evaluation.world_items import world_items
 from gen1_jax.files import read_json, write_json
-from gen1_jax.runtime import keep_freed_memory, keep_programs
+from gen1_jax.programs import keep_programs
+from gen1_jax.runtime import keep_freed_memory
 from gen1_jax.video.pictures import contact_sheet, save_image
 
 SUBJECT = {"colour": "yellow", "texture": "target", "shape": "heart"}

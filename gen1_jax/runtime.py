@@ -1,9 +1,8 @@
-"""This process's memory, and its compiled programs: kept on disk, traced once for each shape."""
+"""This process's memory, and its programs: traced once for each shape."""
 
 import contextlib
 import ctypes
 import functools
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +11,6 @@ from typing import Any
 import jax
 
 from gen1_jax.errors import UserError, one_line
-from gen1_jax.machine import programs_folder
 
 # What XLA, its libraries for CPU (YNNPACK, XNNPACK), CUDA, C++ and the operating system say when
 # memory runs out. None of them raises an exception of its own kind for it.
@@ -82,17 +80,6 @@ def _asked(error: BaseException) -> str:
         (name, size) for name, size in reversed(UNITS.items()) if asked >= size or size == 1
     )
     return f" ({asked / unit:.3g} {name}{'iB' if name else 'bytes'} asked for)"
-
-
-def keep_programs() -> None:
-    """Makes XLA keep compiled programs on disk, so that a second or resumed run starts at once.
-
-    `gen1_jax.machine.programs_folder` says where they lie.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    jax.config.update("jax_compilation_cache_dir", str(programs_folder()))
-    jax.config.update("jax_compilation_cache_max_size", 2**30)  # bytes; the oldest go first
 
 
 def trace_once(function: Callable) -> Callable:

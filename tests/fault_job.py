@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from gen1_jax.distributed import (
     to_host,
 )
 from gen1_jax.errors import UserError
+from gen1_jax.programs import keep_programs
 from gen1_jax.training.checkpoint import Checkpoints
 from gen1_jax.training.signals import stop_on_signals
 from gen1_jax.training.state import make_optimizer, new_state
@@ -189,6 +191,11 @@ def rows_of(mesh) -> str:
 
 def examples_on_an_interleaved_mesh(folder: Path, mesh) -> str:
     """Neighbours in the mesh belong to different processes, as where fsdp crosses hosts."""
+    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # the suite's
+    keep_programs(folder)
+    seen: Counter = Counter()
+    jax.monitoring.register_event_listener(lambda event, **_: seen.update([event.split("/")[-1]]))
+    jax.jit(lambda x: (x @ x).sum())(np.ones((4, 4), np.float32))  # on devices of its own
     meshes = [
         jax.sharding.Mesh(np.array(jax.devices())[order].reshape(shape), ("data", "fsdp", "frames"))
         for order, shape in (
@@ -197,7 +204,10 @@ def examples_on_an_interleaved_mesh(folder: Path, mesh) -> str:
             ([3, 0, 1, 2], (4, 1, 1)),
         )
     ]
-    return f"orders {len({rows_of(mesh) for mesh in meshes})}"
+    orders = {rows_of(mesh) for mesh in meshes}
+    return (
+        f"orders {len(orders)}, compiled {seen['compile_requests_use_cache'] - seen['cache_hits']}"
+    )
 
 
 def a_batch_of_which_each_has_half(folder: Path, mesh) -> str:

@@ -33,6 +33,7 @@ FLOORS = {
     "gen1_jax.flops": 0,
     "gen1_jax.hardware": 0,
     "gen1_jax.machine": 0,
+    "gen1_jax.programs": 0,
     "gen1_jax.interpolation": 0,
     "gen1_jax.joining": 0,
     "gen1_jax.batch": 0,

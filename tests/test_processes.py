@@ -1,6 +1,7 @@
 """Several real processes train one model to the numbers that one process reaches."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,11 +150,15 @@ def test_two_processes_measure_the_loss_and_the_statistics_that_one_measures(tmp
         assert said in done.stdout.splitlines()
 
 
-def test_the_order_of_examples_does_not_follow_the_arrangement_of_devices(tmp_path):
-    done = launch(2, 2, "tests/fault_job.py", "examples_on_an_interleaved_mesh", tmp_path)
-    assert done.returncode == 0, done.stdout[-3000:]
-    for process in (0, 1):
-        assert f"[{process}] orders 1" in done.stdout.splitlines()
+def test_the_order_of_examples_is_that_of_any_mesh_and_a_second_start_compiles_nothing(tmp_path):
+    for start in (1, 2):
+        done = launch(2, 2, "tests/fault_job.py", "examples_on_an_interleaved_mesh", tmp_path)
+        assert done.returncode == 0, done.stdout[-3000:]
+        counts = re.findall(r"^\[[01]\] orders 1, compiled (\d+)$", done.stdout, re.MULTILINE)
+        assert len(counts) == 2 and all((int(count) > 2) == (start == 1) for count in counts)
+        assert start == 1 or counts == ["0", "0"]
+    (folder,) = (tmp_path / "programs").iterdir()
+    assert re.fullmatch(r"cpu-4-[0-9a-f]{12}-jaxlib_[0-9.]+", folder.name)
 
 
 @pytest.mark.parametrize(

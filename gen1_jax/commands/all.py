@@ -37,7 +37,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from gen1_jax.runtime import keep_freed_memory, keep_programs
+    from gen1_jax.programs import keep_programs
+    from gen1_jax.runtime import keep_freed_memory
     from gen1_jax.workflow import run_all
 
     config = load_config(args.config)

@@ -52,7 +52,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from gen1_jax.customizing import customize
-    from gen1_jax.runtime import keep_freed_memory, keep_programs
+    from gen1_jax.programs import keep_programs
+    from gen1_jax.runtime import keep_freed_memory
 
     overrides, part = list(args.set), "customize"
     for name, value in (("steps", args.steps), ("rank", args.rank)):

@@ -140,7 +140,7 @@ def run(args) -> None:
 def load_editor(args, stages: "Stages") -> "VideoEditor":
     """Loads the models, for this process's own devices."""
     from gen1_jax.editing import VideoEditor
-    from gen1_jax.runtime import keep_programs
+    from gen1_jax.programs import keep_programs
 
     keep_programs()
     mesh = own_mesh(args, one=True)

@@ -186,7 +186,7 @@ def evaluate(args, controls: dict) -> None:
     from gen1_jax.evaluation.sweep import key_of, run_of, run_sweep
     from gen1_jax.evaluation.videos import FOLDER, EditVideos
     from gen1_jax.files import making_folder
-    from gen1_jax.runtime import keep_programs
+    from gen1_jax.programs import keep_programs
 
     keep_programs()
     measures = Measures(args)

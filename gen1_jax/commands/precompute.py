@@ -38,7 +38,7 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     import jax
 
-    from gen1_jax.runtime import keep_programs
+    from gen1_jax.programs import keep_programs
     from gen1_jax.workflow import run_part
 
     settings = [*args.set, *([f"dtype={args.dtype}"] if args.dtype else [])]
@@ -49,7 +49,7 @@ def run(args) -> None:
             "e.g. tiny:encoded"
         )
     with joined(args):
-        keep_programs()
+        keep_programs(args.workdir)
         devices = jax.local_devices() if args.mesh else None
         mesh = make_mesh_of(args, axes=("data",), devices=devices)
         run_part(config, args.workdir, progress=not args.no_progress, mesh=mesh)

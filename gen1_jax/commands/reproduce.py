@@ -58,7 +58,8 @@ def run(args) -> None:
     from gen1_jax.evaluation.reproduce.parts import PARTS
     from gen1_jax.evaluation.reproduce.summary import write_report
     from gen1_jax.evaluation.reproduce.work import Sizes, Work
-    from gen1_jax.runtime import keep_freed_memory, keep_programs
+    from gen1_jax.programs import keep_programs
+    from gen1_jax.runtime import keep_freed_memory
 
     parts = args.parts or list(PARTS)
     for name in parts:

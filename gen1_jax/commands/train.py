@@ -33,7 +33,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from gen1_jax.runtime import keep_freed_memory, keep_programs
+    from gen1_jax.programs import keep_programs
+    from gen1_jax.runtime import keep_freed_memory
     from gen1_jax.workflow import run_part
 
     config = configs.load_config(args.config, args.set)
@@ -45,5 +46,5 @@ def run(args) -> None:
     if args.profile < 0:
         raise UserError(f"--profile {args.profile}; accepted: a number of steps, 1 or more")
     with joined(args):
-        keep_programs()
+        keep_programs(args.workdir)
         run_part(config, args.workdir, progress=not args.no_progress, profile=args.profile)
