@@ -191,7 +191,8 @@ def rows_of(mesh) -> str:
 
 def examples_on_an_interleaved_mesh(folder: Path, mesh) -> str:
     """Neighbours in the mesh belong to different processes, as where fsdp crosses hosts."""
-    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # the suite's
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        os.environ.pop(name, None)  # the suite's
     keep_programs(folder)
     seen: Counter = Counter()
     jax.monitoring.register_event_listener(lambda event, **_: seen.update([event.split("/")[-1]]))
