@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from gen1_jax.data_pipelines.footage.images import FORMATS, WHITE, to_srgb
+from gen1_jax.data_pipelines.footage.images import MORE_FORMATS, WHITE
 from gen1_jax.errors import UserError, one_line
+from gen1_jax.video.images import open_image
 from gen1_jax.video.pixels import image_to_rgb
-from gen1_jax.video.sources import natural_key
+from gen1_jax.video.sources import Unreadable, natural_key
 
 LEAST = 5  # a subject of fewer pictures is learnt by heart, background included
 _NO_PICTURES = ("Thumbs.db", "desktop.ini")  # files that systems leave in folders of pictures
@@ -80,9 +81,11 @@ def read_picture(path: Path) -> np.ndarray:
       UserError: the file is no picture, or a damaged one.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image_to_rgb(to_srgb(ImageOps.exif_transpose(image)), WHITE)
+        with open_image(path, MORE_FORMATS) as image:
+            return image_to_rgb(ImageOps.exif_transpose(image), WHITE)
     except Image.UnidentifiedImageError as error:
         raise UserError(f"{path} is no picture; accepted: PNG, JPEG, WebP or the like") from error
+    except Unreadable:
+        raise
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
         raise UserError(f"{path} cannot be read as a picture: {one_line(error)}") from error

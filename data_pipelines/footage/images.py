@@ -10,17 +10,18 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 
 from gen1_jax.data_pipelines.footage.keys import BUCKETS
 from gen1_jax.data_pipelines.footage.outcomes import check_min_kept
 from gen1_jax.data_pipelines.footage.records import encode_image
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.video.fitting import best_size, kept_area
+from gen1_jax.video.images import open_image, to_srgb
 from gen1_jax.video.pixels import image_to_rgb
-from gen1_jax.video.sources import IMAGE_FORMATS, Unreadable
+from gen1_jax.video.sources import Unreadable
 
-FORMATS = (*IMAGE_FORMATS, "PPM", "JPEG2000")  # formats that run no other program
+MORE_FORMATS = ("PPM", "JPEG2000")  # beside the usual ones; none runs another program
 WHITE = 255  # background of transparent images
 
 
@@ -67,7 +68,7 @@ def store_image(
         raise Unreadable("empty file", f"{source}: is empty (0 bytes)")
     with _image_errors(source), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about large images and odd EXIF
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_image(io.BytesIO(data), MORE_FORMATS) as image:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             size = (image.width, image.height) if turned else (image.height, image.width)
             bucket = best_size(size, settings.buckets)
@@ -92,7 +93,7 @@ def store_image(
             upright = ImageOps.exif_transpose(image)
             managed = to_srgb(upright)
             plain = plain and managed is upright
-            pixels = image_to_rgb(managed, WHITE)
+            pixels = image_to_rgb(managed, WHITE, managed=False)
     if pixels.shape[:2] != covering:
         resized = Image.fromarray(pixels).resize(covering[::-1], Image.Resampling.LANCZOS)
         pixels = np.asarray(resized)
@@ -100,22 +101,6 @@ def store_image(
     if plain:
         record["image"] = data
     return record, bucket, pixels
-
-
-def to_srgb(image: Image.Image) -> Image.Image:
-    """Returns the image in sRGB: the image itself unless its profile says otherwise."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "CMYK", "L"):
-        return image
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(source).lower():
-            return image
-        return ImageCms.profileToProfile(
-            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-    except (ImageCms.PyCMSError, OSError, ValueError):  # a broken profile counts as none
-        return image
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ MANIFESTS = (".csv", ".jsonl", ".parquet")
 CAPTION_SUFFIXES = (".txt", ".json")
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif", ".bmp"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
+    *(".tif", ".tiff", ".heic", ".heif", ".ppm", ".pgm", ".jp2"),
 )
 ACCEPTED = (
     "accepted: a folder, a glob, a file, or a manifest (CSV, JSONL or Parquet with a column `path`)"

@@ -30,6 +30,7 @@ from gen1_jax.data_pipelines.footage.showing import Item
 from gen1_jax.data_pipelines.tfds_records import TfdsRecords
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
+from gen1_jax.video.containers import open_bytes
 
 LOOKED_AT = 1000  # records of each section that are looked into by default
 _ACCEPTED = "accepted: a folder that `gen1 ingest` or `gen1 precompute` has finished"
@@ -190,7 +191,7 @@ def _look(
     try:
         record = records[index]
         if kind == CLIPS:
-            with av.open(io.BytesIO(record["video"]), format="mp4") as container:
+            with open_bytes(io.BytesIO(record["video"]), "mp4") as container:
                 codec = container.streams.video[0].codec_context
                 if codec is None:  # this build of ffmpeg has no decoder for it
                     return None
@@ -198,7 +199,7 @@ def _look(
             times = np.frombuffer(record["times"], "<f8")
             own = {"bytes": len(record["video"]), "frames": len(times), "seconds": _span(times)}
         else:
-            with Image.open(io.BytesIO(record["image"])) as image:
+            with Image.open(io.BytesIO(record["image"]), formats=("JPEG", "PNG", "WEBP")) as image:
                 size = image.height, image.width
             own = {"bytes": len(record["image"])}
     except (UserError, av.FFmpegError, OSError, ValueError, IndexError):

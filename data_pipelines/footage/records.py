@@ -18,6 +18,7 @@ from PIL import Image
 
 from gen1_jax.errors import Damaged, UserError
 from gen1_jax.text import name_of
+from gen1_jax.video.containers import open_bytes
 from gen1_jax.video.io import write_h264
 
 _FPS = Fraction(8)  # rate at which players show the film; the true times are in `times`
@@ -150,7 +151,7 @@ def _encode_video(frames: np.ndarray, crf: int) -> bytes:
 def _decode_video(data: bytes, num_frames: int) -> np.ndarray:
     """Returns the frames [n H W 3] uint8; raises ValueError if the film is not whole."""
     scaler, frames, count = VideoReformatter(), np.empty(0), 0
-    with av.open(io.BytesIO(data), format="mp4") as container:
+    with open_bytes(io.BytesIO(data), "mp4") as container:
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise ValueError("this build of ffmpeg has no decoder for its codec")

@@ -14,6 +14,7 @@ import numpy as np
 
 from gen1_jax.data_pipelines.moving_shapes.renderer import Clip
 from gen1_jax.errors import Damaged
+from gen1_jax.video.containers import open_bytes
 
 _DEPTH_STEPS = 65535
 _FPS = 8
@@ -40,7 +41,7 @@ def decode_video(data: bytes) -> np.ndarray:
       Damaged: the bytes are no video.
     """
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with open_bytes(io.BytesIO(data), "mov") as container:
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise ValueError("this build of ffmpeg has no decoder for its codec")

@@ -1,18 +1,19 @@
 """Reads and writes video: `read_video` and `write_video`, frames as `[n h w 3]` uint8 RGB.
 
-`read_video` accepts any container that PyAV (ffmpeg) opens, animated GIF, WebP and APNG, a single
-image (a video of one frame), and a folder of images in natural order (`2.png` before `10.png`).
+`read_video` accepts any self-contained video that PyAV (ffmpeg) opens, animated GIF, WebP and APNG,
+a single image (a video of one frame), and a folder of images in natural order (`2.png` before
+`10.png`). Playlists and other lists of files are refused.
 `write_video` makes `.mp4` (H.264 in yuv420p with faststart, which browsers play), `.gif`, `.webp`,
 or a folder of PNGs if the path has no suffix.
 
 Callers can rely on these rules:
 - Time is kept. Each picture is placed on a grid of constant rate by its presentation time. The
-  grid's rate is the stream's average rate. For animated images it is the rate of the shortest
-  frame, because encoders merge equal frames into a longer one. `Video.fps` is the rate of the
-  *returned* frames: source rate / stride.
-- Rotation and mirror flags (display matrix, EXIF) and non-square pixels are applied. Interlaced
-  frames stay as they are. Transparent pixels are composited over black. HDR (PQ, HLG) is converted
-  to BT.709.
+  grid's rate is the stream's average rate, unless its time stamps say another. For animated images
+  it is the rate of the shortest frame, because encoders merge equal frames into a longer one.
+  `Video.fps` is the rate of the *returned* frames: source rate / stride.
+- Rotation and mirror flags (display matrix, EXIF) and non-square pixels are applied. Frames that
+  say that they are interlaced are deinterlaced. Transparent pixels are composited over black. HDR
+  (PQ, HLG) is tone-mapped to BT.709, and images are converted to sRGB by their profiles.
 - Folders and stills state no rate and get `DEFAULT_FPS`. Sound is read apart (`Footage.sound`).
 - A damaged file gives the frames that decode, with a warning that counts the lost ones; if fewer
   frames than asked are left, it is an error. Every error is a one-line `UserError`.

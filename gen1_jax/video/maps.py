@@ -15,9 +15,9 @@ from PIL import Image, ImageOps
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import replacing
 from gen1_jax.video.footage import open_footage
-from gen1_jax.video.opening import is_animated, picture_names, pillow_errors
+from gen1_jax.video.images import is_animated, open_image, pillow_errors
+from gen1_jax.video.opening import picture_names
 from gen1_jax.video.pixels import image_to_rgb
-from gen1_jax.video.sources import IMAGE_FORMATS
 from gen1_jax.video.streams import Stream
 from gen1_jax.video.writing import VIDEO_SUFFIXES, check_output, write_pictures, write_video
 
@@ -155,7 +155,7 @@ def picture_values(image: Image.Image, where: str) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         return as_array(np.asarray(image), where)[0]
-    return image_to_rgb(image)
+    return image_to_rgb(image, managed=False)
 
 
 def _finite(frame: np.ndarray, where: str) -> np.ndarray:
@@ -166,14 +166,14 @@ def _finite(frame: np.ndarray, where: str) -> np.ndarray:
 
 def _is_still(path: Path) -> bool:
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
+        with open_image(path) as image:
             return not is_animated(image)
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except Exception:  # Pillow's decoders raise whatever a damaged file leads them to
         return False  # if it is no video either, `open_footage` says what is wrong
 
 
 def _read_picture(path: Path) -> np.ndarray:
-    with pillow_errors(path), Image.open(path, formats=IMAGE_FORMATS) as image:
+    with pillow_errors(path), open_image(path) as image:
         return picture_values(image, str(path))
 
 

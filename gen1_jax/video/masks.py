@@ -250,7 +250,7 @@ def _open(value: Any) -> tuple[Stream, Fraction | None, str]:
     if isinstance(value, Image.Image):
         value = [value]
     if isinstance(value, list | tuple) and value and isinstance(value[0], Image.Image):
-        pictures = [_luma(image_to_rgb(each)) for each in value]
+        pictures = [_luma(image_to_rgb(each, managed=False)) for each in value]
         return Stream.of(stack_maps(pictures, where)), None, where
     array = to_array(where, value, ACCEPTED)
     return Stream.of(_to_grey(array, where)), None, where

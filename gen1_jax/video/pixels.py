@@ -7,11 +7,13 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation
+from av.video.reformatter import Colorspace, Interpolation
 from PIL import Image
 
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.video.fitting import CROP, fit_image
+from gen1_jax.video.hdr import HLG, PQ, tone_map
+from gen1_jax.video.images import to_srgb
 
 SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
@@ -29,7 +31,7 @@ def frame_to_rgb(
     Args:
       frame: the decoded frame.
       stream: its stream, which knows the shape of its pixels.
-      scalers: ffmpeg's scalers by size. They are kept, because making one takes seconds for HDR.
+      scalers: ffmpeg's scalers by size. They are kept, because making one takes time.
       turn: the frame's `display_matrix`.
       path: the file's name for errors.
       cover: `(h, w)`; the frame may be scaled down, with its aspect kept, to the least size that
@@ -42,8 +44,9 @@ def frame_to_rgb(
     if frame.colorspace == 2 and frame.height >= 720:
         # Untagged colours: players assume BT.709 for HD and BT.601 below.
         conversion["src_colorspace"] = Colorspace.ITU709
-    if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
-        conversion.update(dst_color_trc=ColorTrc.BT709, dst_color_primaries=ColorPrimaries.BT709)
+    is_hdr = frame.color_trc in (PQ, HLG)
+    if is_hdr and frame.colorspace == 2:
+        conversion["src_colorspace"] = Colorspace.BT2020
     aspect = stream.sample_aspect_ratio or Fraction(1)
     if aspect <= 0 or not Fraction(1, 8) < aspect < 8:
         aspect = Fraction(1)
@@ -52,7 +55,7 @@ def frame_to_rgb(
     if cover is not None:
         height, width = least_cover((height, width), cover[::-1] if transposed else cover)
     alpha = frame.format.has_palette or any(c.is_alpha for c in frame.format.components)
-    to = "rgba" if alpha else "rgb24"
+    to = ("rgba" if alpha else "rgb24") if not is_hdr else ("rgba64le" if alpha else "rgb48le")
     try:
         frame_rgb = scalers[height, width].reformat(
             frame, width=width, height=height, format=to, interpolation=SCALER, **conversion
@@ -62,6 +65,9 @@ def frame_to_rgb(
             f"{path}: its pixels ({frame.format.name}) cannot be brought to RGB: {one_line(error)}"
         ) from error
     array = frame_rgb.to_ndarray()
+    if is_hdr:
+        rgb = tone_map(array[..., :3], frame.color_trc, frame.color_primaries != 1)
+        array = np.dstack([rgb, array[..., 3:] >> 8]).astype(np.uint8) if alpha else rgb
     array = _composite(array) if alpha else array
     array = array.swapaxes(0, 1) if transposed else array
     return np.ascontiguousarray(array[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
@@ -131,16 +137,18 @@ def resize_frame(frame: np.ndarray, size: tuple[int, int], fit: str = CROP) -> n
     return fit_image(frame, size, Image.Resampling.LANCZOS, fit)
 
 
-def image_to_rgb(image: Image.Image, background: int = 0) -> np.ndarray:
-    """Converts a Pillow image of any mode to `[h w 3]` uint8.
+def image_to_rgb(image: Image.Image, background: int = 0, managed: bool = True) -> np.ndarray:
+    """Converts a Pillow image of any mode to `[h w 3]` uint8, in sRGB.
 
     Args:
       image: the image.
       background: the grey level under transparent pixels; 0 is black.
+      managed: whether the image's colour profile is applied; values that are no colours have none.
     """
     if image.mode.startswith("I"):  # 16-bit grey; convert() would clip it at 255
         grey = np.clip(np.asarray(image).astype(np.float64) / 257, 0, 255).round().astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
+    image = to_srgb(image) if managed else image
     if image.has_transparency_data:
         return _composite(np.asarray(image.convert("RGBA")), background)
     return np.asarray(image.convert("RGB"))

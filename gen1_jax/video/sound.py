@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import av
 
 from gen1_jax.errors import UserError
+from gen1_jax.video.containers import open_container
 
 # What an mp4 may hold and every browser and phone plays; other codecs are written anew as AAC.
 _COPIED = ("aac", "mp3")
@@ -34,7 +35,7 @@ class Track:
 
     def __init__(self, container: Any, sound: Sound, stack: contextlib.ExitStack):
         """Args: container: the output. sound: what is heard. stack: closes the input."""
-        source = stack.enter_context(av.open(f"file:{sound.path}", metadata_errors="replace"))
+        source = stack.enter_context(open_container(sound.path))
         self._container, self._sound = container, sound
         self._input, (video, *_) = source.streams.audio[0], source.streams.video
         if self._input.codec_context is None:

@@ -14,7 +14,18 @@ import numpy as np
 from gen1_jax.errors import UserError
 
 DEFAULT_FPS = Fraction(24)  # of folders and stills, which state no rate
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".heif",
+)
 ACCEPTED = "accepted are video files, GIF, WebP, APNG, images and folders of images"
 
 # A list, because Pillow would also "open" an MPEG.
@@ -35,7 +46,8 @@ class Unreadable(UserError):
 REASONS = (
     "cannot be opened", "empty file", "not a video", "no video stream",
     "unfinished file",  # an mp4 without its index
-    "unsupported codec", "damaged",
+    "unsupported codec", "damaged", "too many pixels",
+    "playlist",  # or another list of other files
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import replacing
 from gen1_jax.video.animations import write_gif, write_webp
+from gen1_jax.video.containers import open_bytes, open_container
 from gen1_jax.video.io import Video, read_video
 from gen1_jax.video.paths import as_path
 from gen1_jax.video.streams import Stream
@@ -135,7 +136,7 @@ def _groups(path: Path) -> tuple[list[int], list[int]]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[InputContainer]:
     try:
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
+        with open_container(path) as container:
             if not container.streams.video:
                 raise UserError(f"{path}: has no pictures")
             yield container
@@ -165,7 +166,7 @@ def _splice_mp4(
         file = stack.enter_context(tempfile.TemporaryFile())
         write_h264(file, map(even_sides, frames), video.average_rate, options=MP4_OPTIONS)
         file.seek(0)
-        made = stack.enter_context(av.open(file))
+        made = stack.enter_context(open_bytes(file, "mp4"))
         own = made.streams.video[0]
         size, given = (video.height, video.width), (own.height, own.width)
         if size != given:

@@ -10,6 +10,7 @@ import av
 from PIL import ExifTags, Image, PngImagePlugin
 
 from gen1_jax.errors import UserError, one_line
+from gen1_jax.video.containers import open_container
 from gen1_jax.video.opening import picture_names
 from gen1_jax.video.paths import as_path
 
@@ -90,7 +91,7 @@ def read_tags(path: str | os.PathLike) -> dict[str, str]:
                 return _of_png(image)
         if path.suffix.lower() in (".gif", ".webp", ".png"):
             return _of_image(path)
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
+        with open_container(path) as container:
             found = dict(container.metadata)
             return {name: text for name, text in found.items() if name not in _BRANDS}
     except (OSError, SyntaxError, ValueError, av.FFmpegError) as error:

@@ -141,16 +141,35 @@ def test_grey_16_bit_png(tmp_path):
     assert frame[0, 0, 0] == 0 and frame[0, -1, 2] == 255 and abs(int(frame[0, 32, 1]) - 129) < 2
 
 
-def test_hdr_white_is_white(tmp_path):
-    """The reference white of BT.2408 in PQ (203 cd/m2, code 0.58) is read as white, not grey."""
-    frames = np.full((2, 32, 32, 3), round(0.58 * 65535), np.uint16)
+@pytest.mark.parametrize(
+    ("transfer", "signals"),
+    [(16, (0.0, 0.440, 0.580, 0.653, 0.752)), (18, (0.0, 0.5, 0.75, 0.858, 1.0))],
+)
+def test_highlights_of_hdr_are_kept(tmp_path, transfer, signals):
+    """Black, 50, 203 (white), 400 and 1,000 cd/m2 in PQ and HLG, as BT.2390 maps them."""
+    frames = np.zeros((2, 32, 160, 3), np.uint16)
+    for place, signal in enumerate(signals):
+        frames[:, :, 32 * place : 32 * place + 32] = round(signal * 65535)
 
-    def pq(stream):
+    def hdr(stream):
         context = stream.codec_context
-        context.colorspace, context.color_trc, context.color_primaries = 9, 16, 9
+        context.colorspace, context.color_trc, context.color_primaries = 9, transfer, 9
 
-    path = encode(tmp_path / "a.mkv", frames, "ffv1", "yuv420p10le", source="rgb48le", setup=pq)
-    assert read_video(path).frames.min() > 240
+    def to_yuv(frame):
+        return frame.reformat(format="yuv420p10le", dst_colorspace=9)
+
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 32, 160, "yuv420p10le"
+        hdr(stream)
+        for frame in frames:
+            container.mux(
+                stream.encode(to_yuv(av.VideoFrame.from_ndarray(frame, format="rgb48le")))
+            )
+        container.mux(stream.encode(None))
+    shown = read_video(tmp_path / "a.mkv").frames[1, 16, 16::32].astype(int)
+    assert np.ptp(shown, axis=-1).max() <= 2  # greys stay grey
+    np.testing.assert_allclose(shown[:, 0], [0, 142, 230, 246, 255], atol=4)
 
 
 @pytest.mark.parametrize("name", ["folder", "a.webp", "a.png", "a.mov", "a.mkv", "a.gif"])

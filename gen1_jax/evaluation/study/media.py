@@ -9,6 +9,7 @@ import av
 import numpy as np
 
 from gen1_jax.errors import UserError
+from gen1_jax.video.containers import open_container
 from gen1_jax.video.io import read_video, write_video
 
 _LETTERS = 12  # of a digest: 48 bits
@@ -68,7 +69,7 @@ class Videos:
     def look(self, name: str) -> dict[str, Any]:
         """Returns what a participant sees of a video at once: its `seconds` and its `shape`."""
         if name not in self._looks:
-            with av.open(f"file:{self._folder / name}") as container:
+            with open_container(self._folder / name) as container:
                 stream = container.streams.video[0]
                 seconds = float((stream.duration or 0) * (stream.time_base or 0))
                 shape = f"{stream.width / stream.height:.2f}:1"
@@ -77,7 +78,7 @@ class Videos:
 
     def rate(self, name: str) -> Fraction:
         """Returns the frames per second of a video of the folder."""
-        with av.open(f"file:{self._folder / name}") as container:
+        with open_container(self._folder / name) as container:
             return container.streams.video[0].average_rate
 
     def _keep(self, part: Path) -> str:
@@ -111,7 +112,7 @@ def _copy(path: Path, target: Path) -> bool:
     if path.is_dir():
         return False
     try:
-        with av.open(f"file:{path}", metadata_errors="replace") as source:
+        with open_container(path) as source:
             if not source.streams.video or "mp4" not in source.format.name:
                 return False
             stream = source.streams.video[0]
