@@ -21,7 +21,12 @@ UNREADABLE = {
     "unfinished file": "an mp4 without its index: cut off, or never finished",
     "unsupported codec": "this build of ffmpeg has no decoder for it",
     "damaged": "too little can be decoded",
-    "too many pixels": "an image that would fill the memory: a decompression bomb",
+    "too many pixels": "a picture that would fill the memory: a decompression bomb",
+    "playlist": "it names other files to be read, which is refused",
+    "too many frames": "it has more pictures than is accepted, and none before gave a clip",
+    "took too long": "its decoder was ended, because it gave nothing for a minute",
+    "too much memory": "its decoder was refused more memory",
+    "crashed": "its decoder crashed",
 }
 # Reasons why a shot, clip or image that was read is not wanted:
 UNWANTED = {
