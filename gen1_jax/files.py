@@ -1,13 +1,16 @@
 """The one atomic writer, for a file and for a folder, and the one reader and writer of JSON files.
 
 Both writers make the new content under a temporary name beside its place and move it there once it
-is whole and on the disk. A reader therefore never sees half a file.
+is whole and on the disk. On an object store they make it on the local disk, and put it whole. A
+reader therefore never sees half a file.
 """
 
 import contextlib
 import json
 import os
+import posixpath
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +18,44 @@ from typing import Any
 
 from gen1_jax.errors import UserError, WritingFailed, one_line
 
+_STORES = ("gs://", "s3://")
+_UNFINISHED = ".unfinished"  # lies in a folder on a store while it is replaced
+
+
+def as_path(name: str | os.PathLike) -> Path:
+    """Returns the path of a name: pathlib's of a local one, a `StorePath` of gs:// and s3://.
+
+    Raises:
+      UserError: the name is on a store, and what reaches the store is not installed.
+    """
+    if not is_remote(name):
+        return Path(name)
+    from gen1_jax.stores import StorePath, file_system
+
+    path = StorePath(name)
+    file_system(path.scheme)
+    return path
+
+
+def is_remote(name: str | os.PathLike) -> bool:
+    """Returns whether a name or path is on an object store."""
+    return os.fspath(name).startswith(_STORES)
+
+
+def join(folder: str | os.PathLike, name: str) -> str:
+    """Returns the normal form of a name that begins in a folder; it may begin with `../`."""
+    if not is_remote(folder):
+        return os.path.normpath(Path(folder) / name)
+    scheme, _, rest = os.fspath(folder).partition("://")
+    return f"{scheme}://{posixpath.normpath(posixpath.join(rest, name))}"
+
 
 @contextlib.contextmanager
 def making_folder(folder: Path) -> Iterator[None]:
     """Makes a folder and its parents; if the block fails, removes again those that stayed empty."""
+    if is_remote(folder):  # it is there with its first file
+        yield
+        return
     places = (folder, *folder.parents)
     missing = [place for place in places if not os.path.exists(place)]
     try:
@@ -43,14 +80,20 @@ def replacing(path: Path, failures: tuple[type[Exception], ...] = (OSError,)) ->
       failures: exceptions by which the block's own calls say that they cannot write.
 
     Yields:
-      The path to write to. It has the suffix of `path`, because some writers choose their format by
-      it. Its name is unique, so that several processes may write the same file.
+      The local path to write to. It has the suffix of `path`, because some writers choose their
+      format by it. Its name is unique, so that several processes may write the same file.
 
     Raises:
       WritingFailed: the file cannot be written.
     """
-    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.part{path.suffix}")
     try:
+        if is_remote(path):
+            with tempfile.TemporaryDirectory(prefix="gen1-") as folder:
+                part = Path(folder) / path.name
+                yield part
+                path.upload(part)
+            return
+        part = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.part{path.suffix}")
         with making_folder(path.parent):
             try:
                 yield part
@@ -71,7 +114,9 @@ def replacing_folder(folder: Path, marker: str) -> Iterator[Path]:
 
     Missing parent folders are made, and removed again if the block fails. If it fails, `folder`
     stays as it was. A process that is killed between the two renames of the replacement leaves the
-    earlier content in a folder beside it, whose name ends in `.old`.
+    earlier content in a folder beside it, whose name ends in `.old`. On an object store `marker` is
+    removed first and put last, so a killed process leaves a folder without it, which may be
+    replaced.
 
     Args:
       folder: the folder to write. It may be missing, empty, or hold `marker`.
@@ -85,6 +130,10 @@ def replacing_folder(folder: Path, marker: str) -> Iterator[Path]:
       WritingFailed: the folder cannot be written.
     """
     check_replaceable(folder, marker)
+    if is_remote(folder):
+        with _replacing_in_store(folder, marker) as new:
+            yield new
+        return
     new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.new")
     try:
         with making_folder(folder.parent):
@@ -105,6 +154,25 @@ def replacing_folder(folder: Path, marker: str) -> Iterator[Path]:
         raise WritingFailed(f"cannot write {folder}: {one_line(error)}") from error
 
 
+@contextlib.contextmanager
+def _replacing_in_store(folder: Path, marker: str) -> Iterator[Path]:
+    """Yields a local folder, whose files replace those of a folder on a store."""
+    from gen1_jax.stores import upload_folder
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="gen1-") as name:
+            new = Path(name)
+            yield new
+            (folder / _UNFINISHED).touch()
+            (folder / marker).unlink(missing_ok=True)
+            upload_folder(new, folder, last=marker)
+            for file in folder.files():
+                if not (new / file.relative_to(folder)).exists():
+                    file.unlink(missing_ok=True)
+    except OSError as error:
+        raise WritingFailed(f"cannot write {folder}: {one_line(error)}") from error
+
+
 def check_replaceable(folder: Path, marker: str) -> None:
     """Checks that `replacing_folder` may replace a folder.
 
@@ -113,7 +181,8 @@ def check_replaceable(folder: Path, marker: str) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"cannot write {folder}: it is a file; give a folder")
-    if folder.is_dir() and not (folder / marker).exists() and any(folder.iterdir()):
+    ours = any((folder / name).exists() for name in (marker, _UNFINISHED))
+    if folder.is_dir() and not ours and any(folder.iterdir()):
         raise UserError(
             f"will not replace {folder}: it holds files but no {marker}, so this command did not "
             "make it; give a new or empty folder"
@@ -125,6 +194,8 @@ def remove_parts(folder: Path) -> None:
 
     To be called only where no other process is writing there.
     """
+    if is_remote(folder):  # their temporary files lie on their local disks
+        return
     for part in folder.glob(".*.part*"):
         part.unlink()
 

@@ -36,6 +36,7 @@ _EXTRAS = {
     "credentials": ("c2pa-python",),
     "cuda12": ("jax-cuda12-plugin",),
     "cuda13": ("jax-cuda13-plugin",),
+    "stores": ("gcsfs", "s3fs"),
     "tpu or compile": ("libtpu",),
     "torch": ("torch", "diffusers"),
     "tensorboard": ("tensorboard",),

@@ -30,6 +30,7 @@ FLOORS = {
     # leaves that only read or write
     "gen1_jax.errors": 0,
     "gen1_jax.files": 0,
+    "gen1_jax.stores": 0,
     "gen1_jax.flops": 0,
     "gen1_jax.hardware": 0,
     "gen1_jax.machine": 0,

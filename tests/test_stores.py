@@ -1,0 +1,142 @@
+"""Folders on object stores, against emulators that run here."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+from emulators import BUCKET, emulated, missing
+
+from gen1_jax.errors import EXIT_BAD_INPUT, EXIT_TRY_AGAIN, UserError, WritingFailed, exit_code
+from gen1_jax.files import (
+    as_path,
+    check_replaceable,
+    is_remote,
+    join,
+    read_json,
+    replacing,
+    replacing_folder,
+    write_json,
+)
+
+pytestmark = pytest.mark.skipif(
+    bool(missing()), reason=f"the emulators need {', '.join(missing())}"
+)
+
+
+@pytest.fixture(scope="module")
+def stores():
+    """The environment of running emulators, which this process has too."""
+    with emulated() as variables, pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        import fsspec
+
+        fsspec.filesystem("s3").mkdir(BUCKET)
+        yield variables
+
+
+@pytest.fixture(params=["gs", "s3"])
+def root(stores, request):
+    """A folder of the test's own on each store."""
+    return as_path(f"{request.param}://{BUCKET}/{request.node.name}")
+
+
+def test_names_of_stores_and_of_this_machine(stores, tmp_path):
+    assert not is_remote(as_path(tmp_path)) and as_path(tmp_path) == tmp_path
+    path = as_path("gs://b/runs/video")
+    assert is_remote(path) and as_path(path) == path
+    assert str(path / "model" / "config.json") == "gs://b/runs/video/model/config.json"
+    assert path.absolute() == path and pickle.loads(pickle.dumps(path)) == path
+    assert type(path.parent) is type(path) and path.name == "video"
+    assert join(path, "../vae/model") == "gs://b/runs/vae/model"
+    assert join(tmp_path / "a", "../b") == str(tmp_path / "b")
+
+
+def test_a_file_is_there_whole_or_not_at_all(root):
+    path = root / "new" / "a.json"
+    assert read_json(path) is None and not path.exists() and not list(root.glob("*"))
+    with pytest.raises(FileNotFoundError):
+        list(root.iterdir())
+    for content in ({"a": [1, 2.5, None]}, {"b": "ä"}):
+        write_json(path, content)
+        assert read_json(path) == content
+    with pytest.raises(KeyboardInterrupt), replacing(path) as part:
+        part.write_text("{")
+        raise KeyboardInterrupt
+    assert read_json(path) == {"b": "ä"}
+    assert path.is_file() and path.parent.is_dir() and not path.is_dir()
+    assert list(root.iterdir()) == [root / "new"] and list(root.glob("n*")) == [root / "new"]
+    with path.open("rb") as file:
+        assert file.read(2) == b"{\n" and path.size() > 2
+    path.unlink()
+    path.unlink(missing_ok=True)
+    assert not root.exists()
+
+
+def test_a_folder_is_known_by_its_marker(root):
+    def write(names):
+        with replacing_folder(root, marker="config.json") as new:
+            for name in names:
+                (new / name).parent.mkdir(exist_ok=True)
+                (new / name).write_text(name)
+
+    write(["config.json", "a/weights"])
+    write(["config.json", "b"])
+    assert [file.name for file in root.files()] == ["b", "config.json"]
+    (root / "config.json").unlink()  # now it is somebody else's
+    with pytest.raises(UserError, match="will not replace .*: it holds files but no config"):
+        write(["config.json"])
+    (root / ".unfinished").touch()  # as a killed process leaves it
+    write(["config.json", "c"])
+    assert [file.name for file in root.files()] == ["c", "config.json"]
+    check_replaceable(root / "none", "config.json")
+
+
+def test_what_another_process_writes_is_seen(root, stores):
+    path = root / "a"
+    assert not path.exists() and not list(root.glob("*"))
+    code = f"from gen1_jax.files import as_path; as_path('{path}').write_text('b')"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **stores}, check=True)
+    assert path.read_text() == "b" and list(root.iterdir()) == [path]
+
+
+def test_a_bucket_that_is_not_there_is_bad_input(root):
+    with pytest.raises(
+        WritingFailed, match="cannot write .*nobody/a: no such object or bu"
+    ) as said:
+        write_json(as_path(f"{root.scheme}://nobody/a"), {})
+    assert exit_code(said.value) == EXIT_BAD_INPUT
+
+
+def test_a_store_that_does_not_answer_is_no_missing_file(stores):
+    code = """
+from gen1_jax.errors import exit_code
+from gen1_jax.files import as_path, read_json
+try:
+    read_json(as_path("s3://gen1/a"))
+except Exception as error:
+    print(error)
+    raise SystemExit(exit_code(error))
+"""
+    dead = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **stores, **dead},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == EXIT_TRY_AGAIN, done.stderr
+    assert done.stdout.startswith("cannot read s3://gen1/a: ") and "127.0.0.1:9" in done.stdout
+
+
+def test_a_missing_package_is_named():
+    code = """
+import sys
+sys.modules["gcsfs"] = None
+from gen1_jax.files import as_path
+as_path("gs://b/a")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "UserError: gs:// needs gcsfs" in done.stderr and "gen1-jax[stores]" in done.stderr
