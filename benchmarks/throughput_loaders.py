@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from gen1_jax.data_pipelines import mixture
 from gen1_jax.data_pipelines.encoded.batches import make_encoded_stream
 from gen1_jax.data_pipelines.encoded.reader import EncodedSource
-from gen1_jax.data_pipelines.sources import make_buckets, open_raw
+from gen1_jax.data_pipelines.raw import make_buckets, open_raw
 from gen1_jax.data_pipelines.stream import Stream
 
 SIZE = (256, 448)  # (height, width) of clips

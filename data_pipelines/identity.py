@@ -13,6 +13,7 @@ from gen1_jax.data_pipelines.encoded.writer import META
 from gen1_jax.data_pipelines.settings import (
     ENCODED,
     RAW,
+    TFDS,
     TRAIN,
     VALIDATION,
     EncodedData,
@@ -48,6 +49,11 @@ def identify(data: Mapping[str, Any]) -> Identity:
     settings = check_data(data)
     if settings.form == ENCODED:
         return _identify_encoded(settings)
+    if settings.form == TFDS:
+        from gen1_jax.data_pipelines.tfds_sets import identify_tfds
+
+        where = f"{settings.data_dir}/{settings.dataset}"
+        return Identity(where, _digest(identify_tfds(settings)), {})
     if settings.form == RAW:
         return Identity(settings.world, _digest_infos(settings.world, settings.builder), {})
     folders = (settings.folder,) if isinstance(settings.folder, str) else settings.folder

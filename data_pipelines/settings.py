@@ -1,9 +1,10 @@
 """The settings of each form of data: a config's `data`, checked.
 
 A config's `data` is a mapping. Its `form` is "raw" (the moving-shapes world), "footage" (what
-`gen1 ingest` wrote) or "encoded" (what `gen1 precompute` made of either). Each form has a class
-here, which holds the names, types and defaults of its settings. A setting that is None follows from
-the data or from the training objective; see `sources.complete` and `gen1_jax/resolve.py`.
+`gen1 ingest` wrote), "tfds" (a data set that TensorFlow Datasets has prepared) or "encoded" (what
+`gen1 precompute` made of any of them). Each form has a class here, which holds the names, types and
+defaults of its settings. A setting that is None follows from the data or from the training
+objective; see `sources.complete` and `gen1_jax/resolve.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any, Literal
 from gen1_jax.errors import UserError
 from gen1_jax.settings import check, closest, required, setting, show
 
-RAW, FOOTAGE, ENCODED, PICTURES = "raw", "footage", "encoded", "pictures"
+RAW, FOOTAGE, TFDS = "raw", "footage", "tfds"
+ENCODED, PICTURES = "encoded", "pictures"
 TRAIN, VALIDATION = "train", "validation"  # splits
 CLIPS = "clips"  # folder of the clips of footage, ingested or encoded
 
@@ -50,6 +52,35 @@ class Footage:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FootageToEncode(Footage):
     """Ingested footage as an encoding part takes it."""
+
+    size: Size | None = setting(
+        None, "(height, width) that clips are scaled and cropped to, in pixels; None: their own",
+        low=1,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tfds:
+    """The place of a data set of videos or images that TensorFlow Datasets has prepared."""
+
+    form: Literal["tfds"] = required("this form's name")
+    dataset: str = required("its name: NAME, NAME/CONFIG or NAME:VERSION; the newest version")
+    data_dir: str = required("folder in which it was prepared, in ArrayRecord files")
+    frames: str = setting("", "its feature of frames, a/b for nested ones; empty: its only one")
+    caption: str = setting(
+        "", "its feature of captions, texts or a class; empty: its only text, or none"
+    )
+    train_split: str = setting("train", "its split for training")
+    validation_split: str = setting("validation", "its split for the held-out loss")
+    image_buckets: tuple[Size, ...] | None = setting(
+        None, "(height, width) that its images are scaled and cropped to, in pixels; videos: None",
+        low=1,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TfdsToEncode(Tfds):
+    """A data set of TensorFlow Datasets as an encoding part takes it."""
 
     size: Size | None = setting(
         None, "(height, width) that clips are scaled and cropped to, in pixels; None: their own",
@@ -145,6 +176,11 @@ class FootageData(RawBatches, Windows, Footage):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TfdsData(RawBatches, Windows, Tfds):
+    """Batches of a data set that TensorFlow Datasets has prepared."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EncodedData(Batches, Windows):
     """Batches of encoded clips and images."""
 
@@ -167,10 +203,20 @@ class EncodedData(Batches, Windows):
     )
 
 
-Data = WorldData | FootageData | EncodedData
-Source = World | FootageToEncode | PicturesToEncode
-FORMS: dict[str, type] = {RAW: WorldData, FOOTAGE: FootageData, ENCODED: EncodedData}
-SOURCES: dict[str, type] = {RAW: World, FOOTAGE: FootageToEncode, PICTURES: PicturesToEncode}
+Data = WorldData | FootageData | TfdsData | EncodedData
+Source = World | FootageToEncode | TfdsToEncode | PicturesToEncode
+FORMS: dict[str, type] = {
+    RAW: WorldData,
+    FOOTAGE: FootageData,
+    TFDS: TfdsData,
+    ENCODED: EncodedData,
+}
+SOURCES: dict[str, type] = {
+    RAW: World,
+    FOOTAGE: FootageToEncode,
+    TFDS: TfdsToEncode,
+    PICTURES: PicturesToEncode,
+}
 
 
 def check_data(data: Any) -> Data:

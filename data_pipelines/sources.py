@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from gen1_jax.batch import Batch
-from gen1_jax.data_pipelines.decoded import Decoded
 from gen1_jax.data_pipelines.encoded.folders import (
     find_encoded,
     find_sizes,
@@ -25,24 +24,20 @@ from gen1_jax.data_pipelines.encoded.folders import (
 )
 from gen1_jax.data_pipelines.mixture import (
     IMAGE_FRACTION,
-    Bucket,
     Rows,
     add_subject,
     all_rows,
     make_raw_stream,
 )
 from gen1_jax.data_pipelines.pictures import Pictures
+from gen1_jax.data_pipelines.raw import RawData, make_buckets, open_raw
 from gen1_jax.data_pipelines.settings import (
-    CLIPS,
     TRAIN,
     VALIDATION,
     Data,
     EncodedData,
-    Size,
-    Source,
     World,
     check_data,
-    check_source,
 )
 from gen1_jax.data_pipelines.stream import Stream
 from gen1_jax.errors import UserError
@@ -230,94 +225,6 @@ def has_validation(settings: Data, kind: str) -> bool:
     return any(each.clips for each in own)
 
 
-# ---- raw data
-
-
-class Records(NamedTuple):
-    """Raw examples of one kind and one split.
-
-    Attributes:
-      name: name within their data set: the name of the folder that holds them once encoded.
-      examples: clips or images by number: frames [n H W 3] uint8, and a caption where there is one.
-      size: the (height, width) that images are cropped to; None for clips.
-    """
-
-    name: str
-    examples: Decoded
-    size: Size | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class RawData:
-    """One split of a rendered world or of an ingested folder.
-
-    Attributes:
-      folder: where the data are.
-      clips: the clips, or None.
-      images: the images of each size.
-    """
-
-    folder: str
-    clips: Records | None
-    images: dict[Size, Records]
-
-    def records(self) -> Iterator[Records]:
-        """Yields the clips and then the images of each size."""
-        if self.clips is not None:
-            yield self.clips
-        yield from self.images.values()
-
-
-def open_raw(
-    data: Mapping[str, Any] | Source | Data, split: str, *, required: bool = True
-) -> list[RawData]:
-    """Opens a split of raw data.
-
-    Args:
-      data: settings of the form "raw" or "footage", checked or not; its place alone is used.
-      split: split to open.
-      required: whether each folder of footage must have the split. If not, a folder without it is
-        left out.
-
-    Returns:
-      The data of each folder.
-
-    Raises:
-      UserError: the form is not a raw one, or data are missing.
-    """
-    if not dataclasses.is_dataclass(data):
-        data = check_source(data)
-    if isinstance(data, World):
-        from gen1_jax.data_pipelines.moving_shapes.builder import load
-        from gen1_jax.data_pipelines.moving_shapes.records import decode_clip
-
-        clips = Decoded(load(data.world, data.builder, split), decode_clip)
-        return [RawData(data.world, Records(split, clips), {})]
-
-    from gen1_jax.data_pipelines.footage.reader import open_footage
-    from gen1_jax.data_pipelines.footage.records import decode_clip, decode_image
-
-    opened = []
-    for folder in (data.folder,) if isinstance(data.folder, str) else data.folder:
-        footage = open_footage(folder)
-        if split not in footage.splits():
-            if required:
-                there = ", ".join(footage.splits())
-                raise UserError(f"{folder} has no split {split!r}; there: {there}")
-            continue
-        clips = None
-        if footage.has_clips(split):
-            clips = Records(f"{CLIPS}/{split}", Decoded(footage.clips(split), decode_clip))
-        images = {
-            (height, width): Records(
-                f"images_{height}x{width}/{split}", Decoded(found, decode_image), (height, width)
-            )
-            for (height, width), found in footage.images(split).items()
-        }
-        opened.append(RawData(folder, clips, images))
-    return opened
-
-
 def _open_split(settings: Data, split: str) -> list[RawData]:
     """Opens a split of every folder; the training split serves for a kind that validation lacks."""
     opened = open_raw(settings, split, required=split != VALIDATION)
@@ -335,68 +242,4 @@ def _open_split(settings: Data, split: str) -> list[RawData]:
             train.images if lacks_images else each.images,
         )
         for each, train in zip(opened, whole, strict=True)
-    ]
-
-
-def make_buckets(
-    opened: Sequence[RawData],
-    *,
-    buckets: Sequence[Size],
-    weights: Sequence[float] | None = None,
-    image_buckets: Sequence[Size] | None = None,
-    image_weights: Sequence[float] | None = None,
-) -> tuple[list[Bucket], list[Bucket]]:
-    """Returns the buckets of videos and those of images that raw data are read in.
-
-    Args:
-      opened: the data; each holds clips, images or both.
-      buckets: sizes of video batches, which take turns.
-      weights: share of each of `opened` in what is read; by default, its number of records.
-      image_buckets: sizes of image batches; by default, all sizes of which there are images. A
-        size without images is left out with a warning.
-      image_weights: share of each of `image_buckets` among image batches. By default, its number
-        of records, so that every image is read equally often.
-
-    Returns:
-      Buckets of videos and buckets of images. If there are no images, the image buckets are frames
-      of the clips where `image_buckets` gives sizes, and [] otherwise.
-
-    Raises:
-      UserError: there are images, but of none of the sizes; or weights are wrong.
-    """
-    if not opened or len(weights or opened) != len(opened):
-        raise UserError(f"{len(opened)} folders of footage and {len(weights or ())} weights")
-    clips: list[tuple[Decoded, float]] = []
-    images: dict[Size, list[tuple[Decoded, float]]] = {}
-    for each, weight in zip(opened, weights or [None] * len(opened), strict=True):
-        if each.clips is not None:
-            examples = each.clips.examples
-            clips.append((examples, len(examples) if weight is None else weight))
-        total = sum(len(records.examples) for records in each.images.values())
-        for size, (_, examples, _) in each.images.items():
-            share = len(examples) if weight is None else weight * len(examples) / total
-            images.setdefault(size, []).append((examples, share))
-
-    def bucket(size: Size, sources: Sequence[tuple[Decoded, float]], share: float) -> Bucket:
-        return Bucket(tuple(size), [s for s, _ in sources], [w for _, w in sources], share)
-
-    videos = [bucket(size, clips, 1.0) for size in buckets] if clips else []
-    sizes = [tuple(size) for size in (image_buckets or images)]
-    if clips and not images:
-        images = dict.fromkeys(sizes, clips)
-    if image_weights and len(image_weights) != len(sizes):
-        raise UserError(f"{len(image_weights)} image_weights for {len(sizes)} image_buckets")
-    kept = [size in images for size in sizes]
-    if not all(kept):
-        where = ", ".join(each.folder for each in opened)
-        missing = " or ".join(str(s) for s, is_kept in zip(sizes, kept, strict=True) if not is_kept)
-        said = f"no images of {missing} in {where}; of {sorted(images)}"
-        if not any(kept):
-            raise UserError(said)
-        warnings.warn(f"{said}: the others are read", stacklevel=3)
-    shares = image_weights or [sum(share for _, share in images.get(size, ())) for size in sizes]
-    return videos, [
-        bucket(size, images[size], share)
-        for size, share, is_kept in zip(sizes, shares, kept, strict=True)
-        if is_kept
     ]

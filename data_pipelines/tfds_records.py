@@ -9,7 +9,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from gen1_jax.data_pipelines.shards import MOST_OPEN, Pool, check_files, trying_again
-from gen1_jax.errors import Damaged, UserError
+from gen1_jax.errors import Damaged, UserError, one_line
 
 # What ArrayRecord's RuntimeErrors say of damage; all others are of the file system.
 _DAMAGE = ("Corrupted", "should be at least 64KB")
@@ -81,7 +81,12 @@ class TfdsRecords(Sequence):
                 raise OSError(_first_line(error)) from error
 
         data = trying_again(read, f"record {index} of {self._name}", _readers, path)
-        return self._features.deserialize_example_np(data)
+        try:
+            return self._features.deserialize_example_np(data)
+        except Exception as error:  # the decoders of images raise whatever bytes lead them to
+            raise Damaged(
+                f"record {index} of {self._name} is damaged: {one_line(error)}"
+            ) from error
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name}, {len(self)})"

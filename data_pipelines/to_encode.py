@@ -12,15 +12,17 @@ import numpy as np
 from gen1_jax.data_pipelines.footage.reader import open_footage
 from gen1_jax.data_pipelines.moving_shapes.truth_maps import draw_truth
 from gen1_jax.data_pipelines.pictures import Pictures
+from gen1_jax.data_pipelines.raw import open_raw
 from gen1_jax.data_pipelines.settings import (
     TRAIN,
     FootageToEncode,
     PicturesToEncode,
     Source,
+    TfdsToEncode,
     World,
     check_source,
 )
-from gen1_jax.data_pipelines.sources import NO_VALIDATION, open_raw
+from gen1_jax.data_pipelines.sources import NO_VALIDATION
 from gen1_jax.data_pipelines.transforms import FitTo
 from gen1_jax.errors import UserError
 from gen1_jax.structure_settings import EXTRACTORS
@@ -28,7 +30,7 @@ from gen1_jax.video.extractors import extract_clip
 from gen1_jax.video.fitting import kept_area
 from gen1_jax.video.selection import describe_size
 
-_PATHS = ("world", "folder")  # keys of `data` that may change: a data set may be moved
+_PATHS = ("world", "folder", "data_dir")  # keys of `data` that may change: a data set may be moved
 
 
 class Raw(NamedTuple):
@@ -70,9 +72,9 @@ def complete_source(data: Mapping[str, Any], splits: Sequence[str]) -> Source:
         several folders, whose records would have the same names.
     """
     source = check_source(data)
-    if not isinstance(source, FootageToEncode):
+    if not isinstance(source, FootageToEncode | TfdsToEncode):
         return source
-    if not isinstance(source.folder, str):
+    if isinstance(source, FootageToEncode) and not isinstance(source.folder, str):
         raise UserError(f"data.folder is {source.folder}; one folder is accepted")
     if source.size is None:  # ingested clips are all of one size
         for split in splits:
@@ -98,8 +100,8 @@ def open_records(data: Source, split: str) -> list[Raw]:
     opened = open_raw(data, split, required=False)
     if not opened and split == "validation":
         warnings.warn(
-            f"{data.folder} has no split 'validation', so that training will measure no held-out "
-            f"loss; {NO_VALIDATION}",
+            f"{describe_place(data)} has no split 'validation', so that training will measure no "
+            f"held-out loss; {NO_VALIDATION}",
             stacklevel=2,
         )
     return [
@@ -135,7 +137,16 @@ def read_pace(data: Source, raw: Raw) -> dict[str, float]:
     """Returns how far apart the frames of raw clips are, as far as it is known; see `Footage`."""
     if isinstance(data, World):
         return {"stride": 1}
+    if not isinstance(data, FootageToEncode):
+        return {}
     return open_footage(data.folder).pace(Path(raw.folder).name)
+
+
+def describe_place(data: Source) -> str:
+    """Returns where raw data lie."""
+    if isinstance(data, TfdsToEncode):
+        return f"{data.data_dir}/{data.dataset}"
+    return str(getattr(data, "folder", "") or data.world)
 
 
 def describe_source(data: Source) -> dict[str, Any]:

@@ -253,7 +253,7 @@ def test_a_damaged_record_neither_stops_nor_hides(tmp_path):
 READS = """
 import sys
 from gen1_jax.data_pipelines import mixture
-from gen1_jax.data_pipelines.sources import make_buckets, open_raw
+from gen1_jax.data_pipelines.raw import make_buckets, open_raw
 
 if __name__ == "__main__":
     data = open_raw({"form": "footage", "folder": sys.argv[1]}, "train")
