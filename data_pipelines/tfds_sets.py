@@ -87,11 +87,12 @@ def _find(data: Tfds) -> Any:
       UserError: it is not there.
     """
     name, _, version = data.dataset.partition(":")
-    folder = Path(data.data_dir, name)
+    root = Path(data.data_dir).expanduser()
+    folder = root / name
     found = [path.parent for path in folder.glob(f"*/{_INFO}")]
     found = {each.name: each for each in found if Version.is_valid(each.name)}
     if not found or (version and version not in found):
-        there = sorted(str(p.parent.relative_to(data.data_dir)) for p in _all_infos(data.data_dir))
+        there = sorted(str(path.parent.relative_to(root)) for path in _all_infos(root))
         raise UserError(
             f"no TFDS data set {data.dataset} is prepared in {data.data_dir}; there: "
             f"{', '.join(there) or 'none'}; accepted: NAME, NAME/CONFIG or NAME:VERSION, after "
@@ -109,9 +110,9 @@ def _find(data: Tfds) -> Any:
         raise UserError(f"{place} cannot be opened: {one_line(error)}") from error
 
 
-def _all_infos(data_dir: str) -> list[Path]:
+def _all_infos(root: Path) -> list[Path]:
     """Returns the dataset_info.json of each data set in a folder: NAME/[CONFIG/]VERSION."""
-    return [*Path(data_dir).glob(f"*/*/{_INFO}"), *Path(data_dir).glob(f"*/*/*/{_INFO}")]
+    return [*root.glob(f"*/*/{_INFO}"), *root.glob(f"*/*/*/{_INFO}")]
 
 
 def _without_video(stored: Any) -> Any:
