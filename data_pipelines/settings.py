@@ -265,7 +265,8 @@ def _check(data: Any, forms: Mapping[str, type]) -> Any:
         others = [name for name, other in forms.items() if _has(other, key)]
         if key not in own and others:
             raise UserError(
-                f"data.{key} is a setting of form {' and '.join(others)}, and data.form is {form}"
+                f"data.{key} is a setting of form {', '.join(others[:-1])}"
+                f"{' and ' if others[1:] else ''}{others[-1]}, and data.form is {form}"
             )
     settings = check(kind, {key: _plain(value) for key, value in values.items()}, prefix="data.")
     for name in ("levels", "fields", "folder"):

@@ -28,6 +28,7 @@ from gen1_jax.settings import describe
 WHOLE = {
     "raw": {"form": "raw", "world": "nowhere", "builder": "test"},
     "footage": {"form": "footage", "folder": "nowhere"},
+    "tfds": {"form": "tfds", "dataset": "films", "data_dir": "nowhere"},
     "encoded": {"form": "encoded", "folder": "nowhere"},
 }
 VALUES = [
@@ -82,7 +83,7 @@ def test_what_is_no_data(data):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"form": "footge"}, "'footge'; accepted: raw, footage, encoded.*mean 'footage'"),
+        ({"form": "footge"}, "'footge'; accepted: raw, footage, tfds, encoded.*mean 'footage'"),
         ({"form": "footage"}, "data.folder is missing"),
         ({"form": "footage", "folder": 3}, r"data.folder is 3 \(a whole number\); text or a list"),
         ({"form": "footage", "folder": ()}, "data.folder is (); at least one"),
@@ -92,7 +93,7 @@ def test_what_is_no_data(data):
         ),
         (
             {"folder": "x", "stride": 2},
-            "data.stride is a setting of form raw and footage, and data",
+            "data.stride is a setting of form raw, footage and tfds, and data",
         ),
         ({"folder": "x", "batch_size": 0}, "data.batch_size is 0; a whole number of 1 or more"),
         (

@@ -356,5 +356,5 @@ def test_a_size_that_the_validation_split_lacks_is_left_out(folder, tmp_path):
 
 
 def test_unknown_forms(folder):
-    with pytest.raises(UserError, match="accepted: raw, footage, encoded"):
+    with pytest.raises(UserError, match="accepted: raw, footage, tfds, encoded"):
         make_stream(config(folder, form="film"), seed=0)
