@@ -76,9 +76,7 @@ def open_raw(
     if not dataclasses.is_dataclass(data):
         data = check_source(data)
     if isinstance(data, Tfds):
-        from gen1_jax.data_pipelines.tfds_sets import open_tfds
-
-        return open_tfds(data, split, required)
+        return _open_tfds(data, split, required)
     if isinstance(data, World):
         from gen1_jax.data_pipelines.moving_shapes.builder import load
         from gen1_jax.data_pipelines.moving_shapes.records import decode_clip
@@ -108,6 +106,24 @@ def open_raw(
         }
         opened.append(RawData(folder, clips, images))
     return opened
+
+
+def _open_tfds(data: Tfds, split: str, required: bool) -> list[RawData]:
+    from gen1_jax.data_pipelines.tfds_sets import open_tfds
+
+    found = open_tfds(data, split, required)
+    if found is None:
+        return []
+    name, examples, is_video = found
+    if is_video:
+        return [RawData(name, Records(f"{CLIPS}/{split}", examples), {})]
+    if not data.image_buckets:
+        raise UserError(f"{name} holds images; data.image_buckets names the sizes to crop them to")
+    sizes = {
+        (height, width): Records(f"images_{height}x{width}/{split}", examples, (height, width))
+        for height, width in data.image_buckets
+    }
+    return [RawData(name, None, sizes)]
 
 
 def make_buckets(

@@ -10,15 +10,14 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from gen1_jax.data_pipelines.decoded import Decoded
 from gen1_jax.data_pipelines.quiet import quiet_tfds
-from gen1_jax.data_pipelines.raw import RawData, Records
-from gen1_jax.data_pipelines.settings import CLIPS, TRAIN, Tfds
+from gen1_jax.data_pipelines.settings import TRAIN, Tfds
 from gen1_jax.data_pipelines.tfds_records import TfdsRecords
 from gen1_jax.errors import Damaged, UserError, one_line
 
@@ -27,13 +26,27 @@ Keys = tuple[str, ...]  # the keys that lead to a nested feature
 _INFO = "dataset_info.json"
 
 
-def open_tfds(data: Tfds, split: str, required: bool = True) -> list[RawData]:
+class TfdsSplit(NamedTuple):
+    """One split of a data set.
+
+    Attributes:
+      name: the data set, for messages.
+      examples: frames [n H W 3] uint8 by number, and a caption where there is one.
+      is_video: whether examples are videos; otherwise they are images, of any sizes.
+    """
+
+    name: str
+    examples: Decoded
+    is_video: bool
+
+
+def open_tfds(data: Tfds, split: str, required: bool = True) -> TfdsSplit | None:
     """Opens a split.
 
     Args:
       data: settings of the form.
       split: "train" or "validation"; the settings say what the data set calls them.
-      required: whether a missing split is an error; if not, there is nothing of it.
+      required: whether a missing split is an error; if not, None stands for it.
 
     Raises:
       UserError: the data set or the split is not there, its files have another form, or its
@@ -44,30 +57,18 @@ def open_tfds(data: Tfds, split: str, required: bool = True) -> list[RawData]:
     own = data.train_split if split == TRAIN else data.validation_split
     if own not in builder.info.splits:
         if not required:
-            return []
+            return None
         there = ", ".join(builder.info.splits)
         setting = "train_split" if split == TRAIN else "validation_split"
         raise UserError(f"{name} has no split {own!r} (data.{setting}); there: {there}")
     features = builder.info.features
     frames, is_video = _find_frames(features, data.frames, name)
     caption = _find_caption(features, data.caption, name)
-    decode = partial(
-        _decode,
-        frames=frames,
-        caption=caption,
-        labels=_labels(dict(_walk(features)).get(caption)),
-        name=f"{name}, {own}",
-    )
-    records = Decoded(TfdsRecords(builder, own, f"{name}, {own}"), decode)
-    if is_video:
-        return [RawData(name, Records(f"{CLIPS}/{split}", records), {})]
-    if not data.image_buckets:
-        raise UserError(f"{name} holds images; data.image_buckets names the sizes to crop them to")
-    sizes = {
-        (height, width): Records(f"images_{height}x{width}/{split}", records, (height, width))
-        for height, width in data.image_buckets
-    }
-    return [RawData(name, None, sizes)]
+    labels = _labels(dict(_walk(features)).get(caption))
+    name_of_split = f"{name}, {own}"
+    decode = partial(_decode, frames=frames, caption=caption, labels=labels, name=name_of_split)
+    records = TfdsRecords(builder, own, name_of_split)
+    return TfdsSplit(name, Decoded(records, decode), is_video)
 
 
 def identify_tfds(data: Tfds) -> Any:
