@@ -26,6 +26,9 @@ from gen1_jax.data_pipelines.footage.runner import Runner
 from gen1_jax.data_pipelines.quiet import silent_tfds
 from gen1_jax.files import replacing
 
+# The name of a shard. TFDS's own also holds the number of shards, so that adding one would change
+# the names of all.
+TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"
 _SHARD_BYTES = 512 * 2**20
 _AT_ONCE = 64  # records that are read from a chunk together
 
@@ -85,7 +88,9 @@ class _FromChunks(tfds.core.ShardBasedBuilder):
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         layout = lay_out(self.job, self.num_chunks)
-        templates = {split: self._get_filename_template(split) for split in layout}
+        templates = {
+            split: self._get_filename_template(split).replace(template=TEMPLATE) for split in layout
+        }
         shards = [
             (str(templates[split].sharded_filepath(shard_index=i, num_shards=len(all_))), shard)
             for split, all_ in layout.items()

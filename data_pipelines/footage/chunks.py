@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from gen1_jax.data_pipelines.footage import records
+from gen1_jax.data_pipelines.footage import contents, records
 from gen1_jax.data_pipelines.footage.archives import find_bounds, read_tar
 from gen1_jax.data_pipelines.footage.clips import ClipSettings, read_clips
 from gen1_jax.data_pipelines.footage.groups import Group, is_archive, read_group
@@ -44,12 +44,14 @@ class Job:
       root: folder to which the inputs' paths are relative.
       settings: settings of clips or of images; their type says which of the two is made.
       validation_fraction: share of the inputs whose records go to the validation split.
+      before: folders that earlier ingests into the same data set left, by `history`.
     """
 
     work: str
     root: str
     settings: ClipSettings | ImageSettings
     validation_fraction: float
+    before: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> Path:
@@ -179,7 +181,13 @@ def _add_image(data: bytes, caption: str, outcome: Outcome, job: Job, chunk: _Ch
 
 
 def _identify(outcome: Outcome, content: str, job: Job) -> None:
-    """Notes the content of an input, and the split that follows from it."""
+    """Notes the content of an input, and the split that follows from it.
+
+    Raises:
+      Unreadable: the data set was given the same content before.
+    """
+    if contents.hold(job.before, content):
+        raise Unreadable("there already", "")
     outcome.content = content
     outcome.split = name_split(content, job.validation_fraction)
 

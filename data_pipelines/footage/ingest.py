@@ -4,7 +4,7 @@
 
 The list, the settings and the chunks are in `DATA/.ingest_clips` until all is done, so an ingest
 that was killed continues where it was. `DATA/clips/1.0.0` has its name only once it is whole, and
-`report.json` is written last.
+`report.json` is written last. A later ingest of other inputs adds to the data set.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from gen1_jax.data_pipelines.footage import history
 from gen1_jax.data_pipelines.footage import report as reports
 from gen1_jax.data_pipelines.footage.chunks import Job, is_done, make_chunk
 from gen1_jax.data_pipelines.footage.clips import ClipSettings
@@ -34,7 +35,7 @@ from gen1_jax.files import read_json, write_json
 from gen1_jax.text import name_of
 
 _FORMAT = 2  # format of chunks; an ingest of another format cannot be resumed
-_EARLIER = {"min_kept": 0.0}  # settings that earlier versions did not have, with their meaning
+_SOURCE = {"inputs", "fingerprint", "against"}  # what may differ between ingests into one folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,29 +57,35 @@ def ingest(
     settings: ClipSettings | ImageSettings,
     *,
     validation_fraction: float = 0.01,
+    against: Sequence[Path] = (),
     allow_outside: bool = False,
     runner: Runner = LOCAL,
     progress: bool = True,
 ) -> Result:
-    """Makes the clips or the images of a data set.
+    """Makes the clips or the images of a data set, or adds to those that are there.
+
+    What is added gets shards of its own. What is there keeps its place and its split.
 
     Args:
       source: folder, glob, file or manifest, or several; see `inputs.find_inputs`.
       data_dir: folder of the data set.
       settings: settings of clips or of images; their type says which of the two is made.
       validation_fraction: share of the inputs whose records go to the validation split.
+      against: other data sets; what they hold is dropped as a duplicate.
       allow_outside: whether a manifest may name files outside its own folder.
       runner: where Beam's pipelines run.
       progress: whether to show a bar.
 
     Raises:
       UserError: there is nothing to ingest or nothing of use; the folder holds something else or
-        cannot be written; another ingest works on it; or it was begun with other settings.
+        cannot be written; another ingest works on it; or it was begun or made with other settings.
     """
     kind = "images" if isinstance(settings, ImageSettings) else "clips"
     out, work = data_dir / kind, data_dir / f".ingest_{kind}"
     if not 0 <= validation_fraction < 1:
         raise UserError(f"--validation-fraction {validation_fraction}: 0 to below 1 is accepted")
+    for folder in against:
+        history.check_data(folder)
     own = [out, *(each.parent for each in data_dir.glob(f"*/{reports.REPORT}"))]
     sources = [source] if isinstance(source, str) else source
     root, inputs = find_inputs(
@@ -95,31 +102,55 @@ def ingest(
             "validation_fraction": validation_fraction,
             "inputs": listed.count,
             "fingerprint": listed.fingerprint,
+            "against": [name_of(os.path.abspath(folder)) for folder in against],
         }
         done = read_json(out / reports.REPORT)
-        if done is not None:
-            _check_same(asked, done["asked"], f"{out} holds {kind} made", "give another --out")
-            shutil.rmtree(work)
-            return Result(done, fresh=False)
         begun = read_json(work / "asked.json")
         if begun is not None:
             how = f"use the same, or remove {work} to start anew"
             _check_same(asked, begun, f"an ingest into {out} was begun", how)
-        elif out.exists() and any(out.iterdir()):
+        rounds = [] if done is None else done.get("rounds", [done])
+        if any(not _changes(asked, each["asked"]) for each in rounds):
+            shutil.rmtree(work)
+            return Result(done, fresh=False)
+        if done is not None:
+            what = f"{out} holds {kind} made"
+            _check_same(asked, done["asked"], what, "give another --out", but=_SOURCE)
+        elif begun is None and out.exists() and any(out.iterdir()):
             raise UserError(f"{out}: holds something else already; give another --out")
         os.replace(work / "inputs.new", work / "inputs.jsonl")
-        write_json(work / "asked.json", asked)
+        if begun is None:
+            _begin(work, asked, out, len(rounds), history.find_known(data_dir, kind, against))
 
         where = str(root.absolute())
-        job = Job(str(work.absolute()), where, settings, validation_fraction)
+        before = tuple(str(history.place(out, n).absolute()) for n in range(len(rounds)))
+        job = Job(str(work.absolute()), where, settings, validation_fraction, before)
         groups = cut_groups(job.inputs, listed, kind)
-        _make_chunks(job, groups, runner, kind, progress)
-        numbers = _make_data_set(job, kind, len(groups), data_dir, runner)
-        report = {"kind": kind, "source": name_of(where), **numbers, "asked": asked}
-        reports.write_inputs(job, len(groups), out / reports.INPUTS)
+        numbers = read_json(work / "built.json")
+        if numbers is None:
+            _make_chunks(job, groups, runner, kind, progress)
+            numbers = _make_data_set(job, kind, len(groups), data_dir, runner)
+            if numbers is None:
+                shutil.rmtree(work)
+                return Result(done, fresh=False)
+            reports.write_inputs(job, len(groups), reports.inputs_file(out, len(rounds)))
+            write_json(work / "built.json", numbers)
+        history.keep(job, len(groups), history.place(out, len(rounds)))
+        this = {"kind": kind, "source": name_of(where), **numbers, "asked": asked}
+        report = reports.add_up([*rounds, this])
         reports.write_report(report, out)
         shutil.rmtree(work)
     return Result(report, fresh=True)
+
+
+def _begin(work: Path, asked: dict, out: Path, rounds: int, known: Sequence[Path]) -> None:
+    """Notes what an ingest was asked for, and what was there when it began."""
+    from gen1_jax.data_pipelines.footage.growth import note_info
+
+    if rounds:
+        note_info(out, work)
+    write_json(work / "known.json", {"prints": [str(path.absolute()) for path in known]})
+    write_json(work / "asked.json", asked)
 
 
 def _make_chunks(
@@ -131,22 +162,38 @@ def _make_chunks(
             runner.each(todo, make_chunk, job)
 
 
-def _make_data_set(job: Job, kind: str, num_chunks: int, data_dir: Path, runner: Runner) -> dict:
-    """Drops duplicates and writes the shards; returns the numbers of the report."""
+def _make_data_set(
+    job: Job, kind: str, num_chunks: int, data_dir: Path, runner: Runner
+) -> dict | None:
+    """Drops duplicates and writes the shards.
+
+    Returns:
+      The numbers of the report, or None if all inputs are there already.
+    """
     from gen1_jax.data_pipelines.footage.builders import build
     from gen1_jax.data_pipelines.footage.duplicates import resolve
+    from gen1_jax.data_pipelines.footage.growth import append
+    from gen1_jax.data_pipelines.footage.kinship import unite_kin
 
+    known = [Path(path) for path in read_json(Path(job.work) / "known.json")["prints"]]
     if not all(job.chunk(index, ".final.json").exists() for index in range(num_chunks)):
-        resolve(job, num_chunks, runner)
+        resolve(job, num_chunks, runner, known)
+    if kind == "clips":
+        unite_kin(job, num_chunks, known)
     numbers = reports.count(job, num_chunks)
-    if not numbers["records"]:
+    if not numbers["records"] and not job.before:
         shutil.rmtree(job.work)
         why = "; ".join(
             f"{number} {reason} ({REASONS[reason]})"
             for reason, number in numbers["dropped"].items()
         )
         raise UserError(f"none of {numbers['inputs']} inputs gives {kind}: {why}")
-    build(kind, data_dir, job, num_chunks, runner)
+    if numbers["dropped"] == {"there already": numbers["inputs"]}:
+        return None
+    if job.before:
+        append(data_dir / kind, job, num_chunks, runner)
+    else:
+        build(kind, data_dir, job, num_chunks, runner)
     return numbers
 
 
@@ -177,18 +224,23 @@ def _work_folder(work: Path) -> Iterator[None]:
                     place.rmdir()
 
 
-def _check_same(asked: dict, before: dict, what: str, how: str) -> None:
+def _check_same(asked: dict, before: dict, what: str, how: str, but: Collection[str] = ()) -> None:
     """Raises UserError naming what differs between this ingest and an earlier one."""
-    now, then = ({**_EARLIER, **each, **each["settings"]} for each in (asked, before))
+    if changes := _changes(asked, before, but):
+        raise UserError(f"{what} with other settings: {'; '.join(changes)}; {how}")
+
+
+def _changes(asked: dict, before: dict, but: Collection[str] = ()) -> list[str]:
+    """Returns what differs between this ingest and an earlier one, passing over some keys."""
+    now, then = ({**each, **each["settings"]} for each in (asked, before))
     changes = [
         f"{key} {then.get(key)} then, {now[key]} now"
         for key in now
-        if key not in ("settings", "fingerprint") and now[key] != then.get(key)
+        if key not in ("settings", "fingerprint", *but) and now[key] != then.get(key)
     ]
-    if not changes and asked["fingerprint"] != before["fingerprint"]:
+    if not changes and not but and asked["fingerprint"] != before["fingerprint"]:
         changes = ["other inputs or captions"]
-    if changes:
-        raise UserError(f"{what} with other settings: {'; '.join(changes)}; {how}")
+    return changes
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections import Counter
 
 from gen1_jax.errors import UserError
 
-# The two tables, reason → meaning, are the whole vocabulary of `report.json`.
+# The tables, reason → meaning, are the whole vocabulary of `report.json`.
 # Reasons why an input cannot be read:
 UNREADABLE = {
     "missing": "a manifest names it, and it is not there",
@@ -28,6 +28,8 @@ UNREADABLE = {
     "too much memory": "its decoder was refused more memory",
     "crashed": "its decoder crashed",
 }
+# Reason why an input is not read again:
+KNOWN = {"there already": "an earlier ingest into this data set read the same content"}
 # Reasons why a shot, clip or image that was read is not wanted:
 UNWANTED = {
     "too short": "a shot has fewer frames than a clip",
@@ -37,7 +39,7 @@ UNWANTED = {
     "near-still": "its frames hardly change: below --min-motion",
     "duplicate": "another input holds nearly the same, and came first",
 }
-REASONS = UNREADABLE | UNWANTED
+REASONS = UNREADABLE | KNOWN | UNWANTED
 
 
 def check_min_kept(value: float) -> None:

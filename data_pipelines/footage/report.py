@@ -1,10 +1,14 @@
-"""Counts what became of every input: `report.json`, `inputs.jsonl` and a table to print."""
+"""Counts what became of every input: `report.json`, `inputs.jsonl` and a table to print.
+
+A later ingest into the same folder has `inputs_001.jsonl`, and so on.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from gen1_jax.data_pipelines.footage.chunks import Job
@@ -14,13 +18,18 @@ from gen1_jax.data_pipelines.footage.outcomes import REASONS, UNWANTED, Outcome
 from gen1_jax.files import replacing, write_json
 from gen1_jax.text import name_of
 
-REPORT, INPUTS = "report.json", "inputs.jsonl"
+REPORT = "report.json"
+
+
+def inputs_file(folder: Path, number: int) -> Path:
+    """Returns the place of the list of inputs of an ingest into a folder, the first being 0."""
+    return folder / (f"inputs_{number:03d}.jsonl" if number else "inputs.jsonl")
 
 
 def write_inputs(job: Job, num_chunks: int, file: Path) -> None:
     """Writes a line of JSON for each input, in order.
 
-    A line holds `path`, `kept`, `dropped` (reason → count), `note` and `reason`.
+    A line holds the fields of an `Outcome` and its `reason`.
     """
     with replacing(file) as part, part.open("w", encoding="utf-8") as out:
         for _, final in read_final(job, num_chunks):
@@ -71,13 +80,44 @@ def count(job: Job, num_chunks: int) -> dict:
     }
 
 
+def add_up(rounds: Sequence[dict]) -> dict:
+    """Returns the report of a data set: the sums of its ingests, which it lists as `rounds`.
+
+    `source` and `asked` are those of the last ingest.
+
+    Args:
+      rounds: the ingests, each with `kind`, `source`, the numbers of `count`, and `asked`.
+    """
+    return {**functools.reduce(_add, rounds), "rounds": list(rounds)}
+
+
+def _add(one: dict, other: dict) -> dict:
+    """Adds the numbers of two reports at every depth; what is no number is the other's."""
+    added = {**one, **other}
+    for key in one.keys() & other.keys() - {"asked"}:
+        if isinstance(one[key], dict):
+            added[key] = _add(one[key], other[key])
+        elif isinstance(one[key], int):
+            added[key] = one[key] + other[key]
+    for key in added.keys() & {"dropped", "records_dropped"}:
+        added[key] = _in_order(Counter(added[key]))
+    return added
+
+
 def write_report(report: dict, folder: Path) -> None:
     """Writes `report.json`."""
     write_json(folder / REPORT, report)
 
 
 def format_report(report: dict) -> str:
-    """Returns a report as a table for people."""
+    """Returns a report as tables for people: of the last ingest, and of all if it was not alone."""
+    lines = _table(report)
+    if len(report["rounds"]) > 1:
+        lines = [*_table(report["rounds"][-1]), "", "with what was there before:", *lines]
+    return "\n".join([*lines, *notes(report["splits"], report)])
+
+
+def _table(report: dict) -> list[str]:
     noun = report["kind"]
     rows = [("inputs", report["inputs"], ""), ("  used", report["used"], "")]
     if report["used_though_damaged"]:
@@ -94,8 +134,7 @@ def format_report(report: dict) -> str:
     for reason, number in report["records_dropped"].items():
         rows.append((f"  not wanted: {reason}", number, ""))
     width = max(len(name) for name, _, _ in rows)
-    lines = [f"{name:{width}}  {number:>9,}  {note}".rstrip() for name, number, note in rows]
-    return "\n".join([*lines, *notes(report["splits"], report)])
+    return [f"{name:{width}}  {number:>9,}  {note}".rstrip() for name, number, note in rows]
 
 
 def notes(splits: Collection[str], report: dict | None) -> list[str]:

@@ -69,6 +69,8 @@ class Runner:
     def each(self, items: Sequence[Any], function: Callable[..., Any], *arguments: Any) -> None:
         """Calls a function on each item, on workers; the call is all that a pipeline does.
 
+        A single process of this machine needs no pipeline, and takes the items in order.
+
         Args:
           items: items, which are sent to the workers.
           function: function of an item and the arguments; it leaves its result in a file, and may
@@ -79,6 +81,13 @@ class Runner:
           UserError: a worker raised it, or the runner or an option is unknown.
         """
         if not items:
+            return
+        if self.name == DIRECT and min(self.workers, len(items)) == 1:
+            try:
+                for item in items:
+                    function(item, *arguments)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(STOPPED) from None
             return
         import apache_beam as beam
 

@@ -11,8 +11,9 @@ A tar archive as img2dataset writes it holds images.
 
 Every input is used, or dropped for a reason. DATA/clips/report.json counts the reasons, and
 DATA/clips/inputs.jsonl lists every input. To resume an ingest that was stopped, give the same
-command again. At scale, name a Beam runner and its options; all workers must see DATA and SRC
-under the same paths:
+command again. An ingest of other SRC with the same settings adds to DATA: what is there stays as it
+is, and what it holds already is dropped. At scale, name a Beam runner and its options; all workers
+must see DATA and SRC under the same paths:
 
     gen1 ingest clips SRC --out DATA --runner FlinkRunner --beam --flink_master=host:8081
 """
@@ -121,6 +122,14 @@ def add_arguments(parser) -> None:
             help="folder of the data set; clips and images may go to the same one",
         )
         add(
+            "--against",
+            nargs="+",
+            type=Path,
+            default=(),
+            metavar="DATA",
+            help="other data sets of gen1 ingest; what they hold is dropped as a duplicate",
+        )
+        add(
             "--allow-outside",
             action="store_true",
             help="let a manifest name files outside its own folder",
@@ -190,6 +199,7 @@ def run(args) -> None:
         args.out,
         settings,
         validation_fraction=args.validation_fraction,
+        against=args.against,
         allow_outside=args.allow_outside,
         runner=runner,
         progress=not args.no_progress,
