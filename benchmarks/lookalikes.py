@@ -36,6 +36,15 @@ def make_scene(random: np.random.Generator, leaves: int = 80) -> Image.Image:
     return _picture(pixels)
 
 
+def make_clip(random: np.random.Generator, frames: int = 8) -> list[Image.Image]:
+    """Returns a film: a window of two thirds that moves over an ordinary picture."""
+    height, width = SIZE
+    scene, size = make_scene(random), (2 * width // 3, 2 * height // 3)
+    ends = random.uniform(0, 1, (2, 2)) * (width - size[0], height - size[1])
+    places = [ends[0] + (ends[1] - ends[0]) * step / (frames - 1) for step in range(frames)]
+    return [scene.crop((int(x), int(y), int(x) + size[0], int(y) + size[1])) for x, y in places]
+
+
 # ---- near-copies
 
 
@@ -208,7 +217,11 @@ RED_AND_BLUE = "the same picture in red and in blue"
 def make_kind(kind: str, count: int, random: np.random.Generator) -> list[Image.Image]:
     """Returns distinct pictures of one kind of look-alikes."""
     if kind != RED_AND_BLUE:
-        return [KINDS[kind](random) for _ in range(count)]
+        distinct: dict[bytes, Image.Image] = {}
+        while len(distinct) < count:
+            picture = KINDS[kind](random)
+            distinct[picture.tobytes()] = picture
+        return list(distinct.values())
     pictures = []
     for _ in range(count // 2):
         grey = np.asarray(make_scene(random).convert("L"), np.float32)[..., None] / 255

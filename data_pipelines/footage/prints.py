@@ -35,8 +35,9 @@ ROW = np.dtype(
     ]
 )
 
-ALIKE = 0.955  # least likeness of two prints as a whole, once aligned
-_PARTS_ALIKE = 0.9  # least likeness of a part, in four fifths of the parts
+ALIKE = 0.95  # least likeness of two prints as a whole, once aligned
+PARTS_ALIKE = 0.8  # least share of parts with detail that are alike; a watermark covers some
+_PART_ALIKE = 0.9  # least likeness of such a part
 _NEARLY = 0.8  # least likeness before aligning, which is costly
 _COLOUR = 8.0  # largest mean difference of chroma, in levels of 255
 _LIGHT = 12.0  # largest difference of mean luma, in levels of 255
@@ -115,11 +116,11 @@ _MIRROR = (-1.0) ** np.arange(_KEPT)  # factors of a mirrored picture's coeffici
 
 def has_detail(rows: np.ndarray) -> np.ndarray:
     """Returns for each print whether it says enough to be compared."""
-    parts = _split(_detail(rows["luma"]))
+    parts = _split(weigh_detail(rows["luma"]))
     return (_energy(parts, parts) > _NOISE**2).sum(axis=(-1, -2)) >= LEAST_PARTS
 
 
-def _detail(luma: np.ndarray) -> np.ndarray:
+def weigh_detail(luma: np.ndarray) -> np.ndarray:
     """Returns weighted coefficients [... 16 16] of luma [... 32 32]."""
     return _COSINES @ luma.astype(np.float64) @ _COSINES.T * _WEIGHTS
 
@@ -151,7 +152,7 @@ def are_same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
       other: [n k] of `ROW`.
 
     Returns:
-      [n] bool. All k frames must agree, all straight or all mirrored, and one must have detail.
+      [n] bool. The frames must agree, all straight or all mirrored, and one must have detail.
     """
     same = np.zeros(len(one), bool)
     for start in range(0, len(one), _AT_ONCE):
@@ -161,7 +162,7 @@ def are_same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _compare(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    details = _detail(one["luma"]), _detail(other["luma"])
+    details = weigh_detail(one["luma"]), weigh_detail(other["luma"])
     straight = _likeness(*details)
     mirrored = _likeness(details[0], details[1] * _MIRROR)
     turned = mirrored.sum(axis=1) > straight.sum(axis=1)
@@ -179,14 +180,26 @@ def _compare(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     possible = agree & ((informed[0] & informed[1] & nearly) | blank)
     worth = possible.all(axis=1) & ~blank.all(axis=1)
     places = np.nonzero(worth[:, None] & ~blank)
-    possible[places] = _align(details[0][places], luma[places])
-    return worth & possible.all(axis=1)
+    # Of a clip, the means of its frames count: a watermark covers more of one than of another.
+    measured = np.zeros((2, *possible.shape))
+    measured[:, *places] = align(one["luma"][places], luma[places])
+    whole, parts = measured.sum(axis=2) / np.maximum(1, (~blank).sum(axis=1))
+    return worth & (whole >= ALIKE) & (parts >= PARTS_ALIKE)
 
 
-def _align(detail: np.ndarray, luma: np.ndarray) -> np.ndarray:
-    """Returns whether prints of details [n 16 16] are those of luma [n 32 32], best aligned."""
-    if not len(detail):
-        return np.zeros(0, bool)
+def align(one: np.ndarray, luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compares the detail of prints, once the second is cropped or extended to fit the first.
+
+    Args:
+      one: luma [n 32 32] of the first prints.
+      luma: luma [n 32 32] of the second ones.
+
+    Returns:
+      The likeness of the whole [n], and the share of the parts with detail that are alike [n].
+    """
+    if not len(one):
+        return np.zeros(0), np.zeros(0)
+    detail = weigh_detail(one)
     down = _CROPPED @ luma[:, None].astype(np.float64)  # [n 7 16 32]
     crops = down[:, :, None] @ _CROPPED.swapaxes(1, 2) * _WEIGHTS  # [n 7 7 16 16]
     crops = crops.reshape(len(luma), len(_CROPPED) ** 2, _KEPT, _KEPT)
@@ -197,6 +210,5 @@ def _align(detail: np.ndarray, luma: np.ndarray) -> np.ndarray:
     energies = _energy(one, one), _energy(other, other)
     alike = 2 * _energy(one, other) / np.maximum(1e-9, energies[0] + energies[1])
     informed = np.maximum(*energies) > _NOISE**2
-    agreeing = ((alike >= _PARTS_ALIKE) & informed).sum(axis=(-1, -2))
-    enough = agreeing >= 0.8 * informed.sum(axis=(-1, -2))
-    return (likeness.max(axis=1) >= ALIKE) & enough
+    agreeing = ((alike >= _PART_ALIKE) & informed).sum(axis=(-1, -2))
+    return likeness.max(axis=1), agreeing / np.maximum(1, informed.sum(axis=(-1, -2)))
