@@ -29,7 +29,7 @@ from gen1_jax.files import read_json, replacing, write_json
 _BATCH = 2**17  # prints; their entries, 17 of each, are sorted in memory
 _RANGE = 2**21  # entries
 _AT_ONCE = 2**12  # prints that are read together
-_MOST_TRIED = 8  # pairs of an entry whose prints are compared
+_MOST_TRIED = 4  # times that the print of an entry is compared, if it is no copy
 
 # A duplicate, and the place and input of the first record that it repeats, as far as is known.
 _FOUND = np.dtype([("place", "<u8"), ("same", "<u8"), ("input", "<u4")])
@@ -157,19 +157,20 @@ def find_duplicates(number: int, search: Search, batches: int, groups: Sequence[
     paths = [search.entries(batch) for batch in range(batches)]
     upper = bounds[number + 1] if number + 1 < len(bounds) else None
     entries, before = neighbours.read_range(paths, bounds[number], upper)
-    settled, tried = np.zeros(len(entries), bool), np.zeros(len(entries), np.uint8)
+    places, prints = np.unique(entries["place"], return_inverse=True)
+    settled, tried = np.zeros(len(places), bool), np.zeros(len(entries), np.uint8)
     parts = [np.zeros(0, _FOUND)]
-    for one, two, exact in neighbours.find_pairs(entries, before, settled):
-        pair = entries["place"][one], entries["place"][two]
-        same = exact.copy()
-        same[~exact] = _compare(search, pair[0][~exact], pair[1][~exact])
-        found = np.empty(np.count_nonzero(same), _FOUND)
-        earlier = np.where(pair[0] < pair[1], one, two)[same]
-        found["place"], found["same"] = np.maximum(*pair)[same], entries["place"][earlier]
-        found["input"] = entries["input"][earlier]
-        parts.append(found)
+    for one, two, exact in neighbours.find_pairs(entries, before, prints, settled):
+        often = tried[two] >= _MOST_TRIED
+        one, two, exact = one[~often], two[~often], exact[~often]
         tried[two] += 1
-        settled[two[same | (tried[two] == _MOST_TRIED)]] = True
+        same = exact.copy()
+        same[~exact] = _compare(search, *(entries["place"][each][~exact] for each in (one, two)))
+        found = np.empty(np.count_nonzero(same), _FOUND)
+        found["place"], found["same"] = entries["place"][two[same]], entries["place"][one[same]]
+        found["input"] = entries["input"][one[same]]
+        parts.append(found)
+        settled[prints[two[same]]] = True
     found = _first_of_each(np.concatenate(parts))
     starts = neighbours.place_of(len(search.known) + np.array(groups), 0)
     offsets = np.searchsorted(found["place"], starts).astype("<u8")

@@ -214,25 +214,26 @@ def _read(path: Path, first: int, last: int | None) -> np.ndarray:
 
 
 def find_pairs(
-    entries: np.ndarray, before: int, settled: np.ndarray
+    entries: np.ndarray, before: int, prints: np.ndarray, settled: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields pairs of entries of two inputs that may be near-copies, the nearest in order first.
 
     Args:
       entries: sorted entries.
       before: number of the first ones, which are not compared among themselves.
-      settled: which entries are compared no more; it may change between the pairs.
+      prints: for each entry, a number of its print among theirs.
+      settled: for each print, whether enough is known of it; it may change between the pairs.
 
     Yields:
-      Numbers of the earlier and of the later entries in the order of keys, and whether a pair is
-      one of equal digests.
+      Numbers of the entries of first and later prints, in the order of the inputs, and whether a
+      pair is one of equal digests. The later print is not settled.
     """
     group = entries["key"] >> np.uint64(_BAND_BITS)
     chunk = entries["place"] >> np.uint64(_CHUNK_BITS)
     digest = entries["key"] >> np.uint64(61) == _DIGEST
     number = np.arange(max(1, before), len(entries))
     for distance in range(1, WINDOW + 1):
-        number = number[(number >= distance) & ~settled[number]]
+        number = number[number >= distance]
         number = number[group[number] == group[number - distance]]
         if not len(number):
             return
@@ -240,6 +241,10 @@ def find_pairs(
         differs = chunk[other] != chunk[number]
         differs |= entries["input"][other] != entries["input"][number]
         one, two = other[differs], number[differs]
+        swapped = entries["place"][one] > entries["place"][two]
+        one, two = np.where(swapped, two, one), np.where(swapped, one, two)
+        useful = ~settled[prints[two]]
+        one, two = one[useful], two[useful]
         signs = entries["signs"][one] ^ entries["signs"][two]
         straight = np.bitwise_count(signs).sum(axis=1, dtype=np.int64)
         mirrored = np.bitwise_count(signs ^ _MIRRORED).sum(axis=1, dtype=np.int64)

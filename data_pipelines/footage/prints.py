@@ -132,13 +132,15 @@ def _split(detail: np.ndarray) -> np.ndarray:
 
 
 def _energy(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return (one * other).mean(axis=(-1, -3))
+    return np.einsum("...iajb,...iajb->...ij", one, other) / (one.shape[-1] * one.shape[-3])
 
 
 def _likeness(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Returns 2ab / (aa + bb) over the last two axes: 1 for equal detail, 0 for unrelated."""
-    both = (one * other).sum(axis=(-1, -2))
-    return 2 * both / np.maximum(1e-9, ((one**2).sum((-1, -2)) + (other**2).sum((-1, -2))))
+    products = "...ij,...ij->..."
+    both = np.einsum(products, one, other)
+    energy = np.einsum(products, one, one) + np.einsum(products, other, other)
+    return 2 * both / np.maximum(1e-9, energy)
 
 
 # ---- comparison
@@ -195,20 +197,27 @@ def align(one: np.ndarray, luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       luma: luma [n 32 32] of the second ones.
 
     Returns:
-      The likeness of the whole [n], and the share of the parts with detail that are alike [n].
+      The likeness of the whole [n], and the share of the parts with detail that are alike [n]; of
+      prints that are alike as they are, without aligning.
     """
-    if not len(one):
-        return np.zeros(0), np.zeros(0)
-    detail = weigh_detail(one)
-    down = _CROPPED @ luma[:, None].astype(np.float64)  # [n 7 16 32]
-    crops = down[:, :, None] @ _CROPPED.swapaxes(1, 2) * _WEIGHTS  # [n 7 7 16 16]
-    crops = crops.reshape(len(luma), len(_CROPPED) ** 2, _KEPT, _KEPT)
-    likeness = _likeness(detail[:, None], crops)
-    best = likeness.argmax(axis=1)
-    chosen = crops[np.arange(len(luma)), best]
-    one, other = _split(detail), _split(chosen)
-    energies = _energy(one, one), _energy(other, other)
-    alike = 2 * _energy(one, other) / np.maximum(1e-9, energies[0] + energies[1])
+    detail, other = weigh_detail(one), weigh_detail(luma)
+    whole, parts = _likeness(detail, other), _share_alike(detail, other)
+    left = np.flatnonzero((whole < ALIKE) | (parts < PARTS_ALIKE))
+    if len(left):
+        detail = detail[left]
+        down = _CROPPED @ luma[left, None].astype(np.float64)  # [n 7 16 32]
+        crops = down[:, :, None] @ _CROPPED.swapaxes(1, 2) * _WEIGHTS  # [n 7 7 16 16]
+        crops = crops.reshape(len(left), len(_CROPPED) ** 2, _KEPT, _KEPT)
+        likeness = _likeness(detail[:, None], crops)
+        whole[left] = likeness.max(axis=1)
+        parts[left] = _share_alike(detail, crops[np.arange(len(left)), likeness.argmax(axis=1)])
+    return whole, parts
+
+
+def _share_alike(detail: np.ndarray, other: np.ndarray) -> np.ndarray:
+    one, two = _split(detail), _split(other)
+    energies = _energy(one, one), _energy(two, two)
+    alike = 2 * _energy(one, two) / np.maximum(1e-9, energies[0] + energies[1])
     informed = np.maximum(*energies) > _NOISE**2
     agreeing = ((alike >= _PART_ALIKE) & informed).sum(axis=(-1, -2))
-    return likeness.max(axis=1), agreeing / np.maximum(1, informed.sum(axis=(-1, -2)))
+    return agreeing / np.maximum(1, informed.sum(axis=(-1, -2)))
