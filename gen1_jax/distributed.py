@@ -1,23 +1,28 @@
 """The device mesh, the placement of arrays on it, and the processes of a job."""
 
 import contextlib
+import itertools
 import json
 import math
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed as jax_distributed  # its client, which orbax takes too
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen1_jax.batch import SCHEMA, Batch
-from gen1_jax.errors import EXIT_TRY_AGAIN, TryAgain, UserError, exit_code
+from gen1_jax.errors import EXIT_TRY_AGAIN, TryAgain, UserError, exit_code, one_line
 
 DATA, FSDP, FRAMES = "data", "fsdp", "frames"
 PyTree = Any
+_WEEK = 7 * 24 * 3600 * 1000  # in milliseconds
+_meetings = itertools.count()  # every process makes them in the same order
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, frames: int = 1, devices: list | None = None) -> Mesh:
@@ -268,6 +273,35 @@ def check_shared(folder: Path) -> None:
 def is_lead() -> bool:
     """Returns whether this is the one process of the job that speaks and writes."""
     return jax.process_index() == 0
+
+
+def wait_for_lead(work: Callable[[], str]) -> str:
+    """Only process 0 does the work, however long it takes; the others wait until it is done.
+
+    The processes meet at the coordinator, so their devices stay free, and no timeout of a
+    collective ends the wait. If process 0 fails, the coordinator ends the others.
+
+    Returns:
+      What the work returns; "" on the other processes.
+    """
+    if jax.process_count() == 1:
+        return work()
+    found, failures = work() if is_lead() else "", []
+    name, client = f"gen1_lead_{next(_meetings)}", jax_distributed.global_state.client
+
+    def meet() -> None:
+        try:
+            client.wait_at_barrier(name, _WEEK)
+        except Exception as error:  # jaxlib raises its own kind
+            failures.append(error)
+
+    meeting = threading.Thread(target=meet, daemon=True)
+    meeting.start()
+    while meeting.is_alive():  # a signal is handled between two waits of the main thread
+        meeting.join(0.1)
+    if failures:
+        raise TryAgain(f"waiting for process 0 failed: {one_line(failures[0])}") from failures[0]
+    return found
 
 
 def on_lead(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

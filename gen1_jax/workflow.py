@@ -4,6 +4,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from gen1_jax.distributed import (
     make_mesh,
     on_lead,
     own_rows,
+    wait_for_lead,
 )
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
@@ -67,7 +69,8 @@ def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
     try:
         check_shared(workdir)
         config = resolve_paths(config, workdir)
-        made = KINDS[config.kind](config, workdir, progress, **options)
+        work = partial(KINDS[config.kind], config, workdir, progress, **options)
+        made = wait_for_lead(work) if config.kind in OF_THE_LEAD else work()
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise UserError(f"--workdir {workdir} cannot be written: {error}") from error
     if is_lead():
@@ -355,6 +358,8 @@ def run_all(
 ) -> None:
     """Runs all parts in order, each in `workdir/PART`. A stopped run goes on where it was.
 
+    The processes of a job share the encoding and the training; process 0 alone does the rest.
+
     The evaluation's metrics.json is copied to `workdir` too.
 
     Args:
@@ -366,7 +371,7 @@ def run_all(
     """
     for part in parts or config.parts:
         run_part(load_part(part), workdir / part, progress)
-        if (metrics := workdir / part / "metrics.json").exists():
+        if is_lead() and (metrics := workdir / part / "metrics.json").exists():
             shutil.copyfile(metrics, workdir / metrics.name)
 
 
@@ -380,3 +385,4 @@ KINDS = {
     "pipeline": assemble,
     "evaluation": evaluate,
 }
+OF_THE_LEAD = ("world", "tokenizer", "pipeline", "evaluation")

@@ -9,6 +9,8 @@ import argparse
 import os
 import signal
 import sys
+import threading
+import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -31,6 +33,7 @@ from gen1_jax.distributed import (
     put_batch,
     replicated,
     to_host,
+    wait_for_lead,
 )
 from gen1_jax.errors import UserError
 from gen1_jax.programs import keep_programs
@@ -134,6 +137,14 @@ def a_signal_to_one(folder: Path, mesh) -> str:
                 return f"signal {number} at step {step}"
 
 
+def a_signal_while_the_lead_works(folder: Path, mesh) -> str:
+    """Each process ends at once, the one that waits in the coordinator's barrier too."""
+    meeting = wait_for_lead(lambda: "done first")
+    print(f"the lead {meeting}" if meeting else "waited", flush=True)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    wait_for_lead(lambda: time.sleep(60))
+
+
 CONTENT = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
 
 
@@ -227,6 +238,7 @@ FAULTS = {
         a_folder_that_is_not_shared,
         checkpoints_that_one_does_not_see,
         a_signal_to_one,
+        a_signal_while_the_lead_works,
         a_batch_of_which_each_has_half,
         examples_on_an_interleaved_mesh,
     )
@@ -234,7 +246,7 @@ FAULTS = {
 
 if __name__ == "__main__":
     ocp.multihost._DEFAULT_BARRIER_TIMEOUT = 5  # seconds; it is minutes
-    with joined(argparse.Namespace(processes=2, join_timeout=60)):
+    with joined(argparse.Namespace(processes=2, join_timeout=60, workdir=sys.argv[2])):
         mesh = jax.sharding.Mesh(np.array(jax.devices()), ("fsdp",))
         print(FAULTS[sys.argv[1]](Path(sys.argv[2]), mesh), flush=True)
         multihost_utils.sync_global_devices("done")

@@ -5,9 +5,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -237,6 +239,29 @@ def test_local_starts_no_other_command_again(tmp_path):
 def test_local_refuses_a_command_that_is_not_there(tmp_path):
     done = local(tmp_path, "gen2", "--version")
     assert done.returncode == BAD_INPUT and "no command gen2 here" in done.stderr
+
+
+def test_the_image_copies_what_the_package_is_made_of():
+    """Each path is there and passes .dockerignore; each extra is one of pyproject.toml."""
+    root = LAUNCH.parent
+    text = (root / "Dockerfile").read_text()
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
+    assert copied and all((root / name).exists() for name in copied)
+    ignore = (root / ".dockerignore").read_text().splitlines()
+    assert ignore[0] == "*"
+    assert {line[1:] for line in ignore if line[0] == "!"} == {name.strip("/") for name in copied}
+    folders = project["tool"]["setuptools"]["package-dir"].values()
+    needed = {folder.split("/")[0] for folder in folders} | {"pyproject.toml"}
+    needed |= {project["project"]["readme"], *project["project"]["license-files"]}
+    assert needed <= {name.strip("/") for name in copied}
+    installed = {word for line in lines if line.startswith("RUN ") for word in line.split()}
+    assert {word for word in installed if word.endswith(".lock")} <= set(copied)
+    extras = re.findall(r"EXTRAS=(\w+)", text)
+    assert {"cuda12", "tpu"} <= set(extras) <= project["project"]["optional-dependencies"].keys()
+    (entry,) = (line for line in lines if line.startswith("ENTRYPOINT "))
+    assert json.loads(entry.removeprefix("ENTRYPOINT "))[0] in project["project"]["scripts"]
 
 
 def test_gke_manifest_agrees_with_itself():

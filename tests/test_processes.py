@@ -2,13 +2,16 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from command_line import gen1, refused
 from fault_job import CONTENT, held_out_loss
 from micro_run import load
 from safetensors.numpy import load_file
@@ -79,13 +82,50 @@ def test_processes_that_are_refused_leave_no_folder(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_processes_that_are_not_told_of_each_other_stop(tmp_path):
-    done = launch(2, 1, *train(tmp_path / "x", 1))
-    assert done.returncode == 2 and not (tmp_path / "x").exists()
+@pytest.mark.parametrize("command", ["train", "all"])
+def test_processes_that_are_not_told_of_each_other_stop(tmp_path, capsys, monkeypatch, command):
+    monkeypatch.setenv("GEN1_PROCESSES", "2")  # as local.py sets it
+    part = ":clip" if command == "train" else ""
     said = (
-        "gen1: this command was started as 2 processes, and each would do the whole job by itself"
+        "gen1: this command was started as 2 processes, and each would do the whole job by itself; "
+        "add --processes 2, by which"
     )
-    assert f"{said}; add --processes 2, by which" in done.stdout
+    config = f"{ROOT}/tests/micro.py{part}"
+    refused(capsys, command, "--config", config, "--workdir", tmp_path / "x", culprit=said)
+    assert not (tmp_path / "x").exists()
+
+
+def test_two_processes_run_all_parts_of_a_config(tmp_path):
+    """One makes what is made once, and both go on when it is there."""
+    command = ["-m", "gen1_jax.cli", "all", "--config", "tests/micro.py", "--processes", "2"]
+    parts = ["--parts", "world", "tokenizer", "world"]
+    done = launch(2, 1, *command, "--workdir", tmp_path, "--no-progress", *parts)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert (tmp_path / "tokenizer" / "tokenizer.json").exists()
+    said = [line for line in done.stdout.splitlines() if " clips; " in line]
+    assert len(said) == 2 and all(line.startswith("[0] world: 24 train") for line in said)
+
+
+def test_a_stage_of_the_lead_ends_on_sigterm(tmp_path):
+    done = launch(2, 1, "tests/fault_job.py", "a_signal_while_the_lead_works", tmp_path)
+    assert done.returncode == 75, done.stdout[-3000:]
+    assert {"[0] the lead done first", "[1] waited"} <= set(done.stdout.splitlines())
+    said = "gen1: stopped by SIGTERM; the same command goes on from here"
+    assert {f"[{process}] {said}" for process in (0, 1)} <= set(done.stdout.splitlines())
+
+
+def test_a_command_that_goes_on_ends_on_sigterm_with_its_code(tmp_path, capsys, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run_all(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr("gen1_jax.workflow.run_all", run_all)
+    config = ROOT / "tests" / "micro.py"
+    code, _, err = gen1(capsys, "all", "--config", config, "--workdir", tmp_path / "x")
+    assert code == 75 and "stopped by SIGTERM" in err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@
     gen1 all --config demo --workdir runs/quick --set video.num_steps=20 --set blur.num_steps=20
 
 A part that is finished is not done again, and a run that was stopped goes on where it was. `gen1
-config NAME` lists the parts. A job of several processes runs them one by one, by `gen1 train` and
-`gen1 precompute`.
+config NAME` lists the parts. The processes of a job (launch/README.md) share the encoding and the
+training; the first one does the rest. SIGTERM ends it with exit code 75: start the same command
+again.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from gen1_jax.commands.overrides import add_set_argument
-from gen1_jax.commands.processes import refuse_one_of_many
+from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.config import load_config
 from gen1_jax.errors import UserError
 from gen1_jax.settings import closest
@@ -33,6 +34,7 @@ def add_arguments(parser) -> None:
         "--parts", nargs="+", metavar="PART", help="run only these parts, in this order"
     )
     add_set_argument(parser, "video.num_steps=100", "PART.KEY")
+    add_processes_argument(parser)
     parser.add_argument("--no-progress", action="store_true", help="show no bars")
 
 
@@ -55,15 +57,15 @@ def run(args) -> None:
     overrides = sort_overrides(args.set, parts)
     loaded = {part: load_part(args.config, part, overrides[part]) for part in parts}
     keep_freed_memory()  # before the first computation
-    refuse_one_of_many(takes_processes=False)
-    keep_programs()
-    run_all(
-        config,
-        args.workdir,
-        loaded.__getitem__,
-        progress=not args.no_progress,
-        parts=parts,
-    )
+    with joined(args):
+        keep_programs()
+        run_all(
+            config,
+            args.workdir,
+            loaded.__getitem__,
+            progress=not args.no_progress,
+            parts=parts,
+        )
 
 
 def load_part(name: str, part: str, overrides: Sequence[str]) -> ConfigDict:

@@ -87,7 +87,7 @@ class VideoEditor:
         """
         self.unet, self.conditioner = unet, conditioner
         self.tokenizer, self.settings = tokenizer, settings
-        self.mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
+        self.mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
         self._everywhere = replicated(self.mesh)
         self._clips, self._batch = clip_sharding(self.mesh), batch_sharding(self.mesh)
         self.params = jax.device_put(params, self._everywhere)

@@ -54,6 +54,7 @@ def run_sweep(
     on_edit: OnEdit | None = None,
     is_missing: Callable[[Item, Setting], bool] = lambda item, setting: False,
     progress: bool = True,
+    alone: bool = False,
 ) -> list[dict[str, Any]]:
     """Edits and measures every clip at every setting, except those whose records are there.
 
@@ -78,6 +79,7 @@ def run_sweep(
         setting and seed; what it returns is added to a new record.
       is_missing: whether an edit is made again for `on_edit` although its record is there.
       progress: whether to show a bar.
+      alone: whether only this process of a job is at work.
 
     Returns:
       The records of all cells, in the order of seeds, grid and items; on all processes of a job.
@@ -105,9 +107,10 @@ def run_sweep(
     records = _find_records(folder, keys, [kind[1] for kind in kinds], judges.weights)
     places = {record_key(key): place for place, key in keys.items()}
     missing = {place for place in keys if is_missing(items[place[0]], settings[place[1]])}
-    wanted = _agree([place for place in keys if not records[place] or place in missing])
+    count, own = (1, 0) if alone else (jax.process_count(), jax.process_index())
+    wanted = [place for place in keys if not records[place] or place in missing]
+    wanted = set(wanted) if count == 1 else _agree(wanted)
     units = list(share_out(kinds, wanted, batch_size, batch_parts(editor.mesh)))
-    count, own = jax.process_count(), jax.process_index()
     units = units[own * len(units) // count : (own + 1) * len(units) // count]
     bar = tqdm(
         total=len(keys),
@@ -236,8 +239,6 @@ def _agree(wanted: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
 
     All must share out the same list, and a fast process may have written a record by now.
     """
-    if jax.process_count() == 1:
-        return set(wanted)
     number = multihost_utils.broadcast_one_to_all(np.int32(len(wanted)))
     own = np.resize(np.array(wanted, np.int32).reshape(-1, 2), (int(number), 2))
     return {(int(i), int(k)) for i, k in multihost_utils.broadcast_one_to_all(own)}

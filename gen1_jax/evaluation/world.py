@@ -64,6 +64,7 @@ def evaluate_world(config, workdir: Path, progress: bool) -> None:
             # of another model or other settings has pictures, but not of these edits.
             is_missing=lambda item, setting: not done and item.clip in pictured,
             progress=progress,
+            alone=True,  # the first process of a job keeps the frames of all pictures
         )
     tqdm.write(write_summary(records, workdir))
     if rows.keys() == pictured and all(len(row) == 2 + len(grid) for row in rows.values()):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import logging
 import shutil
 import warnings
@@ -19,6 +20,7 @@ from gen1_jax.distributed import is_lead
 from gen1_jax.errors import TryAgain, UserError, one_line
 
 MAX_FAILURES = 3  # saves in a row that may fail before training stops
+_managers = itertools.count(1)  # those of this process, in the same order on all
 
 
 class Checkpoints:
@@ -36,7 +38,6 @@ class Checkpoints:
         self._folder, self._keep = Path(folder).absolute(), keep
         self._saving: int | None = None  # the step whose save is under way
         self._failures = 0  # saves that failed in a row
-        self._managers = 0  # made so far
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -45,12 +46,11 @@ class Checkpoints:
         # Processes that are named synchronise through the coordinator, where a failed process is
         # missed after a timeout. Without names they would synchronise in collectives, and a failed
         # process would enter the wrong one. Barriers are numbered by each process, so a manager
-        # that is made after a failure needs a prefix of its own.
-        self._managers += 1
+        # that is made after a failure, or for the next part, needs a prefix of its own.
         self._folder.mkdir(parents=True, exist_ok=True)
         processes = set(range(jax.process_count())) if jax.process_count() > 1 else None
         meeting = ocp.options.MultiprocessingOptions(
-            active_processes=processes, barrier_sync_key_prefix=f"{self._managers}"
+            active_processes=processes, barrier_sync_key_prefix=f"{next(_managers)}"
         )
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep, create=False, multiprocessing_options=meeting
