@@ -58,7 +58,7 @@ def run(args) -> None:
     loaded = {part: load_part(args.config, part, overrides[part]) for part in parts}
     keep_freed_memory()  # before the first computation
     with joined(args):
-        keep_programs()
+        keep_programs(args.workdir)
         run_all(
             config,
             args.workdir,
