@@ -21,14 +21,14 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from gen1_jax.data_pipelines.footage import contents, records
 from gen1_jax.data_pipelines.footage.archives import find_bounds, read_tar
-from gen1_jax.data_pipelines.footage.clips import ClipSettings, read_clips
+from gen1_jax.data_pipelines.footage.clips import ClipSettings
 from gen1_jax.data_pipelines.footage.groups import Group, is_archive, read_group
 from gen1_jax.data_pipelines.footage.identity import identify, identify_path
-from gen1_jax.data_pipelines.footage.images import ImageSettings, store_image
+from gen1_jax.data_pipelines.footage.images import ImageSettings
 from gen1_jax.data_pipelines.footage.inputs import Input, find_caption
+from gen1_jax.data_pipelines.footage.isolation import make_clips, make_image
 from gen1_jax.data_pipelines.footage.keys import in_bucket, name_split
 from gen1_jax.data_pipelines.footage.outcomes import Outcome
-from gen1_jax.data_pipelines.footage.prints import hash_clip, hash_image
 from gen1_jax.errors import WritingFailed, one_line
 from gen1_jax.files import read_json, replacing, write_json
 from gen1_jax.text import REPLACED, mend_text
@@ -114,13 +114,8 @@ def _ingest(each: Input, job: Job, chunk: _ChunkWriter) -> None:
             _identify(outcome, identify_path(path), job)
         except OSError as error:
             raise Unreadable("cannot be opened", one_line(error)) from error
-        for clip in read_clips(path, job.settings, outcome):
-            stored = records.encode_clip(
-                clip.frames, clip.times, caption, each.path, clip.start, crf=job.settings.crf
-            )
-            # Decoding every record once proves that it is whole.
-            frames = records.decode_clip(stored)["frames"]
-            chunk.add(_serialize("clips", stored), outcome.split, hash_clip(frames))
+        for made in make_clips(path, job.settings, caption, outcome):
+            chunk.add(_serialize("clips", made.record), outcome.split, made.prints)
 
 
 def _ingest_tar(each: Input, size: int, group: Group, job: Job, chunk: _ChunkWriter) -> None:
@@ -174,10 +169,9 @@ def _check_there(each: Input, path: Path) -> None:
 
 def _add_image(data: bytes, caption: str, outcome: Outcome, job: Job, chunk: _ChunkWriter) -> None:
     _identify(outcome, identify(data), job)
-    stored, bucket, pixels = store_image(data, caption, outcome.path, job.settings)
-    records.decode_image(stored)
-    split = in_bucket(outcome.split, bucket)
-    chunk.add(_serialize("images", stored), split, hash_image(pixels))
+    made = make_image(data, job.settings, caption, outcome)
+    split = in_bucket(outcome.split, made.bucket)
+    chunk.add(_serialize("images", made.record), split, made.prints)
 
 
 def _identify(outcome: Outcome, content: str, job: Job) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,14 @@ from gen1_jax.errors import UserError
 from gen1_jax.video.fitting import kept_area
 from gen1_jax.video.io import resize_frame
 from gen1_jax.video.opening import open_file, open_folder
-from gen1_jax.video.sources import Source, Unreadable, on_grid
+from gen1_jax.video.sources import Picture, Source, Unreadable, on_grid
 
 _BLACK = 28  # brightest level of a bar: limited-range black, and what an encoder makes of it
 _LEAST_BAR = 0.01  # share of a side; a narrower bar is a soft edge
 _MARGIN = 0.005  # share of a side cut off beside a bar, where scaling blends bar and picture
 _LUMA = np.array([0.2126, 0.7152, 0.0722])  # BT.709
 _LONGEST_STILL = 60  # seconds that a picture may last; clocks of broken files leap by years
+_SMALL = 96  # pixels of the shorter side on which bars are guessed
 _CELLS = 32  # motion is measured on the means of about 32 x 32 cells
 
 
@@ -78,13 +79,19 @@ class Clip:
     start: int
 
 
-def read_clips(path: Path, settings: ClipSettings, outcome: Outcome) -> Iterator[Clip]:
+def read_clips(
+    path: Path,
+    settings: ClipSettings,
+    outcome: Outcome,
+    watch: Callable[[], None] = lambda: None,
+) -> Iterator[Clip]:
     """Yields the clips of a video or of a folder of pictures.
 
     Args:
       path: the video or folder.
       settings: settings of clips.
       outcome: the input's outcome, in which all that is dropped is noted.
+      watch: is called for every picture that was decoded; it may raise to end the film.
 
     Raises:
       Unreadable: the file is no video.
@@ -94,13 +101,19 @@ def read_clips(path: Path, settings: ClipSettings, outcome: Outcome) -> Iterator
             source = open_folder(path, None)
         else:
             source = open_file(path, 0, stack, strict=True, threads=1)
+        source.pictures = _watched(source.pictures, watch)
         yield from cut_clips(source, settings, outcome)
+
+
+def _watched(pictures: Iterator[Picture], watch: Callable[[], None]) -> Iterator[Picture]:
+    for picture in pictures:
+        watch()
+        yield picture
 
 
 def cut_clips(source: Source, settings: ClipSettings, outcome: Outcome) -> Iterator[Clip]:
     """Yields the clips of an open source; see `read_clips`."""
     n, stride = settings.num_frames, settings.stride
-    roomy = tuple(2 * side for side in settings.size)  # leaves room for cropping bars
     frames: list[np.ndarray] = []
     start = made = seen = 0
     damaged_at = None
@@ -124,6 +137,8 @@ def cut_clips(source: Source, settings: ClipSettings, outcome: Outcome) -> Itera
             while start + len(frames) * stride < end:
                 if settings.max_clips and made == settings.max_clips:
                     break
+                if not frames:
+                    roomy = _roomy(picture, settings)
                 rgb = picture.rgb(roomy) if rgb is None else rgb
                 frames.append(rgb)
                 if len(frames) == n:
@@ -135,7 +150,9 @@ def cut_clips(source: Source, settings: ClipSettings, outcome: Outcome) -> Itera
                         slots = start + stride * np.arange(n)
                         yield Clip(finished, slots / float(source.rate), start)
                     frames, start = [], start + n * stride
-    except Unreadable:  # a damaged picture of a folder or animation
+    except Unreadable as error:  # a damaged picture of a folder or animation
+        if error.reason != "damaged":
+            raise
         damaged_at = seen if damaged_at is None else damaged_at
         source.lost += 1
     end_shot()
@@ -149,6 +166,25 @@ def cut_clips(source: Source, settings: ClipSettings, outcome: Outcome) -> Itera
             outcome.drop("damaged")
     elif not seen:
         raise Unreadable("damaged", "not one frame can be decoded")
+
+
+def _roomy(picture: Picture, settings: ClipSettings) -> tuple[int, int]:
+    """Returns a size to which a clip's pictures may be scaled down: twice what will be stored.
+
+    What bars leave of the first picture covers it, so that a portrait within a wide frame keeps its
+    pixels. A dark picture seems to have wide bars, and then it is merely scaled down less.
+    """
+    roomy = tuple(2 * side for side in settings.size)
+    if not settings.crop_bars:
+        return roomy
+    small = picture.rgb((_SMALL, _SMALL))[None]
+    bars = find_bars(small)
+    sides = small.shape[1:3]
+    inside = (sides[0] - bars[0] - bars[1], sides[1] - bars[2] - bars[3])
+    return tuple(
+        math.ceil(side * whole / max(1, part))
+        for side, whole, part in zip(roomy, sides, inside, strict=True)
+    )
 
 
 def _finish(frames: list[np.ndarray], settings: ClipSettings) -> np.ndarray | str:

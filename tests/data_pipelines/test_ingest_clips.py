@@ -101,6 +101,7 @@ def make_source(root):
     (root / "empty.mp4").touch()
     (root / "text.mp4").write_bytes(WORDS)
     silence(root / "sound.wav")
+    (root / "list.mp4").write_text("ffconcat version 1.0\nfile letterbox.mp4\n")
     whole = film_file(root / "unfinished.mp4", 26).read_bytes()
     (root / "unfinished.mp4").write_bytes(whole[: len(whole) // 2])
     truth |= {
@@ -114,6 +115,7 @@ def make_source(root):
         "empty.mp4": "empty file",
         "text.mp4": "not a video",
         "sound.wav": "no video stream",
+        "list.mp4": "playlist",
         "unfinished.mp4": "unfinished file",
     }
     (root / "a" / "cuts.txt").write_text("a caption\n")
@@ -177,6 +179,17 @@ def test_clips_are_the_frames_they_say_and_cross_no_cut(ingested):
         assert {clip["caption"] for clip in found} == {
             "a caption" if source.startswith("a/cuts.") else ""
         }
+
+
+def test_bars_are_cropped_before_pictures_shrink(tmp_path):
+    """A frame nine times as large as what it shows: scaled down first, too little would be left."""
+    frames = shot(11, 24)
+    window = np.pad(frames, ((0, 0), (72, 72), (128, 128), (0, 0)))
+    outcome = Outcome("a.mp4")
+    clips = list(read_clips(film_file(tmp_path / "a.mp4", 0, window), SETTINGS, outcome))
+    assert not outcome.dropped and [clip.start for clip in clips] == [0, PITCH]
+    want = np.stack([resize_frame(frame, SIZE) for frame in frames[: N * STRIDE : STRIDE]])
+    assert psnr(clips[0].frames, want) > 22
 
 
 def cuts_of(path):

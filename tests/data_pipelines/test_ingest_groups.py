@@ -133,20 +133,20 @@ def test_a_kill_in_the_middle_of_an_archive_resumes_within_it(tmp_path, monkeypa
     whole = ingest(source, tmp_path / "whole", SETTINGS, progress=False)
     read = []
 
-    def note(data, *rest, store=chunks.store_image):
+    def note(data, *rest, store=chunks.make_image):
         if len(read) == 200:
             raise KeyboardInterrupt
         read.append(data)
         return store(data, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(chunks, "store_image", note)
+        patch.setattr(chunks, "make_image", note)
         ingest(source, tmp_path / "out", SETTINGS, progress=False)
     parts = tmp_path / "out" / ".ingest_images" / "parts"
     finished = len(list(parts.glob("*.json")))
     before, read = read, []
     with monkeypatch.context() as patch:
-        patch.setattr(chunks, "store_image", note)
+        patch.setattr(chunks, "make_image", note)
         again = ingest(source, tmp_path / "out", SETTINGS, progress=False)
     assert finished > 2 and 100 < len(read) < 300
     assert set(before + read) == set(tiny) and len(before + read) < 350

@@ -100,7 +100,7 @@ def test_stopped_between_phases(source, uninterrupted, tmp_path, monkeypatch, mo
     assert moment == "report" or str(stopped.value) == STOPPED
     assert not (tmp_path / "clips" / "report.json").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(chunks, "read_clips", None)  # finished chunks are not made again
+        patch.setattr(chunks, "make_clips", None)  # finished chunks are not made again
         assert ingest(str(source), tmp_path, SETTINGS, progress=False).fresh
     assert contents(tmp_path) == uninterrupted
 
@@ -129,7 +129,7 @@ def stop(*_):
 def test_what_is_complete_is_left_alone(source, uninterrupted, tmp_path, monkeypatch, capsys):
     ingest(str(source), tmp_path, SETTINGS, progress=False)
     with monkeypatch.context() as patch:
-        patch.setattr(chunks, "read_clips", None)
+        patch.setattr(chunks, "make_clips", None)
         again = ingest(str(source), tmp_path, SETTINGS, progress=False)
     assert not again.fresh and contents(tmp_path) == uninterrupted
     assert cli.main(["ingest", "clips", str(source), "--out", str(tmp_path), *OPTIONS]) == 0
