@@ -139,6 +139,7 @@ def open_encoded(
 ) -> tuple[EncodedSource | None, list[EncodedSource], list[Size]]:
     """Opens the encoded clips, the images of each size, and the sizes that images must have.
 
+    Where all batches hold images, clips are opened only if there are no images.
     The training split serves for a kind that the validation split lacks.
     """
 
@@ -156,7 +157,7 @@ def open_encoded(
     if sizes and len(sizes) != len(folders):
         raise UserError(f"{len(folders)} folders of encoded images, but {len(sizes)} image_buckets")
     videos = None
-    if clips is not None:
+    if clips is not None and not (folders and settings.image_fraction == 1):
         place = find([clips])
         videos = EncodedSource(place[0][1] if place else Path(clips) / split)
     if settings.image_fraction == 0 or not folders:  # images are not read, as for previews of clips

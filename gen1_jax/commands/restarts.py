@@ -17,7 +17,7 @@ RECORD = "starts.json"
 # In ten restarts, a slice that is away is waited for ten times the --join-timeout.
 DEFAULT_RESTARTS = 10
 # What a part leaves when it is finished, and an ingested or encoded folder when it has a shard.
-_FINISHED = ("finished.json", "meta.json", "metrics.json", "*.array_record", "*.shard")
+_FINISHED = ("finished.json", "meta.json", "metrics.json", "*.array_record", "*.records")
 
 
 def is_restarted() -> bool:

@@ -54,14 +54,14 @@ def test_what_is_half_written_is_nothing_new(tmp_path):
         (tmp_path / name).mkdir(parents=True)
     encoded = tmp_path / "encoded" / "train"
     encoded.mkdir(parents=True)
-    for name in ("a-00000-of-00002.array_record", ".b.part.array_record"):
+    for name in ("clips-000000.records", ".clips-000001.a.part.records"):
         (encoded / name).touch()
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / "finished.json").touch()
     assert describe_made(tmp_path) == {
         "blur/checkpoints": 7,
         "clip/finished.json": 1,
-        "encoded/train/*.array_record": 1,
+        "encoded/train/*.records": 1,
     }
 
 

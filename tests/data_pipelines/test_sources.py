@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import encoded_files
 import grain
 import numpy as np
 import pytest
@@ -353,6 +355,29 @@ def test_a_size_that_the_validation_split_lacks_is_left_out(folder, tmp_path):
     assert list(streams) == ["video", "image"]
     with pytest.warns(UserWarning, match="no images of .48, 32."):
         assert next(streams["image"]()).frames.shape == (4, 1, *SIZE, 3)
+
+
+@pytest.mark.parametrize("form", ["footage", "encoded"])
+def test_a_stage_of_images_opens_no_clips(folder, tmp_path, form):
+    settings = config(str(tmp_path)).to_dict()
+    if form == "footage":
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    else:
+        encoded_files.write_folder(tmp_path / "clips" / "train")
+        encoded_files.write_folder(tmp_path / "images_48x48" / "train")
+        settings = {"form": form, "folder": str(tmp_path), "batch_size": 2}
+    settings["image_fraction"] = 1.0
+    before = [next(make_stream(settings, 0, split)) for split in ("train", "validation")]
+    files = [path for path in (tmp_path / "clips").rglob("*") if path.is_file()]
+    shards = [path for path in files if path.suffix != ".json"]
+    assert shards
+    for shard in shards:
+        shard.write_bytes(b"")
+    after = [next(make_stream(settings, 0, split)) for split in ("train", "validation")]
+    assert all(map(equal, before, after))
+    with pytest.raises((UserError, UserWarning)):  # where clips are read, it is noticed
+        mixed = make_stream(settings | {"image_fraction": 0.5}, 0)
+        next(mixed), next(mixed)
 
 
 def test_unknown_forms(folder):
