@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,17 +27,22 @@ def hold(folders: Sequence[str], content: str) -> bool:
     Contents are compared by 64 bits: among 240 million and as many new ones, the chance that a
     single new one is taken for another is 0.3 %.
     """
-    return bool(content) and any(_has(numbers, _number(content)) for numbers in _open(folders))
+    if not content:
+        return False
+    files = (os.path.join(folder, NAME) for folder in folders)
+    return any(_has(_open(file, os.stat(file).st_mtime_ns), content) for file in files)
 
 
-def _has(numbers: np.ndarray, number: int) -> bool:
+def _has(numbers: np.ndarray, content: str) -> bool:
+    number = _number(content)
     place = np.searchsorted(numbers, np.uint64(number))
     return place < len(numbers) and int(numbers[place]) == number
 
 
-@functools.lru_cache(maxsize=4)
-def _open(folders: Sequence[str]) -> list[np.ndarray]:
-    return [np.load(Path(folder) / NAME, mmap_mode="r") for folder in folders]
+@functools.lru_cache(maxsize=64)
+def _open(file: str, written: int) -> np.ndarray:
+    """Opens a file of numbers, and again if it was written anew."""
+    return np.load(file, mmap_mode="r")
 
 
 def _number(content: str) -> int:
