@@ -14,6 +14,7 @@ Nothing passes through a runner but the numbers of items.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -43,15 +44,23 @@ class Search:
 
     Attributes:
       job: the ingest.
-      known: files of prints of records that the data set holds already.
     """
 
     job: Job
-    known: tuple[Path, ...] = ()
 
     @property
     def folder(self) -> Path:
         return Path(self.job.work) / "duplicates"
+
+    @property
+    def known(self) -> Sequence[Path]:
+        """The files of prints of records that the data set holds already."""
+        return _read_known(self.known_list, self.known_list.stat().st_mtime_ns)
+
+    @property
+    def known_list(self) -> Path:
+        """The file that lists `known`: a job graph would be too small for thousands of paths."""
+        return self.folder / "known.json"
 
     def prints(self, number: int) -> Path:
         """Returns a file of prints: known ones come first, then those of the chunks."""
@@ -78,8 +87,9 @@ def resolve(job: Job, num_chunks: int, runner: Runner, known: Sequence[Path] = (
       runner: where the steps run.
       known: files of prints of records that the data set holds already; they come first.
     """
-    search = Search(job, tuple(known))
+    search = Search(job)
     search.folder.mkdir(exist_ok=True)
+    write_json(search.known_list, {"prints": [str(path) for path in known]}, indent=None)
     sizes = [_count(search.prints(number)) for number in range(len(known) + num_chunks)]
     batches = list(enumerate(_cut_batches(sizes)))
     samples = [neighbours.sample_of(search.entries(batch)) for batch, _ in batches]
@@ -100,6 +110,12 @@ def resolve(job: Job, num_chunks: int, runner: Runner, known: Sequence[Path] = (
         if not all(_final(job, i).exists() for i in range(groups[group], groups[group + 1]))
     ]
     runner.each(todo, write_finals, search, len(bounds), groups)
+
+
+@functools.lru_cache(maxsize=2)
+def _read_known(file: Path, written: int) -> Sequence[Path]:
+    """Reads the list of known files, and again if it was written anew."""
+    return [Path(path) for path in read_json(file)["prints"]]
 
 
 def _count(path: Path) -> int:

@@ -334,11 +334,11 @@ def test_the_data_may_lie_within_the_source(tmp_path):
     """Files that ingest wrote are no inputs, and a link to a folder above is not followed."""
     for index in range(3):
         (tmp_path / f"{index}.jpg").write_bytes(jpeg(picture(60 + index)))
-    (tmp_path / "loop").symlink_to(tmp_path)
     for pattern, out in ((str(tmp_path), tmp_path / "1"), (f"{tmp_path}/**", tmp_path / "d" / "2")):
         first, rows, found = run(pattern, out)
         again = ingest(pattern, out, SETTINGS, progress=False)
         assert not again.fresh and again.report == first
+    (tmp_path / "loop").symlink_to(tmp_path)
     _, rows, found = run(tmp_path, tmp_path)
     assert set(found) == {"0.jpg", "1.jpg", "2.jpg"}
     assert rows["loop"]["reason"] == "cannot be opened"
