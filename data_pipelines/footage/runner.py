@@ -15,7 +15,8 @@ from typing import Any
 
 from gen1_jax.errors import UserError
 
-DIRECT = "DirectRunner"
+DIRECT, DASK = "DirectRunner", "DaskRunner"
+_DASK_PARTITIONS = "--dask_(npartitions|partition_size)"
 STOPPED = "stopped; give the same command again to go on from here"
 
 
@@ -52,7 +53,10 @@ class Runner:
             pipeline = self._make(max(1, min(most, self.workers)))
             yield pipeline
             try:
-                pipeline.run().wait_until_finish()
+                result = pipeline.run()
+                result.wait_until_finish()
+                if self.name == DASK:
+                    result.client.close()  # or each pipeline would leave a connection behind
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(STOPPED) from None
             except UserError as error:
@@ -104,8 +108,14 @@ class Runner:
         from apache_beam.options.pipeline_options import PipelineOptions
 
         if self.name != DIRECT:
+            name, options = self.name, list(self.options)
+            if name == DASK:
+                name = "apache_beam.runners.dask.dask_runner.DaskRunner"  # Beam needs all of it
+                if not any(re.match(_DASK_PARTITIONS, each) for each in options):
+                    # By default, 128 items are one task: a worker would do all of a small job.
+                    options.append("--dask_partition_size=1")
             try:
-                return beam.Pipeline(runner=self.name, options=PipelineOptions(list(self.options)))
+                return beam.Pipeline(runner=name, options=PipelineOptions(options))
             except (ValueError, ImportError, RuntimeError) as error:
                 raise UserError(f"--runner {self.name}: {error}") from error
         # Given the name DirectRunner, Beam first tries a runner that downloads a program.
