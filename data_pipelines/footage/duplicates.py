@@ -4,7 +4,7 @@ A record is a duplicate if an earlier record of another input, in the order of t
 same pixels or, by their prints, nearly the same. Records that a data set holds already come before
 all others. The search has three steps, whose work items leave files in the work folder:
 
-    prints of chunks → entries of a batch, sorted → duplicates among a range of keys → final chunks
+    prints of chunks → entries of a batch, sorted → candidates of a range of keys → final chunks
 
 Every item is a pure function of the files before it and writes its own file whole or not at all. So
 every runner gives the same result, an item may run twice, and finished items are not done again.
@@ -30,10 +30,8 @@ from gen1_jax.files import read_json, replacing, write_json
 _BATCH = 2**17  # prints; their entries, 17 of each, are sorted in memory
 _RANGE = 2**21  # entries
 _AT_ONCE = 2**12  # prints that are read together
-_MOST_TRIED = 4  # times that the print of an entry is compared, if it is no copy
-
-# A duplicate, and the place and input of the first record that it repeats, as far as is known.
-_FOUND = np.dtype([("place", "<u8"), ("same", "<u8"), ("input", "<u4")])
+_MOST_NEAR = 4  # candidates of an entry
+_MOST_TRIED = 16  # candidates of a record whose prints are compared
 
 Piece = tuple[int, int, int]  # number of a file of prints, first row, end
 
@@ -70,8 +68,8 @@ class Search:
     def entries(self, batch: int) -> Path:
         return self.folder / f"{batch:06d}.entries"
 
-    def found(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.found"
+    def pairs(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.pairs"
 
     @property
     def bounds(self) -> Path:
@@ -102,8 +100,8 @@ def resolve(job: Job, num_chunks: int, runner: Runner, known: Sequence[Path] = (
     with replacing(search.bounds) as part:
         part.write_bytes(bounds.tobytes())
     groups = _cut_groups(sizes[len(known) :])
-    todo = [number for number in range(len(bounds)) if not search.found(number).exists()]
-    runner.each(todo, find_duplicates, search, len(batches), groups)
+    todo = [number for number in range(len(bounds)) if not search.pairs(number).exists()]
+    runner.each(todo, write_pairs, search, len(batches), groups)
     todo = [
         group
         for group in range(len(groups) - 1)
@@ -164,65 +162,78 @@ def write_batch(item: tuple[int, list[Piece]], search: Search) -> None:
     neighbours.write_entries(np.concatenate(parts), search.entries(batch))
 
 
-def find_duplicates(number: int, search: Search, batches: int, groups: Sequence[int]) -> None:
-    """Writes the places of duplicates that a range of keys shows.
+def write_pairs(number: int, search: Search, batches: int, groups: Sequence[int]) -> None:
+    """Writes the candidates that a range of keys shows: pairs of prints, in order of the later.
 
-    The file begins with the number of places before each group of chunks.
+    The file begins with the number of pairs before each group of chunks.
     """
     bounds = np.frombuffer(search.bounds.read_bytes(), neighbours.BOUND)
     paths = [search.entries(batch) for batch in range(batches)]
     upper = bounds[number + 1] if number + 1 < len(bounds) else None
     entries, before = neighbours.read_range(paths, bounds[number], upper)
-    places, prints = np.unique(entries["place"], return_inverse=True)
-    settled, tried = np.zeros(len(places), bool), np.zeros(len(entries), np.uint8)
-    parts = [np.zeros(0, _FOUND)]
-    for one, two, exact in neighbours.find_pairs(entries, before, prints, settled):
-        often = tried[two] >= _MOST_TRIED
-        one, two, exact = one[~often], two[~often], exact[~often]
-        tried[two] += 1
-        same = exact.copy()
-        same[~exact] = _compare(search, *(entries["place"][each][~exact] for each in (one, two)))
-        found = np.empty(np.count_nonzero(same), _FOUND)
-        found["place"], found["same"] = entries["place"][two[same]], entries["place"][one[same]]
-        found["input"] = entries["input"][one[same]]
-        parts.append(found)
-        settled[prints[two[same]]] = True
-    found = _first_of_each(np.concatenate(parts))
+    own = neighbours.place_of(len(search.known), 0)  # known records come before it
+    held = np.zeros(len(entries), np.uint8)
+    parts = [np.zeros(0, neighbours.PAIR)]
+    for later, pairs in neighbours.find_pairs(entries, before):
+        useful = (held[later] < _MOST_NEAR) & (pairs["later"] >= own)
+        held[later[useful]] += 1
+        parts.append(pairs[useful])
+    pairs = np.unique(np.concatenate(parts))
     starts = neighbours.place_of(len(search.known) + np.array(groups), 0)
-    offsets = np.searchsorted(found["place"], starts).astype("<u8")
-    with replacing(search.found(number)) as part:
-        part.write_bytes(offsets.tobytes() + found.tobytes())
-
-
-def _first_of_each(found: np.ndarray) -> np.ndarray:
-    """Returns what is found, in order of places, with the first record that each repeats."""
-    found = np.sort(found, order=("place", "same"))
-    return found[np.unique(found["place"], return_index=True)[1]]
+    offsets = np.searchsorted(pairs["later"], starts).astype("<u8")
+    with replacing(search.pairs(number)) as part:
+        part.write_bytes(offsets.tobytes() + pairs.tobytes())
 
 
 def write_finals(group: int, search: Search, ranges: int, groups: Sequence[int]) -> None:
-    """Writes what remains of a group of chunks."""
-    header = 8 * len(groups)
-    parts = []
+    """Compares the candidates of a group of chunks, and writes what remains of the group."""
+    parts, header, size = [], 8 * len(groups), neighbours.PAIR.itemsize
     for number in range(ranges):
-        with search.found(number).open("rb") as file:
+        with search.pairs(number).open("rb") as file:
             offsets = np.frombuffer(file.read(header), "<u8")
-            file.seek(header + _FOUND.itemsize * int(offsets[group]))
-            size = _FOUND.itemsize * int(offsets[group + 1] - offsets[group])
-            parts.append(np.frombuffer(file.read(size), _FOUND))
-    found = _first_of_each(np.concatenate(parts))
-    chunks, rows = neighbours.chunk_and_row(found["place"])
-    others, _ = neighbours.chunk_and_row(found["same"])
+            file.seek(header + size * int(offsets[group]))
+            data = file.read(size * int(offsets[group + 1] - offsets[group]))
+            parts.append(np.frombuffer(data, neighbours.PAIR))
+    found = _compare_pairs(search, np.unique(np.concatenate(parts)))
     known = len(search.known)
-    others = np.where(others < known, -1 - others, others - known)
+    chunks, records = neighbours.chunk_and_row(found["later"])
+    others = neighbours.chunk_and_row(found["first"])[0]
+    others = np.where(others < known, -1 - others, others - known).tolist()
     for index in range(groups[group], groups[group + 1]):
         own = np.flatnonzero(chunks == index + known)
-        duplicates: dict[int, tuple[int, int]] = {}
-        if len(own):
-            frames = int(_read_rows(search.prints(index + known), 0, 1)["frames"][0])
-            for row, *same in zip(rows[own], others[own], found["input"][own], strict=True):
-                duplicates.setdefault(int(row) // frames, tuple(int(number) for number in same))
-        write_final(index, duplicates, search.job)
+        inputs = found["input"][own].tolist()
+        repeats = ((others[at], put) for at, put in zip(own, inputs, strict=True))
+        write_final(index, dict(zip(records[own].tolist(), repeats, strict=True)), search.job)
+
+
+def _compare_pairs(search: Search, pairs: np.ndarray) -> np.ndarray:
+    """Returns the pairs that hold the same; `later` is changed to the place of a record.
+
+    A record has one such pair at most: its nearest candidates are compared until one is the same.
+    """
+    frames = 1
+    if len(pairs):
+        number, row = (int(part[0]) for part in neighbours.chunk_and_row(pairs["later"][:1]))
+        frames = int(_read_rows(search.prints(number), row, row + 1)["frames"][0])
+    chunks, rows = neighbours.chunk_and_row(pairs["later"])
+    records = neighbours.place_of(chunks, rows // frames)
+    order = np.lexsort((pairs["first"], pairs["distance"], records))
+    pairs, records = pairs[order], records[order]
+    starts = np.flatnonzero(np.concatenate([[True], records[1:] != records[:-1]])[: len(records)])
+    ends = np.append(starts[1:], len(records)).astype(int)
+    found = [np.zeros(0, int)]
+    for turn in range(_MOST_TRIED):
+        left = starts + turn < ends
+        starts, ends = starts[left], ends[left]
+        now = starts + turn
+        same = pairs["distance"][now] == neighbours.EXACT
+        same[~same] = _compare(search, pairs["first"][now[~same]], pairs["later"][now[~same]])
+        found.append(now[same])
+        starts, ends = starts[~same], ends[~same]
+    at = np.sort(np.concatenate(found))
+    pairs = pairs[at]
+    pairs["later"] = records[at]
+    return pairs
 
 
 def write_final(index: int, duplicates: dict[int, tuple[int, int]], job: Job) -> None:

@@ -32,6 +32,10 @@ _BAND_BITS = 37  # a key: 3 bits of the band's number, 24 signs, 37 of the remai
 ENTRY = np.dtype([("key", "<u8"), ("place", "<u8"), ("input", "<u4"), ("signs", "<u4", 3)])
 # A key and a place: entries from it on, up to the next, are a range.
 BOUND = np.dtype([("key", "<u8"), ("place", "<u8")])
+# Places of a print and of one before it, the number of signs that differ and one, and the input of
+# the first. Prints of equal digests have the distance `EXACT` and need no comparison.
+PAIR = np.dtype([("later", "<u8"), ("first", "<u8"), ("distance", "<u4"), ("input", "<u4")])
+EXACT = 0
 _CHUNK_BITS = 40  # a place: the chunk's number, and 40 bits of the row's number in it
 
 
@@ -213,20 +217,15 @@ def _read(path: Path, first: int, last: int | None) -> np.ndarray:
 # ---- candidates
 
 
-def find_pairs(
-    entries: np.ndarray, before: int, prints: np.ndarray, settled: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def find_pairs(entries: np.ndarray, before: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields pairs of entries of two inputs that may be near-copies, the nearest in order first.
 
     Args:
       entries: sorted entries.
       before: number of the first ones, which are not compared among themselves.
-      prints: for each entry, a number of its print among theirs.
-      settled: for each print, whether enough is known of it; it may change between the pairs.
 
     Yields:
-      Numbers of the entries of first and later prints, in the order of the inputs, and whether a
-      pair is one of equal digests. The later print is not settled.
+      Numbers of the entries of the later prints, and the pairs, [n] of `PAIR`.
     """
     group = entries["key"] >> np.uint64(_BAND_BITS)
     chunk = entries["place"] >> np.uint64(_CHUNK_BITS)
@@ -241,13 +240,17 @@ def find_pairs(
         differs = chunk[other] != chunk[number]
         differs |= entries["input"][other] != entries["input"][number]
         one, two = other[differs], number[differs]
+        signs = entries["signs"][one] ^ entries["signs"][two]
+        changed = np.bitwise_count(signs).sum(axis=1, dtype=np.int64)
+        mirrored = np.bitwise_count(signs ^ _MIRRORED).sum(axis=1, dtype=np.int64)
+        changed = np.where(
+            digest[two], np.where(changed, 96, EXACT), 1 + np.minimum(changed, mirrored)
+        )
+        near = changed <= 1 + MOST_DIFFERENT
+        one, two, changed = one[near], two[near], changed[near]
         swapped = entries["place"][one] > entries["place"][two]
         one, two = np.where(swapped, two, one), np.where(swapped, one, two)
-        useful = ~settled[prints[two]]
-        one, two = one[useful], two[useful]
-        signs = entries["signs"][one] ^ entries["signs"][two]
-        straight = np.bitwise_count(signs).sum(axis=1, dtype=np.int64)
-        mirrored = np.bitwise_count(signs ^ _MIRRORED).sum(axis=1, dtype=np.int64)
-        exact = digest[two] & (straight == 0)
-        near = exact | (~digest[two] & (np.minimum(straight, mirrored) <= MOST_DIFFERENT))
-        yield one[near], two[near], exact[near]
+        pairs = np.empty(len(one), PAIR)
+        pairs["later"], pairs["first"] = entries["place"][two], entries["place"][one]
+        pairs["input"], pairs["distance"] = entries["input"][one], changed
+        yield two, pairs

@@ -1,6 +1,6 @@
 """Prints of pictures and clips: small thumbnails, and whether two of them show the same.
 
-A print is a row of 32 x 32 cells of luma and 8 x 8 of chroma; a clip has four. What is compared is
+A print is a row of 32 x 32 cells of luma and 8 x 8 of chroma; a clip has eight. What is compared is
 the detail of the luma: coefficients of a discrete cosine transform (DCT), weighted by
 frequency^1.5 up to frequency 12, so that every scale counts about the same in a photograph. Two
 pictures are the same if, once one of them is aligned to a crop of at most 2 %, straight or
@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 CELLS, COLOUR_CELLS = 32, 8  # cells on a side of luma, and of chroma
-CLIP_FRAMES = 4  # frames of a clip that have a print
+CLIP_FRAMES = 8  # frames of a clip that have a print
 # `input` is its number within the chunk, `frame` the row's number among the `frames` rows of its
 # record; `digest` is that of all pixels, and zero in the second and later rows of a clip.
 ROW = np.dtype(
@@ -55,9 +55,9 @@ def hash_image(frame: np.ndarray) -> np.ndarray:
 
 
 def hash_clip(frames: np.ndarray) -> np.ndarray:
-    """Returns the prints, [4] of `ROW`, of frames [n h w 3] uint8.
+    """Returns the prints, [8] of `ROW`, of frames [n h w 3] uint8.
 
-    They are of the first frame, the last one and two between them.
+    They are of the first frame, the last one and six between them, evenly spaced.
     """
     picks = np.linspace(0, len(frames) - 1, CLIP_FRAMES).round().astype(int)
     return _hash(frames[picks], frames)
