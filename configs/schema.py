@@ -156,6 +156,13 @@ class Training:
         1000, "steps between two held-out losses; one more at the end; 0: none at all", low=0
     )
     eval_batches: int = setting(8, "validation batches of each kind, video and image", low=1)
+    beside_share: float = setting(
+        0.02,
+        "largest share of the time that pictures and held-out losses take; one that would take "
+        "more is left out, except at the end",
+        low=0,
+        high=1,
+    )
     checkpoint_every: int = setting(500, "steps between two checkpoints", low=1)
     keep_checkpoints: int = setting(2, "checkpoints that are kept, the newest", low=1)
 

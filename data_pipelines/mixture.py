@@ -18,6 +18,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from gen1_jax.batch import BatchKind
 from gen1_jax.data_pipelines import transforms
 from gen1_jax.data_pipelines.ordering import Windowed
 from gen1_jax.data_pipelines.stream import Stream
@@ -129,7 +130,7 @@ def make_raw_stream(
 
     image_fraction = _fraction(image_fraction)
     images = images or videos
-    kinds = mix(
+    mixed = mix(
         all_batches(videos, num_frames, batch_size, 0) if image_fraction < 1 else [],
         all_batches(images, 1, image_batch_size or batch_size * num_frames, 1)
         if image_fraction > 0
@@ -137,7 +138,13 @@ def make_raw_stream(
         image_fraction,
         shares=([bucket.share for bucket in videos], [bucket.share for bucket in images]),
     )
-    return Stream(kinds, **reading)
+    per_batch = image_batch_size or batch_size * num_frames
+    kinds = kinds_of(
+        [(batch_size, num_frames, bucket.size, bucket.share) for bucket in videos],
+        [(per_batch, 1, bucket.size, bucket.share) for bucket in images],
+        image_fraction,
+    )
+    return Stream(mixed, kinds=kinds, **reading)
 
 
 def add_subject(images: Sequence[Bucket], subject: Source, share: float) -> list[Bucket]:
@@ -308,6 +315,27 @@ def mix(
     return grain.MapDataset.select_from_datasets(
         both, _Spread(image_fraction, min(length, min(map(len, both))))
     )
+
+
+def kinds_of(
+    videos: Sequence[tuple[int, int, tuple[int, int], float]],
+    images: Sequence[tuple[int, int, tuple[int, int], float]],
+    image_fraction: float | Fraction,
+) -> list[BatchKind]:
+    """Returns the kinds of batches of a mixture.
+
+    Args:
+      videos: of each bucket: examples of a batch, frames, height and width, and its share among
+        its kind, relative to the others.
+      images: the same.
+      image_fraction: share of image batches.
+    """
+    found = []
+    for buckets, fraction in ((videos, 1 - image_fraction), (images, image_fraction)):
+        total = sum(share for *_, share in buckets)
+        for size, num_frames, frame, share in buckets if fraction else ():
+            found.append(BatchKind(size, num_frames, tuple(frame), float(fraction * share / total)))
+    return found
 
 
 def _fraction(value: float | Fraction) -> Fraction:

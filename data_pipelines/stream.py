@@ -7,13 +7,13 @@ import ctypes
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 from absl import flags
 
-from gen1_jax.batch import Batch
+from gen1_jax.batch import Batch, BatchKind
 from gen1_jax.data_pipelines.damage import REPLACED
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -32,8 +32,10 @@ class Stream(Iterator[Batch]):
         when it is asked for.
       prefetch: batches that are read ahead by each process that reads.
       num_workers: worker processes; with 0, this process reads.
+      kinds: the sizes of the batches.
 
     Attributes:
+      kinds: the sizes of the batches, each with its share.
       replaced: examples of the batches so far that stand in the place of damaged records, which
         warnings name. It is counted in this process since its start.
     """
@@ -45,8 +47,9 @@ class Stream(Iterator[Batch]):
         num_threads: int = 2,
         prefetch: int = 4,
         num_workers: int = 0,
+        kinds: Sequence[BatchKind] = (),
     ):
-        self._dataset, self._num_workers = dataset, num_workers
+        self._dataset, self._num_workers, self.kinds = dataset, num_workers, tuple(kinds)
         self._read_options = grain.ReadOptions(
             num_threads=num_threads, prefetch_buffer_size=prefetch
         )

@@ -1,7 +1,7 @@
 """The batch: the one schema that data, training and evaluation share."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax.numpy as jnp
@@ -119,6 +119,22 @@ class Batch:
         frames = {name: fields[name].shape[1] for name in clips if name in fields}
         if len(set(frames.values())) > 1:
             raise UserError(f"batch fields disagree on the number of frames: {frames}")
+
+
+class BatchKind(NamedTuple):
+    """The batches of one size in a stream.
+
+    Attributes:
+      size: examples, over all processes.
+      num_frames: frames of an example; 1 for images.
+      frame: height and width of a frame, or of its latents in an encoded batch.
+      share: share of the stream's batches.
+    """
+
+    size: int
+    num_frames: int
+    frame: tuple[int, int]
+    share: float
 
 
 # Each field's axes and the kind of number it holds. Encoded records and ahead-of-time shapes take

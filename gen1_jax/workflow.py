@@ -276,6 +276,7 @@ def train_on(
             sample_every=config.sample_every,
             eval_every=config.eval_every,
             eval_batches=config.eval_batches,
+            beside_share=config.beside_share,
             checkpoint_every=config.checkpoint_every,
             keep_checkpoints=config.keep_checkpoints,
             make_preview_batch=make_preview_batch,

@@ -60,6 +60,7 @@ def get_config(part: str = "all") -> ConfigDict:
         config.model.update(_MODELS["unet" if config.objective == "diffusion" else part])
         config.num_steps = config.sample_every = config.checkpoint_every = 2
         config.log_every = 1
+        config.beside_share = 1.0  # the first steps are as short as a preview
         config.eval_every = 0  # another program to compile for each kind of batch
         config.optimizer.warmup_steps = 1
         config.split_from = 512  # so that the largest of its small parameters are sharded

@@ -157,7 +157,18 @@ def make_encoded_stream(
         for i, each in enumerate(sources)
     ]
     shares = None, [len(each) for each in sources]
-    return Stream(mixture.mix(films, pictures, image_fraction, shares=shares), **reading)
+    kinds = mixture.kinds_of(
+        [(batch_size, n, _frame(each), 1.0) for each in clips],
+        [(per_batch, 1, _frame(each), len(each)) for each in sources],
+        image_fraction,
+    )
+    mixed = mixture.mix(films, pictures, image_fraction, shares=shares)
+    return Stream(mixed, kinds=kinds, **reading)
+
+
+def _frame(source: EncodedSource) -> tuple[int, int]:
+    """Returns height and width of the latents; (0, 0) where there are none."""
+    return tuple(dict(source.layout.shapes).get("latents", (0, 0, 0, 0))[1:3])
 
 
 def _of_size(subjects: Sequence[EncodedSource], like: EncodedSource) -> EncodedSource | None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -26,8 +25,11 @@ from gen1_jax.distributed import (
     to_host,
 )
 from gen1_jax.errors import UserError
-from gen1_jax.files import read_json, replacing, write_json
+from gen1_jax.files import read_json, write_json
 from gen1_jax.randomness import stream_seed
+from gen1_jax.training.ahead import Program, batches_to_come, compile_together
+from gen1_jax.training.bad_steps import BadSteps
+from gen1_jax.training.beside import Beside
 from gen1_jax.training.checkpoint import Checkpoints
 from gen1_jax.training.objectives import Objective
 from gen1_jax.training.previews import PreviewWriter
@@ -45,11 +47,11 @@ from gen1_jax.training.state import (
     state_template,
 )
 from gen1_jax.training.step import make_step
-from gen1_jax.training.telemetry import FlopCounter, Metrics, Profiler, RunLog, how_to_watch
+from gen1_jax.training.telemetry import FlopCounter, Profiler, RunLog, how_to_watch
 from gen1_jax.training.validation import HeldOutLoss
 
-MAX_BAD_STEPS = 5  # in a row
 FINISHED = "finished.json"
+HELD_OUT, PREVIEW = "held-out loss", "preview"
 PART = "part"  # beside the stream's place: the name that the run's random numbers follow from
 
 
@@ -79,6 +81,7 @@ def train(
     sample_every: int = 0,
     eval_every: int = 0,
     eval_batches: int = 8,
+    beside_share: float = 1.0,
     checkpoint_every: int = 500,
     keep_checkpoints: int = 2,
     make_preview_batch: Callable[[], Batch] | None = None,
@@ -91,9 +94,10 @@ def train(
     """Trains one part, from its newest checkpoint if there is one, and writes `workdir/model`.
 
     The order is fixed. A run restores its newest checkpoint, or creates and prepares its state.
-    Then each round of the loop evaluates and saves what the last step made, where that is due, and
-    stops if a signal came; it takes a step, and logs it where that is due. The last round ends
-    after saving. At the end the moving average is written as the model.
+    Programs are compiled side by side, for all sizes of batches. Then each round of the loop
+    evaluates and saves what the last step made, where that is due, and stops if a signal came; it
+    takes a step, and logs it where that is due. The last round ends after saving. At the end the
+    moving average is written as the model.
 
     Args:
       workdir: the part's folder: `config.json`, `checkpoints/`, `logs/` (TensorBoard), `samples/`,
@@ -121,6 +125,8 @@ def train(
       sample_every: steps between two previews; 0: none.
       eval_every: steps between two measurements of the held-out loss; 0: none.
       eval_batches: validation batches of each kind.
+      beside_share: the largest share of the time that previews and held-out losses take; one that
+        would take more is left out, except at the end.
       checkpoint_every: steps between two checkpoints.
       keep_checkpoints: how many checkpoints are kept.
       make_preview_batch: makes the fixed batch of the previews.
@@ -135,6 +141,7 @@ def train(
 
     Raises:
       UserError: a checkpoint or a model to start from does not fit, or the loss is not finite.
+        Errors of previews and held-out losses end nothing: they are counted and reported.
       Stopped, Preempted: a signal ended the run, after it was saved.
     """
     # ---- restore, or create and prepare
@@ -149,7 +156,7 @@ def train(
         state = _prepare(state, objective, encoder_params, batches, new)
     options = {"dtype": dtype, "ema_decay": ema_decay, "ema_share": ema_share}
     options |= {"microbatches": microbatches, "trains": trains, "reduce_once": reduce_once}
-    step_fn = make_step(objective.loss, optimizer, template, **options)
+    step_fn = Program(make_step(objective.loss, optimizer, template, **options), mesh)
     key = jax.random.key(stream_seed(seed, name, "training"))
 
     def place() -> dict[str, Any]:
@@ -182,32 +189,46 @@ def train(
         stack.callback(checkpoints.close)
         stop = stack.enter_context(stop_on_signals())
         profiler = stack.enter_context(Profiler(workdir / "profile", profile, first))
+        beside = Beside(name, beside_share, log.events)
+
+        # ---- compile
+        if ahead is not None:
+            kinds = getattr(batches, "kinds", ())
+            expected = batches_to_come(ahead, kinds, num_steps - first, mesh)
+            with log.spend("compile"):
+                rate, averaged = optimizer.learning_rate(first), averaged_params(state)
+                tasks = [step_fn.lower(state, each, encoders, rate, key) for each in expected]
+                others = []
+                if streams:
+                    with beside.forgiving(HELD_OUT, first):
+                        others += held_out.lower(averaged, encoders, ahead)
+                if sample_every:
+                    with beside.forgiving(PREVIEW, first):
+                        others += previews.lower(averaged, encoders)
+                compile_together(tasks, others)
+            log.are_compiled(expected)
+
+        # ---- train
         stopping = 0
         for done in range(first, num_steps + 1):
             last, fresh = done == num_steps, done > first  # whether a step came before
 
             # ---- evaluate
-            due = eval_every and (last or (fresh and done % eval_every == 0))
-            if due and streams and not stopping:
-                try:
-                    with log.spend("evaluation"):
-                        found = held_out.measure(averaged_params(state), encoders)
-                except UserError as error:
-                    # Several processes cannot save here: the others still wait in the measurement.
-                    if fresh and jax.process_count() == 1:
-                        bad_steps.check()
-                        checkpoints.save_now(done, state, place())
-                    raise UserError(
-                        f"{name}: no held-out loss at step {done}: {error}; or train on without "
-                        "it: --set eval_every=0"
-                    ) from error
-                finished["validation_loss"] = found
-                log.write_validation(done, found)
-            if fresh and sample_every and (last or done % sample_every == 0):
-                with log.spend("evaluation"):
-                    previews.write(
-                        to_host(averaged_params(state)), encoder_params, done, log.events
-                    )
+            due = eval_every and (last or (fresh and done % eval_every == 0)) and not stopping
+            if due and streams and (last or beside.has_time_for(HELD_OUT)):
+                with log.spend("step"):
+                    jax.block_until_ready(state)
+                finished.pop("validation_loss", None)
+                with log.spend("evaluation"), beside.keeping_on(HELD_OUT, done):
+                    found = held_out.measure(averaged_params(state), encoders)
+                    finished["validation_loss"] = found
+                    log.write_validation(done, found)
+            due = sample_every and fresh and (last or done % sample_every == 0) and not stopping
+            if due and previews and (last or beside.has_time_for(PREVIEW)):
+                with log.spend("step"):
+                    jax.block_until_ready(state)
+                with log.spend("evaluation"), beside.keeping_on(PREVIEW, done):
+                    previews.write(averaged_params(state), encoders, done, log.events)
 
             # ---- save
             if fresh and (last or stopping or done % checkpoint_every == 0):
@@ -347,51 +368,3 @@ def _finish(
         write_json(workdir / FINISHED, finished)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("finished")
-
-
-class BadSteps:
-    """Counts the steps that were skipped because loss or gradient is not finite.
-
-    A step is checked when the next step is under way, so that the accelerator always has work.
-
-    Attributes:
-      total: the bad steps so far.
-    """
-
-    def __init__(self, name: str, workdir: Path):
-        self._name, self._workdir = name, workdir
-        self._waiting: tuple[int, Metrics, Batch] | None = None
-        self.total = 0
-
-    def add(self, step: int, metrics: Metrics, batch: Batch) -> None:
-        """Checks the step before this one, and keeps this one (its batch is the host's)."""
-        self.check()
-        self._waiting = (step, metrics, batch)
-
-    def check(self) -> None:
-        """Waits for the newest step, and counts it if it is bad.
-
-        Raises:
-          UserError: the step is the last of several bad steps in a row; its batch is saved.
-        """
-        if self._waiting is None:
-            return
-        (step, metrics, batch), self._waiting = self._waiting, None
-        count = int(metrics["bad_steps"])
-        if count == 0:
-            return
-        self.total += 1
-        loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
-        what = f"at step {step} the loss is {loss}, its gradient {norm}"
-        if count < MAX_BAD_STEPS:
-            tqdm.write(f"{self._name}: {what}: skipped ({count} in a row)")
-            return
-        path = self._workdir / f"bad_batch_{step}_{jax.process_index()}.npz"
-        with replacing(path) as part:
-            np.savez(part, **batch.fields())
-        if jax.process_count() > 1:  # the first process to end would end the others
-            multihost_utils.sync_global_devices("bad batch")
-        raise UserError(
-            f"{self._name}: {what}, the {count}th in a row; its batch is in {path}. Lower the "
-            "learning rate, or look at the data"
-        )

@@ -46,7 +46,7 @@ class Objective:
 
     Attributes:
       loss: the training loss.
-      preview: pictures or numbers of a fixed batch.
+      preview: pictures or numbers of a fixed batch, or None.
       prepares: "/"-paths of the parameters that `prepare` sets.
       prepare: runs before the first step, on all processes, and sets new parameters: those that are
         statistics of the data (the prior's mean and deviation), or start elsewhere than others.
@@ -58,7 +58,7 @@ class Objective:
     """
 
     loss: Loss
-    preview: previews.Preview = previews.no_preview
+    preview: previews.Preview | None = None
     prepares: tuple[str, ...] = ()
     prepare: Callable[[Params, EncoderParams, Iterator[Batch]], Params] = _keep
     finish: Callable[[nn.Module, Params, Iterator[Batch]], nn.Module] = _keep_module

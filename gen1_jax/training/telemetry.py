@@ -5,7 +5,7 @@ import importlib.util
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from gen1_jax.distributed import is_lead
 from gen1_jax.errors import one_line
 from gen1_jax.flops import count_training_flops
 from gen1_jax.hardware import find_chip
+from gen1_jax.training.ahead import shape_of
 
 if TYPE_CHECKING:  # tensorboardX imports torch where there is one, which takes seconds
     from tensorboardX import SummaryWriter
@@ -142,9 +143,13 @@ class RunLog(contextlib.AbstractContextManager):
         """Counts the block's seconds under `name`."""
         return self._time.spend(name)
 
+    def are_compiled(self, batches: Iterable[Batch]) -> None:
+        """Notes that steps of these shapes are compiled already."""
+        self._compiled.update(map(shape_of, batches))
+
     def spend_step(self, batch: Batch) -> contextlib.AbstractContextManager:
         """Counts the block as a step, or as compilation if no batch had this shape before."""
-        shape = str(jax.tree.map(jnp.shape, batch))
+        shape = shape_of(batch)
         new = shape not in self._compiled
         self._compiled.add(shape)
         return self.spend("compile" if new else "step")
