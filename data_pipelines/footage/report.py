@@ -109,10 +109,15 @@ def write_report(report: dict, folder: Path) -> None:
     write_json(folder / REPORT, report)
 
 
-def format_report(report: dict) -> str:
-    """Returns a report as tables for people: of the last ingest, and of all if it was not alone."""
+def format_report(report: dict, fresh: bool = True) -> str:
+    """Returns a report as a table for people, below that of the last ingest if there were several.
+
+    Args:
+      report: the report of a data set.
+      fresh: whether the last ingest was made just now; another one's table is left out.
+    """
     lines = _table(report)
-    if len(report["rounds"]) > 1:
+    if fresh and len(report["rounds"]) > 1:
         lines = [*_table(report["rounds"][-1]), "", "with what was there before:", *lines]
     return "\n".join([*lines, *notes(report["splits"], report)])
 

@@ -206,7 +206,7 @@ def run(args) -> None:
     )
     if not result.fresh:
         print(f"{args.out / args.kind} is complete already; nothing was done")
-    print(format_report(result.report))
+    print(format_report(result.report, result.fresh))
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from gen1_jax.data_pipelines.footage.images import ImageSettings
 from gen1_jax.data_pipelines.footage.ingest import ingest
 from gen1_jax.data_pipelines.footage.keys import name_split
 from gen1_jax.data_pipelines.footage.reader import open_footage
+from gen1_jax.data_pipelines.footage.report import format_report
 from gen1_jax.errors import UserError
 
 IMAGES = ImageSettings(buckets=((32, 32),))
@@ -105,6 +107,9 @@ def test_what_is_new_is_added_and_the_rest_is_left_alone(grown, sources):
     rows = [json.loads(line) for line in (out / "images/inputs_001.jsonl").read_text().splitlines()]
     assert len(rows) == 24 and len(read_inputs(out / "images")) == 24
     assert not (out / ".ingest_images").exists()
+    this, _, everything = format_report(report).partition("with what was there before:")
+    assert re.search(r"inputs +24\n", this) and re.search(r"inputs +48\n", everything)
+    assert format_report(report, fresh=False) == everything.strip()
 
 
 def test_both_commands_are_complete(grown, sources, monkeypatch):
