@@ -196,6 +196,8 @@ def _finish(frames: list[np.ndarray], settings: ClipSettings) -> np.ndarray | st
     if settings.crop_bars:
         top, bottom, left, right = find_bars(stack)
         stack = stack[:, top : shape[0] - bottom, left : shape[1] - right]
+    if 0 in stack.shape:
+        return "too small"
     if kept_area(stack.shape[1:3], settings.size) < settings.min_kept:
         return "too little kept"
     means = stack[:, ::4, ::4].mean(axis=(0, 1, 2))

@@ -112,6 +112,8 @@ def _image_errors(source: str) -> Iterator[None]:
         raise
     except Image.UnidentifiedImageError as error:
         raise Unreadable("not an image", f"{source}: not an image") from error
+    except MemoryError as error:
+        raise Unreadable("too much memory", f"{source}: does not fit in memory") from error
     except Image.DecompressionBombError as error:
         raise Unreadable("too many pixels", f"{source}: {one_line(error)}") from error
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to

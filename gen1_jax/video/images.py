@@ -91,6 +91,8 @@ def pillow_errors(path: Path, but: type[Exception] = UserError) -> Iterator[None
         yield
     except (UserError, but):
         raise
+    except MemoryError as error:
+        raise Unreadable("too much memory", f"{path}: does not fit in memory") from error
     except Image.DecompressionBombError as error:
         raise Unreadable("too many pixels", f"{path}: {one_line(error)}") from error
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to

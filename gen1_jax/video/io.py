@@ -145,7 +145,11 @@ def read_video(
             f"{path}: damaged or cut off: {source.lost} frames lost, {len(frames)} read",
             stacklevel=2,
         )
-    return Video(np.stack(frames), source.rate / stride, path, selection)
+    try:
+        stacked = np.stack(frames)
+    except MemoryError as error:
+        raise _too_large(path, frames, "memory") from error
+    return Video(stacked, source.rate / stride, path, selection)
 
 
 def open_source(
@@ -221,8 +225,13 @@ def _select(
         image = resize_frame(image, shape, fit)
         frames += [image] * times
         if len(frames) * image.nbytes > _MAX_BYTES:
-            raise UserError(
-                f"{path}: {len(frames)} frames and more of {shape[0]}x{shape[1]} do not fit in "
-                f"{_MAX_BYTES >> 30} GiB; ask for fewer frames or a smaller size"
-            )
+            raise _too_large(path, frames, f"{_MAX_BYTES >> 30} GiB")
     return frames, source_size, shape or (0, 0)
+
+
+def _too_large(path: Path, frames: Sequence[np.ndarray], room: str) -> UserError:
+    height, width = frames[0].shape[:2]
+    return UserError(
+        f"{path}: {len(frames)} frames and more of {height}x{width} do not fit in {room}; ask for "
+        "fewer frames or a smaller size"
+    )

@@ -139,9 +139,9 @@ def _open_animation(path: Path, image: Image.Image) -> Source:
                 Fraction(milliseconds if milliseconds > 10 else 100).limit_denominator(1000) / 1000
             )
     except EOFError:
-        source.lost = max(0, getattr(image, "n_frames", len(durations)) - len(durations))
+        source.lost = max(0, _stated_frames(image) - len(durations))
     except Exception:  # Pillow's decoders raise whatever a damaged file leads them to
-        source.lost = max(1, getattr(image, "n_frames", 0) - len(durations))
+        source.lost = max(1, _stated_frames(image) - len(durations))
     if not durations:
         raise Unreadable("damaged", f"{path}: has 0 frames that can be read; {ACCEPTED}")
     # Encoders merge two equal frames into one of twice the time, which counts as two here. The mean
@@ -162,6 +162,14 @@ def _open_animation(path: Path, image: Image.Image) -> Source:
         for index, (time, duration) in enumerate(zip(times, durations, strict=False))
     )
     return source
+
+
+def _stated_frames(image: Image.Image) -> int:
+    """Returns how many frames an animation says that it has; 0 if it cannot be found out."""
+    try:
+        return getattr(image, "n_frames", 0)
+    except Exception:  # a GIF is read to its end
+        return 0
 
 
 def _picture_of_image(time: Fraction, duration: Fraction, load: Callable) -> Picture:

@@ -46,7 +46,7 @@ class Unreadable(UserError):
 REASONS = (
     "cannot be opened", "empty file", "not a video", "no video stream",
     "unfinished file",  # an mp4 without its index
-    "unsupported codec", "damaged", "too many pixels",
+    "unsupported codec", "damaged", "too many pixels", "too much memory",
     "playlist",  # or another list of other files
 )  # fmt: skip
 

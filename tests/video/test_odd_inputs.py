@@ -12,6 +12,7 @@ from video_files import clip, encode, fails, psnr
 
 from gen1_jax.video.inputs import to_picture
 from gen1_jax.video.io import read_video
+from gen1_jax.video.timing import rate_of
 
 
 def test_a_phones_mpo_is_one_upright_picture(tmp_path):
@@ -120,6 +121,14 @@ def test_a_film_of_slides_keeps_its_times(tmp_path):
     video = read_video(tmp_path / "a.mp4")
     assert video.fps < 0.01 and len(video) in (4, 5)
     assert psnr(video.frames[-1], clip(4)[-1]) > 26
+
+
+def test_rates_of_time_stamps_are_never_zero():
+    assert rate_of([Fraction(0), Fraction(1)]) is None
+    assert rate_of([Fraction(i, 30) for i in range(90)]) == 30
+    assert 0 < rate_of([Fraction(3000 * i) for i in range(9)]) < 0.001
+    leaping = [Fraction(i, 30) + (10**9 if i > 40 else 0) for i in range(90)]
+    assert rate_of(leaping) == 30
 
 
 # ---- interlaced film
