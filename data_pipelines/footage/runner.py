@@ -117,7 +117,8 @@ class Runner:
             try:
                 return beam.Pipeline(runner=name, options=PipelineOptions(options))
             except (ValueError, ImportError, RuntimeError) as error:
-                raise UserError(f"--runner {self.name}: {error}") from error
+                how = "; pip install 'apache-beam[dask]'" if self.name == DASK else ""
+                raise UserError(f"--runner {self.name}: {error}{how}") from error
         # Given the name DirectRunner, Beam first tries a runner that downloads a program.
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
         from apache_beam.transforms.environments import SubprocessSDKEnvironment

@@ -262,3 +262,10 @@ def test_without_the_extra_one_line(monkeypatch, source, tmp_path, capsys):
     assert cli.main(["ingest", "clips", str(source), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert "pip install -e '.[beam]'" in error and len(error.splitlines()) == 1
+
+
+def test_dask_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask", None)
+    monkeypatch.delitem(sys.modules, "apache_beam.runners.dask.dask_runner", raising=False)
+    with pytest.raises(UserError, match=r"pip install 'apache-beam\[dask\]'"):
+        Runner("DaskRunner").check()
