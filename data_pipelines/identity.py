@@ -19,7 +19,7 @@ from gen1_jax.data_pipelines.settings import (
     EncodedData,
     check_data,
 )
-from gen1_jax.files import read_json
+from gen1_jax.files import as_path, read_json
 
 _INFO = "dataset_info.json"  # of a data set that TFDS wrote
 # Keys of meta.json that say nothing of the records: who made them, and how they lie on the disk.
@@ -64,19 +64,19 @@ def identify(data: Mapping[str, Any]) -> Identity:
 def _identify_encoded(settings: Any) -> Identity:
     clips, images = find_encoded(settings)
     found, encoders = {}, {}
-    folders = {folder: Path(folder).name for folder in filter(None, (clips, *images))}
+    folders = {folder: as_path(folder).name for folder in filter(None, (clips, *images))}
     if settings.subject:
         _, pictures = find_encoded(EncodedData(form=ENCODED, folder=settings.subject))
-        folders |= {folder: f"subject/{Path(folder).name}" for folder in pictures}
+        folders |= {folder: f"subject/{as_path(folder).name}" for folder in pictures}
     for folder, name in folders.items():
         for split in (TRAIN, VALIDATION):
-            meta = read_json(Path(folder) / split / META)
+            meta = read_json(as_path(folder) / split / META)
             if meta is None:
                 continue
             found[f"{name}/{split}"] = {
                 key: value for key, value in meta.items() if key not in _ASIDE
             }
-            encoders[str(Path(folder) / split)] = read_encoders(meta)
+            encoders[str(as_path(folder) / split)] = read_encoders(meta)
     return Identity(settings.folder, _digest(found) if found else None, encoders)
 
 

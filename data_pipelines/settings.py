@@ -195,6 +195,11 @@ class EncodedData(Batches, Windows):
     fields: tuple[EncodedField, ...] | None = setting(
         None, "fields of a batch (gen1_jax/batch.py); None: those that the objective needs"
     )
+    shard_cache: str = setting(
+        "", "local folder for whole copies of an object store's files, which shuffle_window lets "
+        "be few; empty: records are asked for one by one"
+    )  # fmt: skip
+    shard_cache_gb: float = setting(20.0, "gigabytes that the copies may take", low=0)
     buckets: tuple[Size, ...] | None = setting(
         None, "(height, width) that the clips' latents must have; None: any", low=1
     )

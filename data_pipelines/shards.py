@@ -9,18 +9,21 @@ tried again, because network disks have bad moments; an error that stays ends th
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import threading
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from gen1_jax.errors import TryAgain, UserError, one_line
+from gen1_jax.files import as_path, is_remote
 
 MOST_OPEN = 128  # files of a process; the usual limit of the system is 1,024
 _PAUSES = (0.1, 0.5, 2.0, 8.0)  # seconds before each further attempt
-_REMOTE = ("gs://", "s3://")
+_COPY = ".copy"  # suffix of a whole copy of a file
 
 T = TypeVar("T")
 Handle = TypeVar("Handle")
@@ -128,25 +131,24 @@ def trying_again(read: Callable[[], T], what: str, pool: Pool | None = None, pat
 _descriptors: Pool[int] = Pool(lambda path: os.open(path, os.O_RDONLY), os.close)
 
 
-def read_bytes(path: str, offset: int, length: int) -> bytes:
+def read_bytes(path: str, offset: int, length: int, cache: ShardCache | None = None) -> bytes:
     """Returns bytes of a file; fewer where the file ends before them.
 
     Args:
-      path: the file, on a disk or in an object store (`gs://` or `s3://`).
+      path: the file, on a disk or in an object store.
       offset: place of the first byte.
       length: number of bytes.
+      cache: where files of an object store are copied whole. Without it, these bytes alone are
+        asked for.
 
     Raises:
       TryAgain: the file cannot be read.
     """
-    if is_remote(path):
-        return trying_again(lambda: _read_range(path, offset, length), path)
-    return trying_again(lambda: _read_local(path, offset, length), path, _descriptors, path)
-
-
-def is_remote(path: str) -> bool:
-    """Returns whether a path names an object store."""
-    return path.startswith(_REMOTE)
+    if not is_remote(path):
+        return trying_again(lambda: _read_local(path, offset, length), path, _descriptors, path)
+    if cache is None:
+        return trying_again(lambda: as_path(path).read_range(offset, length), path)
+    return trying_again(lambda: _read_local(cache.fetch(path), offset, length), path)
 
 
 def _read_local(path: str, offset: int, length: int) -> bytes:
@@ -160,11 +162,70 @@ def _read_local(path: str, offset: int, length: int) -> bytes:
     return data
 
 
-def _read_range(path: str, offset: int, length: int) -> bytes:
-    import fsspec
+class ShardCache:
+    """Copies of an object store's files on a local disk, the oldest of which are removed.
 
-    files, name = fsspec.core.url_to_fs(path)
-    return files.cat_file(name, start=offset, end=offset + length)
+    Processes of one machine may share the folder: a copy has its name once it is whole.
+
+    Args:
+      folder: the local folder.
+      limit: bytes that copies may take together. One copy is always kept.
+    """
+
+    def __init__(self, folder: str, limit: int):
+        self._folder, self._limit = folder, limit
+        self._make_locks()
+
+    def _make_locks(self) -> None:
+        self._lock, self._locks = threading.Lock(), {}
+
+    def fetch(self, path: str) -> str:
+        """Returns the local copy of a file, which is made unless it is there.
+
+        Raises:
+          OSError: the file cannot be copied.
+        """
+        name = hashlib.sha256(path.encode()).hexdigest()[:32]
+        place = os.path.join(self._folder, f"{name}{_COPY}")
+        if os.path.exists(place):
+            return place
+        with self._lock:
+            own = self._locks.setdefault(name, threading.Lock())
+        with own:  # other threads of this process wait for the copy
+            if not os.path.exists(place):
+                os.makedirs(self._folder, exist_ok=True)
+                part = f"{place}.{uuid.uuid4().hex}"
+                try:
+                    as_path(path).download(part)
+                    os.replace(part, place)
+                finally:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(part)
+                self._remove_oldest(place)
+        return place
+
+    def _remove_oldest(self, newest: str) -> None:
+        found = []
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(_COPY) and entry.path != newest:
+                    with contextlib.suppress(FileNotFoundError):  # by another process
+                        stat = entry.stat()
+                        found.append((stat.st_mtime, stat.st_size, entry.path))
+        room = self._limit - os.stat(newest).st_size
+        for _, size, path in sorted(found, reverse=True):
+            room -= size
+            if room < 0:
+                _descriptors.forget(path)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_lock", "_locks")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._make_locks()
 
 
 def file_size(path: str) -> int:
@@ -174,10 +235,7 @@ def file_size(path: str) -> int:
       TryAgain: the file cannot be reached.
     """
     if is_remote(path):
-        import fsspec
-
-        files, name = fsspec.core.url_to_fs(path)
-        return trying_again(lambda: int(files.size(name)), path)
+        return trying_again(as_path(path).size, path)
     return trying_again(lambda: os.stat(path).st_size, path)
 
 
@@ -202,9 +260,5 @@ def check_files(paths: Sequence[str], name: str) -> None:
 
 def _list(folder: str) -> set[str]:
     if is_remote(folder):
-        import fsspec
-
-        files, inside = fsspec.core.url_to_fs(folder)
-        names = trying_again(lambda: files.ls(inside, detail=False), folder)
-        return {name.rpartition("/")[2] for name in names}
+        return {path.name for path in trying_again(lambda: [*as_path(folder).iterdir()], folder)}
     return set(trying_again(lambda: os.listdir(folder), folder))

@@ -128,6 +128,11 @@ class StorePath(type(epath.Path("gs://bucket"))):
         with _asking(self):
             return self._store.cat_file(str(self))
 
+    def read_range(self, offset: int, length: int) -> bytes:
+        """Returns bytes from a place on; fewer where the object ends before them."""
+        with _asking(self):
+            return self._store.cat_file(str(self), start=offset, end=offset + length)
+
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
 

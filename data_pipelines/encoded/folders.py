@@ -17,13 +17,15 @@ from gen1_jax.data_pipelines.encoded.reader import EncodedSource, read_meta
 from gen1_jax.data_pipelines.encoded.writer import PACE
 from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION
 from gen1_jax.data_pipelines.settings import CLIPS, ENCODED, TRAIN, VALIDATION, EncodedData, Size
+from gen1_jax.data_pipelines.shards import ShardCache
 from gen1_jax.errors import UserError
+from gen1_jax.files import as_path
 from gen1_jax.structure_settings import StructureRecipe, read_recipe
 
 
 def find_encoded(settings: EncodedData) -> tuple[str | None, tuple[str, ...]]:
     """Returns the folder of the encoded clips, if there are any, and those of encoded images."""
-    folder, images = Path(settings.folder), settings.image_folders
+    folder, images = as_path(settings.folder), settings.image_folders
     inner = folder / CLIPS
     clips = folder if _find_split(folder) else inner if inner.is_dir() else None
     if images is None:
@@ -116,22 +118,24 @@ def open_subject(folder: str) -> list[EncodedSource]:
         raise UserError(
             f"{folder} holds no encoded pictures of a subject; `gen1 customize` makes them"
         )
-    return [EncodedSource(Path(each) / TRAIN) for each in images]
+    return [EncodedSource(as_path(each) / TRAIN) for each in images]
 
 
 def _find_split(folder: str | Path) -> Path | None:
     """Returns the folder of the training split, that of validation without one, or None."""
-    return next((p for p in (Path(folder) / TRAIN, Path(folder) / VALIDATION) if p.is_dir()), None)
+    splits = (as_path(folder) / split for split in (TRAIN, VALIDATION))
+    return next((path for path in splits if path.is_dir()), None)
 
 
 def _read_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of a folder's records; all splits have the same."""
-    return dict(read_meta(_find_split(folder) or Path(folder) / TRAIN)["layout"].shapes)
+    return dict(read_meta(_find_split(folder) or as_path(folder) / TRAIN)["layout"].shapes)
 
 
 def _part_folder(folder: str) -> str:
     """Returns the folder of the part that encodes, of which `folder` may be the folder of clips."""
-    return str(Path(folder).parent) if Path(folder).name == CLIPS else folder
+    path = as_path(folder)
+    return str(path.parent) if path.name == CLIPS else folder
 
 
 def open_encoded(
@@ -145,7 +149,7 @@ def open_encoded(
 
     def find(folders: Sequence[str]) -> list[tuple[int, Path]]:
         """Returns the number and the place of each folder that has the split."""
-        paths = [Path(folder) for folder in folders]
+        paths = [as_path(folder) for folder in folders]
         for own in (split, TRAIN) if split == VALIDATION else (split,):
             found = [(i, path / own) for i, path in enumerate(paths) if (path / own).is_dir()]
             if found:
@@ -153,13 +157,16 @@ def open_encoded(
         return []
 
     clips, folders = find_encoded(settings)
+    cache = None
+    if settings.shard_cache:
+        cache = ShardCache(settings.shard_cache, int(settings.shard_cache_gb * 1e9))
     sizes = settings.image_buckets or ()
     if sizes and len(sizes) != len(folders):
         raise UserError(f"{len(folders)} folders of encoded images, but {len(sizes)} image_buckets")
     videos = None
     if clips is not None and not (folders and settings.image_fraction == 1):
         place = find([clips])
-        videos = EncodedSource(place[0][1] if place else Path(clips) / split)
+        videos = EncodedSource(place[0][1] if place else as_path(clips) / split, cache)
     if settings.image_fraction == 0 or not folders:  # images are not read, as for previews of clips
         return videos, [], []
     found = find(folders)
@@ -172,5 +179,5 @@ def open_encoded(
                 f"--workdir {_part_folder(settings.folder)}` make them"
             )
         warnings.warn(f"{said}; the other sizes are read", stacklevel=4)
-    images = [EncodedSource(path) for _, path in found]
+    images = [EncodedSource(path, cache) for _, path in found]
     return videos, images, [sizes[i] for i, _ in found] if sizes else []

@@ -6,6 +6,7 @@ the folders of a data set lie, and `batches.py` how batches are made of clips.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +22,9 @@ from gen1_jax.data_pipelines.encoded.records import (
     unpack_plane,
 )
 from gen1_jax.data_pipelines.encoded.writer import META, shard_name
-from gen1_jax.data_pipelines.shards import check_files, file_size, read_bytes
+from gen1_jax.data_pipelines.shards import ShardCache, check_files, file_size, read_bytes
 from gen1_jax.errors import Damaged, UserError
-from gen1_jax.files import read_json
+from gen1_jax.files import as_path, read_json
 
 
 class EncodedSource:
@@ -32,6 +33,10 @@ class EncodedSource:
     The structure of a clip at blur level `clip["levels"][i]` is `clip["structure"][i]` [n h w c].
     No file is opened before one of its clips is read, and the numbers of clips are those of the
     folders' meta.json: a start costs the same for any number of files.
+
+    Args:
+      folders: the folder or folders, on a disk or in an object store.
+      cache: where files of an object store are copied whole; without it, entries are asked for.
 
     Attributes:
       meta: settings of the (first) folder.
@@ -44,16 +49,20 @@ class EncodedSource:
       UserError: a folder is missing, unfinished, of another format, or unlike the others.
     """
 
-    def __init__(self, folders: str | Path | Sequence[str | Path]):
-        if isinstance(folders, (str, Path)):
+    def __init__(
+        self,
+        folders: str | os.PathLike | Sequence[str | os.PathLike],
+        cache: ShardCache | None = None,
+    ):
+        if isinstance(folders, (str, os.PathLike)):
             folders = [folders]
-        metas = [read_meta(Path(folder)) for folder in folders]
+        metas = [read_meta(as_path(folder)) for folder in folders]
         layouts = [meta.pop("layout") for meta in metas]
         if set(layouts) != {layouts[0]}:
             other = next(f for f, x in zip(folders, layouts, strict=True) if x != layouts[0])
             raise UserError(f"{other} holds clips of another form than {folders[0]}")
         self.meta, self.layout = metas[0], layouts[0]
-        self.folder = Path(folders[0])
+        self.folder, self._cache = as_path(folders[0]), cache
         self._shards = [
             (f"{folder}/{shard_name(shard)}", count)
             for folder, meta in zip(folders, metas, strict=True)
@@ -87,7 +96,7 @@ class EncodedSource:
         offset, length = self.layout.place(entry)
         offset += (index - (int(self._ends[shard]) - count)) * self.layout.size
         try:
-            return unpack(read_bytes(path, offset, length), self.layout)
+            return unpack(read_bytes(path, offset, length, self._cache), self.layout)
         except ValueError as error:
             if isinstance(error, UserError):
                 raise
