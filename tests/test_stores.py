@@ -8,7 +8,14 @@ import sys
 import pytest
 from emulators import BUCKET, emulated, missing
 
-from gen1_jax.errors import EXIT_BAD_INPUT, EXIT_TRY_AGAIN, UserError, WritingFailed, exit_code
+from gen1_jax.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_TRY_AGAIN,
+    TryAgain,
+    UserError,
+    WritingFailed,
+    exit_code,
+)
 from gen1_jax.files import (
     as_path,
     check_replaceable,
@@ -140,3 +147,46 @@ as_path("gs://b/a")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "UserError: gs:// needs gcsfs" in done.stderr and "gen1-jax[stores]" in done.stderr
+
+
+# ---- encoded data
+
+
+def test_encoded_clips_are_read_from_a_store(root, tmp_path):
+    """Entry by entry, and from whole copies, of which few stay."""
+    from encoded_files import COUNT, record, write_folder
+
+    from gen1_jax.data_pipelines.encoded.reader import EncodedSource
+    from gen1_jax.data_pipelines.shards import ShardCache
+    from gen1_jax.stores import upload_folder
+
+    local = write_folder(tmp_path / "train")
+    upload_folder(local, root / "train", last="meta.json")
+    size = (local / "clips-000000.records").stat().st_size
+    cache = pickle.loads(pickle.dumps(ShardCache(str(tmp_path / "cache"), 2 * size)))
+    asked, copied = EncodedSource(root / "train"), EncodedSource(str(root / "train"), cache)
+    assert len(asked) == len(copied) == COUNT and asked.shard_counts == [4, 4, 2]
+    for index in (9, 0, 5, 1):
+        assert asked[index]["tokens"][0] == copied[index]["tokens"][0] == index
+        assert (asked[index]["structure"][1] == record(index)["structure"][1]).all()
+    copies = list((tmp_path / "cache").iterdir())
+    assert len(copies) == 2 and {each.suffix for each in copies} == {".copy"}
+    (root / "train" / "clips-000001.records").unlink()
+    with pytest.raises(UserError, match="train lacks clips-000001.records"):
+        EncodedSource(root / "train")
+
+
+def test_a_store_that_fails_is_no_damage(root, tmp_path, monkeypatch):
+    from encoded_files import write_folder
+
+    from gen1_jax.data_pipelines import shards
+    from gen1_jax.data_pipelines.encoded.reader import EncodedSource
+    from gen1_jax.stores import upload_folder
+
+    monkeypatch.setattr(shards, "_PAUSES", (0,))
+    upload_folder(write_folder(tmp_path / "train"), root / "train")
+    source = EncodedSource(root / "train")
+    (root / "train" / "clips-000000.records").unlink()
+    with pytest.raises(TryAgain, match="cannot read .*clips-000000.records: no such object"):
+        source[0]["tokens"]
+    assert not source.damage.records
