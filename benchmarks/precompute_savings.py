@@ -112,8 +112,8 @@ def parts(conditioner) -> dict:
 
 def compiled(form: str, topology: str) -> dict[str, float]:
     """Compiles the whole training step with one clip a chip; returns the compiler's figures."""
-    from gen1_jax.aot.programs import train_work
     from gen1_jax.aot.target import make_target, measure
+    from gen1_jax.aot.training import train_work
     from gen1_jax.resolve import describe_models
 
     target = make_target(topology, {"data": -1, "fsdp": 1})

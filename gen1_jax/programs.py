@@ -143,8 +143,9 @@ class ProgramFiles(CacheInterface):
         files = []
         for entry in os.scandir(self._path):
             if SUFFIX in entry.name:  # also the parts of killed processes
-                found = entry.stat()
-                files.append((found.st_mtime, found.st_size, entry.path))
+                with contextlib.suppress(FileNotFoundError):  # renamed or removed just now
+                    found = entry.stat()
+                    files.append((found.st_mtime, found.st_size, entry.path))
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if total <= self._most_bytes:

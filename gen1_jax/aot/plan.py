@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gen1_jax.aot import gpu
-from gen1_jax.aot.programs import train_work
 from gen1_jax.aot.target import Report, Target, describe_target, make_target, measure
+from gen1_jax.aot.training import train_work
 from gen1_jax.errors import UserError, one_line
 from gen1_jax.files import read_json, write_json
 

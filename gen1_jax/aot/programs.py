@@ -1,9 +1,8 @@
-"""The programs that can be compiled ahead of time: a training step, sampling, encoding.
+"""The programs that can be compiled ahead of time beside training: sampling, a cell, encoding.
 
 Each is the program that also runs on a real machine, lowered from the shapes of its arguments.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -22,98 +21,19 @@ from gen1_jax.distributed import (
     FRAMES,
     batch_parts,
     batch_sharding,
-    batch_shardings,
-    check_batch,
-    check_clips_at_once,
     clip_sharding,
     replicated,
 )
 from gen1_jax.errors import UserError
-from gen1_jax.flops import count_flops, count_training_flops
+from gen1_jax.flops import count_flops
 from gen1_jax.structure_settings import UNRECORDED, StructureRecipe, read_recipe
-from gen1_jax.training.objectives import make_objective
-from gen1_jax.training.state import are_trained, make_module, make_optimizer, state_template
-from gen1_jax.training.step import make_step
+from gen1_jax.training.state import make_module
 from gen1_jax.weights.folder import module_from_config, param_template
 
 LATENT_CHANNELS = 4
 # The types that a batch has in the step, by the kind of number that the schema asks for. Encoded
 # data are stored in float16 and widened before the step.
 _DTYPES = {np.uint8: jnp.uint8, np.integer: jnp.int32, np.floating: jnp.float32}
-
-
-def train_work(config: Any, models: Mapping[str, dict], target: Target, images: bool) -> Work:
-    """Describes the training step that `gen1 train` runs.
-
-    Args:
-      config: the config of a trained part.
-      models: the content of config.json of each frozen model, by the model's name.
-      target: the chips to compile for.
-      images: whether the step takes an image batch; otherwise it takes a video batch.
-
-    Raises:
-      UserError: the settings are bad, or the batch or a clip does not divide over the chips.
-    """
-    mesh = target.mesh
-    module = make_network(config)
-    recipe = read_recipe(config.to_dict(), config.name)
-    conditioner, encoder_params = describe_encoders(models, jnp.dtype(config.dtype), mesh, recipe)
-    null_tokens = np.zeros((1, config.model.get("num_embeddings", 0)), np.int32)  # of any text
-    surroundings = conditioner, config.loss.to_dict(), null_tokens
-    objective = make_objective(config.objective, module, *surroundings)
-    optimizer = make_optimizer(num_steps=config.num_steps, **config.optimizer)
-    trains = config.get("trains", ())
-    state = state_template(module, optimizer, mesh, config.sharding, config.split_from, trains)
-    shapes = batch_shapes(config, images)
-    check_batch(shapes.size, shapes.num_frames, mesh)
-    check_clips_at_once(shapes.size, shapes.num_frames, config.microbatches, mesh)
-    batch = jax.tree.map(placed, shapes, batch_shardings(shapes, mesh))
-    parts = mesh.size if shapes.num_frames == 1 else batch_parts(mesh)
-    notes = []
-    if batch.size // parts % config.microbatches:
-        notes.append(
-            f"{batch.size // parts} examples a chip do not divide into {config.microbatches} "
-            "microbatches: they move between chips, or some wait"
-        )
-    # An encoded batch needs no encoder. The frozen models then only serve the preview pictures;
-    # they occupy memory, but are not part of the step.
-    idle = not objective.runs_encoders(batch)
-    # Without remat, so that nothing is counted twice.
-    plain = make_objective(config.objective, make_network(config, "none"), *surroundings)
-    key = placed(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh))
-    model_flops = count_training_flops(
-        plain.loss, are_trained(state), *_unplaced((state.params, encoder_params, batch, key))
-    )
-    rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
-    step = make_step(
-        objective.loss,
-        optimizer,
-        state,
-        dtype=config.dtype,
-        ema_decay=config.ema_decay,
-        ema_share=config.ema_share,
-        microbatches=config.microbatches,
-        reduce_once=config.reduce_once,
-        trains=trains,
-    )
-    settings = {
-        "what": "train",
-        "objective": config.objective,
-        "batch": _shapes(batch),
-        "microbatches": config.microbatches,
-        "remat": config.remat,
-        "reduce_once": config.reduce_once,
-    }
-    return Work(
-        partial(step.lower, state, batch, encoder_params, rate, key),
-        settings,
-        size_of(state.params),
-        model_flops,
-        beside=_bytes(encoder_params) if idle else 0,
-        state_bytes=_bytes_on_a_chip((state, state.ema)),  # a gradient is as large as the average
-        checkpoint_bytes=_bytes(state),
-        notes=tuple(notes),
-    )
 
 
 def sample_work(
@@ -173,13 +93,13 @@ def sample_work(
         )
 
     arguments = (params, batch.latents, batch.content, *condition)
-    settings = {"what": "sample", "batch": _shapes(batch), "num_steps": num_steps}
+    settings = {"what": "sample", "batch": shapes_of(batch), "num_steps": num_steps}
     return Work(
         partial(jax.jit(sample).lower, *arguments),
         settings,
         size_of(params),
         _count(sample, *arguments),
-        beside=_bytes(encoder_params),
+        beside=bytes_of(encoder_params),
     )
 
 
@@ -361,15 +281,15 @@ def placed(shapes: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
-def _unplaced(arguments: Any) -> Any:
+def unplaced(arguments: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
 
 
 def _count(function: Callable, *arguments: Any) -> int:
-    return count_flops(function, *_unplaced(arguments))
+    return count_flops(function, *unplaced(arguments))
 
 
-def _shapes(batch: Batch) -> dict[str, list[int]]:
+def shapes_of(batch: Batch) -> dict[str, list[int]]:
     return {name: list(x.shape) for name, x in batch.fields().items()}
 
 
@@ -377,10 +297,5 @@ def size_of(tree: Any) -> int:
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
-def _bytes_on_a_chip(tree: Any) -> int:
-    shapes = ((x.sharding.shard_shape(x.shape), x.dtype) for x in jax.tree.leaves(tree))
-    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes)
-
-
-def _bytes(tree: Any) -> int:
+def bytes_of(tree: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -56,6 +56,8 @@ class Work:
       model_flops: FLOPs of one run on all chips by the model's formulas. Rematerialisation, which
         computes activations twice to save memory, is not counted.
       beside: bytes on each chip that the run needs outside the program.
+      resident: bytes of all that lies on a chip before the program runs, its arguments included;
+        None: its arguments, and what is `beside` it.
       state_bytes: bytes on each chip of what a training step changes and holds: parameters, their
         average and moments, and one gradient.
       checkpoint_bytes: bytes of a checkpoint.
@@ -67,6 +69,7 @@ class Work:
     parameters: int
     model_flops: int
     beside: int = 0
+    resident: int | None = None
     state_bytes: int = 0
     checkpoint_bytes: int = 0
     notes: tuple[str, ...] = ()
@@ -225,7 +228,7 @@ def measure(work: Work, target: Target) -> Report:
         )
     seconds["compile_seconds"] = time.perf_counter() - lowered_at
 
-    hbm = _memory(compiled.memory_analysis(), work.beside)
+    hbm = _memory(compiled.memory_analysis(), work)
     used = sum(hbm.values())
     program = hlo.Program(_read_text(compiled))
     flops, moved = program.flops(), program.memory_traffic()
@@ -306,7 +309,10 @@ def _available(target: Target) -> int | None:
     return int(target.chip.memory) if target.chip else None
 
 
-def _memory(analysis: Any, beside: int) -> dict[str, int]:
+def _memory(analysis: Any, work: Work) -> dict[str, int]:
+    beside = work.beside
+    if work.resident is not None:  # the compiler leaves out arguments that are not used
+        beside += max(0, work.resident - analysis.argument_size_in_bytes)
     return {
         "arguments": analysis.argument_size_in_bytes,
         "outputs": analysis.output_size_in_bytes,

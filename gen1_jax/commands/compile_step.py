@@ -88,8 +88,14 @@ def run(args) -> None:
         }
     else:
         report = measure(make_work(args, config, target), target)
-        print(table(report))
+        print(table(report), flush=True)
         found = dataclasses.asdict(report)
+        if args.what == "train":
+            found["beside"] = {}
+            for name, work, chips in make_works_beside(args, config, target):
+                beside = measure(work, chips)
+                print(f"{name:<20} {memory(beside)}; fits: {fits(beside)}", flush=True)
+                found["beside"][name] = dataclasses.asdict(beside)
     if args.json:
         print(json.dumps(found))
 
@@ -157,9 +163,18 @@ def load_pipeline(args) -> ConfigDict:
     return pipeline
 
 
+def make_works_beside(args, config, target):
+    """Yields what a run computes beside its steps: its name, the program and the chips."""
+    from gen1_jax.aot.training import works_beside
+    from gen1_jax.resolve import describe_models
+
+    models = describe_models(config.frozen, other_part(args), args.workdir)
+    yield from works_beside(config, models, target, args.images)
+
+
 def make_work(args, config, target):
     """Returns the program that the arguments ask for."""
-    from gen1_jax.aot import programs
+    from gen1_jax.aot import programs, training
     from gen1_jax.distributed import batch_parts
     from gen1_jax.resolve import describe_models
 
@@ -167,7 +182,7 @@ def make_work(args, config, target):
         return describe_models(folders, other_part(args), args.workdir)
 
     if args.what == "train":
-        return programs.train_work(config, describe(config.frozen), target, args.images)
+        return training.train_work(config, describe(config.frozen), target, args.images)
     pipeline = load_pipeline(args)
     settings = pipeline.settings.to_dict()
     if args.what == "encode":
@@ -253,7 +268,7 @@ def table(report) -> str:
 
 
 # The terms of a chip's memory, as people read them.
-_TERMS = {"beside": "models that only previews need"}
+_TERMS = {"beside": "beside the program"}
 
 
 def memory(report) -> str:

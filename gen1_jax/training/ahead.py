@@ -33,18 +33,20 @@ class Program:
     def __call__(self, *arguments: Any) -> Any:
         return self._compiled.get(shape_of(arguments[1]), self._function)(*arguments)
 
+    def lowered(self, *arguments: Any) -> Any:
+        """Returns jax's lowered program for arguments, or for their shapes with shardings."""
+        if self._mesh is None:
+            return self._function.lower(*arguments)
+        with jax.set_mesh(self._mesh):  # for kernels that run on each device's own shard
+            return self._function.lower(*arguments)
+
     def lower(self, *arguments: Any) -> Callable[[], None]:
         """Traces the function, and returns what compiles it; compiling needs no lock of Python's.
 
         Args:
           *arguments: those of a call, or their shapes with shardings.
         """
-        if self._mesh is None:
-            lowered = self._function.lower(*arguments)
-        else:
-            with jax.set_mesh(self._mesh):  # for kernels that run on each device's own shard
-                lowered = self._function.lower(*arguments)
-        shape = shape_of(arguments[1])
+        lowered, shape = self.lowered(*arguments), shape_of(arguments[1])
 
         def compile_it() -> None:
             self._compiled[shape] = lowered.compile()

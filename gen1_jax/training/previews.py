@@ -35,7 +35,7 @@ class Preview:
     """The preview of an objective.
 
     Attributes:
-      compute: (params, encoder_params, batch) → arrays; a jitted function.
+      compute: (params, encoder_params, batch) → arrays.
       show: (batch, those arrays on the host) → pictures and numbers.
       examples: the first examples of the batch that are previewed; None: all.
     """
@@ -51,7 +51,9 @@ class Preview:
     def __call__(self, params: Any, encoder_params: EncoderParams, batch: Batch) -> Shown:
         """Returns the preview of a batch."""
         batch = self.of(batch)
-        return self.show(batch, jax.device_get(self.compute(params, encoder_params, batch)))
+        return self.show(
+            batch, jax.device_get(jax.jit(self.compute)(params, encoder_params, batch))
+        )
 
 
 class PreviewWriter:
@@ -67,7 +69,7 @@ class PreviewWriter:
         self, folder: Path, preview: Preview | None, make_batch: Callable[[], Batch] | None
     ):
         self._folder, self._preview, self._make_batch = folder, preview, make_batch
-        self._program = Program(preview.compute) if preview else None
+        self._program = Program(jax.jit(preview.compute)) if preview else None
         self._batch: Batch | None = None
 
     def __bool__(self) -> bool:
@@ -150,7 +152,6 @@ def _first_device(tree: Any) -> jax.Device:
 def reconstruction(module: nn.Module) -> Preview:
     """Previews an autoencoder: frames above their reconstructions."""
 
-    @jax.jit
     def reconstruct(params, encoder_params, batch):
         return module.apply({"params": params}, batch.frames[:, 0].astype(jnp.float32) / 127.5 - 1)
 
@@ -168,7 +169,6 @@ def depth_maps(estimate: Callable[[Any, jax.Array], jax.Array]) -> Preview:
       estimate: (params, frames [b n H W 3]) → inverse depth [b n H W].
     """
 
-    @jax.jit
     def compute(params, encoder_params, batch):
         return estimate(params, batch.frames[:, :1])
 
@@ -191,7 +191,6 @@ def content_cosine(module: nn.Module, conditioner: Conditioner, null_tokens: jax
       null_tokens: tokens of the empty prompt [1 l].
     """
 
-    @jax.jit
     def sample(params, encoder_params, batch):
         sampler = dataclasses.replace(conditioner, prior=module)
         return sampler.text_content(
@@ -227,7 +226,6 @@ def guided_samples(
       spacing: of DDIM's timesteps.
     """
 
-    @jax.jit
     def sample(params, encoder_params, batch):
         if not batch.encoded:
             batch = conditioner.encode_batch(encoder_params, batch)

@@ -35,6 +35,9 @@ class HeldOutLoss:
       template: the training state, or its shapes; its shardings count.
       dtype: the compute type, in which sharded kernels are gathered.
       microbatches: parts of a batch that are computed one after another.
+
+    Attributes:
+      program: (params, batch, encoder_params, number of the batch) → its loss.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class HeldOutLoss:
             in_shardings=(shardings.params, placed_batch(self._mesh), whole, whole),
             out_shardings=whole,
         )
-        self._loss = Program(jitted, self._mesh)
+        self.program = Program(jitted, self._mesh)
 
     def lower(
         self, params: Any, encoder_params: EncoderParams, example: Batch
@@ -79,7 +82,7 @@ class HeldOutLoss:
         for make_stream in self._streams.values():
             kinds = getattr(make_stream(), "kinds", ())  # nothing is read
             for batch in batches_to_come(example, kinds, self._num_batches, self._mesh)[1:]:
-                task = self._loss.lower(params, batch, encoder_params, np.int32(0))
+                task = self.program.lower(params, batch, encoder_params, np.int32(0))
                 tasks[shape_of(batch)] = task
         return list(tasks.values())
 
@@ -100,7 +103,7 @@ class HeldOutLoss:
                 stack.enter_context(jax.set_mesh(self._mesh))
                 for number, batch in enumerate(self._read(make_stream, stack)):
                     placed = put_batch(batch, self._mesh)
-                    losses.append(self._loss(params, placed, encoder_params, np.int32(number)))
+                    losses.append(self.program(params, placed, encoder_params, np.int32(number)))
             means[kind] = float(np.mean(jax.device_get(losses)))
         return means
 

@@ -16,8 +16,8 @@ from tiny_unet import quick_jit
 from gen1_jax import cli
 from gen1_jax.aot import search
 from gen1_jax.aot import target as target_module
-from gen1_jax.aot.programs import train_work
 from gen1_jax.aot.target import Work, make_target, measure, read_out_of_memory
+from gen1_jax.aot.training import train_work, works_beside
 from gen1_jax.commands import compile_step
 from gen1_jax.errors import UserError
 from gen1_jax.hardware import CHIPS
@@ -56,6 +56,9 @@ def test_the_command_ends_in_one_line_of_json():
     # The four devices sum their gradients. Queries have none: there is one token to attend to.
     assert report["collectives"]["all-reduce"]["bytes"] > 0.95 * 4 * count
     assert 0.6 < 4 * report["flops"] / report["model_flops"] < 1.1
+    (preview,) = report["beside"].values()  # micro's parts measure no held-out loss
+    assert any(line.startswith("preview ") and "fits: " in line for line in table)
+    assert preview["settings"]["what"] == "preview" and preview["fits"]
 
 
 def config_of(part: str, **changes):
@@ -115,6 +118,26 @@ def test_sampling_costs_its_steps_and_no_collective(quick_compile):
     # An editor also holds its other models on every device.
     assert reports[0].hbm["beside"] == bytes_of("autoencoder", "clip", "depth", "prior")
     assert all(report.collectives == {} for report in reports)
+
+
+def test_what_a_run_does_beside_its_steps_counts_all_that_lies_on_a_chip(quick_compile):
+    """A preview gathers what is sharded; both leave the state and the encoders where they are."""
+    target = make_target("cpu:4", {"data": 2, "fsdp": 2})
+    config = config_of("autoencoder", eval_every=1, split_from=64)
+    reports = {
+        name: measure(work, chips)
+        for name, work, chips in works_beside(config, {}, target, images=True)
+    }
+    assert reports.keys() == {"preview", "held-out loss"}
+    parameters = bytes_of("autoencoder")
+    state = train_work(config, {}, target, images=True).state_bytes  # with a gradient
+    preview, held_out = reports["preview"].hbm, reports["held-out loss"].hbm
+    lies_there = [hbm["arguments"] + hbm["beside"] for hbm in (preview, held_out)]
+    assert 4 * parameters / 2 < state * 4 / 5 < lies_there[1] < 4 * parameters
+    assert parameters / 2 < lies_there[0] - state * 4 / 5 < 2 * parameters
+    settings = reports["preview"].settings
+    assert settings["batch"]["frames"][0] == 8 and settings["chips"] == 1
+    assert reports["held-out loss"].collectives["all-gather"]["bytes"] > parameters / 2
 
 
 def test_known_peaks_bound_the_share_of_them(quick_compile):
