@@ -53,7 +53,10 @@ class Checkpoints:
             active_processes=processes, barrier_sync_key_prefix=f"{next(_managers)}"
         )
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep, create=False, multiprocessing_options=meeting
+            max_to_keep=self._keep,
+            create=False,
+            multiprocessing_options=meeting,
+            cleanup_tmp_directories=True,  # what a save left whose process was killed
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
         return ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)

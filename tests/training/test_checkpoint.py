@@ -1,5 +1,13 @@
 """Checkpoints come back as they were saved; those that do not fit are refused in one line."""
 
+import contextlib
+import gc
+import os
+import shutil
+import sys
+import threading
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +19,8 @@ from gen1_jax.errors import UserError
 from gen1_jax.training.checkpoint import Checkpoints
 from gen1_jax.training.sharding import state_sharding
 from gen1_jax.training.state import TrainState, make_optimizer
+
+WIDE = 3000  # numbers that tensorstore keeps in files of their own
 
 
 def state(step: int = 0, width: int = 3) -> TrainState:
@@ -90,6 +100,102 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, target
     checkpoints.save_now(2, state(2), {"next": 20})  # the place is free again
     assert int(checkpoints.restore(state())[0].step) == 2
     checkpoints.close()
+
+
+def check_restored(folder) -> int:
+    """Checks that the newest checkpoint that is whole comes back to the last bit → its step."""
+    checkpoints = Checkpoints(folder)
+    restored, data = checkpoints.restore(state(width=WIDE))
+    step = int(restored.step)
+    jax.tree.map(np.testing.assert_array_equal, restored, state(step, WIDE))
+    assert data == {"next": step * 10}
+    return step
+
+
+def copies_during(folder, monkeypatch, work) -> list:
+    """Copies a folder before each change of its names during `work`, as `cp -r` may at any time.
+
+    A process that is killed at that moment leaves the same files.
+    """
+    copies, lock, busy = [], threading.Lock(), threading.local()
+
+    def copying(call):
+        def copy_first(*arguments, **keywords):
+            if not getattr(busy, "copying", False):
+                with lock:
+                    busy.copying = True
+                    copies.append(folder.with_name(f"copy_{len(copies)}"))
+                    with contextlib.suppress(shutil.Error):  # files that vanish meanwhile
+                        shutil.copytree(folder, copies[-1])
+                    busy.copying = False
+            return call(*arguments, **keywords)
+
+        return copy_first
+
+    with monkeypatch.context() as patch:
+        for name in ("mkdir", "rename", "rmdir", "unlink"):
+            patch.setattr(os, name, copying(getattr(os, name)))
+        work()
+    return copies
+
+
+def test_a_run_copied_at_any_moment_of_a_save_keeps_its_whole_checkpoints(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "c")
+    for step in (1, 2):
+        checkpoints.save_now(step, state(step, WIDE), {"next": step * 10})
+
+    def save() -> None:
+        checkpoints.save_now(3, state(3, WIDE), {"next": 30})
+        checkpoints.close()
+
+    seen = set()
+    for copy in copies_during(tmp_path / "c", monkeypatch, save):
+        names = {path.name for path in copy.iterdir()}
+        assert check_restored(copy) == (3 if "3" in names else 2)
+        if frozenset(names) in seen:
+            continue
+        seen.add(frozenset(names))
+        again = Checkpoints(copy)  # the next save finds its place, and clears what is half written
+        again.save_now(4, state(4, WIDE), {"next": 40})
+        again.close()
+        assert {path.name for path in copy.iterdir()} == {"3" if "3" in names else "2", "4"}
+        assert check_restored(copy) == 4
+    assert {"3.orbax-checkpoint-tmp", "3"} <= set().union(*seen)
+
+
+@pytest.fixture
+def unawaited(monkeypatch):
+    """Lets orbax leave coroutines behind that it does not await after a failure."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: None)
+    yield
+    gc.collect()
+
+
+@pytest.mark.usefixtures("unawaited")
+@pytest.mark.parametrize("left", ["a half", "its temporary file"])
+def test_a_copy_that_broke_off_goes_on_from_a_whole_checkpoint(tmp_path, left):
+    """Each file of the newest one in turn, as rsync leaves the file that it was at."""
+    for step in (1, 2):
+        checkpoints = Checkpoints(tmp_path / "c")
+        checkpoints.save_now(step, state(step, WIDE), {"next": step * 10})
+        checkpoints.close()
+    passed_over = 0
+    for file in [path for path in (tmp_path / "c" / "2").rglob("*") if path.is_file()]:
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        shutil.copytree(tmp_path / "c", tmp_path / "copy")
+        torn, whole = tmp_path / "copy" / file.relative_to(tmp_path / "c"), file.read_bytes()
+        half = whole[: len(whole) // 2]
+        torn.unlink()
+        if left == "its temporary file":
+            torn.with_name(f".{torn.name}.k3Jx0P").write_bytes(half)
+        else:
+            torn.write_bytes(half)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            step = check_restored(tmp_path / "copy")
+        assert step == (1 if any("now named damaged_2" in str(w.message) for w in said) else 2)
+        passed_over += step == 1
+    assert passed_over > 3
 
 
 def test_damaged_checkpoints_alone_do_not_begin_a_run_anew(tmp_path):

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,10 +144,29 @@ def command(folder: Path) -> list[str]:
     return [*command, "--set", *settings]
 
 
-def start(folder: Path) -> subprocess.Popen:
-    """Starts it as a process of its own."""
+# Kills itself before the given number of writes to checkpoints that are not whole yet.
+KILLED_IN_MID_SAVE = """
+import os, signal, sys
+from gen1_jax.cli import main
+
+left = int(sys.argv.pop(1))
+
+def on_event(event, arguments):
+    global left
+    if event in ("open", "os.mkdir", "os.rename") and "checkpoint-tmp/" in str(arguments[0]):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(on_event)
+sys.exit(main())
+"""
+
+
+def start(folder: Path, *python: str) -> subprocess.Popen:
+    """Starts it as a process of its own, by default as `python -m gen1_jax.cli`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "gen1_jax.cli", *command(folder)],
+        [sys.executable, *(python or ("-m", "gen1_jax.cli")), *command(folder)],
         env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -157,6 +177,11 @@ def start(folder: Path) -> subprocess.Popen:
 def newest_step(folder: Path) -> int:
     names = (p.name for p in folder.glob("checkpoints/*"))
     return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def half_written(folder: Path) -> list[Path]:
+    """Returns what is left of saves that did not end."""
+    return [path for path in folder.glob("checkpoints/*") if not path.name.isdigit()]
 
 
 def stop(process: subprocess.Popen, folder: Path, beyond: int, number: int) -> str:
@@ -171,16 +196,20 @@ def stop(process: subprocess.Popen, folder: Path, beyond: int, number: int) -> s
 def test_a_process_killed_and_stopped_by_ctrl_c_ends_with_the_same_parameters(
     micro_run, quick, capsys, rng
 ):
-    """The two that run to their end need no process of their own."""
+    """It is killed in mid-save, and goes on in a copy of its folder.
+
+    The two that run to their end need no process of their own.
+    """
     code, _, err = gen1(capsys, *command(micro_run / "clip_whole"))
     assert code == 0 and "Traceback" not in err, err
 
-    folder = micro_run / "clip_stopped"
-    killed = start(folder)
-    stop(killed, folder, rng.randint(0, STEPS // 4), signal.SIGKILL)
-    assert killed.returncode == -signal.SIGKILL and not (folder / "model").exists()
+    folder = micro_run / "clip_killed"
+    killed = start(folder, "-c", KILLED_IN_MID_SAVE, str(rng.randint(30, 80)))  # some 20 a save
+    said = killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL and not (folder / "model").exists(), said
     at = newest_step(folder)
-    assert 0 < at < STEPS
+    assert 0 < at < STEPS and half_written(folder)
+    folder = Path(shutil.copytree(folder, micro_run / "clip_stopped"))
 
     stopped = start(folder)
     line = stop(stopped, folder, at + rng.randint(0, STEPS // 4), signal.SIGINT)
@@ -191,6 +220,7 @@ def test_a_process_killed_and_stopped_by_ctrl_c_ends_with_the_same_parameters(
 
     code, out, err = gen1(capsys, *command(folder))
     assert code == 0 and f"clip: resumes at step {after}" in out, err
+    assert not half_written(folder)
     files = [micro_run / n / "model/model.safetensors" for n in ("clip_whole", folder.name)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
