@@ -1,6 +1,6 @@
 """Reads data with the paper's numbers of files and records: 6.4 million clips, 240 million images.
 
-    python benchmarks/at_scale.py [--processes 1 4] [--steps 6] [--form encoded footage]
+    python benchmarks/at_scale.py [--processes 1 4] [--steps 9] [--form encoded footage]
 
 The files are real, but few: one shard of each kind and size is written, of the size that a large
 folder's shards have, and linked under the names of all shards. So the numbers of files, names and
@@ -46,7 +46,7 @@ WINDOW = 4
 
 def settings(form: str, folder: str, window: int | None) -> dict:
     own = {"form": form, "folder": folder, "batch_size": BATCH, "shuffle_window": window}
-    own |= {"image_batch_size": IMAGE_BATCH, "num_threads": 4, "prefetch": 1}
+    own |= {"image_batch_size": IMAGE_BATCH, "num_threads": 1, "prefetch": 1}
     if form == "encoded":
         return own | {
             "fields": ("latents", "latents_logvar", "structure", "structure_level", "content")
@@ -153,7 +153,7 @@ def count_missed(counts: list[int], window: int | None, hosts: int) -> int:
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--steps", type=int, default=6, help="batches that each process reads")
+    parser.add_argument("--steps", type=int, default=9, help="batches that each process reads")
     parser.add_argument("--form", nargs="+", choices=["encoded", "footage"])
     parser.add_argument("--folder", type=Path, help="where data are made; default: a temporary one")
     parser.add_argument("--no-epoch", action="store_true", help="leave the epoch out")

@@ -6,6 +6,7 @@ That a stopped run goes on to the same numbers stands in test_resume.py.
 import dataclasses
 import itertools
 import os
+import shutil
 import signal
 
 import jax
@@ -57,6 +58,24 @@ def test_the_prior_keeps_the_statistics_of_its_data(micro_run, quick, tmp_path):
     _, params = load_model(folder)
     np.testing.assert_allclose(params["clip_mean"][0], content.mean(0), atol=1e-5)
     np.testing.assert_allclose(params["clip_std"][0], content.std(0), atol=2e-4)
+
+
+def test_damaged_records_end_no_run_and_are_logged(micro_run, quick, tmp_path, scalars):
+    """After a restart too, which reads the same records again."""
+    encoded = tmp_path / "encoded"
+    shutil.copytree(micro_run / "encoded" / "train", encoded / "train")
+    path = encoded / "train" / "clips-000000.records"
+    data = bytearray(path.read_bytes())
+    data[8] ^= 0xFF  # of the first clip's latents
+    path.write_bytes(data)
+    changes = {"data.folder": str(encoded), "log_every": 5}
+    config = load(micro_run, "prior", **SMALL, **changes, num_steps=5, checkpoint_every=5)
+    for steps in (5, 10):
+        config.num_steps = steps
+        with pytest.warns(UserWarning, match="record 0 of .*train is damaged: its checksum"):
+            train_on(config, tmp_path / "run", stream(config), progress=False)
+    assert set(scalars["replaced_records"]) == {5, 10}
+    assert scalars["replaced_records"][5] > 0
 
 
 def test_a_prior_s_clip_knows_the_tokenizer_s_end(micro_run, quick, tmp_path, monkeypatch):
