@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from gen1_jax.errors import GivenUp, UserError, WritingFailed
-from gen1_jax.files import read_json, write_json
+from gen1_jax.files import as_path, read_json, write_json
 
 START, RESTARTS = "GEN1_START", "GEN1_RESTARTS"
 RECORD = "starts.json"
@@ -39,8 +39,8 @@ def check_restarts(args) -> None:
     if folder is None or not is_restarted():
         return
     start, most = _number(START, 0), _number(RESTARTS, DEFAULT_RESTARTS)
-    made = describe_made(Path(folder))
-    record = Path(folder) / RECORD
+    folder = as_path(folder)
+    made, record = describe_made(folder), folder / RECORD
     known = read_json(record) or {"made": {}, "start": 0}
     if known.get("made") != made or known.get("start", 0) > start:
         known = {"made": made, "start": start}
