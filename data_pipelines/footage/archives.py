@@ -24,6 +24,7 @@ from gen1_jax.errors import one_line
 from gen1_jax.video.sources import Unreadable
 
 _MAX_BYTES = 2**30  # largest encoded image
+_HEADERS = 2**12  # bytes that are read at once to find headers
 _MAX_TEXT = 2**24  # bytes of the largest caption file
 _DAMAGES = (tarfile.TarError, EOFError, ValueError)
 
@@ -61,7 +62,8 @@ def find_bounds(path: Path, size: int, count: int) -> list[int | None]:
     """
     bounds: list[int | None] = [0]
     try:
-        with path.open("rb") as file:
+        # A network disk's own block, which Python would take, may be as long as many images.
+        with path.open("rb", buffering=_HEADERS) as file:
             for sample in _samples(file, 0):
                 while len(bounds) < count and sample.offset * count >= size * len(bounds):
                     bounds.append(sample.offset)

@@ -41,6 +41,15 @@ def find_known(data_dir: Path, kind: str, against: Sequence[Path]) -> list[Path]
     return [path for folder in folders for each in kinds for path in find_prints(folder, each)]
 
 
+def notes(data_dir: Path, kind: str) -> list[str]:
+    """Returns a line if the clips and the images of a data set were not compared."""
+    if kind == "clips" and find_prints(data_dir, "images"):
+        return ["the images there were not compared with these clips: ingest clips before images"]
+    if kind == "images" and (data_dir / "clips").is_dir() and not find_prints(data_dir, "clips"):
+        return ["the clips there have no prints, so the images were not compared with them"]
+    return []
+
+
 def check_data(data_dir: Path) -> None:
     """Raises UserError for a folder without prints that others can be compared with."""
     if not any(find_prints(data_dir, kind) for kind in KINDS):

@@ -179,6 +179,7 @@ def run(args) -> None:
 
     check_beam()
     from gen1_jax.data_pipelines.footage import clips, images
+    from gen1_jax.data_pipelines.footage.history import notes
     from gen1_jax.data_pipelines.footage.ingest import ingest
     from gen1_jax.data_pipelines.footage.report import format_report
 
@@ -206,7 +207,8 @@ def run(args) -> None:
     )
     if not result.fresh:
         print(f"{args.out / args.kind} is complete already; nothing was done")
-    print(format_report(result.report, result.fresh))
+    lines = [format_report(result.report, result.fresh), *notes(args.out, args.kind)]
+    print("\n".join(lines))
 
 
 def _size(text: str) -> tuple[int, int]:

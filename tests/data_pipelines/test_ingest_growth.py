@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from gen1_jax import cli
 from gen1_jax.data_pipelines.footage.clips import ClipSettings
+from gen1_jax.data_pipelines.footage.history import notes
 from gen1_jax.data_pipelines.footage.images import ImageSettings
 from gen1_jax.data_pipelines.footage.ingest import ingest
 from gen1_jax.data_pipelines.footage.keys import name_split
@@ -206,6 +208,10 @@ def test_duplicates_of_other_data_sets_and_of_clips(sources, tmp_path, capsys):
         "other.jpg": None,
     }
     assert result.report["records"] == 1
+    assert not notes(tmp_path / "both", "images")
+    assert "clips before images" in notes(tmp_path / "both", "clips")[0]
+    shutil.rmtree(tmp_path / "both/clips/history")  # as an earlier version left it
+    assert "have no prints" in notes(tmp_path / "both", "images")[0]
 
 
 def test_films_that_repeat_one_another_are_in_one_split(tmp_path):
