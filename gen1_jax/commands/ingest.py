@@ -167,7 +167,7 @@ def add_arguments(parser) -> None:
         add(
             "--runner",
             default="DirectRunner",
-            help="Beam's runner: DirectRunner (here), DataflowRunner, FlinkRunner, SparkRunner",
+            help="Beam's runner: DirectRunner (here), DaskRunner, DataflowRunner, FlinkRunner …",
         )
         add("--no-progress", action="store_true", help="show no bar")
         add("--beam", nargs=argparse.REMAINDER, default=[], metavar="OPTION",
