@@ -57,7 +57,7 @@ $(VENV)/.dev: requirements-test.lock $(VENV)/.core
 # The locks leave out markers of systems, and the packages that only a CUDA build of torch asks for,
 # because which build of torch is installed is the machine's choice.
 lock: install-dev
-	$(LOCK) $(LOCK_ARGS) --extra beam --extra test --extra dev \
+	$(LOCK) $(LOCK_ARGS) --extra beam --extra stores --extra emulators --extra test --extra dev \
 		--output-file requirements-test.lock pyproject.toml
 	$(LOCK) $(LOCK_ARGS) --constraint requirements-test.lock --output-file requirements.lock \
 		pyproject.toml
