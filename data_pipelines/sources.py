@@ -10,7 +10,6 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,7 @@ from gen1_jax.data_pipelines.settings import (
 )
 from gen1_jax.data_pipelines.stream import Stream
 from gen1_jax.errors import UserError
+from gen1_jax.files import as_path
 from gen1_jax.tokenizer import load_tokenizer
 
 NO_VALIDATION = "a larger `gen1 ingest --validation-fraction`, or more films, gives it one"
@@ -216,7 +216,7 @@ def has_validation(settings: Data, kind: str) -> bool:
     if isinstance(settings, EncodedData):
         clips, images = find_encoded(settings)
         folders = images if kind == "image" and images else [clips] if clips else []
-        return any((Path(folder) / VALIDATION).is_dir() for folder in folders)
+        return any((as_path(folder) / VALIDATION).is_dir() for folder in folders)
     if isinstance(settings, World):
         return True
     train, own = (open_raw(settings, split, required=False) for split in (TRAIN, VALIDATION))

@@ -10,13 +10,22 @@ import importlib.metadata
 import importlib.util
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from gen1_jax import __version__
 from gen1_jax.commands.restarts import check_restarts, is_restarted
-from gen1_jax.errors import EXIT_BAD_INPUT, EXIT_TRY_AGAIN, UserError, exit_code
+from gen1_jax.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_TRY_AGAIN,
+    StoreFailed,
+    UserError,
+    exit_code,
+    one_line,
+)
 from gen1_jax.machine import check_platforms, platform_trouble, quieten_plugins
 
 # Subcommand → module in gen1_jax.commands with HELP, add_arguments(parser) and run(args).
@@ -125,7 +134,9 @@ class _Parser(argparse.ArgumentParser):
     def _get_value(self, action, arg_string):
         try:
             return super()._get_value(action, arg_string)
-        except argparse.ArgumentError:
+        except argparse.ArgumentError as error:
+            if isinstance(error.__context__, UserError):
+                raise error.__context__ from None
             if action.type not in _KINDS:
                 raise
             kind = _KINDS[action.type]
@@ -175,6 +186,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.command is None:
             parser.print_help()
             return EXIT_BAD_INPUT
+        _refuse_addresses(args)
         check_restarts(args)
         if args.command not in WITHOUT_DEVICES:
             check_platforms()
@@ -182,6 +194,8 @@ def main(argv: list[str] | None = None) -> int:
         args.module.run(args)
     except UserError as error:
         return _refuse(str(error), exit_code(error))
+    except StoreFailed as error:
+        return _refuse(f"{error.filename}: {one_line(error)}", exit_code(error))
     except KeyboardInterrupt as stopped:
         print(f"gen1: {str(stopped) or 'stopped'}", file=sys.stderr)
         return getattr(stopped, "exit_code", EXIT_STOPPED)
@@ -199,6 +213,23 @@ def main(argv: list[str] | None = None) -> int:
 def _refuse(text: str, code: int) -> int:
     print(f"gen1: {' '.join(text.split())}", file=sys.stderr)
     return code
+
+
+def _refuse_addresses(args: argparse.Namespace) -> None:
+    """Refuses an address where a command takes a path, which would have one slash for two.
+
+    Raises:
+      UserError: there is one.
+    """
+    for name, value in vars(args).items():
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(each, Path) and re.match(r"[a-z][a-z0-9+.-]+:/", str(each)):
+                address = str(each).replace(":/", "://", 1)
+                raise UserError(
+                    f"{name} {address} is an address; `gen1 {args.command}` takes a path of this "
+                    "machine here, such as that of a mounted bucket. Work folders of "
+                    "`gen1 train`, `precompute` and `all` may be gs:// or s3://"
+                )
 
 
 def _guess(word: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gen1_jax.errors import UserError, one_line
-from gen1_jax.files import read_json
+from gen1_jax.files import join, read_json
 from gen1_jax.settings import check, closest, list_kinds, parse, refuse_key, shorten, show, to_dict
 
 # The config of a trained part, in its work folder, with resolved paths.
@@ -163,7 +163,7 @@ def resolve_paths(config: ConfigDict, workdir: Path) -> ConfigDict:
 
     def resolve(value):
         if isinstance(value, str) and (value == ".." or value.startswith("../")):
-            return os.path.normpath(workdir / value)
+            return join(workdir, value)
         if isinstance(value, str) and value.startswith("~/"):
             return os.path.expanduser(value)
         if isinstance(value, dict):

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen1_jax.batch import SCHEMA, Batch
 from gen1_jax.errors import EXIT_TRY_AGAIN, TryAgain, UserError, exit_code, one_line
+from gen1_jax.files import is_remote
 
 DATA, FSDP, FRAMES = "data", "fsdp", "frames"
 PyTree = Any
@@ -251,7 +252,8 @@ def check_shared(folder: Path) -> None:
         return
     number = multihost_utils.broadcast_one_to_all(np.uint32(int.from_bytes(os.urandom(4))))
     mark = folder / f".shared_{int(number):08x}"
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    places = () if is_remote(folder) else (folder, *folder.parents)
+    missing = [place for place in places if not place.exists()]
     if is_lead():
         folder.mkdir(parents=True, exist_ok=True)
         mark.touch()

@@ -36,6 +36,10 @@ class GivenUp(UserError):
     """A job was started again and again, and made nothing new."""
 
 
+class StoreFailed(OSError):
+    """An object store refuses, or does not answer; `filename` is the object."""
+
+
 class WritingFailed(UserError):
     """A file or folder cannot be written, whatever the input was."""
 

@@ -50,6 +50,29 @@ def join(folder: str | os.PathLike, name: str) -> str:
     return f"{scheme}://{posixpath.normpath(posixpath.join(rest, name))}"
 
 
+def local_copy(folder: str | os.PathLike, *markers: str) -> Path:
+    """Returns a folder of this machine with the files of a folder: itself, or a copy of a store's.
+
+    Args:
+      folder: the folder. One of a store is copied once, and again when its files have changed.
+      markers: names of files of which the folder holds one. A folder of a store without any is
+        not copied, because it is another than was meant; it is returned itself. No names: any is
+        copied.
+
+    Raises:
+      UserError: the copy cannot be written.
+      OSError: the store does not answer.
+    """
+    folder = as_path(folder)
+    if not is_remote(folder):
+        return folder
+    if markers and not any((folder / name).is_file() for name in markers):
+        return folder
+    from gen1_jax.stores import copy_folder
+
+    return copy_folder(folder)
+
+
 @contextlib.contextmanager
 def making_folder(folder: Path) -> Iterator[None]:
     """Makes a folder and its parents; if the block fails, removes again those that stayed empty."""

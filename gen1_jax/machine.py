@@ -192,14 +192,18 @@ def programs_folder() -> Path:
         return Path(folder)
     import hashlib
 
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         kind = next(line for line in lines if line.startswith(("flags", "Features")))
     except (OSError, StopIteration):  # not Linux
         kind = f"{platform.platform()} {platform.processor()}"
     digest = hashlib.sha256(kind.encode()).hexdigest()[:12]
-    return root / "gen1_jax" / "programs" / digest
+    return cache_folder() / "programs" / digest
+
+
+def cache_folder() -> Path:
+    """Returns the folder of the user's cache that holds ours."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gen1_jax"
 
 
 def examine() -> dict[str, Any]:

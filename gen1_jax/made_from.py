@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from gen1_jax.config import MADE_FROM
 from gen1_jax.data_pipelines.identity import identify, read_encoders
 from gen1_jax.errors import UserError
-from gen1_jax.files import read_json
+from gen1_jax.files import as_path, is_remote, read_json
 from gen1_jax.weights.digest import digest_model, digest_tokenizer
 from gen1_jax.weights.folder import CONFIG
 
@@ -143,7 +143,9 @@ def _used_by(config: Any) -> tuple[str, ...]:
 
 def _origin(folder: str, digest: str | None, workdir: Path) -> dict[str, str | None]:
     """Returns a folder's record; the path holds also where the whole run is moved."""
-    return {"folder": folder and os.path.relpath(folder, workdir), "digest": digest}
+    if folder and is_remote(folder) == is_remote(workdir):
+        folder = os.path.relpath(folder, workdir)
+    return {"folder": folder, "digest": digest}
 
 
 # ---- other parts
@@ -190,13 +192,13 @@ def _choose(digests: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
 
 
 def _digest_of(folder: str) -> str | None:
-    return digest_model(folder) if folder and (Path(folder) / CONFIG).is_file() else None
+    return digest_model(folder) if folder and (as_path(folder) / CONFIG).is_file() else None
 
 
 def _models(folders: Mapping[str, str | Path | None]) -> Iterable[Known]:
     """Yields the models that are there, by their names."""
     for kind, folder in folders.items():
-        if folder and kind in _LABELS and Path(folder).is_dir():
+        if folder and kind in _LABELS and as_path(folder).is_dir():
             digest = digest_tokenizer(folder) if kind == TOKENIZER else _digest_of(str(folder))
             if digest:
                 yield Known(str(folder), {kind: digest}, is_model=True)
@@ -204,7 +206,7 @@ def _models(folders: Mapping[str, str | Path | None]) -> Iterable[Known]:
 
 def _records(folders: Iterable[str | Path], names: Iterable[str]) -> Iterable[Known]:
     """Yields what is known of the parts whose models lie in the folders."""
-    for folder in map(Path, filter(None, folders)):
+    for folder in map(as_path, filter(None, folders)):
         record = read_json(folder.parent / MADE_FROM) if folder.name == "model" else None
         if found := _choose((record or {}).get("models") or {}, names):
             yield Known(str(folder.parent), found)

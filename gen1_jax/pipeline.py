@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from gen1_jax.diffusion.structure import LEVEL_CHANNELS
 from gen1_jax.errors import UserError
-from gen1_jax.files import read_json, replacing_folder, write_json
+from gen1_jax.files import as_path, local_copy, read_json, replacing_folder, write_json
 
 SETTINGS_FILE = "gen1.json"
 
@@ -156,9 +156,9 @@ def assemble(folders: Mapping[str, str | Path], settings: Mapping[str, Any], out
       UserError: a part is not there yet, or `output` cannot be written.
     """
     for name, source in folders.items():
-        if not Path(source).is_dir():
+        if not as_path(source).is_dir():
             raise UserError(f"no {name} in {source}; train that part first")
     with replacing_folder(output, SETTINGS_FILE) as new:
         for name, source in folders.items():
-            shutil.copytree(source, new / name)
+            shutil.copytree(local_copy(source), new / name)
         write_json(new / SETTINGS_FILE, settings)

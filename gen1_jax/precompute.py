@@ -45,7 +45,7 @@ from gen1_jax.distributed import (
     replicated,
 )
 from gen1_jax.errors import UserError
-from gen1_jax.files import read_json
+from gen1_jax.files import is_remote, read_json
 from gen1_jax.made_from import check_encoded
 from gen1_jax.resolve import check_encoding
 from gen1_jax.runtime import naming_what_to_lower
@@ -114,13 +114,14 @@ def encode(config, workdir: Path, progress: bool, mesh: Mesh | None = None) -> N
         tqdm.write(line)
 
     # ---- the first process finishes each folder once all shards are there; the others wait for it
+    pause = 5.0 if is_remote(workdir) else 0.2  # a store is paid by the question
     for raw, writer in zip(raws, writers, strict=True):
         if is_first:
-            _wait(lambda writer=writer: not writer.missing())
+            _wait(lambda writer=writer: not writer.missing(), pause)
             writer.finish(None if raw.are_images else read_pace(data, raw))
             tqdm.write(f"{workdir / raw.folder}: {writer.summary()}")
         else:
-            _wait(lambda writer=writer: writer.finished)
+            _wait(lambda writer=writer: writer.finished, pause)
 
 
 class Encoder:
@@ -308,7 +309,7 @@ def _naming(records: Iterator, folder: str, config) -> Iterator:
         yield from records
 
 
-def _wait(done: Callable[[], bool], seconds: float = 0.2) -> None:
+def _wait(done: Callable[[], bool], seconds: float) -> None:
     """Waits for other processes. If one of them fails, the cluster or jax ends this one too."""
     while not done():
         time.sleep(seconds)

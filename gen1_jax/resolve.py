@@ -7,7 +7,6 @@ parts that do not fit together end the run at once.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from gen1_jax.data_pipelines.mixture import IMAGE_FRACTION
 from gen1_jax.data_pipelines.settings import ENCODED, check_data
 from gen1_jax.data_pipelines.sources import complete, fill
 from gen1_jax.errors import UserError
+from gen1_jax.files import as_path, join
 from gen1_jax.models.prior import SCALE, read_own
 from gen1_jax.pipeline import ENCODERS
 from gen1_jax.structure_settings import StructureRecipe, read_recipe
@@ -205,7 +205,7 @@ def _fill_scale(
 def _add_encoders(frozen: Mapping[str, str], name: str) -> dict[str, str]:
     """Adds the encoders that raw batches need; they lie in the run of those that are named."""
     frozen = dict(frozen)
-    runs = [Path(folder).parent.parent for folder in frozen.values()]
+    runs = [as_path(folder).parent.parent for folder in frozen.values()]
     for kind in ("vae", "clip", "depth"):
         found = [run / ENCODERS[kind].run_folder / "model" for run in runs]
         found = [str(folder) for folder in found if folder.is_dir()]
@@ -340,6 +340,6 @@ def describe_models(
     """
     read = read_parts(load_part)
     return {
-        name: read(Path(os.path.normpath(workdir / folder) if workdir else folder))
+        name: read(as_path(join(workdir, folder) if workdir else folder))
         for name, folder in folders.items()
     }

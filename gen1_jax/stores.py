@@ -9,10 +9,14 @@ import contextlib
 import errno
 import fnmatch
 import functools
+import hashlib
 import importlib.util
+import json
 import os
 import pathlib
 import posixpath
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import IO, Any, Self
 
@@ -21,7 +25,8 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 
 from etils import epath
 
-from gen1_jax.errors import UserError, one_line
+from gen1_jax.errors import StoreFailed, UserError, WritingFailed, one_line
+from gen1_jax.machine import cache_folder
 
 # Scheme → the package by which fsspec reaches it; both are in the extra `stores`.
 SCHEMES = {"gs": "gcsfs", "s3": "s3fs"}
@@ -53,9 +58,9 @@ def file_system(scheme: str) -> Any:
 class StorePath(type(epath.Path("gs://bucket"))):
     """A path on an object store, with the methods of pathlib's that this project calls.
 
-    What the store's library raises becomes an OSError: FileNotFoundError, PermissionError, or one
-    with EIO, which a new try may cure. An object that is not there is told apart from a store that
-    does not answer.
+    What the store's library raises becomes FileNotFoundError, or StoreFailed with EACCES, or with
+    EIO, which a new try may cure. An object that is not there is thereby told apart from a store
+    that does not answer.
     """
 
     @property
@@ -94,15 +99,19 @@ class StorePath(type(epath.Path("gs://bucket"))):
     def iterdir(self) -> Iterator[Self]:
         with _asking(self):
             found = self._store.ls(str(self), detail=False)
-        names = {each.rstrip("/").rpartition("/")[2] for each in found}
-        return iter([self / name for name in sorted(names) if name != self.name])
+        own = str(self).partition("://")[2]
+        names = {each.rstrip("/").rpartition("/")[2] for each in found if each.rstrip("/") != own}
+        return iter([self / name for name in sorted(names)])
 
     def glob(self, pattern: str) -> Iterator[Self]:
-        """Yields what lies directly in the folder and has such a name."""
+        """Yields what has such a name in the folder; a pattern `*/a*` goes down into folders."""
+        first, _, rest = pattern.partition("/")
         try:
-            yield from (each for each in self.iterdir() if fnmatch.fnmatch(each.name, pattern))
+            found = [each for each in self.iterdir() if fnmatch.fnmatchcase(each.name, first)]
         except FileNotFoundError:
             return
+        for each in found:
+            yield from each.glob(rest) if rest else (each,)
 
     def files(self) -> list[Self]:
         """Returns all files below the folder, in order."""
@@ -182,6 +191,42 @@ class StorePath(type(epath.Path("gs://bucket"))):
                 raise
 
 
+def copy_folder(folder: StorePath) -> pathlib.Path:
+    """Returns a copy of a folder in the user's cache, which is made anew when a file has changed.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    store = file_system(folder.scheme)
+    with _asking(folder):
+        found = store.find(str(folder), detail=True)
+    stamps = {
+        name: (each.get("etag") or each.get("ETag"), each["size"]) for name, each in found.items()
+    }
+    state = json.dumps(sorted(stamps.items())).encode()
+    cache = cache_folder() / "stores" / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    copy = cache / hashlib.sha256(state).hexdigest()[:16]
+    if copy.is_dir():
+        return copy
+    try:
+        earlier = list(cache.glob("*"))
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=cache) as name:
+            new = pathlib.Path(name) / "new"
+            for name in stamps:
+                path = type(folder)(f"{folder.scheme}://{name}")
+                file = new / path.relative_to(folder)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                path.download(file)
+            with contextlib.suppress(OSError):  # another process was faster
+                new.rename(copy)
+        for each in earlier:
+            shutil.rmtree(each, ignore_errors=True)
+    except OSError as error:
+        raise WritingFailed(f"cannot copy {folder} to {cache}: {one_line(error)}") from error
+    return copy
+
+
 def upload_folder(source: pathlib.Path, folder: StorePath, last: str = "") -> None:
     """Puts all files of a local folder below `folder`; the one of the name `last` comes last."""
     names = [file.relative_to(source).as_posix() for file in source.rglob("*") if file.is_file()]
@@ -191,18 +236,16 @@ def upload_folder(source: pathlib.Path, folder: StorePath, last: str = "") -> No
 
 @contextlib.contextmanager
 def _asking(path: StorePath) -> Iterator[None]:
-    """Turns what a store's libraries raise into an OSError that says what it is."""
+    """Turns what a store's libraries raise into an error that says what it is."""
     try:
         yield
-    except UserError:
+    except (UserError, StoreFailed):
         raise
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, "no such object or bucket", str(path)) from error
-    except PermissionError as error:
-        raise PermissionError(errno.EACCES, one_line(error), str(path)) from error
     except Exception as error:
         said = f"{type(error).__name__}: {one_line(error)}"[:200]
-        denied = type(error).__name__ in _DENIED or str(error).startswith("Forbidden")
-        if denied:
-            raise PermissionError(errno.EACCES, said, str(path)) from error
-        raise OSError(errno.EIO, said, str(path)) from error
+        denied = isinstance(error, PermissionError) or type(error).__name__ in _DENIED
+        if denied or str(error).startswith("Forbidden"):
+            raise StoreFailed(errno.EACCES, said, str(path)) from error
+        raise StoreFailed(errno.EIO, said, str(path)) from error

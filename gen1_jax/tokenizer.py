@@ -10,13 +10,12 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gen1_jax.errors import UserError, one_line
-from gen1_jax.files import read_json, replacing
+from gen1_jax.files import as_path, local_copy, read_json, replacing
 from gen1_jax.text import check_text
 
 if TYPE_CHECKING:  # imported only when a tokenizer is made, so that the command line starts fast
@@ -165,7 +164,7 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import CLIPTokenizer
 
-    folder = Path(folder)
+    folder = local_copy(folder, "tokenizer.json", "vocab.json")
     whole, vocab, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
     if not whole.is_file() and not (vocab.is_file() and merges.is_file()):
         raise UserError(
@@ -242,7 +241,7 @@ def train_tokenizer(
     }
     with contextlib.ExitStack() as stack:
         for name, text in texts.items():
-            part = stack.enter_context(replacing(Path(folder) / name))
+            part = stack.enter_context(replacing(as_path(folder) / name))
             part.write_text(text, encoding="utf-8")
     return load_tokenizer(folder)
 

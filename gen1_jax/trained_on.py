@@ -3,7 +3,6 @@
 import contextlib
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -12,7 +11,7 @@ from gen1_jax.data_pipelines.encoded.folders import find_recipe, read_pace, read
 from gen1_jax.data_pipelines.settings import ENCODED, check_data
 from gen1_jax.data_pipelines.sources import complete
 from gen1_jax.errors import UserError
-from gen1_jax.files import read_json
+from gen1_jax.files import as_path, read_json
 from gen1_jax.structure_settings import (
     DEPTH_KEY,
     DROP_RATE,
@@ -91,7 +90,7 @@ def resolve_pipeline(config: ConfigDict, read: ReadConfig = read_config) -> Conf
 
 def _read_recipe(config: ConfigDict) -> StructureRecipe:
     """Returns how structure was made in the data that a pipeline's UNet was trained on."""
-    part = Path(config.folders.unet).parent
+    part = as_path(config.folders.unet).parent
     trained = read_json(part / SAVED_CONFIG)
     if trained and DEPTH_KEY in trained:
         return read_recipe(trained, str(part / SAVED_CONFIG))
@@ -104,5 +103,5 @@ def _read_recipe(config: ConfigDict) -> StructureRecipe:
 
 def _read_drop_rate(config: ConfigDict) -> float | None:
     """Returns the share of examples that a pipeline's UNet saw without structure, if any."""
-    trained = read_json(Path(config.folders.unet).parent / SAVED_CONFIG) or {}
+    trained = read_json(as_path(config.folders.unet).parent / SAVED_CONFIG) or {}
     return trained.get("loss", {}).get(DROP_RATE) or None

@@ -1,6 +1,5 @@
 """Runs the parts of a config, alone or all in order; each by its kind."""
 
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,8 +27,8 @@ from gen1_jax.distributed import (
     own_rows,
     wait_for_lead,
 )
-from gen1_jax.errors import UserError
-from gen1_jax.files import read_json
+from gen1_jax.errors import StoreFailed, UserError, one_line
+from gen1_jax.files import as_path, is_remote, read_json
 from gen1_jax.randomness import stream_seed
 from gen1_jax.runtime import naming_what_to_lower
 from gen1_jax.structure_settings import (
@@ -55,13 +54,14 @@ def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
       UserError: a setting is not accepted, a part that this one needs is missing, or some of the
         job's processes do not see the folder.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     config = check_config(config, workdir.name)
     if config.kind not in KINDS:
         raise UserError(f"a config of kind {config.kind!r}; accepted: {', '.join(KINDS)}")
-    if re.match(r"[a-z][a-z0-9+.-]+:/", str(workdir)):  # Path makes one slash of two
+    if is_remote(workdir) and config.kind not in ON_STORES:
         raise UserError(
-            f"--workdir {workdir} is an address; a folder is accepted, such as a mounted bucket"
+            f"--workdir {workdir}: a part of kind {config.kind} is made in a folder of this "
+            f"machine; those of kind {', '.join(ON_STORES)} are accepted on a store"
         )
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir} is a file; a folder is accepted")
@@ -73,6 +73,8 @@ def run_part(config, workdir: Path, progress: bool = True, **options) -> None:
         made = wait_for_lead(work) if config.kind in OF_THE_LEAD else work()
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise UserError(f"--workdir {workdir} cannot be written: {error}") from error
+    except StoreFailed as error:
+        raise UserError(f"{error.filename}: {one_line(error)}") from error
     if is_lead():
         name = config.get("name", workdir.absolute().name)
         tqdm.write(f"{name}: {made} ({time.perf_counter() - started:.0f} s)")
@@ -376,6 +378,9 @@ def run_all(
             shutil.copyfile(metrics, workdir / metrics.name)
 
 
+# Kinds of parts that may lie on gs:// or s3://. TFDS writes a world, and an evaluation its videos,
+# on a disk alone.
+ON_STORES = ("given", "tokenizer", "train", "encode", "pipeline")
 # Kind of a part → the function that runs it.
 KINDS = {
     "given": check_given,

@@ -385,8 +385,11 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
 
 def test_a_work_folder_that_is_an_address_is_refused(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = ["train", "--config", "tiny:video", "--workdir", "gs://bucket/runs/video"]
-    refused(capsys, *command, culprit="gs:/bucket/runs/video")
+    for address in ("hf://user/runs/video", "https://host/video"):
+        command = ["train", "--config", "tiny:video", "--workdir", address]
+        refused(capsys, *command, culprit=f"workdir {address} is an address")
+    command = ["world", "--workdir", "gs://bucket/world"]
+    refused(capsys, *command, culprit="workdir gs://bucket/world is an address")
     assert not any(tmp_path.iterdir())
 
 

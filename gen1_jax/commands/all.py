@@ -10,7 +10,6 @@ again.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -18,6 +17,7 @@ from gen1_jax.commands.overrides import add_set_argument
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.config import load_config
 from gen1_jax.errors import UserError
+from gen1_jax.files import as_path
 from gen1_jax.settings import closest
 
 HELP = "make the world, train every part, edit held-out clips, measure"
@@ -28,7 +28,10 @@ def add_arguments(parser) -> None:
         "--config", required=True, help="a config by name or path: demo, configs/tiny.py"
     )
     parser.add_argument(
-        "--workdir", required=True, type=Path, help="folder of the run; each part has a subfolder"
+        "--workdir",
+        required=True,
+        type=as_path,
+        help="folder of the run; each part has a subfolder",
     )
     parser.add_argument(
         "--parts", nargs="+", metavar="PART", help="run only these parts, in this order"

@@ -9,13 +9,12 @@ bytes whatever the number of processes and devices. If the memory was too small,
 smaller batch_size.
 """
 
-from pathlib import Path
-
 from gen1_jax import config as configs
 from gen1_jax.commands.mesh import add_device_arguments, make_mesh_of
 from gen1_jax.commands.overrides import add_set_argument
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
+from gen1_jax.files import as_path
 
 HELP = "encode clips ahead of training, or resume the encoding"
 
@@ -26,7 +25,7 @@ def add_arguments(parser) -> None:
         required=True,
         help="a config by name or path, and its encoding part: tiny:encoded",
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="folder to write to")
+    parser.add_argument("--workdir", required=True, type=as_path, help="folder to write to")
     add_set_argument(parser, "batch_size=8")
     add_processes_argument(parser)
     add_device_arguments(

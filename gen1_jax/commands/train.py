@@ -7,19 +7,18 @@ checkpoint (exit code 130), and so does SIGTERM (exit code 75: start the same co
 Output: checkpoints/, logs/ (TensorBoard), samples/ (pictures); at the end model/ (safetensors).
 """
 
-from pathlib import Path
-
 from gen1_jax import config as configs
 from gen1_jax.commands.overrides import add_set_argument
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
+from gen1_jax.files import as_path
 
 HELP = "train one part, or resume its training"
 
 
 def add_arguments(parser) -> None:
     parser.add_argument("--config", required=True, help=configs.HELP)
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of this part")
+    parser.add_argument("--workdir", required=True, type=as_path, help="folder of this part")
     add_set_argument(parser, "num_steps=100")
     parser.add_argument(
         "--profile",

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,13 +14,16 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from gen1_jax.distributed import is_lead
 from gen1_jax.errors import TryAgain, UserError, one_line
+from gen1_jax.files import as_path, is_remote
 
 MAX_FAILURES = 3  # saves in a row that may fail before training stops
+_COMMITTED = "commit_success.txt"  # orbax ends a save by it on a store, where nothing is renamed
 _managers = itertools.count(1)  # those of this process, in the same order on all
 
 
@@ -30,12 +34,12 @@ class Checkpoints:
     call the same methods at the same steps; a save or restore that fails on one fails on all.
 
     Args:
-      folder: the folder of the checkpoints.
+      folder: the folder of the checkpoints, on a disk or on gs:// or s3://.
       keep: how many checkpoints are kept.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
-        self._folder, self._keep = Path(folder).absolute(), keep
+        self._folder, self._keep = _open_folder(folder), keep
         self._saving: int | None = None  # the step whose save is under way
         self._failures = 0  # saves that failed in a row
 
@@ -59,10 +63,14 @@ class Checkpoints:
             cleanup_tmp_directories=True,  # what a save left whose process was killed
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
-        return ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+        return ocp.CheckpointManager(_orbax(self._folder), options=options, item_handlers=handlers)
 
     def steps(self) -> list[int]:
         """Returns the steps of the whole checkpoints, in order."""
+        if is_remote(self._folder):
+            # Orbax would list less where the store fails to answer.
+            found = [each for each in self._folder.glob("*") if each.name.isdecimal()]
+            return sorted(int(each.name) for each in found if (each / _COMMITTED).exists())
         names = ocp.path.step.standard_name_format().find_all(self._folder)
         return sorted(found.step for found in names)
 
@@ -180,19 +188,22 @@ class Checkpoints:
         )
 
     def _set_aside(self, steps: dict[int, str], taken: int) -> None:
-        """Renames damaged checkpoints.
+        """Renames damaged checkpoints; on a store, where nothing is renamed, marks them unfinished.
 
-        They are renamed only when another checkpoint could be read: a fault of the machine then
-        costs none.
+        It does so only when another checkpoint could be read: a fault of the machine then costs
+        none.
         """
         for step, why in steps.items():
-            aside = self._folder / f"damaged_{step}"
-            if is_lead():
+            aside, marked = self._folder / f"damaged_{step}", self._folder / str(step) / _COMMITTED
+            if is_lead() and is_remote(self._folder):
+                marked.unlink(missing_ok=True)
+            elif is_lead():
                 shutil.rmtree(aside, ignore_errors=True)
                 (self._folder / str(step)).rename(aside)
+            done = f"lacks {_COMMITTED}" if is_remote(self._folder) else f"is named {aside.name}"
             warnings.warn(
-                f"the checkpoint of step {step} in {self._folder} cannot be read ({why}); it is "
-                f"now named {aside.name}, and the run continues from the one of step {taken}",
+                f"the checkpoint of step {step} in {self._folder} cannot be read ({why}); it now "
+                f"{done}, and the run continues from the one of step {taken}",
                 stacklevel=3,
             )
         if steps:
@@ -202,7 +213,7 @@ class Checkpoints:
 
     def _restore(self, step: int, template: Any) -> tuple[Any, dict]:
         """Restores one step with orbax's handlers; its manager would wait for other processes."""
-        folder, handler = self._folder / str(step), ocp.StandardCheckpointHandler()
+        folder, handler = _orbax(self._folder / str(step)), ocp.StandardCheckpointHandler()
         saved = handler.metadata(folder / "state")
         shapes = [dict(_shapes(tree)) for tree in (getattr(saved, "tree", saved), template)]
         if shapes[0] != shapes[1]:
@@ -232,6 +243,21 @@ class Checkpoints:
             with contextlib.suppress(Exception):
                 self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _open_folder(folder: str | Path) -> Path:
+    """Returns the folder of checkpoints as an absolute path; orbax is made ready for its store."""
+    folder = as_path(folder).absolute()
+    if str(folder).startswith("s3://"):
+        from gen1_jax.training.s3_checkpoints import teach_orbax
+
+        teach_orbax()
+    return folder
+
+
+def _orbax(folder: Path) -> epath.Path:
+    """Returns a folder as orbax's own kind of path."""
+    return epath.Path(os.fspath(folder))
 
 
 def _processes_where(here: bool) -> list[int]:
@@ -267,7 +293,7 @@ def read_params(folder: str | Path, template: Any, which: str = "ema") -> tuple[
     if not steps:
         raise UserError(f"no checkpoint in {folder}; accepted: the `checkpoints` of a run")
     step = steps[-1]
-    path = Path(folder).absolute() / str(step) / "state"
+    path = _orbax(_open_folder(folder) / str(step) / "state")
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             tree = checkpointer.metadata(path).item_metadata.tree

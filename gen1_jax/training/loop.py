@@ -25,7 +25,7 @@ from gen1_jax.distributed import (
     to_host,
 )
 from gen1_jax.errors import UserError
-from gen1_jax.files import read_json, write_json
+from gen1_jax.files import as_path, read_json, write_json
 from gen1_jax.randomness import stream_seed
 from gen1_jax.training.ahead import Program, batches_to_come, compile_together
 from gen1_jax.training.bad_steps import BadSteps
@@ -145,7 +145,7 @@ def train(
       Stopped, Preempted: a signal ended the run, after it was saved.
     """
     # ---- restore, or create and prepare
-    workdir, batches = Path(workdir), iter(make_batches())
+    workdir, batches = as_path(workdir), iter(make_batches())
     checkpoints = Checkpoints(workdir / "checkpoints", keep=keep_checkpoints)
     template = state_template(module, optimizer, mesh, sharding, min_size_to_shard, trains)
     state = _restore(name, workdir, checkpoints, template, batches, num_steps)

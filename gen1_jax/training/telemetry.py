@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import tempfile
 import time
 import warnings
 from collections import defaultdict
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from gen1_jax.batch import Batch
 from gen1_jax.distributed import is_lead
 from gen1_jax.errors import one_line
+from gen1_jax.files import is_remote
 from gen1_jax.flops import count_training_flops
 from gen1_jax.hardware import find_chip
 from gen1_jax.training.ahead import shape_of
@@ -25,6 +27,7 @@ from gen1_jax.training.ahead import shape_of
 if TYPE_CHECKING:  # tensorboardX imports torch where there is one, which takes seconds
     from tensorboardX import SummaryWriter
 
+_COPY_SECONDS = 60  # between two copies of a log to its store
 Metrics = Mapping[str, jax.Array]  # a step's scalars, by name
 
 
@@ -228,6 +231,7 @@ class Profiler(contextlib.AbstractContextManager):
     def __init__(self, folder: Path, count: int, first: int):
         self._folder, self._begin, self._end = folder, first + 2, first + 2 + count
         self._on, self._wanted = False, count > 0
+        self._local: tempfile.TemporaryDirectory | None = None  # where the folder is on a store
 
     def step(self, step: int, state: Any) -> contextlib.AbstractContextManager:
         """Returns the context of a step, which is entered with the state before the step."""
@@ -236,7 +240,10 @@ class Profiler(contextlib.AbstractContextManager):
             # The tracer of Python calls reads the states of all threads, and crashes the process
             # if a thread ends meanwhile; threads that read data or save checkpoints end.
             options.python_tracer_level = 0
-            jax.profiler.start_trace(str(self._folder), profiler_options=options)
+            if is_remote(self._folder):
+                self._local = tempfile.TemporaryDirectory(prefix="gen1-")
+            place = self._local.name if self._local else str(self._folder)
+            jax.profiler.start_trace(place, profiler_options=options)
             self._on = True
         elif self._on and step == self._end:
             jax.block_until_ready(state)  # the trace includes the end of the last step
@@ -245,6 +252,11 @@ class Profiler(contextlib.AbstractContextManager):
 
     def _stop(self) -> None:
         jax.profiler.stop_trace()
+        if self._local:
+            from gen1_jax.stores import upload_folder
+
+            with self._local as local:
+                upload_folder(Path(local), self._folder)
         self._on = self._wanted = False
         tqdm.write(f"profile: {self._folder}, for TensorBoard or xprof")
 
@@ -265,13 +277,17 @@ class EventLog(contextlib.AbstractContextManager):
     the thread has ended.
 
     Args:
-      folder: the folder of the log.
+      folder: the folder of the log. For one on a store, the log is written to the local disk, and
+        put to the store once a minute and at the end.
       first: the step that training starts from; entries after it are purged.
       write: whether to write; one process of a job does.
     """
 
     def __init__(self, folder: Path, first: int, write: bool = True):
         self._folder, self._write, self._files = folder, write, 0
+        self._copied, self._local = time.monotonic(), None
+        if write and is_remote(folder):
+            self._local = tempfile.TemporaryDirectory(prefix="gen1-")
         self._writer = self._open(purge_step=first + 1 if first else None)
 
     def _open(self, **options: Any) -> "SummaryWriter | None":
@@ -282,7 +298,8 @@ class EventLog(contextlib.AbstractContextManager):
         self._files += 1  # files made within one second would have the same name
         options |= {"max_queue": 100, "filename_suffix": f".{self._files}"}
         try:
-            return SummaryWriter(str(self._folder), **options)
+            place = self._local.name if self._local else str(self._folder)
+            return SummaryWriter(place, **options)
         except OSError as error:
             self._report(one_line(error))
             return None
@@ -305,6 +322,9 @@ class EventLog(contextlib.AbstractContextManager):
         """Adds a number."""
         if (writer := self._living()) is not None:
             writer.add_scalar(name, value, step)
+            if self._local and time.monotonic() - self._copied > _COPY_SECONDS:
+                writer.flush()
+                self._copy()
 
     def add_image(self, name: str, image: np.ndarray, step: int) -> None:
         """Adds a picture [h w c] uint8."""
@@ -315,5 +335,18 @@ class EventLog(contextlib.AbstractContextManager):
         try:
             if (writer := self._living()) is not None:
                 writer.close()
+        except OSError as error:
+            self._report(one_line(error))
+        if self._local:
+            self._copy()
+            self._local.cleanup()
+
+    def _copy(self) -> None:
+        """Puts the log to its store."""
+        from gen1_jax.stores import upload_folder
+
+        self._copied = time.monotonic()
+        try:
+            upload_folder(Path(self._local.name), self._folder)
         except OSError as error:
             self._report(one_line(error))

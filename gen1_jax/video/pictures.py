@@ -7,13 +7,12 @@ pleasant to see in any viewer.
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gen1_jax.errors import UserError
-from gen1_jax.files import replacing
+from gen1_jax.files import as_path, replacing
 from gen1_jax.video.streams import Stream
 
 _INK, _PAPER = (235, 235, 240), (24, 24, 28)
@@ -205,7 +204,7 @@ def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
     Raises:
       UserError: the suffix is another, or the file cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix.lower() not in _IMAGE_SUFFIXES:
         raise UserError(f"{path}: not an image name; accepted are {', '.join(_IMAGE_SUFFIXES)}")
     options = {} if path.suffix.lower() == ".png" else {"quality": 92}

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gen1_jax.files import local_copy
 from gen1_jax.tokenizer import load_tokenizer
 from gen1_jax.weights.folder import (
     CONFIG,
@@ -36,7 +37,7 @@ def digest_model(folder: str | os.PathLike) -> str:
     Raises:
       UserError, MismatchError: see `load_model`.
     """
-    folder = Path(folder)
+    folder = local_copy(folder, CONFIG)
     config = read_config(folder)
     files = [folder / CONFIG, *TensorFiles(folder).files]
     stamps = tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in files)

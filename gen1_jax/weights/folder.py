@@ -19,7 +19,7 @@ import numpy as np
 from flax import traverse_util
 
 from gen1_jax.errors import UserError
-from gen1_jax.files import read_json, replacing_folder, write_json
+from gen1_jax.files import as_path, read_json, replacing_folder, write_json
 from gen1_jax.models.config import check_against_tensors, check_count
 from gen1_jax.pipeline import CONFIG_KINDS
 from gen1_jax.weights import prior_scale
@@ -122,7 +122,7 @@ def save_model(folder: str | os.PathLike, module: nn.Module, params: Mapping[str
       UserError: the folder exists and is no model folder, or it cannot be written.
       MismatchError: `params` are not the module's.
     """
-    folder, config = Path(folder), module.to_config()
+    folder, config = as_path(folder), module.to_config()
     state_dict = params_to_state_dict(params)
     shapes = {name: array.shape for name, array in state_dict.items()}
     match_keys(
@@ -171,7 +171,7 @@ def load_model(folder: str | os.PathLike, dtype: Any = None) -> tuple[nn.Module,
       UserError: a file is missing or unreadable, or the model is of a kind that we do not have.
       MismatchError: the weights are not those that the config asks for; lists every difference.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     module = module_from_config(read_config(folder), dtype, where=str(folder))
     tensors = checked_tensors(folder, module)
     template = param_template(module)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from gen1_jax.config import resolve_paths
 from gen1_jax.diffusion.structure import LEVEL_CHANNELS
 from gen1_jax.errors import UserError
+from gen1_jax.files import as_path
 from gen1_jax.models.config import list_fields
 from gen1_jax.pipeline import MODELS
 from gen1_jax.settings import show
@@ -183,7 +184,7 @@ def check_widths(unet: Any, width: int, channels: int, *, name: str, where: str)
 
 def read_model_config(folder: str, *, name: str, read: ReadConfig) -> dict[str, Any]:
     try:
-        return read(Path(folder))
+        return read(as_path(folder))
     except NotDescribed:
         raise
     except UserError as error:

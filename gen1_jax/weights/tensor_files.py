@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from gen1_jax.errors import UserError
-from gen1_jax.files import read_json, write_json
+from gen1_jax.files import local_copy, read_json, write_json
 from gen1_jax.weights.foreign import FLOATS, advice_on_embedding, advice_on_names, advice_on_tensors
 from gen1_jax.weights.variants import DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS, choose_weights
 
@@ -72,6 +72,7 @@ class TensorFiles(Mapping):
             its header, a tensor is of a type that we do not read, or the tensors are those of an
             adapter or of another format.
         """
+        folder = local_copy(folder, "config.json")
         self.files = find_weight_files(folder, variant)
         self._places: dict[str, _Place] = {}
         for file in self.files:
