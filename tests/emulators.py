@@ -7,19 +7,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 BUCKET = "gen1"
+_SCRIPT = Path(__file__).with_name("run_emulators.py")
 PACKAGES = ("gcsfs", "s3fs", "moto", "flask", "flask_cors", "gcp_storage_emulator")
-_SERVERS = """
-import sys, threading
-from gcp_storage_emulator.server import create_server
-from moto.server import ThreadedMotoServer
-gcs, s3 = map(int, sys.argv[1:])
-create_server("127.0.0.1", gcs, in_memory=True, default_bucket="gen1").start()
-ThreadedMotoServer(ip_address="127.0.0.1", port=s3, verbose=False).start()
-print("ready", flush=True)
-threading.Event().wait()
-"""
 
 
 def missing() -> list[str]:
@@ -33,7 +25,7 @@ def emulated() -> Iterator[dict[str, str]]:
     ports = [_free_port(), _free_port()]
     gcs, s3 = (f"http://127.0.0.1:{port}" for port in ports)
     servers = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", _SERVERS, *map(str, ports)],
+        [sys.executable, "-W", "ignore", str(_SCRIPT), *map(str, ports)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )

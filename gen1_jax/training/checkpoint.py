@@ -47,6 +47,8 @@ class Checkpoints:
     def _manager(self) -> ocp.CheckpointManager:
         """Makes the manager when it is first needed, so that a run that fails leaves no folder."""
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every file it touches
+        # A save that fails says so once, and not for each of its arrays.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         # Processes that are named synchronise through the coordinator, where a failed process is
         # missed after a timeout. Without names they would synchronise in collectives, and a failed
         # process would enter the wrong one. Barriers are numbered by each process, so a manager
