@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from emulators import BUCKET, emulated, missing
 
@@ -21,6 +22,7 @@ from gen1_jax.files import (
     check_replaceable,
     is_remote,
     join,
+    local_copy,
     read_json,
     replacing,
     replacing_folder,
@@ -47,7 +49,8 @@ def stores():
 @pytest.fixture(params=["gs", "s3"])
 def root(stores, request):
     """A folder of the test's own on each store."""
-    return as_path(f"{request.param}://{BUCKET}/{request.node.name}")
+    name = request.node.name.translate({ord("["): "-", ord("]"): None})
+    return as_path(f"{request.param}://{BUCKET}/{name}")
 
 
 def test_names_of_stores_and_of_this_machine(stores, tmp_path):
@@ -190,3 +193,105 @@ def test_a_store_that_fails_is_no_damage(root, tmp_path, monkeypatch):
     with pytest.raises(TryAgain, match="cannot read .*clips-000000.records: no such object"):
         source[0]["tokens"]
     assert not source.damage.records
+
+
+# ---- what is written there
+
+
+def test_addresses_of_a_run(stores, tmp_path):
+    from ml_collections import ConfigDict
+
+    from gen1_jax.config import resolve_paths
+
+    config = ConfigDict({"frozen": {"vae": "../vae/model"}, "data": "s3://b/encoded"})
+    resolved = resolve_paths(config, as_path("gs://b/runs/video"))
+    assert resolved.to_dict() == {"frozen": {"vae": "gs://b/runs/vae/model"}, "data": config.data}
+
+
+def test_a_folder_is_copied_once_and_again_when_it_has_changed(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = root / "model"
+    assert local_copy(folder, "config.json") == folder  # nothing is there
+    write_json(folder / "config.json", {"a": 1})
+    (folder / "sub" / "weights").write_bytes(b"1")
+    first = local_copy(folder, "config.json")
+    assert read_json(first / "config.json") == {"a": 1}
+    assert (first / "sub" / "weights").read_bytes() == b"1"
+    assert local_copy(folder) == first and first.is_relative_to(tmp_path)
+    (folder / "sub" / "weights").write_bytes(b"2")
+    second = local_copy(folder)
+    assert second != first and (second / "sub" / "weights").read_bytes() == b"2"
+    assert not first.exists()  # there is room for one
+
+
+_SAVING = """
+import sys
+import numpy as np
+from gen1_jax.training.checkpoint import Checkpoints
+checkpoints = Checkpoints(sys.argv[1])
+for step in range(1, 1000):
+    checkpoints.save_now(step, {"a": np.full(100_000, step, np.float32)}, {"place": step})
+    print(step, flush=True)
+"""
+
+
+def kill_in_a_save(root, variables):
+    """Saves steps in a process that is killed once step 3 is begun."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SAVING, str(root)],
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.stdout.readline() not in (b"2\n", b""):
+        pass
+    while not (root / "3").exists():
+        pass
+    process.kill()
+    process.wait()
+
+
+def test_checkpoints_outlive_a_kill_and_damage(root, stores):
+    """A killed save is passed over, and saved again; a damaged one gives way to the one before."""
+    from gen1_jax.training.checkpoint import Checkpoints
+
+    def state(step):
+        return {"a": np.full(100_000, step, np.float32)}
+
+    if root.scheme == "s3":
+        kill_in_a_save(root, stores)
+    else:  # what is left then, without the seconds that a process takes
+        checkpoints = Checkpoints(root)
+        for step in (1, 2, 3):
+            checkpoints.save_now(step, state(step), {"place": step})
+        checkpoints.close()
+        (root / "3" / "commit_success.txt").unlink()
+        (root / "3" / "state" / "_METADATA").unlink()
+    steps = Checkpoints(root).steps()
+    newest = steps[-1]
+    assert newest in (2, 3)  # and it is whole
+    checkpoints = Checkpoints(root)
+    restored, place = checkpoints.restore(state(0))
+    assert place == {"place": newest}
+    np.testing.assert_array_equal(restored["a"], state(newest)["a"])
+    checkpoints.save_now(newest + 1, restored, {"place": newest + 1})
+    checkpoints.close()
+    assert Checkpoints(root).steps() == [newest, newest + 1]
+
+    for file in (root / str(newest + 1) / "state").files():
+        if "/d/" in str(file):
+            file.write_bytes(b"damaged")
+    checkpoints = Checkpoints(root)
+    with pytest.warns(UserWarning, match=f"now lacks commit_success.txt.* of step {newest}$"):
+        assert checkpoints.restore(state(0))[1] == {"place": newest}
+    assert checkpoints.steps() == [newest]
+
+
+def test_a_log_is_put_to_its_store(stores):
+    from gen1_jax.training import telemetry
+
+    root = as_path(f"gs://{BUCKET}/log")
+    with telemetry.EventLog(root / "logs", 0) as log:
+        log.add_scalar("loss", 1.0, 1)
+    (file,) = root.files()
+    assert file.parent == root / "logs" and b"loss" in file.read_bytes()

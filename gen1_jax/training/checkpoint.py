@@ -202,9 +202,11 @@ class Checkpoints:
             elif is_lead():
                 shutil.rmtree(aside, ignore_errors=True)
                 (self._folder / str(step)).rename(aside)
-            done = f"lacks {_COMMITTED}" if is_remote(self._folder) else f"is named {aside.name}"
+            done = f"is now named {aside.name}"
+            if is_remote(self._folder):
+                done = f"now lacks {_COMMITTED}"
             warnings.warn(
-                f"the checkpoint of step {step} in {self._folder} cannot be read ({why}); it now "
+                f"the checkpoint of step {step} in {self._folder} cannot be read ({why}); it "
                 f"{done}, and the run continues from the one of step {taken}",
                 stacklevel=3,
             )
@@ -248,8 +250,17 @@ class Checkpoints:
 
 
 def _open_folder(folder: str | Path) -> Path:
-    """Returns the folder of checkpoints as an absolute path; orbax is made ready for its store."""
+    """Returns the folder of checkpoints as an absolute path; orbax is made ready for its store.
+
+    Raises:
+      UserError: its name holds what orbax takes for a pattern; it would lose every save.
+    """
     folder = as_path(folder).absolute()
+    if found := set("*?[") & set(str(folder)):
+        raise UserError(
+            f"{folder}: checkpoints in a folder whose name holds {' '.join(sorted(found))} could "
+            "not be read again; accepted: a name without * ? ["
+        )
     if str(folder).startswith("s3://"):
         from gen1_jax.training.s3_checkpoints import teach_orbax
 

@@ -282,3 +282,8 @@ def test_a_checkpoint_of_many_devices_comes_back_on_few_and_the_other_way_round(
         jax.tree.map(np.testing.assert_array_equal, restored, whole)
         for got, want in zip(*map(jax.tree.leaves, (restored, wanted)), strict=True):
             assert got.sharding.is_equivalent_to(want.sharding, got.ndim)
+
+
+def test_a_folder_that_orbax_takes_for_a_pattern_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"whose name holds \[ could not be read again"):
+        Checkpoints(tmp_path / "run[1]")
