@@ -20,6 +20,7 @@ from video_files import psnr
 from gen1_jax.data_pipelines.footage.images import ImageSettings, store_image
 from gen1_jax.data_pipelines.footage.ingest import ingest
 from gen1_jax.data_pipelines.footage.inputs import find_inputs
+from gen1_jax.data_pipelines.footage.keys import name_split
 from gen1_jax.data_pipelines.footage.records import decode_image
 from gen1_jax.errors import UserError
 
@@ -113,7 +114,9 @@ def test_images_of_every_kind(tmp_path):
         "cmyk.jpg",
     }
     assert psnr(found["na\\xefve.jpg"][1]["frames"][0], resized(picture(13), 40, 40)) > 26
-    assert len({split.split("_")[0] for split, _, _ in found.values()}) == 2
+    for name, (split, _, _) in found.items():
+        content = rows[name]["content"]
+        assert split.startswith(f"{name_split(content, 0.3)}_") and len(content) == 32
 
     def frame(name):
         return found[name][1]["frames"][0]
