@@ -68,6 +68,7 @@ class EncodedSource:
             for folder, meta in zip(folders, metas, strict=True)
             for shard, count in enumerate(count_records(meta))
         ]
+        check_files([path for path, _ in self._shards], ", ".join(map(str, folders)))
         self.shard_counts = [count for _, count in self._shards]
         self._ends = np.cumsum(self.shard_counts)
         path, count = self._shards[-1]
@@ -150,7 +151,7 @@ def read_meta(folder: Path) -> dict:
     """Returns a folder's meta.json, checked, with its `layout` read; no record is opened.
 
     Raises:
-      UserError: the folder is not finished, of another format, or lacks files.
+      UserError: the folder is not finished, or of another format.
     """
     meta = read_json(folder / META) if folder.is_dir() else None
     if meta is None:
@@ -165,10 +166,9 @@ def read_meta(folder: Path) -> dict:
         )
     try:
         meta["layout"] = read_layout(meta)
-        counts = count_records(meta)
+        count_records(meta)
     except (KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{folder / META} is not readable: {error}") from error
-    check_files([str(folder / shard_name(shard)) for shard in range(len(counts))], str(folder))
     return meta
 
 
