@@ -57,8 +57,18 @@ class Terminated(KeyboardInterrupt):
     exit_code = EXIT_TRY_AGAIN
 
 
+_last_resorts: list[threading.Timer] = []
+
+
 def _terminate(number: int, frame) -> None:
-    """Ends the command on SIGTERM, which the first process of a container would else ignore."""
+    """Ends the command on SIGTERM, which the first process of a container would else ignore.
+
+    Python drops an exception that comes in a callback, such as jax's at garbage collection; the
+    process then ends a few seconds later.
+    """
+    _last_resorts.append(threading.Timer(5.0, os._exit, (Terminated.exit_code,)))
+    _last_resorts[-1].daemon = True
+    _last_resorts[-1].start()
     raise Terminated("stopped by SIGTERM; the same command goes on from here")
 
 
@@ -72,6 +82,8 @@ def _ending_on_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
+        while _last_resorts:
+            _last_resorts.pop().cancel()
         signal.signal(signal.SIGTERM, before)
 
 
