@@ -70,9 +70,9 @@ def test_two_processes_of_two_devices_train_as_one(micro_run, quick, tmp_path):
 
 def test_processes_that_do_not_come_together_stop(tmp_path):
     """The launcher starts two processes of a job of three."""
-    done = launch(2, 1, *train(tmp_path / "x", 3, "--join-timeout", "5"))
+    done = launch(2, 1, *train(tmp_path / "x", 3, "--join-timeout", "2"))
     assert done.returncode == 75 and not (tmp_path / "x").exists()
-    assert "gen1: the 3 processes of the job did not come together in 5 s; GEN1_COO" in done.stdout
+    assert "gen1: the 3 processes of the job did not come together in 2 s; GEN1_COO" in done.stdout
     assert "stack trace" not in done.stdout
 
 
