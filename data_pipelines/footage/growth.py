@@ -21,9 +21,27 @@ _INFO = "dataset_info.json"
 _MOST_SHARDS = 100_000  # of a split; TFDS gives more of them names with more digits
 
 
-def note_info(folder: Path, work: Path) -> None:
-    """Notes in the work folder which shards are there before an ingest into a folder begins."""
-    write_json(work / _INFO, read_json(folder / VERSION / _INFO))
+def note_info(folder: Path, work: Path, report: dict) -> None:
+    """Notes in the work folder which shards are there before an ingest into a folder begins.
+
+    Args:
+      folder: folder of the clips or the images.
+      work: work folder of the ingest.
+      report: report of the data set.
+
+    Raises:
+      UserError: the shards hold other records than the report counts.
+    """
+    info = read_json(folder / VERSION / _INFO)
+    there = {each["name"]: sum(map(int, each["shardLengths"])) for each in info["splits"]}
+    counted = {split: numbers["records"] for split, numbers in report["splits"].items()}
+    if there != counted:
+        raise UserError(
+            f"{folder} holds {sum(there.values())} records, and its report counts "
+            f"{sum(counted.values())}: an ingest into it was stopped and its work folder removed; "
+            "give another --out"
+        )
+    write_json(work / _INFO, info)
 
 
 def append(folder: Path, job: Job, num_chunks: int, runner: Runner) -> None:

@@ -120,7 +120,7 @@ def ingest(
             raise UserError(f"{out}: holds something else already; give another --out")
         os.replace(work / "inputs.new", work / "inputs.jsonl")
         if begun is None:
-            _begin(work, asked, out, len(rounds), history.find_known(data_dir, kind, against))
+            _begin(work, asked, out, done, history.find_known(data_dir, kind, against))
 
         where = str(root.absolute())
         before = tuple(str(history.place(out, n).absolute()) for n in range(len(rounds)))
@@ -143,12 +143,12 @@ def ingest(
     return Result(report, fresh=True)
 
 
-def _begin(work: Path, asked: dict, out: Path, rounds: int, known: Sequence[Path]) -> None:
+def _begin(work: Path, asked: dict, out: Path, done: dict | None, known: Sequence[Path]) -> None:
     """Notes what an ingest was asked for, and what was there when it began."""
     from gen1_jax.data_pipelines.footage.growth import note_info
 
-    if rounds:
-        note_info(out, work)
+    if done is not None:
+        note_info(out, work, done)
     write_json(work / "known.json", {"prints": [str(path.absolute()) for path in known]})
     write_json(work / "asked.json", asked)
 

@@ -52,9 +52,12 @@ def sources(tmp_path_factory):
     return root
 
 
-def grow(sources, out, **options):
+@pytest.fixture(scope="module")
+def first(sources, tmp_path_factory):
+    """The data set of the first folder alone."""
+    out = tmp_path_factory.mktemp("first")
     ingest(str(sources / "first"), out, IMAGES, validation_fraction=0.3, progress=False)
-    return add(sources, out, **options)
+    return out
 
 
 def add(sources, out, **options):
@@ -78,9 +81,9 @@ def files(out):
 
 
 @pytest.fixture(scope="module")
-def grown(sources, tmp_path_factory):
+def grown(first, sources, tmp_path_factory):
     out = tmp_path_factory.mktemp("grown")
-    ingest(str(sources / "first"), out, IMAGES, validation_fraction=0.3, progress=False)
+    shutil.copytree(first, out, dirs_exist_ok=True)
     before, shards = read(out), files(out / "images" / "1.0.0")
     result = add(sources, out)
     return out, before, shards, result
@@ -135,10 +138,10 @@ def test_both_commands_are_complete(grown, sources, monkeypatch):
     ["ingest.make_chunk", "duplicates.write_finals", "growth.copy_shard", "growth.write_json",
      "report.write_inputs", "history.keep", "report.write_report"],
 )  # fmt: skip
-def test_stopped_while_it_grows(grown, sources, tmp_path, monkeypatch, moment):
+def test_stopped_while_it_grows(grown, first, sources, tmp_path, monkeypatch, moment):
     """The data set can be read at every moment, and ends as if nothing had happened."""
     whole, before, *_ = grown
-    ingest(str(sources / "first"), tmp_path, IMAGES, validation_fraction=0.3, progress=False)
+    shutil.copytree(first, tmp_path, dirs_exist_ok=True)
     place = f"gen1_jax.data_pipelines.footage.{moment}"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(*_after(place, 1 if moment == "growth.write_json" else 0))
@@ -172,21 +175,28 @@ def _after(place, calls):
     return place, stop
 
 
-def test_an_ingest_that_was_begun_is_not_forgotten(grown, sources, tmp_path, monkeypatch):
-    ingest(str(sources / "first"), tmp_path, IMAGES, validation_fraction=0.3, progress=False)
+def test_an_ingest_that_was_begun_is_not_forgotten(first, sources, tmp_path, monkeypatch):
+    shutil.copytree(first, tmp_path, dirs_exist_ok=True)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(*_after("gen1_jax.data_pipelines.footage.growth.copy_shard", 0))
         add(sources, tmp_path)
     with pytest.raises(UserError, match=r"was begun with other settings: .*\.ingest_images"):
-        grow(sources, tmp_path)
+        ingest(str(sources / "first" / "1.jpg"), tmp_path, IMAGES, validation_fraction=0.3)
+    # Once its records are in, it must be ended: without its work folder they would be unknown.
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(*_after("gen1_jax.data_pipelines.footage.report.write_inputs", 0))
+        add(sources, tmp_path)
+    shutil.rmtree(tmp_path / ".ingest_images")
+    with pytest.raises(UserError, match="holds 36 records, and its report counts 24"):
+        add(sources, tmp_path)
+    assert not (tmp_path / ".ingest_images").exists()
 
 
-def test_duplicates_of_other_data_sets_and_of_clips(sources, tmp_path, capsys):
+def test_duplicates_of_other_data_sets_and_of_clips(first, sources, tmp_path, capsys):
     """`--against` another folder; and images that are frames of clips in the same folder."""
-    ingest(str(sources / "first"), tmp_path / "other", IMAGES, progress=False)
     command = ["ingest", "images", str(sources / "more"), "--buckets", "32x32", "--no-progress"]
     command += ["--workers", "1", "--out", str(tmp_path / "new")]
-    assert cli.main([*command, "--against", str(tmp_path / "other")]) == 0
+    assert cli.main([*command, "--against", str(first)]) == 0
     capsys.readouterr()
     report = json.loads((tmp_path / "new/images/report.json").read_text())
     assert report["used"] == 12 and report["dropped"] == {"duplicate": 12}
