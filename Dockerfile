@@ -1,7 +1,7 @@
 # An image of gen1 for CPUs, NVIDIA GPUs or TPUs: EXTRAS names what it is for (docs/installing.md).
 #   docker build --tag gen1-jax .
 #   docker build --build-arg EXTRAS=cuda12 --tag gen1-jax:cuda12 .
-#   docker build --build-arg EXTRAS=tpu --tag gen1-jax:tpu .
+#   docker build --build-arg EXTRAS=tpu,stores --tag gen1-jax:tpu .
 # `docker run gen1-jax …` runs `gen1 …`. A GPU needs `docker run --gpus all` and NVIDIA's container
 # toolkit; CUDA itself comes with the extra. The work folder and the data are mounted.
 ARG PYTHON=3.12

@@ -258,7 +258,7 @@ def test_the_image_copies_what_the_package_is_made_of():
     assert needed <= {name.strip("/") for name in copied}
     installed = {word for line in lines if line.startswith("RUN ") for word in line.split()}
     assert {word for word in installed if word.endswith(".lock")} <= set(copied)
-    extras = re.findall(r"EXTRAS=(\w+)", text)
+    extras = ",".join(re.findall(r"EXTRAS=([\w,]+)", text)).split(",")
     assert {"cuda12", "tpu"} <= set(extras) <= project["project"]["optional-dependencies"].keys()
     (entry,) = (line for line in lines if line.startswith("ENTRYPOINT "))
     assert json.loads(entry.removeprefix("ENTRYPOINT "))[0] in project["project"]["scripts"]
