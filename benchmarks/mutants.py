@@ -47,6 +47,8 @@ CLIP = "tests/models/test_clip.py"
 STEP = "tests/training/test_step.py"
 NAMING, MERGE = "tests/weights/test_naming.py", "tests/weights/test_merge.py"
 MIXTURE = "tests/data_pipelines/test_mixture.py"
+FOOTAGE = "tests/data_pipelines/footage"
+DUPLICATES = f"{FOOTAGE}/test_neighbours.py {FOOTAGE}/test_duplicates.py"
 CONDITIONING = "tests/test_conditioning.py"
 METRICS = "tests/evaluation/test_metrics.py"
 SIMILARITY = "tests/evaluation/test_metrics_similarity.py"
@@ -279,6 +281,24 @@ MUTANTS = (
         "data: a restored stream skips a batch",
         'self._step = int(state["next_index"])', 'self._step = int(state["next_index"]) + 1',
         MIXTURE,
+    ),
+    Mutant(
+        "duplicates: a range forgets the entries before it",
+        "before = max(0, begin - WINDOW)", "before = begin", DUPLICATES,
+    ),
+    Mutant(
+        "duplicates: the earlier record is dropped",
+        "one, two = np.where(swapped, two, one), np.where(swapped, one, two)", "pass", DUPLICATES,
+    ),
+    Mutant(
+        "duplicates: mirrored pictures have other keys",
+        "turned = signs[:, band, first, None] & _ODD[order].ravel()",
+        "turned = np.zeros_like(_ODD[order].ravel())", DUPLICATES,
+    ),
+    Mutant(
+        "duplicates: candidates are dropped without comparing",
+        'same = pairs["distance"][now] == neighbours.EXACT', "same = np.ones(len(now), bool)",
+        DUPLICATES,
     ),
     # ---- conditioning
     Mutant(

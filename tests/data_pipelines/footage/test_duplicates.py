@@ -8,6 +8,7 @@ from gen1_jax.data_pipelines.footage import duplicates
 from gen1_jax.data_pipelines.footage.chunks import Job
 from gen1_jax.data_pipelines.footage.duplicates import read_final, resolve
 from gen1_jax.data_pipelines.footage.images import ImageSettings
+from gen1_jax.data_pipelines.footage.neighbours import PAIR
 from gen1_jax.data_pipelines.footage.outcomes import Outcome
 from gen1_jax.data_pipelines.footage.runner import LOCAL
 from gen1_jax.files import write_json
@@ -116,3 +117,17 @@ def test_records_of_one_input_and_known_ones(chunks, tmp_path):
     resolve(job, 1, LOCAL, known=[known])
     assert kept(job, 1) == [[0, 1, 3, 4, 5, 7]]
     assert next(read_final(job, 1))[1]["same"] == [[0, -1, 2], [0, -1, 2]]
+
+
+def test_candidates_with_other_detail_or_colour_stay(chunks, tmp_path):
+    """They have the same keys as an earlier picture, which is what makes them candidates."""
+    rows = chunks[0][:4].copy()
+    rows["digest"] += 1
+    rows["chroma"][:2] = 90
+    fine = np.random.default_rng(5).integers(-30, 31, (2, 16, 16)).repeat(2, 1).repeat(2, 2)
+    rows["luma"][2:] = np.clip(rows["luma"][2:] * 0.8 + 25 + fine, 0, 255)
+    job = make_job(tmp_path / "work", [chunks[0][:4], rows])
+    resolve(job, 2, LOCAL)
+    pairs = np.fromfile(tmp_path / "work/duplicates/000000.pairs", PAIR, offset=16)
+    assert len(np.unique(pairs["later"])) >= 3
+    assert kept(job, 2) == [list(range(4))] * 2
