@@ -190,13 +190,14 @@ def read_range(
         first = max(0, _rank(sample, lower) - 2) * SAMPLED
         last = None if upper is None else _rank(sample, upper) * SAMPLED
         if last is None or last > first:
-            parts.append(_read(path, first, last))
+            read = _read(path, first, last)  # whole samples, of which the range is a part
+            end = len(read) if upper is None else _rank(read, upper)
+            parts.append(read[max(0, _rank(read, lower) - WINDOW) : end].copy())
     entries = np.concatenate([*parts, np.zeros(0, ENTRY)])
     entries = entries[np.lexsort((entries["place"], entries["key"]))]
-    end = len(entries) if upper is None else _rank(entries, upper)
     begin = _rank(entries, lower)
     before = max(0, begin - WINDOW)
-    return entries[before:end], begin - before
+    return entries[before:], begin - before
 
 
 def _rank(ordered: np.ndarray, bound: np.void) -> int:
