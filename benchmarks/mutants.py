@@ -364,6 +364,16 @@ MUTANTS = (
         "tests/data_pipelines/test_renderer.py",
     ),
     Mutant(
+        "containers: a list of files is opened, too",
+        '"format_whitelist": ",".join(', '"format_whitelist": "concat," + ",".join(',
+        "tests/video/test_refused_inputs.py",
+    ),
+    Mutant(
+        "isolation: clips of a file that crashes late are made twice",
+        "given, was_fresh, is_whole = 0,", "given, was_fresh, is_whole = -2,",
+        "tests/data_pipelines/test_isolation.py",
+    ),
+    Mutant(
         "flow: what leaves the frame is not occluded",
         "~inside | (difference >= ", "(difference >= ", "tests/video/test_flow.py",
     ),

@@ -66,12 +66,11 @@ def test_a_child_that_says_nothing_is_ended(good):
         assert read(children, good) == (0, "took too long")
 
 
-def test_a_child_that_has_gone_is_replaced_and_no_file_is_blamed(good):
-    with contextlib.closing(Children()) as children:
-        assert read(children, good) == (2, None)
-        (child,) = children._idle
-        os.kill(child._process.pid, 9)  # by the system, which lacks memory
-        assert read(children, good) == (2, None)
+def test_a_child_that_has_gone_is_replaced_and_no_file_is_blamed(good, rough):
+    assert read(rough, good) == (2, None)
+    (child,) = rough._idle
+    os.kill(child._process.pid, 9)  # by the system, which lacks memory
+    assert read(rough, good) == (2, None)
 
 
 def test_records_are_those_made_without_a_child(good, tmp_path):
@@ -100,9 +99,8 @@ def test_what_is_dropped_comes_back(tmp_path):
     assert caught.value.reason == "not a video"
 
 
-def test_one_that_is_left_early_is_not_asked_again(good):
-    with contextlib.closing(Children()) as children:
-        clips = children.clips(good, SETTINGS, "", Outcome(""))
-        next(clips)
-        clips.close()
-        assert read(children, good) == (2, None)
+def test_one_that_is_left_early_is_not_asked_again(good, rough):
+    clips = rough.clips(good, SETTINGS, "", Outcome(""))
+    next(clips)
+    clips.close()
+    assert not rough._idle and read(rough, good) == (2, None)

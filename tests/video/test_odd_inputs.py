@@ -191,6 +191,26 @@ def swapping_profile():
     return bytes(data)
 
 
+def grey_profile():
+    """Returns a profile of linear greys, as ICC.1 (version 2) lays it out."""
+    text = b"linear grey\0"
+    tags = {
+        b"desc": b"desc" + struct.pack(">2I", 0, len(text)) + text + bytes(78),
+        b"wtpt": b"XYZ \0\0\0\0" + struct.pack(">3i", 0xF6D6, 0x10000, 0xD32D),
+        b"kTRC": b"curv" + struct.pack(">2I", 0, 0),
+        b"cprt": b"text\0\0\0\0none\0",
+    }
+    table, body, start = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, content in tags.items():
+        table += name + struct.pack(">2I", start + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    header = struct.pack(
+        ">I4sI12s12x4s24x", start + len(body), b"", 0x02400000, b"mntrGRAYXYZ ", b"acsp"
+    )
+    header += struct.pack(">4x3i", 0xF6D6, 0x10000, 0xD32D)
+    return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
+
+
 RED = (200, 30, 40)
 
 
@@ -219,11 +239,14 @@ def test_colour_profiles_are_applied_everywhere(tmp_path, mode):
 
 
 def test_profiles_of_grey_and_of_print(tmp_path):
-    """LA: a grey profile is applied and transparency kept; CMYK without a profile is as it was."""
-    grey = Image.merge("LA", [Image.new("L", (8, 8), 120), Image.new("L", (8, 8), 128)])
-    grey.save(tmp_path / "a.png", icc_profile=swapping_profile())
-    frame = read_video(tmp_path / "a.png").frames[0]
-    assert frame[4, 4].tolist() == pytest.approx([60, 60, 60], abs=3)
+    """A grey profile is applied and transparency kept; CMYK without a profile is as it was."""
+    for mode, want in {"L": 128, "LA": 64}.items():  # linear 0.216 is sRGB's 0.502
+        grey = Image.new("L", (8, 8), 55)
+        if mode == "LA":
+            grey.putalpha(128)
+        grey.save(tmp_path / "a.png", icc_profile=grey_profile())
+        frame = read_video(tmp_path / "a.png").frames[0]
+        assert frame[4, 4].tolist() == pytest.approx([want] * 3, abs=3), mode
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
     red = read_video(tmp_path / "a.jpg").frames[0, 4, 4]
     assert red[0] > 240 and red[1] < 15 and red[2] < 15
