@@ -148,7 +148,8 @@ def test_contents_are_mixed_and_change_over_time(editor, tmp_path):
     def like(image, **more):
         return editor.edit(film, image=image, **options, **more).frames
 
-    np.testing.assert_array_equal(like([picture, other], image_shares=[1, 0]), like(picture))
+    one = like([picture, other], image_shares=[1, 0])
+    np.testing.assert_allclose(one, like(picture), rtol=0, atol=1)  # a slerp may round otherwise
     mixed = like([picture, other])
     assert (mixed != like(picture)).any() and (mixed != like(other)).any()
     np.testing.assert_array_equal(like(picture, prompt="a red ball", image_weight=0.0), red.frames)
