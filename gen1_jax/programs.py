@@ -23,6 +23,7 @@ from jax._src import compilation_cache, compiler  # no public place takes a cach
 from jax._src.compilation_cache_interface import CacheInterface
 
 from gen1_jax.errors import one_line
+from gen1_jax.files import as_path, is_remote
 from gen1_jax.machine import programs_folder
 
 FOLDER = "programs"  # in the work folder of a job of several processes
@@ -44,15 +45,18 @@ def keep_programs(workdir: Path | None = None) -> None:
     Args:
       workdir: the work folder of a command whose processes work together.
     """
-    folder, most = programs_folder(), MOST_BYTES
-    if workdir is not None and jax.process_count() > 1:
-        most = MOST_BYTES_OF_A_JOB
-        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-            folder = workdir / FOLDER / _describe_devices()
+    of_a_job = workdir is not None and jax.process_count() > 1
+    if named := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = as_path(named)
+    else:
+        folder = workdir / FOLDER / _describe_devices() if of_a_job else programs_folder()
+    most = MOST_BYTES_OF_A_JOB if of_a_job else MOST_BYTES
     # Small programs count too: a start needs a hundred, and a second process compiles none of them.
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    compilation_cache.get_file_cache = lambda path: (ProgramFiles(Path(path), most), path)
+    if is_remote(folder):  # XLA writes its own notes beside the programs, and knows no stores
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+    compilation_cache.get_file_cache = lambda path: (ProgramFiles(as_path(path), most), path)
     if jax.process_count() > 1:
         compiler._cache_write = _write
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -92,8 +96,8 @@ class ProgramFiles(CacheInterface):
     """One file a program: whole or not there.
 
     Args:
-      folder: the folder.
-      most_bytes: files that were not read for longest are removed beyond that.
+      folder: the folder, also on an object store.
+      most_bytes: files that were not read for longest are removed beyond that; not on a store.
     """
 
     def __init__(self, folder: Path, most_bytes: int):
@@ -110,8 +114,9 @@ class ProgramFiles(CacheInterface):
         checksum, value = stored[:4], stored[4:]
         if checksum != _checksum(key, value):
             return None
-        with contextlib.suppress(OSError):  # a file of another user
-            os.utime(path)  # was read just now
+        if not is_remote(path):
+            with contextlib.suppress(OSError):  # a file of another user
+                os.utime(path)  # was read just now
         return value
 
     def put(self, key: str, value: bytes) -> None:
@@ -119,15 +124,14 @@ class ProgramFiles(CacheInterface):
         path = self._file(key)
         if jax.process_index() > 0 and self.get(key) is not None:  # of process 0, just now
             return
-        part = path.with_name(f"{path.name}.part{os.getpid()}")
+        stored = _checksum(key, value) + value
         try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(_checksum(key, value) + value)
-            os.replace(part, path)
-            self._remove_oldest()
+            if is_remote(path):
+                path.write_bytes(stored)  # whole or not at all
+            else:
+                self._replace(path, stored)
+                self._remove_oldest()
         except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
             if not self._refused:
                 self._refused = True
                 warnings.warn(
@@ -135,6 +139,17 @@ class ProgramFiles(CacheInterface):
                     "start compiles them again",
                     stacklevel=2,
                 )
+
+    def _replace(self, path: Path, stored: bytes) -> None:
+        part = path.with_name(f"{path.name}.part{os.getpid()}")
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(stored)
+            os.replace(part, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
 
     def _file(self, key: str) -> Path:
         return self._path / f"{key}{SUFFIX}"

@@ -28,6 +28,7 @@ from gen1_jax.files import (
     replacing_folder,
     write_json,
 )
+from gen1_jax.programs import ProgramFiles
 
 pytestmark = pytest.mark.skipif(
     bool(missing()), reason=f"the emulators need {', '.join(missing())}"
@@ -62,6 +63,16 @@ def test_names_of_stores_and_of_this_machine(stores, tmp_path):
     assert type(path.parent) is type(path) and path.name == "video"
     assert join(path, "../vae/model") == "gs://b/runs/vae/model"
     assert join(tmp_path / "a", "../b") == str(tmp_path / "b")
+
+
+def test_compiled_programs_lie_on_a_store(root):
+    files = ProgramFiles(root / "programs", 10)
+    assert files.get("a") is None
+    files.put("a", b"program, longer than the limit of a folder")
+    files.put("b", b"other")
+    assert files.get("a").startswith(b"program") and files.get("b") == b"other"
+    (root / "programs" / "a.program").write_bytes(b"prog")
+    assert files.get("a") is None
 
 
 def test_a_file_is_there_whole_or_not_at_all(root):
