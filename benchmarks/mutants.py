@@ -254,6 +254,24 @@ MUTANTS = (
         "tests/training/test_objectives.py",
     ),
     Mutant(
+        "checkpoint: what a killed save left stays",
+        "cleanup_tmp_directories=True",
+        "cleanup_tmp_directories=False",
+        "tests/training/test_checkpoint.py",
+    ),
+    Mutant(
+        "errors: a disk that is full is bad input",
+        "cause.errno in _PASSING_ERRNOS",
+        "cause.errno not in _PASSING_ERRNOS",
+        "tests/test_errors.py",
+    ),
+    Mutant(
+        "restarts: a job is given up one start early",
+        'start - known["start"]) > most',
+        'start - known["start"]) >= most',
+        "tests/commands/test_restarts.py",
+    ),
+    Mutant(
         "checkpoint: the oldest is restored",
         "for step in reversed(steps):", "for step in steps:",
         "tests/training/test_checkpoint.py",
