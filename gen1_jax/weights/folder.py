@@ -29,6 +29,7 @@ from gen1_jax.weights.naming import (
     state_dict_to_params,
     torch_shapes,
 )
+from gen1_jax.weights.templates import trace_template
 from gen1_jax.weights.tensor_files import (
     DIFFUSERS_WEIGHTS,
     TRANSFORMERS_WEIGHTS,
@@ -102,7 +103,7 @@ def param_template(module: nn.Module) -> dict[str, Any]:
 @functools.lru_cache(maxsize=32)
 def _cached_template(module: nn.Module) -> dict[str, Any]:
     """Traces `init` once for each module, which takes seconds for a large network."""
-    template = jax.eval_shape(module.init, jax.random.key(0), *module.dummy_inputs())["params"]
+    template = trace_template(module)
     check_count(type(module), sum(leaf.size for leaf in jax.tree.leaves(template)))
     return template
 
