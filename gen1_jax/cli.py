@@ -227,8 +227,9 @@ def _refuse_addresses(args: argparse.Namespace) -> None:
                 address = str(each).replace(":/", "://", 1)
                 raise UserError(
                     f"{name} {address} is an address; `gen1 {args.command}` takes a path of this "
-                    "machine here, such as that of a mounted bucket. Work folders of "
-                    "`gen1 train`, `precompute` and `all` may be gs:// or s3://"
+                    "machine here, such as that of a mounted bucket. The work folders of "
+                    "`gen1 train`, `precompute` and `all`, and the model of `gen1 edit`, may be "
+                    "gs:// or s3://"
                 )
 
 

@@ -39,7 +39,24 @@ def as_path(name: str | os.PathLike) -> Path:
 
 def is_remote(name: str | os.PathLike) -> bool:
     """Returns whether a name or path is on an object store."""
-    return os.fspath(name).startswith(_STORES)
+    return isinstance(name, str | os.PathLike) and os.fspath(name).startswith(_STORES)
+
+
+def check_local(name: str | os.PathLike, what: str) -> None:
+    """Refuses a name on an object store.
+
+    Args:
+      name: of a file or folder.
+      what: what lies there, for the message.
+
+    Raises:
+      UserError: the name is on a store.
+    """
+    if is_remote(name):
+        raise UserError(
+            f"{name}: {what} is read from a disk; accepted: a folder of this machine, such as "
+            "that of a mounted bucket. Data that `gen1 precompute` wrote may be on a store"
+        )
 
 
 def join(folder: str | os.PathLike, name: str) -> str:

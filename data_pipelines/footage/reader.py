@@ -18,7 +18,7 @@ from gen1_jax.data_pipelines.quiet import quiet_tfds
 from gen1_jax.data_pipelines.shards import check_files
 from gen1_jax.data_pipelines.tfds_records import TfdsRecords
 from gen1_jax.errors import UserError
-from gen1_jax.files import read_json
+from gen1_jax.files import check_local, read_json
 
 VERSION = "1.0.0"  # version of the records' form
 CLIPS, IMAGES = "clips", "images"
@@ -101,6 +101,7 @@ def open_footage(folder: str | Path) -> Footage:
     Raises:
       UserError: the folder holds neither clips nor images, or they have another form.
     """
+    check_local(folder, "what `gen1 ingest` wrote")
     folder = Path(folder)
     builders = {}
     for kind in (CLIPS, IMAGES):

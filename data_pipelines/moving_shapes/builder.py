@@ -17,6 +17,7 @@ from gen1_jax.data_pipelines.moving_shapes.renderer import render
 from gen1_jax.data_pipelines.quiet import quiet_tfds, silent_tfds
 from gen1_jax.data_pipelines.tfds_records import TfdsRecords
 from gen1_jax.errors import UserError
+from gen1_jax.files import check_local
 
 # Each split has its own block of seeds, the same in every config. No clip of a test split can
 # therefore be in a training split, whichever configs made them.
@@ -139,6 +140,7 @@ def load(data_dir: str, config: str | MovingShapesConfig, split: str) -> Sequenc
     Raises:
       UserError: the config or split is unknown, or the data set is not built yet.
     """
+    check_local(data_dir, "a moving-shapes world")
     with quiet_tfds():
         builder = _builder(data_dir, config)
         is_there = builder.is_prepared()

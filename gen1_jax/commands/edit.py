@@ -43,6 +43,7 @@ from gen1_jax.commands.edit_structure import (
 from gen1_jax.commands.mesh import add_device_arguments, own_mesh
 from gen1_jax.commands.processes import add_processes_argument, joined
 from gen1_jax.errors import UserError
+from gen1_jax.files import as_path
 
 if TYPE_CHECKING:
     from gen1_jax.editing import VideoEditor
@@ -58,7 +59,7 @@ def add_arguments(parser) -> None:
     add_content_arguments(parser)
     parser.add_argument(
         "--model",
-        type=Path,
+        type=as_path,
         default=Path("runs/demo/pipeline"),
         help="pipeline folder (%(default)s)",
     )

@@ -44,6 +44,7 @@ from gen1_jax.editing.structure import check_dropped, make_maps
 from gen1_jax.editing.wanted import Wanted
 from gen1_jax.editing.whole import WholeEditor
 from gen1_jax.errors import UserError
+from gen1_jax.files import local_copy
 from gen1_jax.pipeline import ENCODERS, MODELS, SETTINGS_FILE, check_parts, read_settings
 from gen1_jax.runtime import naming_what_to_lower
 from gen1_jax.settings import show
@@ -129,7 +130,8 @@ class VideoEditor:
         """Loads a pipeline folder.
 
         Args:
-          folder: holds unet/ vae/ clip/ depth/ prior/ tokenizer/ and gen1.json.
+          folder: holds unet/ vae/ clip/ depth/ prior/ tokenizer/ and gen1.json; on a disk, or on
+            gs:// or s3://, of which a copy is kept in the user's cache.
           dtype: the type to compute in, such as "bfloat16"; None is float32.
           mesh: the devices that batches of clips, and the frames of each clip, are sharded over;
             None is the first device.
@@ -139,6 +141,7 @@ class VideoEditor:
           UserError: a part is missing, unreadable, or of another kind of model.
         """
         folder = as_path(folder, "the `pipeline` folder of a run")
+        folder = local_copy(folder, SETTINGS_FILE)
         dtype = None if dtype is None else as_dtype(dtype)
         if mesh is not None and not isinstance(mesh, Mesh):
             raise UserError(f"mesh is {show(mesh)}; a mesh of `make_mesh` is accepted, or None")

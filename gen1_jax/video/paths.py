@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gen1_jax import files
 from gen1_jax.errors import UserError
 from gen1_jax.settings import show
 
@@ -16,4 +17,4 @@ def as_path(value: Any, accepted: str) -> Path:
     """
     if not isinstance(value, str | os.PathLike) or not str(value):
         raise UserError(f"{show(value)} ({type(value).__name__}) was given; accepted: {accepted}")
-    return Path(value)
+    return files.as_path(value)
