@@ -306,3 +306,24 @@ def test_a_log_is_put_to_its_store(stores):
         log.add_scalar("loss", 1.0, 1)
     (file,) = root.files()
     assert file.parent == root / "logs" and b"loss" in file.read_bytes()
+
+
+def test_programs_of_a_job_are_kept_on_its_store(root):
+    from gen1_jax.programs import ProgramFiles
+
+    files = ProgramFiles(root / "programs", 0)
+    assert files.get("a") is None
+    files.put("a", b"program")
+    assert files.get("a") == b"program"
+    (root / "programs" / "a.program").write_bytes(b"damaged")
+    assert files.get("a") is None
+
+
+def test_what_is_read_from_disks_alone_is_refused_by_name(stores):
+    from gen1_jax.data_pipelines.footage.reader import open_footage
+    from gen1_jax.data_pipelines.moving_shapes.builder import load
+
+    with pytest.raises(UserError, match="^gs://b/footage: what `gen1 ingest` wrote is read from"):
+        open_footage("gs://b/footage")
+    with pytest.raises(UserError, match="^s3://b/world: a moving-shapes world is read from a disk"):
+        load("s3://b/world", "test", "train")

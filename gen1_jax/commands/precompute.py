@@ -25,7 +25,12 @@ def add_arguments(parser) -> None:
         required=True,
         help="a config by name or path, and its encoding part: tiny:encoded",
     )
-    parser.add_argument("--workdir", required=True, type=as_path, help="folder to write to")
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=as_path,
+        help="folder to write to; a path, gs://BUCKET/… or s3://BUCKET/…",
+    )
     add_set_argument(parser, "batch_size=8")
     add_processes_argument(parser)
     add_device_arguments(

@@ -18,7 +18,12 @@ HELP = "train one part, or resume its training"
 
 def add_arguments(parser) -> None:
     parser.add_argument("--config", required=True, help=configs.HELP)
-    parser.add_argument("--workdir", required=True, type=as_path, help="folder of this part")
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=as_path,
+        help="folder of this part; a path, gs://BUCKET/… or s3://BUCKET/…",
+    )
     add_set_argument(parser, "num_steps=100")
     parser.add_argument(
         "--profile",
