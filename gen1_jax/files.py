@@ -30,10 +30,10 @@ def as_path(name: str | os.PathLike) -> Path:
     """
     if not is_remote(name):
         return Path(name)
-    from gen1_jax.stores import StorePath, file_system
+    from gen1_jax.stores import StorePath, check_installed
 
     path = StorePath(name)
-    file_system(path.scheme)
+    check_installed(path.scheme)
     return path
 
 

@@ -37,17 +37,17 @@ _DENIED = (
 )
 
 
-@functools.cache
-def file_system(scheme: str) -> Any:
-    """Returns fsspec's file system of a scheme, which keeps no list of what other processes write.
-
-    Raises:
-      UserError: its package is not installed.
-    """
+def check_installed(scheme: str) -> None:
+    """Raises UserError if the package of a scheme is not installed; imports nothing."""
     if importlib.util.find_spec(SCHEMES[scheme]) is None:
         raise UserError(
             f"{scheme}:// needs {SCHEMES[scheme]}, which reaches it: pip install 'gen1-jax[stores]'"
         )
+
+
+@functools.cache
+def file_system(scheme: str) -> Any:
+    """Returns fsspec's file system of a scheme; it sees at once what other processes write."""
     import fsspec
 
     for name in ("gs", "gcs", "s3"):  # epath asks fsspec for one by its name, as orbax does
