@@ -65,7 +65,9 @@ def test_a_preview_that_fails_ends_no_run(micro_run, quick, tmp_path, capsys, sc
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8192 bytes.")
 
     monkeypatch.setattr(objectives, "make_objective", lambda *_: small_objective())
-    config = load(micro_run, "autoencoder", **SMALL, num_steps=2, sample_every=1)
+    config = load(
+        micro_run, "autoencoder", **SMALL, num_steps=2, sample_every=1, trains=("quant_conv",)
+    )
     make = lambda: make_stream(config.data, 0)  # noqa: E731
     folder = train_on(config, tmp_path, make, exhausted, progress=False)
     assert folder.is_dir() and not (tmp_path / "samples").exists()
