@@ -17,6 +17,7 @@ import pytest
 from micro_run import load
 from ml_collections import ConfigDict
 from test_processes import ROOT, launch
+from tiny_unet import QUICK_FLAGS
 
 from gen1_jax.conditioning import Conditioner
 from gen1_jax.data_pipelines.encoded.reader import EncodedSource
@@ -30,7 +31,6 @@ from gen1_jax.weights.folder import load_model
 from gen1_jax.workflow import run_part
 
 JOB = {"batch_size": 2, "records_per_shard": 4}
-QUICK = "--xla_backend_optimization_level=0"
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -72,7 +72,7 @@ def test_processes_and_devices_change_no_byte(micro_run, alone):
 def test_killed_it_ends_with_the_same_bytes(micro_run, alone):
     """Real kills, each somewhere in a shard; finished shards are kept as they are."""
     folder, rng, kept = micro_run / "encoded_killed", np.random.default_rng(0), {}
-    environment = os.environ | {"XLA_FLAGS": QUICK}
+    environment = os.environ | {"XLA_FLAGS": QUICK_FLAGS}
     command = [sys.executable, *arguments(folder)]
     for _ in range(2):
         with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
@@ -158,7 +158,7 @@ def test_a_process_whose_disk_is_full_ends_the_job_in_one_line(micro_run):
     with subprocess.Popen(
         [*map(str, launcher), "--", "bash", "-c", limited, *command],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": QUICK},
+        env=os.environ | {"XLA_FLAGS": QUICK_FLAGS},
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

@@ -15,6 +15,7 @@ from command_line import gen1, refused
 from fault_job import CONTENT, held_out_loss
 from micro_run import load
 from safetensors.numpy import load_file
+from tiny_unet import QUICK_FLAGS
 
 from gen1_jax import joining
 from gen1_jax.distributed import make_mesh
@@ -31,7 +32,7 @@ def launch(processes: int, devices: int, *command) -> subprocess.CompletedProces
     launcher = [sys.executable, ROOT / "launch" / "local.py", "--processes", processes]
     command = [*launcher, "--devices", devices, "--", sys.executable, *command]
     # Programs compile fast, and only the launcher sets the number of devices.
-    inherited = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    inherited = os.environ | {"XLA_FLAGS": QUICK_FLAGS}
     return subprocess.run(
         [*map(str, command)],
         cwd=ROOT,

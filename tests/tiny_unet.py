@@ -32,9 +32,9 @@ ONE_LEVEL = dict(
 _OPTIONS = {"xla_backend_optimization_level": 0}
 if tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 11):
     _OPTIONS["xla_cpu_use_fusion_emitters"] = False
-if jax.default_backend() != "cpu":
-    _OPTIONS = None
-quick_jit = partial(jax.jit, compiler_options=_OPTIONS)
+# The same for a process that a test starts, by its variable XLA_FLAGS.
+QUICK_FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in _OPTIONS.items())
+quick_jit = partial(jax.jit, compiler_options=_OPTIONS if jax.default_backend() == "cpu" else None)
 
 
 def tiny(**changes) -> VideoUNet:

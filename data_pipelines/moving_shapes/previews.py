@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,20 +21,25 @@ def write_previews(
 ) -> list[tuple[Path, str]]:
     """Writes `clips/clip_NN.mp4`, `masks/mask_NN.mp4`, `images/image_NN.png` and `preview.png`.
 
-    A mask is white where its clip shows the object. An image is the first frame of its clip. A text
-    file beside each film and image holds its caption, where `gen1 ingest` looks for it. The preview
+    A mask is white where its clip shows the object. An image is the first frame of a further clip,
+    which is not among the films: `gen1 ingest` drops images that are frames of clips. A text file
+    beside each film and image holds its caption, where `gen1 ingest` looks for it. The preview
     shows the clips' depth and masks too.
 
     Args:
       splits: stored records of each split.
       folder: folder to write to.
-      count: number of clips: the first of the test split and, after all of these, of training.
+      count: number of clips: the first of the test split and, after all of these, of training. As
+        many clips after them give the images, as far as there are more.
 
     Returns:
       The path and the caption of each film.
     """
     places = [(name, i) for name in ("test", "train") for i in range(len(splits[name]))]
-    clips = [decode_example(splits[name][i]) for name, i in places[:count]]
+    clips, further = (
+        [decode_example(splits[name][i]) for name, i in some]
+        for some in (places[:count], places[count : 2 * count])
+    )
     rows = [
         {
             clip["caption"]: clip["frames"],
@@ -49,13 +55,18 @@ def write_previews(
         write_video(path, clip["frames"], fps=_FPS, overwrite=True)
         mask = folder / "masks" / f"mask_{i:02d}.mp4"
         write_video(mask, _white(clip["mask"]), fps=_FPS, overwrite=True)
+        _write_caption(path, clip)
+        films.append((path, clip["caption"]))
+    for i, clip in enumerate(further):
         image = folder / "images" / f"image_{i:02d}.png"
         image.parent.mkdir(exist_ok=True)
         pictures.save_image(image, clip["frames"][0])
-        for beside in (path, image):
-            beside.with_suffix(".txt").write_text(clip["caption"] + "\n", encoding="utf-8")
-        films.append((path, clip["caption"]))
+        _write_caption(image, clip)
     return films
+
+
+def _write_caption(path: Path, clip: Mapping[str, Any]) -> None:
+    path.with_suffix(".txt").write_text(clip["caption"] + "\n", encoding="utf-8")
 
 
 def _white(mask: np.ndarray) -> np.ndarray:

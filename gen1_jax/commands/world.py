@@ -1,7 +1,7 @@
 """Make the moving-shapes world: seeded clips with true depth, mask and caption, a TFDS data set.
 
-With --show, also write some clips as mp4 and their first frames as images, each with its caption in
-a text file beside it, to look at, to edit and to ingest.
+With --show, also write some clips as mp4 and the first frames of others as images, each with its
+caption in a text file beside it, to look at, to edit and to ingest.
 """
 
 from pathlib import Path

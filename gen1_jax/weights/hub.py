@@ -62,7 +62,7 @@ def download(folder: HubFolder, files: Iterable[str]) -> Path:
     try:
         path = snapshot_download(folder.repo, revision=folder.revision, allow_patterns=[*files])
     except Exception as error:  # many libraries lie below
-        raise _failed(folder, error) from error
+        raise _failed(folder, error) from _cause(error)
     return Path(path)
 
 
@@ -106,7 +106,7 @@ def list_files(folder: HubFolder, snapshot: Path) -> list[str]:
     except Exception as error:
         names = below(path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*"))
         if not any(name.endswith(".safetensors") for name in names):
-            raise _failed(folder, error) from error
+            raise _failed(folder, error) from _cause(error)
         return names
 
 
@@ -117,6 +117,13 @@ def _failed(folder: HubFolder, error: Exception) -> UserError:
         f"safetensors beside it from {folder.repo} at revision {folder.revision}, and give the "
         "folder that holds them"
     )
+
+
+def _cause(error: Exception) -> Exception | None:
+    """Returns the error that a new start may cure; None where the user forbids to ask the hub."""
+    from huggingface_hub import constants
+
+    return None if constants.HF_HUB_OFFLINE else error
 
 
 def reason(error: Exception) -> str:

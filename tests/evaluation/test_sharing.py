@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from test_processes import ROOT, launch
+from tiny_unet import QUICK_FLAGS
 
 from gen1_jax.errors import UserError
 from gen1_jax.evaluation.records import (
@@ -102,7 +103,7 @@ def test_killed_and_shared_it_ends_with_the_same_records(micro_run, tmp_path):
     shared, alone = tmp_path / "shared", tmp_path / "alone"
     launcher = [sys.executable, ROOT / "launch" / "local.py", "--processes", "2", "--devices", "1"]
     command = [*launcher, "--", sys.executable, *arguments(shared, 2)]
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = os.environ | {"XLA_FLAGS": QUICK_FLAGS}
     options = {"cwd": ROOT, "env": environment, "stdout": subprocess.DEVNULL}
     with subprocess.Popen(list(map(str, command)), **options) as job:
         while job.poll() is None and not records_paths(shared):

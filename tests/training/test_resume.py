@@ -17,6 +17,7 @@ import pytest
 from command_line import gen1
 from micro_run import SMALL, load
 from safetensors.numpy import load_file
+from tiny_unet import QUICK_FLAGS
 
 from gen1_jax.data_pipelines.sources import make_stream
 from gen1_jax.errors import UserError
@@ -167,7 +168,7 @@ def start(folder: Path, *python: str) -> subprocess.Popen:
     """Starts it as a process of its own, by default as `python -m gen1_jax.cli`."""
     return subprocess.Popen(
         [sys.executable, *(python or ("-m", "gen1_jax.cli")), *command(folder)],
-        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        env=os.environ | {"XLA_FLAGS": QUICK_FLAGS},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
