@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -88,7 +89,7 @@ def start_store() -> subprocess.Popen:
 
 
 def read(folder: str, window: int | None, cache: str, args) -> dict:
-    source = EncodedSource(folder, ShardCache(cache, 10**9) if cache else None)
+    source = EncodedSource(folder, partial(ShardCache, cache, 10**9) if cache else None)
     stream = make_encoded_stream(
         source,
         batch_size=BATCH,

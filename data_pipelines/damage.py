@@ -30,7 +30,7 @@ class Damage:
       max_damaged: share of the records that may be damaged.
 
     Attributes:
-      records: the damaged records by number; the values mean nothing.
+      records: the damaged records by number; the values tell threads apart.
     """
 
     def __init__(self, source: Any, max_damaged: float = MAX_DAMAGED):

@@ -24,9 +24,10 @@ class Windowed(Sequence):
     """A source without end, in the order of windows of shards.
 
     A batch is cut into lanes of equal length, each of which is a run of rows and so belongs to one
-    host. In each epoch the shards are put in random order, end to end, and the lanes divide this
-    row of records among themselves: a lane's part is one run of it. A lane shuffles its part window
-    by window. The lanes' parts differ in length by one record at most.
+    host, where the batch has no other source. In each epoch the shards are put in random order, end
+    to end, and the lanes divide this row of records among themselves: a lane's part is one run of
+    it. A lane shuffles its part window by window. The lanes' parts differ in length by one record
+    at most.
 
     Args:
       source: records, by `len` and index, with `shard_counts`, the number of records of each shard.

@@ -1,6 +1,6 @@
 """Random reads of bytes from very many files, on a disk or in an object store.
 
-A data set of the paper's size has some 80,000 shards, which cannot all be open at once. A process
+A data set of the paper's size has some 66,000 shards, which cannot all be open at once. A process
 keeps the files that it read last open, and closes the others. An error of opening or reading is
 tried again, because network disks have bad moments; an error that stays ends the process with
 `TryAgain`, and is never taken for damage of a record.
@@ -9,6 +9,7 @@ tried again, because network disks have bad moments; an error that stays ends th
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import threading
@@ -24,6 +25,7 @@ from gen1_jax.files import as_path, is_remote
 MOST_OPEN = 128  # files of a process; the usual limit of the system is 1,024
 _PAUSES = (0.1, 0.5, 2.0, 8.0)  # seconds before each further attempt
 _COPY = ".copy"  # suffix of a whole copy of a file
+_STALE = 3600  # seconds after which nobody writes a copy any more
 
 T = TypeVar("T")
 Handle = TypeVar("Handle")
@@ -112,6 +114,7 @@ def trying_again(read: Callable[[], T], what: str, pool: Pool | None = None, pat
 
     Raises:
       TryAgain: the error stays. Reading may succeed in a process that is started again.
+      UserError: this user has no right to read it.
     """
     for pause in (*_PAUSES, None):
         try:
@@ -119,6 +122,8 @@ def trying_again(read: Callable[[], T], what: str, pool: Pool | None = None, pat
         except OSError as error:
             if pool is not None:
                 pool.forget(path)
+            if error.errno in (errno.EACCES, errno.EPERM):
+                raise UserError(f"cannot read {what}: {one_line(error)}") from error
             if pause is None:
                 raise TryAgain(
                     f"cannot read {what}: {one_line(error)} (tried {len(_PAUSES) + 1} times); "
@@ -128,7 +133,13 @@ def trying_again(read: Callable[[], T], what: str, pool: Pool | None = None, pat
     raise AssertionError  # the last pass returns or raises
 
 
-_descriptors: Pool[int] = Pool(lambda path: os.open(path, os.O_RDONLY), os.close)
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY)
+
+
+_descriptors: Pool[int] = Pool(_open, os.close)
+# A copy that another process removes keeps its room on the disk while it is open here.
+_copies: Pool[int] = Pool(_open, os.close, most=8)
 
 
 def read_bytes(path: str, offset: int, length: int, cache: ShardCache | None = None) -> bytes:
@@ -148,11 +159,11 @@ def read_bytes(path: str, offset: int, length: int, cache: ShardCache | None = N
         return trying_again(lambda: _read_local(path, offset, length), path, _descriptors, path)
     if cache is None:
         return trying_again(lambda: as_path(path).read_range(offset, length), path)
-    return trying_again(lambda: _read_local(cache.fetch(path), offset, length), path)
+    return trying_again(lambda: _read_local(cache.fetch(path), offset, length, _copies), path)
 
 
-def _read_local(path: str, offset: int, length: int) -> bytes:
-    with _descriptors.use(path) as descriptor:
+def _read_local(path: str, offset: int, length: int, pool: Pool[int] | None = None) -> bytes:
+    with (pool or _descriptors).use(path) as descriptor:
         data = os.pread(descriptor, length, offset)
         while len(data) < length:  # a signal came, or the file ends
             more = os.pread(descriptor, length - len(data), offset + len(data))
@@ -163,17 +174,18 @@ def _read_local(path: str, offset: int, length: int) -> bytes:
 
 
 class ShardCache:
-    """Copies of an object store's files on a local disk, the oldest of which are removed.
+    """Copies of an object store's files on a local disk; those made first are removed first.
 
     Processes of one machine may share the folder: a copy has its name once it is whole.
 
     Args:
       folder: the local folder.
       limit: bytes that copies may take together. One copy is always kept.
+      identity: what tells the data from others that may lie at the same place later.
     """
 
-    def __init__(self, folder: str, limit: int):
-        self._folder, self._limit = folder, limit
+    def __init__(self, folder: str, limit: int, identity: str = ""):
+        self._folder, self._limit, self._identity = folder, limit, identity
         self._make_locks()
 
     def _make_locks(self) -> None:
@@ -185,7 +197,7 @@ class ShardCache:
         Raises:
           OSError: the file cannot be copied.
         """
-        name = hashlib.sha256(path.encode()).hexdigest()[:32]
+        name = hashlib.sha256(f"{path} {self._identity}".encode()).hexdigest()[:32]
         place = os.path.join(self._folder, f"{name}{_COPY}")
         if os.path.exists(place):
             return place
@@ -208,15 +220,19 @@ class ShardCache:
         found = []
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                if entry.name.endswith(_COPY) and entry.path != newest:
-                    with contextlib.suppress(FileNotFoundError):  # by another process
-                        stat = entry.stat()
+                if _COPY not in entry.name or entry.path == newest:
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # by another process
+                    stat = entry.stat()
+                    if entry.name.endswith(_COPY):
                         found.append((stat.st_mtime, stat.st_size, entry.path))
+                    elif time.time() - stat.st_mtime > _STALE:  # of a process that was killed
+                        os.unlink(entry.path)
         room = self._limit - os.stat(newest).st_size
         for _, size, path in sorted(found, reverse=True):
             room -= size
             if room < 0:
-                _descriptors.forget(path)
+                _copies.forget(path)
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
 

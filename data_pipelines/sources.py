@@ -1,7 +1,7 @@
-"""The one place that opens data, whatever their form: a rendered world, footage, or encoded clips.
+"""The one place that opens data, whatever their form: frames, or what was encoded of them.
 
-`settings.py` holds the settings of each form. The forms "raw" and "footage" hold frames, and the
-form "encoded" holds what `gen1 precompute` made of either.
+`settings.py` holds the settings of each form. The forms "raw", "footage" and "tfds" hold frames
+(raw.py), and the form "encoded" holds what `gen1 precompute` made of any of them.
 """
 
 from __future__ import annotations

@@ -83,6 +83,8 @@ class TfdsRecords(Sequence):
         data = trying_again(read, f"record {index} of {self._name}", _readers, path)
         try:
             return self._features.deserialize_example_np(data)
+        except MemoryError:
+            raise
         except Exception as error:  # the decoders of images raise whatever bytes lead them to
             raise Damaged(
                 f"record {index} of {self._name} is damaged: {one_line(error)}"

@@ -20,6 +20,7 @@ from gen1_jax.data_pipelines.quiet import quiet_tfds
 from gen1_jax.data_pipelines.settings import TRAIN, Tfds
 from gen1_jax.data_pipelines.tfds_records import TfdsRecords
 from gen1_jax.errors import Damaged, UserError, one_line
+from gen1_jax.files import check_local
 
 Feature, Version = tfds.features.FeatureConnector, tfds.core.Version
 Keys = tuple[str, ...]  # the keys that lead to a nested feature
@@ -88,6 +89,7 @@ def _find(data: Tfds) -> Any:
       UserError: it is not there.
     """
     name, _, version = data.dataset.partition(":")
+    check_local(data.data_dir, "a TFDS data set")
     root = Path(data.data_dir).expanduser()
     folder = root / name
     found = [path.parent for path in folder.glob(f"*/{_INFO}")]

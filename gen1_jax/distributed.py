@@ -255,12 +255,13 @@ def check_shared(folder: Path) -> None:
     places = () if is_remote(folder) else (folder, *folder.parents)
     missing = [place for place in places if not place.exists()]
     if is_lead():
-        folder.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        with contextlib.suppress(OSError):  # the mark is then not seen
+            folder.mkdir(parents=True, exist_ok=True)
+            mark.touch()
     multihost_utils.sync_global_devices("marked")
     seen = multihost_utils.process_allgather(np.bool_(mark.exists()))
     if is_lead():
-        mark.unlink()
+        mark.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody else has written there
             for place in missing:
                 place.rmdir()
@@ -306,6 +307,22 @@ def wait_for_lead(work: Callable[[], str]) -> str:
     return found
 
 
+def all_meet(seconds: float) -> bool:
+    """Returns whether all processes call this within so many seconds.
+
+    They meet at the coordinator: no device is needed, so that it tells whether all have met an
+    error of their devices.
+    """
+    if jax.process_count() == 1:
+        return True
+    name, client = f"gen1_meet_{next(_meetings)}", jax_distributed.global_state.client
+    try:
+        client.wait_at_barrier(name, int(seconds * 1000))
+    except Exception:  # jaxlib raises its own kind
+        return False
+    return True
+
+
 def on_lead(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Returns what process 0 finds, on every process; only process 0 does the work.
 
@@ -323,6 +340,9 @@ def on_lead(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
             said = {"found": work()}
         except UserError as error:
             said = {"error": str(error), "code": exit_code(error)}
+        except OSError as error:  # of a disk or a store; the others must not wait for process 0
+            what = f"{error.filename}: {one_line(error)}" if error.filename else one_line(error)
+            said = {"error": what, "code": exit_code(error)}
     text = json.dumps(said).encode()
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     own = np.frombuffer(text.ljust(length)[:length], np.uint8)

@@ -12,6 +12,7 @@ one that does not check is compiled again and replaced.
 import contextlib
 import os
 import re
+import uuid
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -141,7 +142,7 @@ class ProgramFiles(CacheInterface):
                 )
 
     def _replace(self, path: Path, stored: bytes) -> None:
-        part = path.with_name(f"{path.name}.part{os.getpid()}")
+        part = path.with_name(f"{path.name}.part{uuid.uuid4().hex}")
         try:
             self._path.mkdir(parents=True, exist_ok=True)
             part.write_bytes(stored)

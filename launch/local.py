@@ -26,6 +26,7 @@ _DEVICES = "--xla_force_host_platform_device_count"
 FINAL = (2, 70)  # bad input, and a job that was given up; see launch/README.md
 TRY_AGAIN = 75
 PAUSE = 0.5  # seconds before a new start
+QUICK = 20  # seconds within which nothing was computed
 
 
 def main() -> int:
@@ -65,11 +66,15 @@ def main() -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, pass_on)
+    quick = 0  # starts in a row that ended at once, as those of a broken installation do
     for count in itertools.count():
+        began = time.monotonic()
         meeting = {"GEN1_COORDINATOR": free_address(), "GEN1_PROCESSES": str(args.processes)}
         if is_ours:
             meeting |= {"GEN1_START": str(count), "GEN1_RESTARTS": str(args.restarts)}
         processes[:] = [start(command, i, meeting, args.devices) for i in range(args.processes)]
+        for process in processes if signals else ():  # which came while they were started
+            process.send_signal(signals[-1])
         readers = [threading.Thread(target=echo, args=(i, p)) for i, p in enumerate(processes)]
         for reader in readers:
             reader.start()
@@ -78,6 +83,10 @@ def main() -> int:
             reader.join()
         if signals or not is_ours or code in (0, *FINAL):
             return code
+        quick = quick + 1 if time.monotonic() - began < QUICK else 0
+        if quick > args.restarts:
+            print(f"local.py: given up: {quick} starts in a row ended at once", file=sys.stderr)
+            return FINAL[1]
         print(f"local.py: the job ended with {code}; starting it again", file=sys.stderr)
         time.sleep(PAUSE)
         if signals:

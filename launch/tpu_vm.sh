@@ -18,8 +18,10 @@ fi
 
 printf -v command ' %q' "${GEN1:-gen1}" "${@:2}" --processes "$PROCESSES" --no-progress
 start=0
+quick=0
 while true; do
   code=0
+  began=$SECONDS
   # ssh returns 255 both for a lost connection and for a command that a signal ended, and gcloud then
   # runs the command again. "exit $?" makes the shell return the code of a killed process instead.
   gcloud compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker=all --command \
@@ -34,6 +36,12 @@ while true; do
       exit "$code"
       ;;
   esac
+  # A wrong name of the slice, an expired login or a broken installation end at once, uncounted.
+  quick=$((SECONDS - began < 60 ? quick + 1 : 0))
+  if ((quick > ${GEN1_RESTARTS:-10})); then
+    echo "tpu_vm.sh: given up, because $quick starts in a row ended within a minute" >&2
+    exit 70
+  fi
   echo "tpu_vm.sh: the job ended with $code; starting it again" >&2
   start=$((start + 1))
   sleep 30

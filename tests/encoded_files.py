@@ -28,14 +28,15 @@ def make_writer(folder, count=COUNT, precision="float16", **settings):
     return EncodedWriter(folder, layout, count=count, settings=settings, records_per_shard=4)
 
 
-def write(writer, shards=None):
+def write(writer, shards=None, start=0):
     for shard in writer.missing() if shards is None else shards:
-        writer.write(shard, map(record, writer.records(shard)))
+        writer.write(shard, (record(start + index) for index in writer.records(shard)))
 
 
-def write_folder(folder, **options):
+def write_folder(folder, start=0, **options):
+    """Writes a folder of the records from number `start` on."""
     writer = make_writer(folder, **options)
     writer.start()
-    write(writer)
+    write(writer, start=start)
     writer.finish()
     return folder

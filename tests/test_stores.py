@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -155,6 +156,7 @@ except Exception as error:
 def test_a_missing_package_is_named():
     code = """
 import sys
+from functools import partial
 sys.modules["gcsfs"] = None
 from gen1_jax.files import as_path
 as_path("gs://b/a")
@@ -177,14 +179,18 @@ def test_encoded_clips_are_read_from_a_store(root, tmp_path):
     local = write_folder(tmp_path / "train")
     upload_folder(local, root / "train", last="meta.json")
     size = (local / "clips-000000.records").stat().st_size
-    cache = pickle.loads(pickle.dumps(ShardCache(str(tmp_path / "cache"), 2 * size)))
-    asked, copied = EncodedSource(root / "train"), EncodedSource(str(root / "train"), cache)
+    cache = partial(ShardCache, str(tmp_path / "cache"), 2 * size)
+    asked = EncodedSource(root / "train")
+    copied = pickle.loads(pickle.dumps(EncodedSource(str(root / "train"), cache)))
     assert len(asked) == len(copied) == COUNT and asked.shard_counts == [4, 4, 2]
     for index in (9, 0, 5, 1):
         assert asked[index]["tokens"][0] == copied[index]["tokens"][0] == index
         assert (asked[index]["structure"][1] == record(index)["structure"][1]).all()
     copies = list((tmp_path / "cache").iterdir())
     assert len(copies) == 2 and {each.suffix for each in copies} == {".copy"}
+    # Other clips at the same place are not taken for those that were copied.
+    upload_folder(write_folder(tmp_path / "other", vae="y", start=100), root / "train")
+    assert EncodedSource(root / "train", cache)[5]["tokens"][0] == 105
     (root / "train" / "clips-000001.records").unlink()
     with pytest.raises(UserError, match="train lacks clips-000001.records"):
         EncodedSource(root / "train")
@@ -237,6 +243,7 @@ def test_a_folder_is_copied_once_and_again_when_it_has_changed(root, tmp_path, m
 
 _SAVING = """
 import sys
+from functools import partial
 import numpy as np
 from gen1_jax.training.checkpoint import Checkpoints
 checkpoints = Checkpoints(sys.argv[1])

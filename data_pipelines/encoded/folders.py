@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def open_encoded(
     clips, folders = find_encoded(settings)
     cache = None
     if settings.shard_cache:
-        cache = ShardCache(settings.shard_cache, int(settings.shard_cache_gb * 1e9))
+        cache = partial(ShardCache, settings.shard_cache, int(settings.shard_cache_gb * 1e9))
     sizes = settings.image_buckets or ()
     if sizes and len(sizes) != len(folders):
         raise UserError(f"{len(folders)} folders of encoded images, but {len(sizes)} image_buckets")

@@ -6,6 +6,8 @@ the folders of a data set lie, and `batches.py` how batches are made of clips.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -36,7 +38,8 @@ class EncodedSource:
 
     Args:
       folders: the folder or folders, on a disk or in an object store.
-      cache: where files of an object store are copied whole; without it, entries are asked for.
+      cache: makes what copies files of an object store whole, by the identity of the data; without
+        it, entries are asked for.
 
     Attributes:
       meta: settings of the (first) folder.
@@ -52,7 +55,7 @@ class EncodedSource:
     def __init__(
         self,
         folders: str | os.PathLike | Sequence[str | os.PathLike],
-        cache: ShardCache | None = None,
+        cache: Callable[[str], ShardCache] | None = None,
     ):
         if isinstance(folders, (str, os.PathLike)):
             folders = [folders]
@@ -62,7 +65,10 @@ class EncodedSource:
             other = next(f for f, x in zip(folders, layouts, strict=True) if x != layouts[0])
             raise UserError(f"{other} holds clips of another form than {folders[0]}")
         self.meta, self.layout = metas[0], layouts[0]
-        self.folder, self._cache = as_path(folders[0]), cache
+        self.folder = as_path(folders[0])
+        # The same place may hold other clips later, whose meta.json differs.
+        digest = hashlib.sha256(json.dumps(metas, sort_keys=True).encode()).hexdigest()
+        self._cache = cache(digest) if cache else None
         self._shards = [
             (f"{folder}/{shard_name(shard)}", count)
             for folder, meta in zip(folders, metas, strict=True)

@@ -179,7 +179,7 @@ def shard_name(shard: int | str) -> str:
 def choose_records_per_shard(size: int, count: int) -> int:
     """Returns how many records a shard takes.
 
-    A shard has at least `SHARD_BYTES`, so that the paper's data are some 80,000 files. A smaller
+    A shard has at least `SHARD_BYTES`, so that the paper's data are some 66,000 files. A smaller
     folder has more and smaller shards, which the processes of a job share.
 
     Args:

@@ -29,16 +29,20 @@ def check_restarts(args) -> None:
     """Gives a job up that was started too often without making anything; does nothing elsewhere.
 
     Args:
-      args: of the command. One without a work folder is not checked.
+      args: of the command. All restarts of one without a work folder count.
 
     Raises:
       GivenUp: more than GEN1_RESTARTS starts in a row found nothing new in the work folder.
       UserError: a variable is no number.
     """
     folder = getattr(args, "workdir", None)
-    if folder is None or not is_restarted():
+    if not is_restarted():
         return
     start, most = _number(START, 0), _number(RESTARTS, DEFAULT_RESTARTS)
+    if folder is None:
+        if start > most:
+            raise GivenUp(f"started {start} times again, and {RESTARTS} is {most}; look at the log")
+        return
     folder = as_path(folder)
     made, record = describe_made(folder), folder / RECORD
     known = read_json(record) or {"made": {}, "start": 0}
@@ -59,10 +63,11 @@ def check_restarts(args) -> None:
 def describe_made(folder: Path) -> dict[str, int]:
     """Returns what a work folder holds: part → its newest step, and its finished files.
 
-    The parts are the folder itself and its subfolders, down to the second.
+    The parts are the folder itself and its subfolders, down to the third: `gen1 all` encodes
+    footage to `encoded/clips/train`.
     """
     made: dict[str, int] = {}
-    for depth in ("", "*/", "*/*/"):
+    for depth in ("", "*/", "*/*/", "*/*/*/"):
         for path in folder.glob(f"{depth}checkpoints/[0-9]*"):
             if path.name.isdecimal():
                 part = path.parent.relative_to(folder).as_posix()

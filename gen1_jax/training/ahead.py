@@ -81,7 +81,11 @@ def compile_together(
 
 
 def batches_to_come(
-    example: Batch, kinds: Iterable[BatchKind], batches: int, mesh: Mesh
+    example: Batch,
+    kinds: Iterable[BatchKind],
+    batches: int,
+    mesh: Mesh,
+    with_example: bool = True,
 ) -> list[Batch]:
     """Returns the shapes of the batches of a stream, as they lie on the devices.
 
@@ -91,6 +95,7 @@ def batches_to_come(
         is left out.
       batches: how many batches are read.
       mesh: the devices.
+      with_example: whether batches like the example come too.
     """
 
     def shapes(kind: BatchKind | None) -> Batch:
@@ -112,7 +117,7 @@ def batches_to_come(
             batch_shardings(batch, mesh),
         )
 
-    expected = [None, *(kind for kind in kinds if kind.share * batches >= 1)]
+    expected = [None] * with_example + [kind for kind in kinds if kind.share * batches >= 1]
     found = {shape_of(batch): batch for batch in map(shapes, expected)}
     return [placed(batch) for batch in found.values()]
 

@@ -13,9 +13,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from gen1_jax.distributed import is_lead
-from gen1_jax.errors import one_line
+from gen1_jax.distributed import all_meet, is_lead
+from gen1_jax.errors import TryAgain, UserError, one_line
 from gen1_jax.training.telemetry import EventLog
+
+_SECONDS_TO_MEET = 60  # for the other processes to meet the same error
 
 
 class Beside:
@@ -55,20 +57,36 @@ class Beside:
         return has_time
 
     @contextlib.contextmanager
-    def keeping_on(self, what: str, step: int) -> Iterator[None]:
-        """Counts the block's seconds. An error in it is counted, and reported the first time."""
+    def keeping_on(self, what: str, step: int, together: bool = False) -> Iterator[None]:
+        """Counts the block's seconds. An error in it is counted, and reported the first time.
+
+        Args:
+          what: what is made.
+          step: the number of steps done.
+          together: whether the processes compute the block together. An error of one of them alone
+            then ends the run, because the others wait for it inside the block.
+
+        Raises:
+          TryAgain: other processes did not meet an error.
+        """
         started = time.perf_counter()
-        with self.forgiving(what, step):
+        with self.forgiving(what, step, together):
             yield
         self._last[what] = time.perf_counter() - started
         self._spent += self._last[what]
 
     @contextlib.contextmanager
-    def forgiving(self, what: str, step: int) -> Iterator[None]:
-        """Counts an error in the block, and reports it the first time."""
+    def forgiving(self, what: str, step: int, together: bool = False) -> Iterator[None]:
+        """Counts an error in the block, and reports it the first time; see `keeping_on`."""
         try:
             yield
         except Exception as error:
+            # All processes raise a UserError together (HeldOutLoss.measure).
+            if together and not isinstance(error, UserError) and not all_meet(_SECONDS_TO_MEET):
+                raise TryAgain(
+                    f"{self._name}: the {what} at step {step} failed on some processes alone: "
+                    f"{one_line(error)}"
+                ) from error
             self._errors[what] += 1
             if self._errors[what] == 1:
                 tqdm.write(

@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from gen1_jax.errors import TryAgain, UserError, one_line
 from gen1_jax.files import as_path, is_remote
 
 MAX_FAILURES = 3  # saves in a row that may fail before training stops
+_PAUSES = (1.0, 5.0)  # seconds before a checkpoint on a store is read again
 _COMMITTED = "commit_success.txt"  # orbax ends a save by it on a store, where nothing is renamed
 _managers = itertools.count(1)  # those of this process, in the same order on all
 
@@ -169,14 +171,19 @@ class Checkpoints:
             )
         passed_over: dict[int, str] = {}
         for step in reversed(steps):
-            restored = error = None
-            try:
-                restored = self._restore(step, template)
-            except UserError:
-                raise
-            except Exception as caught:  # orbax and tensorstore raise many kinds
-                error = caught
-            if failed := _processes_where(error is not None):
+            for pause in (*(_PAUSES if is_remote(self._folder) else ()), None):
+                restored = error = None
+                try:
+                    restored = self._restore(step, template)
+                except UserError:
+                    raise
+                except Exception as caught:  # orbax and tensorstore raise many kinds
+                    error = caught
+                failed = _processes_where(error is not None)
+                if not failed or pause is None:
+                    break
+                time.sleep(pause)  # a network disk or a store may answer then
+            if failed:
                 passed_over[step] = _why(error, failed)
                 continue
             self._set_aside(passed_over, step)

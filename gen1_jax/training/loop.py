@@ -219,7 +219,7 @@ def train(
                 with log.spend("step"):
                     jax.block_until_ready(state)
                 finished.pop("validation_loss", None)
-                with log.spend("evaluation"), beside.keeping_on(HELD_OUT, done):
+                with log.spend("evaluation"), beside.keeping_on(HELD_OUT, done, together=True):
                     found = held_out.measure(averaged_params(state), encoders)
                     finished["validation_loss"] = found
                     log.write_validation(done, found)

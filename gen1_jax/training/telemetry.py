@@ -170,7 +170,7 @@ class RunLog(contextlib.AbstractContextManager):
           step: the number of steps done.
           bad_steps: bad steps since the start.
           flops: model FLOPs since the start.
-          replaced: examples since the start that stood in the place of damaged records.
+          replaced: examples since this process's start that stood in the place of damaged records.
         """
         with self.spend("step"):
             values = mean_metrics(jax.device_get(self._steps))

@@ -81,7 +81,8 @@ class HeldOutLoss:
         tasks = {}
         for make_stream in self._streams.values():
             kinds = getattr(make_stream(), "kinds", ())  # nothing is read
-            for batch in batches_to_come(example, kinds, self._num_batches, self._mesh)[1:]:
+            options = {"batches": self._num_batches, "mesh": self._mesh, "with_example": False}
+            for batch in batches_to_come(example, kinds, **options):
                 task = self.program.lower(params, batch, encoder_params, np.int32(0))
                 tasks[shape_of(batch)] = task
         return list(tasks.values())

@@ -52,7 +52,7 @@ def test_processes_that_start_late_decide_as_the_first(start, tmp_path):
 def test_what_is_half_written_is_nothing_new(tmp_path):
     for name in ("blur/checkpoints/7", "blur/checkpoints/9.orbax-checkpoint-tmp-1", "blur/logs/1"):
         (tmp_path / name).mkdir(parents=True)
-    encoded = tmp_path / "encoded" / "train"
+    encoded = tmp_path / "encoded" / "clips" / "train"
     encoded.mkdir(parents=True)
     for name in ("clips-000000.records", ".clips-000001.a.part.records"):
         (encoded / name).touch()
@@ -61,7 +61,7 @@ def test_what_is_half_written_is_nothing_new(tmp_path):
     assert describe_made(tmp_path) == {
         "blur/checkpoints": 7,
         "clip/finished.json": 1,
-        "encoded/train/*.records": 1,
+        "encoded/clips/train/*.records": 1,
     }
 
 

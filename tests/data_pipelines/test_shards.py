@@ -37,7 +37,7 @@ def few_files():
 
 def test_more_files_than_may_be_open_are_read(tmp_path, monkeypatch, few_files):
     """100 shards are read in random order by four threads, with 30 files to open."""
-    pool = shards.Pool(shards._descriptors._open, os.close, most=12)
+    pool = shards.Pool(shards._open, os.close, most=12)
     monkeypatch.setattr(shards, "_descriptors", pool)
     folder = write_folder(tmp_path / "train", count=400)
     source = EncodedSource(folder)

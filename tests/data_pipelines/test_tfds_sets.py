@@ -185,6 +185,7 @@ def test_precompute_takes_them(data_dir):
             r"no split 'test' \(data.train_split\); there: train",
         ),
         ({"frames": "poster"}, "data.image_buckets names the sizes"),
+        ({"data_dir": "gs://bucket/sets"}, "gs://bucket/sets: a TFDS data set is read from a disk"),
     ],
 )
 def test_what_is_not_there_is_one_line(data_dir, change, says):

@@ -66,10 +66,11 @@ def small_objective() -> Objective:
 def test_a_run_compiles_all_its_programs_before_its_first_step(
     micro_run, quick, tmp_path, monkeypatch
 ):
-    call, seen = Program.__call__, set()
+    call, seen, missed = Program.__call__, set(), []
 
     def checked(self, *arguments):
-        assert shape_of(arguments[1]) in self._compiled
+        if shape_of(arguments[1]) not in self._compiled:  # an error in a preview would end nothing
+            missed.append(shape_of(arguments[1]))
         seen.add((self._mesh is None, shape_of(arguments[1])))
         return call(self, *arguments)
 
@@ -86,5 +87,6 @@ def test_a_run_compiles_all_its_programs_before_its_first_step(
         lambda: make_validation_streams(config.data),
         progress=False,
     )
+    assert not missed
     assert len(seen) == 3  # videos, images, and the preview
     assert folder.is_dir() and any((tmp_path / "samples").iterdir())
