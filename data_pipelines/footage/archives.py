@@ -23,10 +23,13 @@ from gen1_jax.data_pipelines.footage.inputs import (
 from gen1_jax.errors import one_line
 from gen1_jax.video.sources import Unreadable
 
-_MAX_BYTES = 2**30  # largest encoded image
+MAX_BYTES = 2**30  # largest encoded image
 _HEADERS = 2**12  # bytes that are read at once to find headers
 _MAX_TEXT = 2**24  # bytes of the largest caption file
-_DAMAGES = (tarfile.TarError, EOFError, ValueError)
+# A crafted header leads the module to any of these.
+_DAMAGES = (
+    tarfile.TarError, EOFError, ValueError, RecursionError, MemoryError, OverflowError
+)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -133,7 +136,7 @@ def _samples(file: BinaryIO, begin: int) -> Iterator[_Sample]:
             suffix = "." + suffix.lower()
             if name.is_absolute() or ".." in name.parts or not member.isreg():
                 sample.refused = "outside the source"  # a link leads elsewhere, too
-            elif suffix in IMAGE_SUFFIXES and member.size <= _MAX_BYTES:
+            elif suffix in IMAGE_SUFFIXES and member.size <= MAX_BYTES:
                 sample.image = member
             elif suffix in IMAGE_SUFFIXES:
                 sample.refused = "too many pixels"
@@ -151,6 +154,8 @@ def _members(file: BinaryIO, begin: int) -> Iterator[tarfile.TarInfo]:
     file.seek(begin)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         while (member := archive.next()) is not None:
+            if member.size < 0 or archive.offset <= member.offset:  # it would go round for ever
+                raise tarfile.ReadError(f"a negative size at byte {member.offset}")
             yield member
             archive.members = []  # which it would keep for ever
         # The module takes a damaged header for the end, which is two blocks of zeros or nothing.

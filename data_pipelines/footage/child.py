@@ -57,6 +57,7 @@ class _Watch:
 def serve(connection: Connection, seconds: int, frames: int) -> None:
     """Answers requests until there are no more."""
     with contextlib.suppress(EOFError, OSError):  # the ingest has ended
+        send(connection, {"is": "ready"})
         while connection.poll(_IDLE):
             request, parts = receive(connection)
             watch = _Watch(connection, seconds, frames)
@@ -89,6 +90,7 @@ def _make(
         settings = ClipSettings(**{**settings, "size": tuple(settings["size"])})
         for made in making.make_clips(Path(request["path"]), settings, caption, outcome, watch):
             send_made(connection, made)
+            outcome.kept += 1
     else:
         buckets = tuple(map(tuple, settings["buckets"]))
         settings = ImageSettings(**{**settings, "buckets": buckets})
@@ -109,7 +111,8 @@ def limit_memory(most: int) -> None:
 
 def main(arguments: list[str]) -> None:
     descriptor, memory, seconds, frames = map(int, arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the ingest, which ends this
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)  # they are for the ingest, whose end ends this
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     import cv2
     import scenedetect.detectors  # noqa: F401  (before memory is limited)

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from gen1_jax.data_pipelines.footage import contents, records
-from gen1_jax.data_pipelines.footage.archives import find_bounds, read_tar
+from gen1_jax.data_pipelines.footage.archives import MAX_BYTES, find_bounds, read_tar
 from gen1_jax.data_pipelines.footage.clips import ClipSettings
 from gen1_jax.data_pipelines.footage.groups import Group, is_archive, read_group
 from gen1_jax.data_pipelines.footage.identity import identify, identify_path
@@ -104,18 +105,32 @@ def _ingest(each: Input, job: Job, chunk: _ChunkWriter) -> None:
         caption = find_caption(path) if each.caption is None else mend_text(each.caption)
         outcome.caption_mended = REPLACED in caption
         if isinstance(job.settings, ImageSettings):
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise Unreadable("cannot be opened", one_line(error)) from error
-            _add_image(data, caption, outcome, job, chunk)
+            _add_image(_read_image(path), caption, outcome, job, chunk)
             return
         try:
-            _identify(outcome, identify_path(path), job)
+            content = identify_path(path)
         except OSError as error:
             raise Unreadable("cannot be opened", one_line(error)) from error
+        _identify(outcome, content, job)
         for made in make_clips(path, job.settings, caption, outcome):
             chunk.add(_serialize("clips", made.record), outcome.split, made.prints)
+
+
+def _read_image(path: Path) -> bytes:
+    """Returns the bytes of an image's file.
+
+    Raises:
+      Unreadable: it cannot be read, is no file, such as a pipe, or holds more than an image may.
+    """
+    try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise Unreadable("cannot be opened", "is no file")
+        if state.st_size > MAX_BYTES:
+            raise Unreadable("too many pixels", f"{state.st_size:,} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise Unreadable("cannot be opened", one_line(error)) from error
 
 
 def _ingest_tar(each: Input, size: int, group: Group, job: Job, chunk: _ChunkWriter) -> None:
@@ -231,7 +246,7 @@ class _ChunkWriter:
             raise
         except Unreadable as error:
             if outcome.kept:
-                outcome.note = outcome.note or str(error)
+                outcome.note = f"damaged: {error.reason}: {_short(str(error))}"
             else:
                 outcome.dropped.clear()
                 note = str(error).rpartition(f"{path}: ")[2].partition(";")[0]

@@ -14,6 +14,7 @@ from pathlib import Path
 from gen1_jax.data_pipelines.footage import contents
 from gen1_jax.data_pipelines.footage.chunks import Job
 from gen1_jax.data_pipelines.footage.duplicates import read_final
+from gen1_jax.data_pipelines.footage.outcomes import UNWANTED
 from gen1_jax.errors import UserError
 from gen1_jax.files import read_json
 
@@ -80,5 +81,7 @@ def keep(job: Job, num_chunks: int, folder: Path) -> None:
 def _contents(job: Job, num_chunks: int) -> Iterator[str]:
     for _, final in read_final(job, num_chunks):
         for outcome in final["outcomes"]:
-            if outcome["content"]:
+            # What could not be read may be another time: with a codec, or with more memory.
+            known = outcome["kept"] or UNWANTED.keys() & outcome["dropped"].keys()
+            if outcome["content"] and known:
                 yield outcome["content"]

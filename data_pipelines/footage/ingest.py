@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gen1_jax.data_pipelines.footage import history
+from gen1_jax.data_pipelines.footage import contents, history
 from gen1_jax.data_pipelines.footage import report as reports
 from gen1_jax.data_pipelines.footage.chunks import Job, is_done, make_chunk
 from gen1_jax.data_pipelines.footage.clips import ClipSettings
@@ -124,6 +124,10 @@ def ingest(
 
         where = str(root.absolute())
         before = tuple(str(history.place(out, n).absolute()) for n in range(len(rounds)))
+        if not all((Path(folder) / contents.NAME).is_file() for folder in before):
+            raise UserError(
+                f"{out}: its history is not there, so it cannot grow; give another --out"
+            )
         job = Job(str(work.absolute()), where, settings, validation_fraction, before)
         groups = cut_groups(job.inputs, listed, kind)
         numbers = read_json(work / "built.json")

@@ -276,7 +276,7 @@ def _read_manifest(file: Path, allow_outside: bool) -> Iterator[Input]:
         else:
             yield Input(path, caption, OUTSIDE)
             continue
-        yield Input(name, caption, None if whole.exists() else "missing")
+        yield Input(name, caption, None if os.path.exists(whole) else "missing")
     if not number:
         raise UserError(f"{file}: has no rows; {ACCEPTED}")
 

@@ -25,13 +25,16 @@ from gen1_jax.data_pipelines.footage.images import ImageSettings
 from gen1_jax.data_pipelines.footage.making import Made
 from gen1_jax.data_pipelines.footage.messages import receive, send, to_made
 from gen1_jax.data_pipelines.footage.outcomes import REASONS, Outcome
+from gen1_jax.errors import WritingFailed, one_line
 from gen1_jax.video.sources import Unreadable
 
+_NO_START = "a process that decodes cannot start"
 _MOST_FILES = 5000  # that a process serves, in case a library leaks memory
 # glibc gives pictures' memory back to the system, to ask for it anew; keeping it saves a quarter of
 # the time of an image.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**27)}
-_PROGRAM = (sys.executable, "-m", "gen1_jax.data_pipelines.footage.child")
+# Without -P, Python would import a stranger's files from the folder that it is started in.
+_PROGRAM = (sys.executable, "-P", "-m", "gen1_jax.data_pipelines.footage.child")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,17 +63,34 @@ class _Ended(Exception):
 
 
 class _Child:
+    """A process that decodes, and is ready to.
+
+    Raises:
+      WritingFailed: it cannot start, which is no file's fault; the ingest ends.
+    """
+
     def __init__(self, limits: Limits, program: Sequence[str]):
         self._limits, self.served = limits, 0
         self._connection, theirs = Pipe()
         with theirs:
             numbers = (theirs.fileno(), limits.memory, limits.seconds, limits.frames)
-            self._process = subprocess.Popen(
-                [*program, *map(str, numbers)],
-                pass_fds=[theirs.fileno()],
-                env={**_KEEP_MEMORY, **os.environ},
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+            try:
+                self._process = subprocess.Popen(
+                    [*program, *map(str, numbers)],
+                    pass_fds=[theirs.fileno()],
+                    env={**_KEEP_MEMORY, **os.environ},
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+            except OSError as error:
+                raise WritingFailed(f"{_NO_START}: {one_line(error)}") from error
+        try:
+            if not self._connection.poll(limits.silence):
+                raise EOFError
+            receive(self._connection)  # it is ready
+        except (EOFError, OSError) as error:
+            self._process.kill()
+            code = self._process.wait()
+            raise WritingFailed(f"{_NO_START}: it ended with {code}") from error
 
     def ask(self, header: dict[str, Any], parts: Sequence[bytes]) -> Iterator[tuple]:
         """Yields the parts of the answer, the last one included.
@@ -94,6 +114,8 @@ class _Child:
             if code == -signal.SIGXCPU:
                 text = f"no picture in {self._limits.seconds} s of a core"
                 raise _Ended("took too long", text) from None
+            if -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # the ingest is ended too
+                raise KeyboardInterrupt from None
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise _Ended("crashed", name) from None
 

@@ -194,6 +194,8 @@ class _Decoding:
             try:
                 # The picture of a packet that is cut off would be smeared.
                 frames = None if packet.is_corrupt else self._decoder.decode(packet)
+            except MemoryError:  # PyAV's is an FFmpegError too
+                raise
             except av.FFmpegError:
                 frames = None
             waiting = False

@@ -140,6 +140,8 @@ def _open_animation(path: Path, image: Image.Image) -> Source:
             )
     except EOFError:
         source.lost = max(0, _stated_frames(image) - len(durations))
+    except MemoryError:
+        raise
     except Exception:  # Pillow's decoders raise whatever a damaged file leads them to
         source.lost = max(1, _stated_frames(image) - len(durations))
     if not durations:

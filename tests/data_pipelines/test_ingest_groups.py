@@ -153,3 +153,30 @@ def test_a_kill_in_the_middle_of_an_archive_resumes_within_it(tmp_path, monkeypa
     rows = read_inputs(tmp_path / "out" / "images")
     assert list(rows) == [f"a.tar/{i:05d}" for i in range(300)]
     assert rows == read_inputs(tmp_path / "whole" / "images")
+
+
+def header(name, size=0, kind=b"0"):
+    """A tar header; a size below 0 in base 256, as GNU's tar writes large ones."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT)[:512])
+    block[124:136] = size.to_bytes(12, "big", signed=True) if size < 0 else f"{size:011o} ".encode()
+    block[148:156] = b" " * 8
+    block[148:156] = f"{sum(block):06o}\0 ".encode()
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    "crafted",
+    [
+        header("a.txt") + header("b.x", -512),  # sends a reader back to the first header for ever
+        b"".join(header("././@LongLink", 10, b"L") + b"n" * 512 for _ in range(1000)),
+    ],
+)
+def test_a_crafted_archive_is_damaged_and_ends(tmp_path, crafted):
+    path = tmp_path / "a.tar"
+    path.write_bytes(crafted + bytes(1024))
+    with pytest.raises(Unreadable) as caught:
+        list(read_tar(path))
+    assert caught.value.reason == "damaged"
+    assert find_bounds(path, len(crafted) + 1024, 3)

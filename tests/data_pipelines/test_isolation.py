@@ -1,6 +1,7 @@
 """Decoding in processes of their own: a bad file costs itself, and is named by its own reason."""
 
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -14,6 +15,7 @@ from gen1_jax.data_pipelines.footage.clips import ClipSettings
 from gen1_jax.data_pipelines.footage.images import ImageSettings
 from gen1_jax.data_pipelines.footage.isolation import Children, Limits
 from gen1_jax.data_pipelines.footage.outcomes import UNREADABLE, Outcome
+from gen1_jax.errors import WritingFailed
 from gen1_jax.video.sources import Unreadable
 
 SETTINGS = ClipSettings(size=(36, 64), num_frames=4, stride=3)
@@ -62,7 +64,16 @@ def test_a_bad_file_costs_itself_alone(good, rough, tmp_path, name, clips, reaso
 
 
 def test_a_child_that_says_nothing_is_ended(good):
-    with contextlib.closing(Children(Limits(silence=0.01))) as children:  # it has yet to start
+    ready = json.dumps({"is": "ready", "parts": 0}).encode()
+    code = f"""
+import sys, time
+from multiprocessing.connection import Connection
+connection = Connection(int(sys.argv[1]))
+connection.send_bytes({ready!r})
+time.sleep(60)
+"""
+    program = (sys.executable, "-c", code)
+    with contextlib.closing(Children(Limits(silence=2), program)) as children:
         assert read(children, good) == (0, "took too long")
 
 
@@ -104,3 +115,18 @@ def test_one_that_is_left_early_is_not_asked_again(good, rough):
     next(clips)
     clips.close()
     assert not rough._idle and read(rough, good) == (2, None)
+
+
+def test_a_stranger_s_modules_are_not_imported(good, tmp_path, monkeypatch):
+    """Ingest may be started in the folder of the files that it reads."""
+    (tmp_path / "psutil.py").write_text("raise SystemExit('a stranger runs')")
+    monkeypatch.chdir(tmp_path)
+    with contextlib.closing(Children()) as children:
+        assert read(children, good) == (2, None)
+
+
+def test_a_child_that_cannot_start_is_no_file_s_fault(good):
+    program = (sys.executable, "-c", "import nothing_of_that_name")
+    with contextlib.closing(Children(program=program)) as children:
+        with pytest.raises(WritingFailed, match="a process that decodes cannot start: it ended"):
+            read(children, good)
