@@ -130,15 +130,13 @@ def make_raw_stream(
 
     image_fraction = _fraction(image_fraction)
     images = images or videos
+    per_batch = image_batch_size or batch_size * num_frames
     mixed = mix(
         all_batches(videos, num_frames, batch_size, 0) if image_fraction < 1 else [],
-        all_batches(images, 1, image_batch_size or batch_size * num_frames, 1)
-        if image_fraction > 0
-        else [],
+        all_batches(images, 1, per_batch, 1) if image_fraction > 0 else [],
         image_fraction,
         shares=([bucket.share for bucket in videos], [bucket.share for bucket in images]),
     )
-    per_batch = image_batch_size or batch_size * num_frames
     kinds = kinds_of(
         [(batch_size, num_frames, bucket.size, bucket.share) for bucket in videos],
         [(per_batch, 1, bucket.size, bucket.share) for bucket in images],

@@ -50,13 +50,18 @@ class Footage:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FootageToEncode(Footage):
-    """Ingested footage as an encoding part takes it."""
+class ClipSize:
+    """The size at which an encoding part takes clips of any size."""
 
     size: Size | None = setting(
         None, "(height, width) that clips are scaled and cropped to, in pixels; None: their own",
         low=1,
     )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FootageToEncode(ClipSize, Footage):
+    """Ingested footage as an encoding part takes it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,13 +84,8 @@ class Tfds:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TfdsToEncode(Tfds):
+class TfdsToEncode(ClipSize, Tfds):
     """A data set of TensorFlow Datasets as an encoding part takes it."""
-
-    size: Size | None = setting(
-        None, "(height, width) that clips are scaled and cropped to, in pixels; None: their own",
-        low=1,
-    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -76,9 +76,9 @@ class TfdsRecords(Sequence):
             except RuntimeError as error:
                 if any(said in str(error) for said in _DAMAGE):
                     raise Damaged(
-                        f"record {index} of {self._name} is damaged: {_first_line(error)}"
+                        f"record {index} of {self._name} is damaged: {one_line(error)}"
                     ) from error
-                raise OSError(_first_line(error)) from error
+                raise OSError(one_line(error)) from error
 
         data = trying_again(read, f"record {index} of {self._name}", _readers, path)
         try:
@@ -92,8 +92,3 @@ class TfdsRecords(Sequence):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name}, {len(self)})"
-
-
-def _first_line(error: RuntimeError) -> str:
-    """Returns what went wrong; ArrayRecord adds a stack of places after it."""
-    return " ".join(str(error).split())

@@ -209,7 +209,7 @@ def copy_folder(folder: StorePath) -> pathlib.Path:
     if copy.is_dir():
         return copy
     try:
-        # What begins with a dot is being made by another process.
+        # A folder whose name begins with a dot is still being made by another process.
         earlier = [each for each in cache.glob("*") if not each.name.startswith(".")]
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=cache) as name:

@@ -216,7 +216,7 @@ def test_local_needs_no_gen1_on_path(tmp_path):
 
 @pytest.mark.parametrize(("start", "last"), [(2, GIVEN_UP), (0, BAD_INPUT)])
 def test_local_starts_a_job_again_that_a_new_start_may_cure(tmp_path, start, last):
-    """Of two processes one may say what a new start cures, and the other crash."""
+    """One process may say that a new start cures it, while another crashes."""
     gen1 = tmp_path / "gen1"
     gen1.write_text(
         f"#!/bin/sh\n[ $GEN1_START = {start} ] && exit {last}\n"

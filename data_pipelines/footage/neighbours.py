@@ -2,9 +2,10 @@
 
 A print has keys made of the signs of 96 coefficients of its luma's DCT, in four bands of 24. Near-
 copies differ in few signs, most of them of small coefficients; so each band gives four keys, with
-and without the signs of its two smallest coefficients changed. Of an odd coefficient, the sign that
-counts is that relative to the band's first odd one, so a mirrored picture has the same keys. The
-remaining signs follow in a key, which brings near-copies together among many prints of one band.
+and without the signs of its two smallest coefficients changed. The sign of an odd coefficient is
+taken relative to that of the band's first odd one, because a mirror turns both: a mirrored picture
+has the same keys. The remaining signs follow in a key, which brings near-copies together among many
+prints of one band.
 
 Entries of all prints are sorted by key and compared with the `WINDOW` entries before them that
 agree in the band. The order and so the result depend on the prints alone, and the cost of a print

@@ -182,7 +182,7 @@ def _compare(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     possible = agree & ((informed[0] & informed[1] & nearly) | blank)
     worth = possible.all(axis=1) & ~blank.all(axis=1)
     places = np.nonzero(worth[:, None] & ~blank)
-    # Of a clip, the means of its frames count: a watermark covers more of one than of another.
+    # The means over a clip's frames count, because a watermark covers more of some frames.
     measured = np.zeros((2, *possible.shape))
     measured[:, *places] = align(one["luma"][places], luma[places])
     whole, parts = measured.sum(axis=2) / np.maximum(1, (~blank).sum(axis=1))

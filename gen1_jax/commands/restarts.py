@@ -16,7 +16,7 @@ START, RESTARTS = "GEN1_START", "GEN1_RESTARTS"
 RECORD = "starts.json"
 # In ten restarts, a slice that is away is waited for ten times the --join-timeout.
 DEFAULT_RESTARTS = 10
-# What a part leaves when it is finished, and an ingested or encoded folder when it has a shard.
+# A finished part leaves one of the first three; an ingested or encoded folder has shards.
 _FINISHED = ("finished.json", "meta.json", "metrics.json", "*.array_record", "*.records")
 
 
